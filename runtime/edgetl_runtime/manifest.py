@@ -1,0 +1,226 @@
+"""The contract between export and runtime: frozen dataclasses, and their JSON.
+
+``manifest.json`` stands in every bundle; the same JSON, with one variant and without the files that cannot hold
+their own hash, stands inside every model file. Fields may be added within a schema, never renamed or removed, so
+unknown fields are passed over when reading.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgetl_runtime.errors import BundleError
+
+__all__ = [
+    "SCHEMA",
+    "FileEntry",
+    "Golden",
+    "Label",
+    "Manifest",
+    "Normalize",
+    "Preprocess",
+    "Requires",
+    "TensorSpec",
+    "Variant",
+]
+
+SCHEMA = 1
+METADATA_KEY = "edgetl_manifest"
+"""Where a model file carries its manifest: ONNX metadata_props key, TFLite metadata name, OpenVINO rt_info key."""
+
+
+@dataclass(frozen=True)
+class Label:
+    """One class, in the order of the logits. ``id`` is stable (a folder name, a wnid), ``name`` is for people."""
+
+    id: str
+    name: str
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output: ``shape`` in elements (``-1`` where the length is free), numpy ``dtype`` name."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    layout: str | None = None
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Image to tensor, as torchvision's presets do on PIL images.
+
+    EXIF orientation, RGB, shorter side to ``resize`` pixels (``interpolation``: bilinear or bicubic, antialiased),
+    then a centre crop of ``crop`` = (height, width) pixels.
+    """
+
+    resize: int
+    crop: tuple[int, int]
+    interpolation: str = "bilinear"
+
+
+@dataclass(frozen=True)
+class Normalize:
+    """``(pixel / 255 - mean) / std`` per RGB channel. It is inside the model; it is recorded, not applied again."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file of the bundle: path relative to the bundle with forward slashes, SHA-256 in hex, size in bytes."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Requires:
+    """The engine that runs a variant and the least version of it, ``None`` where that was not tried."""
+
+    engine: str
+    min_version: str | None = None
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One target at one precision. ``files[0]`` is the one that is loaded."""
+
+    id: str
+    target: str
+    precision: str
+    files: tuple[FileEntry, ...]
+    requires: Requires
+    quantization: dict[str, Any] | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Size of all its files together."""
+        return sum(file.bytes for file in self.files)
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Input images with the outputs that the original model gave for them.
+
+    ``images`` are PNG files as they stood before `Preprocess`; ``expected`` is an .npz with ``tensors``
+    (n, H, W, 3) uint8 as they left it, and ``logits`` (n, classes) float32.
+    """
+
+    n: int
+    images: tuple[FileEntry, ...]
+    expected: FileEntry
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything a runtime needs to know of a bundle."""
+
+    name: str
+    task: str
+    labels: tuple[Label, ...]
+    input: TensorSpec
+    preprocess: Preprocess
+    normalize: Normalize
+    output: TensorSpec
+    variants: tuple[Variant, ...]
+    golden: Golden | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    def variant(self, variant_id: str) -> Variant:
+        """The variant called `variant_id`; `BundleError` with the known ones when there is none."""
+        for variant in self.variants:
+            if variant.id == variant_id:
+                return variant
+        known = ", ".join(variant.id for variant in self.variants)
+        raise BundleError(f"bundle {self.name!r} has no variant {variant_id!r}", fix=f"choose one of: {known}")
+
+    def embedded(self, variant_id: str) -> Manifest:
+        """What a model file carries of it: this variant alone, without hashes of files that hold this text."""
+        variant = dataclasses.replace(self.variant(variant_id), files=())
+        return dataclasses.replace(self, variants=(variant,), golden=None)
+
+    def to_json(self) -> str:
+        """Indented JSON, keys in the order of the contract."""
+        order = ("schema", "name", "task", "labels", "input", "preprocess", "normalize", "output")
+        fields = dataclasses.asdict(self)
+        return json.dumps({**{key: fields[key] for key in order}, **fields}, indent=1, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes, *, where: str) -> Manifest:
+        """Read a manifest; `where` names its source in errors.
+
+        Raises `BundleError` when it is not JSON, of a newer schema, or a field is missing or of another type.
+        """
+        try:
+            raw = json.loads(text)
+        except ValueError as error:
+            raise BundleError(f"the manifest of {where} is not JSON: {error}", fix="export the bundle again") from None
+        if not isinstance(raw, dict):
+            raise BundleError(f"the manifest of {where} is not a JSON object", fix="export the bundle again")
+        schema = raw.get("schema")
+        if not isinstance(schema, int) or schema > SCHEMA:
+            raise BundleError(
+                f"{where} has manifest schema {schema!r}; this edgetl reads up to {SCHEMA}",
+                fix="pip install --upgrade edgetl",
+            )
+        manifest = _decode(cls, raw, where)
+        assert isinstance(manifest, cls)
+        return manifest
+
+
+def _decode(kind: Any, value: Any, where: str) -> Any:
+    """`value` (from JSON) as an instance of the annotation `kind`: dataclasses, tuples, unions with None, scalars."""
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return _decode_dataclass(kind, value, where)
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        return _decode(next(arg for arg in args if arg is not type(None)), value, where)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise _mismatch(where, "a list", value)
+        if args[-1] is Ellipsis:
+            return tuple(_decode(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+        if len(args) != len(value):
+            raise _mismatch(where, f"{len(args)} items", value)
+        return tuple(
+            _decode(arg, item, f"{where}[{i}]") for i, (arg, item) in enumerate(zip(args, value, strict=True))
+        )
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise _mismatch(where, "an object", value)
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise _mismatch(where, kind.__name__, value)
+    return value
+
+
+def _decode_dataclass(kind: type[Any], value: Any, where: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise _mismatch(where, "an object", value)
+    hints = typing.get_type_hints(kind)
+    found: dict[str, Any] = {}
+    for item in dataclasses.fields(kind):
+        if item.name in value:
+            found[item.name] = _decode(hints[item.name], value[item.name], f"{where}: {item.name}")
+        elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
+            raise BundleError(f"{where}: field {item.name!r} is missing", fix="export the bundle again")
+    return kind(**found)
+
+
+def _mismatch(where: str, wanted: str, value: Any) -> BundleError:
+    return BundleError(f"{where}: expected {wanted}, found {value!r:.60}", fix="export the bundle again")

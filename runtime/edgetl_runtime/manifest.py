@@ -195,9 +195,7 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
             return tuple(_decode(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
         if len(args) != len(value):
             raise _mismatch(where, f"{len(args)} items", value)
-        return tuple(
-            _decode(arg, item, f"{where}[{i}]") for i, (arg, item) in enumerate(zip(args, value, strict=True))
-        )
+        return tuple(_decode(arg, item, f"{where}[{i}]") for i, (arg, item) in enumerate(zip(args, value, strict=True)))
     if origin is dict:
         if not isinstance(value, dict):
             raise _mismatch(where, "an object", value)

@@ -1,0 +1,98 @@
+"""Image files on disk: finding them, and finding the damaged ones before training does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from edgetl_export.progress import Track, silent
+from edgetl_runtime.errors import DataError
+
+__all__ = ["BadImage", "find_images", "find_unreadable", "label_folders", "refuse_unreadable"]
+
+_SHOWN = 10
+# Pillow opens these by name, but needs a plug-in or another program to decode them.
+_NOT_PHOTOS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+
+
+class BadImage(NamedTuple):
+    """An image that cannot be decoded, and what Pillow says of it."""
+
+    path: Path
+    reason: str
+
+
+@cache
+def _suffixes() -> frozenset[str]:
+    """File name endings that Pillow reads, lower case with the dot."""
+    Image.init()
+    return frozenset(end for end, kind in Image.EXTENSION.items() if kind in Image.OPEN and kind not in _NOT_PHOTOS)
+
+
+def label_folders(folder: Path) -> list[Path]:
+    """The folders directly inside `folder`, sorted by name, without hidden ones."""
+    return sorted((item for item in folder.iterdir() if item.is_dir() and not _hidden(item.name)), key=lambda p: p.name)
+
+
+def find_images(folder: Path) -> list[Path]:
+    """All images below `folder` (recursive, links followed, hidden files and folders not), sorted by path."""
+    return sorted(_walk(folder))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    seen: set[str] = set()
+    for where, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(where)
+        if real in seen:  # a link that leads back up
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not _hidden(name)]
+        for name in files:
+            if not _hidden(name) and Path(name).suffix.lower() in _suffixes():
+                yield Path(where, name)
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def find_unreadable(paths: Sequence[Path], *, track: Track = silent) -> tuple[BadImage, ...]:
+    """The images among `paths` that do not decode to the end.
+
+    JPEGs are decoded at an eighth of their size: that still reads the whole file, so a truncated one is found.
+    """
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        reasons = list(track(pool.map(_why_unreadable, paths), what="check photos", total=len(paths)))
+    return tuple(BadImage(path, why) for path, why in zip(paths, reasons, strict=True) if why is not None)
+
+
+def _why_unreadable(path: Path) -> str | None:
+    try:
+        with Image.open(path) as image:
+            image.draft("RGB", (1, 1))
+            image.load()
+    # What Pillow's decoders raise on damaged files.
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        return str(error).replace(str(path), path.name) or type(error).__name__
+    return None
+
+
+def refuse_unreadable(bad: Sequence[BadImage], where: Path, *, skip_bad: bool) -> None:
+    """Raise `DataError` listing the first of `bad`, unless `skip_bad` or there are none."""
+    if not bad or skip_bad:
+        return
+    lines = [f"  {item.path}: {item.reason}" for item in bad[:_SHOWN]]
+    if len(bad) > _SHOWN:
+        lines.append(f"  ... and {len(bad) - _SHOWN} more")
+    listing = "\n".join(lines)
+    raise DataError(
+        f"{len(bad)} image{'s' if len(bad) > 1 else ''} in {where} cannot be read:\n{listing}",
+        fix="repair or remove them, or go on without them: --skip-bad",
+    )

@@ -1,0 +1,192 @@
+"""What verification found: frozen dataclasses, and the JSON that scripts rely on (schema 1).
+
+Fields may be added within a schema, never renamed or removed, so unknown fields are passed over when reading.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgetl.verify.accuracy import Accuracy
+from edgetl.verify.latency import Latency
+from edgetl.verify.parity import Parity
+from edgetl_runtime.errors import UsageError
+
+__all__ = ["SCHEMA", "Check", "Data", "Memory", "Report", "VariantReport", "Verdict"]
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Data:
+    """The images that were used: how many, and a SHA-256 over their tensors and labels in order."""
+
+    n: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The most memory, in bytes, that a fresh process held which loaded the variant and ran it once."""
+
+    peak_rss_bytes: int
+
+
+@dataclass(frozen=True)
+class VariantReport:
+    """One variant. What was not measured is ``None``; ``error`` says why when the variant could not be used."""
+
+    id: str
+    target: str
+    precision: str
+    engine: str | None = None
+    engine_version: str | None = None
+    bytes: int | None = None
+    parity: Parity | None = None
+    accuracy: Accuracy | None = None
+    latency: Latency | None = None
+    memory: Memory | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of a verdict: ``value`` ``relation`` ``limit``, and whether that holds.
+
+    ``value`` is ``None`` when the quantity was not measured, ``limit`` when the check is that the variant works at
+    all; ``note`` says the reason then.
+    """
+
+    variant: str
+    what: str
+    limit: float | None
+    value: float | None
+    passed: bool
+    relation: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The result of holding a report against a gate."""
+
+    passed: bool
+    checks: tuple[Check, ...]
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """The checks that did not hold."""
+        return tuple(check for check in self.checks if not check.passed)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that one verification found.
+
+    ``reference`` is the accuracy of the original model on the same tensors; ``seconds`` goes by stage: train,
+    calibrate, quantize, export, verify; ``labels`` are names by id. ``history`` is the training history, one dictionary
+    per epoch; ``provenance`` is the manifest's; ``created`` is ISO 8601 in UTC.
+    """
+
+    bundle: str
+    created: str
+    machine: dict[str, Any]
+    data: Data
+    reference: Accuracy
+    seconds: dict[str, float]
+    variants: tuple[VariantReport, ...]
+    verdict: Verdict
+    labels: dict[str, str] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    history: tuple[dict[str, Any], ...] = ()
+    schema: int = SCHEMA
+
+    def variant(self, variant_id: str) -> VariantReport:
+        """The part about `variant_id`; `UsageError` with the known ones when there is none."""
+        for variant in self.variants:
+            if variant.id == variant_id:
+                return variant
+        known = ", ".join(variant.id for variant in self.variants)
+        raise UsageError(f"the report has no variant {variant_id!r}", fix=f"choose one of: {known}")
+
+    def to_json(self) -> str:
+        """Indented JSON, always valid: a number that is not finite (a loss that went astray) becomes null."""
+        fields = _finite(dataclasses.asdict(self))
+        return json.dumps({"schema": fields.pop("schema"), **fields}, indent=1, ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes, *, where: str) -> Report:
+        """Read a report; `where` names its source in errors.
+
+        Raises `UsageError` when it is not JSON, of a newer schema, or a field is missing or of another type.
+        """
+        try:
+            raw = json.loads(text)
+        except ValueError as error:
+            raise _unreadable(where, f"not JSON: {error}") from None
+        schema = raw.get("schema") if isinstance(raw, dict) else None
+        if not isinstance(schema, int) or schema > SCHEMA:
+            raise _unreadable(where, f"report schema {schema!r}, this edgetl reads up to {SCHEMA}")
+        report = _decode(cls, raw, where)
+        assert isinstance(report, cls)
+        return report
+
+
+def _finite(value: Any) -> Any:
+    """`value` with None in place of every float that JSON cannot hold."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _decode(kind: Any, value: Any, where: str) -> Any:
+    """`value` (from JSON) as an instance of the annotation `kind`."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        inner = next(arg for arg in args if arg is not type(None))
+        return None if value is None else _decode(inner, value, where)
+    if kind is Any:
+        return value
+    if origin is tuple:
+        _require(isinstance(value, list), where, "a list", value)
+        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+        _require(len(kinds) == len(value), where, f"{len(kinds)} items", value)
+        return tuple(_decode(kinds[i], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is dict or dataclasses.is_dataclass(kind):
+        _require(isinstance(value, dict), where, "an object", value)
+        if origin is dict:
+            return {key: _decode(args[1], item, f"{where}: {key}") for key, item in value.items()}
+        return _decode_dataclass(kind, value, where)
+    if kind is float:
+        _require(isinstance(value, (int, float)) and not isinstance(value, bool), where, "a number", value)
+        return float(value)
+    _require(isinstance(value, kind) and not (kind is int and isinstance(value, bool)), where, kind.__name__, value)
+    return value
+
+
+def _decode_dataclass(kind: type[Any], value: dict[str, Any], where: str) -> Any:
+    hints = typing.get_type_hints(kind)
+    found: dict[str, Any] = {}
+    for item in dataclasses.fields(kind):
+        if item.name in value:
+            found[item.name] = _decode(hints[item.name], value[item.name], f"{where}: {item.name}")
+        elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
+            raise _unreadable(where, f"field {item.name!r} is missing")
+    return kind(**found)
+
+
+def _require(fits: bool, where: str, wanted: str, value: Any) -> None:
+    if not fits:
+        raise _unreadable(where, f"expected {wanted}, found {value!r:.60}")
+
+
+def _unreadable(where: str, why: str) -> UsageError:
+    return UsageError(f"cannot read {where}: {why}", fix="make the report again with: edgetl verify BUNDLE --json FILE")

@@ -1,0 +1,146 @@
+"""The same images through the original model and every variant, in bounded memory: only the logits are kept."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from edgetl.data import Sample
+from edgetl_export.progress import Track
+from edgetl_runtime.errors import CheckpointError, EdgetlError, EngineError
+from edgetl_runtime.machine import usable_cores
+from edgetl_runtime.manifest import Manifest
+from edgetl_runtime.preprocess import preprocess
+from edgetl_runtime.session import Session
+
+__all__ = ["Answers", "Images", "Logits", "ReferenceModel", "collect_answers"]
+
+Images: TypeAlias = npt.NDArray[np.uint8]
+Logits: TypeAlias = npt.NDArray[np.float32]
+ReferenceModel: TypeAlias = Callable[[Images], Logits]
+"""The original model: (batch, height, width, 3) uint8 RGB to (batch, classes) float32 logits."""
+
+CHUNK = 64
+"""Images held at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What the models said, image by image in the order of the samples.
+
+    ``reference`` is (n, classes) float32; ``variants`` the same by variant id, for those in ``errors`` missing.
+    ``engines`` has name and version by variant id. ``first_image`` is (1, H, W, 3) uint8, ``fingerprint`` a SHA-256
+    over the tensors and labels of all images.
+    """
+
+    reference: Logits
+    variants: dict[str, Logits]
+    engines: dict[str, tuple[str, str]]
+    errors: dict[str, EdgetlError]
+    first_image: Images
+    fingerprint: str
+
+
+def collect_answers(
+    openers: Mapping[str, Callable[[], Session]],
+    reference: ReferenceModel,
+    samples: Sequence[Sample],
+    manifest: Manifest,
+    *,
+    threads: int,
+    track: Track,
+) -> Answers:
+    """Stream `samples`, at least one, through `reference` and through the session that each opener loads.
+
+    A variant that cannot be loaded or run is left out from there on and its error kept. `threads` is what a session
+    uses. Raises `CheckpointError` when the reference gives anything but finite logits for the manifest's labels.
+    """
+    errors: dict[str, EdgetlError] = {}
+    expected: list[Logits] = []
+    given: dict[str, list[Logits]] = {name: [] for name in openers}
+    digest, images = hashlib.sha256(), np.empty(0, np.uint8)
+    first_image: Images | None = None
+    # Sessions of few threads side by side use the cores better than one session at a time on all of them.
+    with ExitStack() as stack, ThreadPoolExecutor(max(1, usable_cores() // threads)) as pool:
+        sessions = _open_all(openers, stack, errors)
+        for chunk in _chunks(track(samples, what="verify", total=len(samples))):
+            images = np.stack(list(pool.map(lambda sample: preprocess(sample.source, manifest.preprocess), chunk)))
+            first_image = images[:1] if first_image is None else first_image
+            digest.update(np.array([sample.label for sample in chunk], dtype="<i8").tobytes() + images.tobytes())
+            expected.append(_checked(reference(images), len(images), len(manifest.labels)))
+            running = [name for name in sessions if name not in errors]
+            answers = pool.map(partial(_answer, images=images, manifest=manifest), [sessions[name] for name in running])
+            for name, answer in zip(running, answers, strict=True):
+                if isinstance(answer, EdgetlError):
+                    errors[name] = answer
+                else:
+                    given[name].append(answer)
+        engines = {name: (session.engine, session.engine_version) for name, session in sessions.items()}
+    assert first_image is not None
+    return Answers(
+        reference=np.concatenate(expected),
+        variants={name: np.concatenate(parts) for name, parts in given.items() if name not in errors},
+        engines=engines,
+        errors=errors,
+        first_image=first_image,
+        fingerprint=digest.hexdigest(),
+    )
+
+
+def _open_all(
+    openers: Mapping[str, Callable[[], Session]], stack: ExitStack, errors: dict[str, EdgetlError]
+) -> dict[str, Session]:
+    sessions: dict[str, Session] = {}
+    for name, opener in openers.items():
+        try:
+            sessions[name] = stack.enter_context(opener())
+        except EdgetlError as error:
+            errors[name] = error
+    return sessions
+
+
+def _chunks(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
+    chunk: list[Sample] = []
+    for sample in samples:
+        chunk.append(sample)
+        if len(chunk) == CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _answer(session: Session, images: Images, manifest: Manifest) -> Logits | EdgetlError:
+    """Logits of one session for all `images`, one image a run as on the device, or the error that stopped it."""
+    rows = []
+    wanted = (1, len(manifest.labels))
+    for index in range(len(images)):
+        try:
+            outputs = session.run({manifest.input.name: images[index : index + 1]})
+        except EdgetlError as error:
+            return error
+        row = outputs.get(manifest.output.name)
+        if row is None or row.shape != wanted:
+            found = f"outputs {', '.join(outputs)}" if row is None else f"{list(row.shape)}"
+            return EngineError(f"expected {manifest.output.name!r} of shape {list(wanted)}, found {found}")
+        rows.append(row.astype(np.float32, copy=False))
+    return np.concatenate(rows)
+
+
+def _checked(logits: Logits, images: int, classes: int) -> Logits:
+    if logits.shape != (images, classes):
+        raise CheckpointError(
+            f"the reference gives logits of shape {list(logits.shape)}, the bundle's labels need {[images, classes]}",
+            fix="pass the checkpoint that the bundle was exported from",
+        )
+    if not np.isfinite(logits).all():
+        raise CheckpointError("the reference gives logits that are not finite", fix="train or download it again")
+    return logits

@@ -1,0 +1,34 @@
+"""The report as Markdown, for the summary of a CI job or a pull request."""
+
+from __future__ import annotations
+
+from edgetl.verify.report import Report
+from edgetl.verify.rows import HEADINGS, describe, rows, verdict_line
+
+__all__ = ["render_markdown"]
+
+
+def render_markdown(report: Report) -> str:
+    """Verdict, the failed checks, the table, and what it was measured on. Ends with a newline."""
+    reference = report.reference
+    lines = [f"## {_escape(report.bundle)}", "", f"**{_escape(verdict_line(report))}**", ""]
+    if report.verdict.failed:
+        lines += [*(f"- {_escape(describe(check))}" for check in report.verdict.failed), ""]
+    lines += [
+        "| " + " | ".join(HEADINGS) + " |",
+        "| --- |" + " ---: |" * (len(HEADINGS) - 1),
+        *("| " + " | ".join(row.cells) + " |" for row in rows(report)),
+        "",
+        f"Reference top-1 {reference.top1:.1%} (95 % interval {reference.ci95[0]:.1%} to {reference.ci95[1]:.1%}) "
+        f"over {report.data.n} images. Agreement, top-1 and delta in percent; speed against fp32 of the same target.",
+        "",
+        f"Measured {report.created} on {_escape(str(report.machine['processor']))}, {report.machine['cores']} cores.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _escape(text: str) -> str:
+    """`text` with the characters that Markdown and HTML would take for their own."""
+    for character in "\\`*_[]<>|":
+        text = text.replace(character, f"\\{character}")
+    return " ".join(text.split())

@@ -1,0 +1,105 @@
+"""The report's main table as text, shared by terminal, Markdown and HTML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgetl.verify.parity import SQNR_LIMIT_DB
+from edgetl.verify.report import Check, Report, VariantReport
+
+__all__ = ["HEADINGS", "Row", "describe", "rows", "verdict_line"]
+
+HEADINGS = ("variant", "agree", "SQNR dB", "top-1", "delta", "p50 ms", "p95 ms", "speed", "size MB", "gate")
+_EMPTY = "-"
+
+_NAMES = {
+    "top1_agreement": "top-1 agreement with the original",
+    "sqnr_db": "SQNR in dB",
+    "cosine": "cosine of the logits",
+    "max_abs": "largest difference of a logit",
+    "top1": "top-1 accuracy",
+    "top5": "top-5 accuracy",
+    "delta": "change in top-1 accuracy",
+    "p50_ms": "median latency in ms",
+    "p95_ms": "95th percentile latency in ms",
+    "load_ms": "load time in ms",
+    "first_ms": "first run in ms",
+    "bytes": "size in bytes",
+    "peak_rss_bytes": "peak memory in bytes",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant: ``cells`` go with `HEADINGS`; speed is how many times faster than fp32 of the same target."""
+
+    id: str
+    cells: tuple[str, ...]
+    passed: bool
+
+
+def rows(report: Report) -> list[Row]:
+    """One row per variant, in the report's order."""
+    failed = {check.variant for check in report.verdict.failed}
+    return [_row(variant, report, passed=variant.id not in failed) for variant in report.variants]
+
+
+def describe(check: Check) -> str:
+    """A check in words."""
+    if check.limit is None:
+        return f"{check.variant}: {check.note}"
+    name = _NAMES[check.what]
+    bound = "at least" if check.relation == ">=" else "at most"
+    found = check.note if check.value is None else f"is {_number(check.value)}"
+    return f"{check.variant}: {name} {found}, the gate asks for {bound} {_number(check.limit)}"
+
+
+def verdict_line(report: Report) -> str:
+    """The verdict in one line."""
+    failed = {check.variant for check in report.verdict.failed}
+    if report.verdict.passed:
+        return f"PASSED: all {len(report.variants)} variants hold the gate's {len(report.verdict.checks)} limits"
+    if not report.verdict.checks:
+        return "FAILED: nothing was measured"
+    return f"FAILED: {len(failed)} of {len(report.variants)} variants: {', '.join(sorted(failed))}"
+
+
+def _row(variant: VariantReport, report: Report, *, passed: bool) -> Row:
+    parity, accuracy, latency = variant.parity, variant.accuracy, variant.latency
+    cells = (
+        variant.id,
+        _EMPTY if parity is None else _share(parity.top1_agreement),
+        _EMPTY if parity is None else _decibels(parity.sqnr_db),
+        _EMPTY if accuracy is None else _share(accuracy.top1),
+        _EMPTY if accuracy is None or accuracy.delta is None else f"{100 * accuracy.delta:+.1f}",
+        _EMPTY if latency is None else f"{latency.p50_ms:.2f}",
+        _EMPTY if latency is None else f"{latency.p95_ms:.2f}",
+        _speed_up(variant, report),
+        _EMPTY if variant.bytes is None else f"{variant.bytes / 1e6:.2f}",
+        "pass" if passed else "FAIL",
+    )
+    return Row(variant.id, cells, passed)
+
+
+def _speed_up(variant: VariantReport, report: Report) -> str:
+    """Median latency of fp32 of the same target over the variant's own."""
+    for other in report.variants:
+        if other.target == variant.target and other.precision == "fp32" and other.latency and variant.latency:
+            return f"{other.latency.p50_ms / variant.latency.p50_ms:.2f}x"
+    return _EMPTY
+
+
+def _share(share: float) -> str:
+    """Percent with one digit, rounded so that 100.0 means all of them and nothing less."""
+    percent = 100 * share
+    return f"{percent:.1f}" if share == 1.0 else f"{min(percent, 99.94):.1f}"
+
+
+def _decibels(value: float) -> str:
+    if abs(value) < SQNR_LIMIT_DB:
+        return f"{value:.1f}"
+    return "equal" if value > 0 else "broken"
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value == int(value) and abs(value) >= 10 else f"{value:.4g}"

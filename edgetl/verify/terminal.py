@@ -1,0 +1,46 @@
+"""The report for a person at a terminal: a table of at most 100 columns, what failed in words, the verdict last."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from edgetl.verify.report import Check, Report
+from edgetl.verify.rows import HEADINGS, Row, describe, rows, verdict_line
+
+__all__ = ["render_terminal"]
+
+_WIDTH = 100
+
+
+def render_terminal(report: Report) -> str:
+    """Plain text, lines of at most 100 characters, no trailing newline."""
+    lines = [
+        f"{report.bundle}: {len(report.variants)} variants, {report.data.n} images, "
+        f"reference top-1 {report.reference.top1:.1%} "
+        f"({report.reference.ci95[0]:.1%} to {report.reference.ci95[1]:.1%})",
+        "",
+        *_table(rows(report)),
+    ]
+    if report.verdict.failed:
+        lines += ["", *_wrapped(report.verdict.failed)]
+    return "\n".join([*lines, "", verdict_line(report)])
+
+
+def _table(table: Sequence[Row]) -> list[str]:
+    """Columns as wide as they need to be; the first is left-aligned, the others right-aligned."""
+    cells = [HEADINGS, *(row.cells for row in table)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(HEADINGS))]
+
+    def line(texts: Sequence[str]) -> str:
+        padded = [texts[0].ljust(widths[0]), *(t.rjust(w) for t, w in zip(texts[1:], widths[1:], strict=True))]
+        return "  ".join(padded).rstrip()
+
+    return [line(HEADINGS), line(["-" * width for width in widths]), *(line(row.cells) for row in table)]
+
+
+def _wrapped(failed: Sequence[Check]) -> list[str]:
+    lines: list[str] = []
+    for check in failed:
+        lines += textwrap.wrap(describe(check), width=_WIDTH, initial_indent="FAIL  ", subsequent_indent="      ")
+    return lines

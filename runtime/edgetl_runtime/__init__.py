@@ -1,1 +1,90 @@
-"""placeholder"""
+"""The thin runtime of edgetl: load what was exported, preprocess as in training, predict. No torch.
+
+::
+
+    import edgetl_runtime
+
+    with edgetl_runtime.load("flowers.edgetl") as classifier:
+        print(classifier.predict("photo.jpg"))
+"""
+
+from __future__ import annotations
+
+from edgetl_runtime.bundle import Bundle, FailedCheck, GoldenSamples, open_bundle
+from edgetl_runtime.choice import choose_variant
+from edgetl_runtime.classifier import Classifier, Prediction, Score, load, softmax
+from edgetl_runtime.comparison import sqnr_db
+from edgetl_runtime.engines import ENGINES, installed
+from edgetl_runtime.errors import (
+    BundleError,
+    CheckpointError,
+    DataError,
+    EdgetlError,
+    EngineError,
+    ExportError,
+    ImageError,
+    MissingDependency,
+    OutputError,
+    UsageError,
+)
+from edgetl_runtime.manifest import (
+    FileEntry,
+    Golden,
+    Label,
+    Manifest,
+    Normalize,
+    Preprocess,
+    Requires,
+    TensorSpec,
+    Variant,
+)
+from edgetl_runtime.preprocess import load_image, preprocess
+from edgetl_runtime.selftest import SelfTest, VariantTest, self_test
+from edgetl_runtime.session import FakeSession, Session
+from edgetl_runtime.timing import LatencyStats, measure
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ENGINES",
+    "Bundle",
+    "BundleError",
+    "CheckpointError",
+    "Classifier",
+    "DataError",
+    "EdgetlError",
+    "EngineError",
+    "ExportError",
+    "FailedCheck",
+    "FakeSession",
+    "FileEntry",
+    "Golden",
+    "GoldenSamples",
+    "ImageError",
+    "Label",
+    "LatencyStats",
+    "Manifest",
+    "MissingDependency",
+    "Normalize",
+    "OutputError",
+    "Prediction",
+    "Preprocess",
+    "Requires",
+    "Score",
+    "SelfTest",
+    "Session",
+    "TensorSpec",
+    "UsageError",
+    "Variant",
+    "VariantTest",
+    "choose_variant",
+    "installed",
+    "load",
+    "load_image",
+    "measure",
+    "open_bundle",
+    "preprocess",
+    "self_test",
+    "softmax",
+    "sqnr_db",
+]

@@ -18,6 +18,7 @@ from typing import Any
 from edgetl_runtime.errors import BundleError
 
 __all__ = [
+    "METADATA_KEY",
     "SCHEMA",
     "FileEntry",
     "Golden",
@@ -164,19 +165,40 @@ class Manifest:
         """
         try:
             raw = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BundleError(f"the manifest of {where} is not JSON: {error}", fix="export the bundle again") from None
         if not isinstance(raw, dict):
             raise BundleError(f"the manifest of {where} is not a JSON object", fix="export the bundle again")
         schema = raw.get("schema")
-        if not isinstance(schema, int) or schema > SCHEMA:
+        if not isinstance(schema, int) or isinstance(schema, bool) or not 1 <= schema <= SCHEMA:
             raise BundleError(
                 f"{where} has manifest schema {schema!r}; this edgetl reads up to {SCHEMA}",
                 fix="pip install --upgrade edgetl",
             )
         manifest = _decode(cls, raw, where)
         assert isinstance(manifest, cls)
+        _check_consistent(manifest, where)
         return manifest
+
+
+def _check_consistent(manifest: Manifest, where: str) -> None:
+    """What types cannot say. Raises `BundleError`."""
+    ids = [variant.id for variant in manifest.variants]
+    golden = manifest.golden
+    problems = {
+        "it has no variants": not ids,
+        "two variants have the same id": len(set(ids)) < len(ids),
+        "the sizes to resize and crop to must be positive": min(manifest.preprocess.resize, *manifest.preprocess.crop)
+        < 1,
+        f"{len(manifest.labels)} labels for an output of {list(manifest.output.shape)}": (
+            manifest.task == "classification" and manifest.output.shape[-1:] != (len(manifest.labels),)
+        ),
+        "the number of golden samples is not that of their images": golden is not None
+        and golden.n != len(golden.images),
+    }
+    for problem, found in problems.items():
+        if found:
+            raise BundleError(f"the manifest of {where} is damaged: {problem}", fix="export the bundle again")
 
 
 def _decode(kind: Any, value: Any, where: str) -> Any:

@@ -6,6 +6,8 @@ Against torchvision's presets on PIL images (``Resize(antialias) -> CenterCrop``
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +25,18 @@ __all__ = ["ColorOrder", "ImageSource", "load_image", "preprocess", "resize_and_
 ImageSource: TypeAlias = "str | Path | bytes | Image.Image | npt.NDArray[np.uint8]"
 ColorOrder: TypeAlias = Literal["RGB", "BGR"]
 
+# Pillow's own limit for files, held again after resizing: a line of 1 x 10,000 pixels would take gigabytes.
+_MAX_PIXELS = 2 * 89_478_485
+_PILLOW_FAILURES = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    RuntimeError,  # AVIF
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -71,6 +85,11 @@ def resize_and_crop(image: Image.Image, spec: Preprocess) -> Image.Image:
     short, long = min(width, height), max(width, height)
     if short != spec.resize:
         new_long = int(spec.resize * long / short)
+        if spec.resize * new_long > _MAX_PIXELS:
+            raise ImageError(
+                f"an image of {width}x{height} pixels is too long and thin: resized it has {spec.resize}x{new_long}",
+                fix="crop it first",
+            )
         size = (spec.resize, new_long) if width <= height else (new_long, spec.resize)
         image = image.resize(size, _FILTERS[spec.interpolation])
     width, height = image.size
@@ -115,6 +134,13 @@ def _from_array(array: npt.NDArray[np.uint8], color: ColorOrder) -> Image.Image:
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        # Pillow's convert clips 16-bit greys at 255, which leaves a white image; the high byte is what it takes of
+        # 16-bit colours.
+        upright = np.asarray(ImageOps.exif_transpose(image)).astype(np.uint32)
+        return Image.fromarray((upright >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode!r} have no known range, convert them to 8 bits first")
     return ImageOps.exif_transpose(image).convert("RGB")
 
 
@@ -123,5 +149,5 @@ def _readable(what: str) -> Iterator[None]:
     """Pillow's many ways to fail on a damaged file, as one error."""
     try:
         yield
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except _PILLOW_FAILURES as error:
         raise ImageError(f"cannot read {what}: {error}", fix="replace or remove the image") from error

@@ -1,1 +1,138 @@
-"""placeholder"""
+"""The engines that run variants: a literal table, and sessions opened through it.
+
+A library is imported when a session is opened, never before. To add an engine: a line in `ENGINES`, and a module
+beside this one with ``open_session(model, signature, *, threads)``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+from dataclasses import dataclass
+
+from edgetl_runtime.engines.binding import ModelBytes, Signature
+from edgetl_runtime.errors import MissingDependency, UsageError, nearest
+from edgetl_runtime.machine import usable_cores
+from edgetl_runtime.session import Session
+
+__all__ = [
+    "ENGINES",
+    "EngineInfo",
+    "Library",
+    "ModelBytes",
+    "Signature",
+    "engine_info",
+    "installed",
+    "missing",
+    "open_session",
+]
+
+
+@dataclass(frozen=True)
+class Library:
+    """A Python library: the module to import, and the distributions on the package index that bring it."""
+
+    module: str
+    distributions: tuple[str, ...]
+
+    def version(self) -> str | None:
+        """Version of the installed library, found without importing it; None when it is not installed."""
+        try:
+            spec = importlib.util.find_spec(self.module)
+        except ValueError:  # a module put into sys.modules without a spec
+            return None
+        # A folder that only has the same name (a bundle's own openvino/) is a namespace package: it has no origin.
+        if spec is None or spec.origin is None:
+            return None
+        for distribution in self.distributions:
+            try:
+                return importlib.metadata.version(distribution)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+        return "unknown"
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """An engine: the target it runs, its ``libraries`` in order of preference, the extra that installs the first.
+
+    ``module`` is the module of this package that opens its sessions.
+    """
+
+    name: str
+    target: str
+    libraries: tuple[Library, ...]
+    extra: str
+    module: str
+
+    def library(self) -> Library | None:
+        """The first library that is installed."""
+        return next((library for library in self.libraries if library.version() is not None), None)
+
+
+ENGINES: dict[str, EngineInfo] = {
+    "onnxruntime": EngineInfo(
+        name="onnxruntime",
+        target="onnx",
+        libraries=(
+            Library("onnxruntime", ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")),
+        ),
+        extra="onnx",
+        module="edgetl_runtime.engines.ort",
+    ),
+    "litert": EngineInfo(
+        name="litert",
+        target="tflite",
+        libraries=(
+            Library("ai_edge_litert", ("ai-edge-litert",)),
+            Library("tflite_runtime", ("tflite-runtime",)),
+            Library("tensorflow", ("tensorflow", "tensorflow-cpu", "tensorflow-aarch64", "tensorflow-macos")),
+        ),
+        extra="tflite",
+        module="edgetl_runtime.engines.litert",
+    ),
+    "openvino": EngineInfo(
+        name="openvino",
+        target="openvino",
+        libraries=(Library("openvino", ("openvino",)),),
+        extra="openvino",
+        module="edgetl_runtime.engines.ov",
+    ),
+}
+
+
+def engine_info(engine: str) -> EngineInfo:
+    """The engine called `engine`; `UsageError` with the known ones when there is none."""
+    if engine not in ENGINES:
+        raise UsageError(f"unknown engine {engine!r}", fix=nearest(engine, tuple(ENGINES)))
+    return ENGINES[engine]
+
+
+def installed(engine: str) -> str | None:
+    """Version of the library that `engine` would use, without importing it; None when there is none."""
+    library = engine_info(engine).library()
+    return None if library is None else library.version()
+
+
+def missing(engine: str) -> MissingDependency:
+    """The error that tells how to install `engine`."""
+    info = engine_info(engine)
+    names = " or ".join(library.distributions[0] for library in info.libraries)
+    return MissingDependency(names, needed_for=f"engine {engine}", extra=info.extra)
+
+
+def open_session(engine: str, model: ModelBytes, signature: Signature, *, threads: int | None = None) -> Session:
+    """Load `model` into `engine`. `threads` limits the cores of one run; None is all that this process may use.
+
+    Raises `MissingDependency` when the library is not installed, `EngineError` when it cannot take the model.
+    """
+    info = engine_info(engine)
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads must be at least 1, not {threads}", fix="leave it out for all cores")
+    if info.library() is None:
+        raise missing(engine)
+    session: Session = importlib.import_module(info.module).open_session(
+        model, signature, threads=threads or usable_cores()
+    )
+    return session

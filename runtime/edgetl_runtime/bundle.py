@@ -1,0 +1,202 @@
+"""Open a bundle - a folder, a zip of it, or one model file that describes itself - and check what is in it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgetl_runtime.engines import ModelBytes, Signature, open_session
+from edgetl_runtime.errors import BundleError
+from edgetl_runtime.files import BundleFiles, Folder, Memory, Zip
+from edgetl_runtime.manifest import FileEntry, Manifest, Variant
+from edgetl_runtime.modelfile import MODEL_SUFFIXES, embedded_manifest, weights_path
+from edgetl_runtime.session import Session
+
+__all__ = ["Bundle", "FailedCheck", "GoldenSamples", "open_bundle"]
+
+_MANIFEST = "manifest.json"
+_REPORT = "report.json"
+
+
+@dataclass(frozen=True)
+class GoldenSamples:
+    """Golden samples in order: PNG files, what `preprocess` made of them, and the original model's logits.
+
+    ``tensors`` is (n, H, W, 3) uint8, ``logits`` (n, classes) float32.
+    """
+
+    names: tuple[str, ...]
+    images: tuple[bytes, ...]
+    tensors: npt.NDArray[np.uint8]
+    logits: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class FailedCheck:
+    """A check of the report's verdict that a variant did not pass."""
+
+    variant: str
+    what: str
+    limit: Any
+    value: Any
+
+    def __str__(self) -> str:
+        return f"{self.what} {_short(self.value)} (limit {_short(self.limit)})"
+
+
+class Bundle:
+    """Variants with their manifest, wherever they are kept. Made by `open_bundle`; holds no file open."""
+
+    def __init__(self, path: Path, manifest: Manifest, files: BundleFiles) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._files = files
+
+    def read(self, relative: str) -> bytes:
+        """A file of the bundle, by its path in the manifest. Raises `BundleError` when it is not there."""
+        return self._files.read(relative)
+
+    def check(self) -> None:
+        """Compare size and SHA-256 of every file in the manifest; `BundleError` names the first that differs."""
+        golden = self.manifest.golden
+        for variant in self.manifest.variants:
+            for entry in variant.files:
+                self._read_checked(entry, verify=True)
+        for entry in () if golden is None else (*golden.images, golden.expected):
+            self._read_checked(entry, verify=True)
+
+    def model(self, variant_id: str, *, verify: bool = True) -> ModelBytes:
+        """The bytes of a variant, held against its hashes unless `verify` is False."""
+        entries = self.manifest.variant(variant_id).files
+        if not entries:
+            raise BundleError(f"variant {variant_id} in {self.path} lists no files", fix="export the bundle again")
+        contents = {entry.path: self._read_checked(entry, verify=verify) for entry in entries}
+        main = entries[0].path
+        weights = weights_path(main)
+        name = str(self.path) if len(self.manifest.variants) == 1 else f"{self.path}: {main}"
+        return ModelBytes(contents[main], name=name, weights=None if weights is None else contents.get(weights))
+
+    def session(self, variant_id: str, *, threads: int | None = None, verify: bool = True) -> Session:
+        """Load a variant into its engine; its files are held against their hashes unless `verify` is False.
+
+        Raises `BundleError`, `MissingDependency` or `EngineError`.
+        """
+        variant = self.manifest.variant(variant_id)
+        model = self.model(variant_id, verify=verify)
+        signature = Signature((self.manifest.input,), (self.manifest.output,))
+        return open_session(variant.requires.engine, model, signature, threads=threads)
+
+    def golden(self) -> GoldenSamples | None:
+        """The golden samples, or None when there are none (a single model file has none)."""
+        golden = self.manifest.golden
+        if golden is None:
+            return None
+        images = tuple(self._read_checked(entry, verify=True) for entry in golden.images)
+        arrays = self._arrays(golden.expected, ("tensors", "logits"))
+        tensors, logits = arrays["tensors"], arrays["logits"]
+        names = tuple(Path(entry.path).name for entry in golden.images)
+        sound = tensors.dtype == np.uint8 and tensors.ndim == 4 and logits.dtype == np.float32 and logits.ndim == 2
+        if not sound or not len(names) == len(tensors) == len(logits) == golden.n:
+            raise BundleError(
+                f"{golden.expected.path} in {self.path} holds tensors {tensors.dtype} {list(tensors.shape)} and "
+                f"logits {logits.dtype} {list(logits.shape)} for {golden.n} golden samples",
+                fix="export the bundle again",
+            )
+        return GoldenSamples(names, images, tensors, logits)
+
+    def failed_checks(self) -> dict[str, tuple[FailedCheck, ...]]:
+        """Per variant, the checks it failed in the bundle's report; empty when nothing failed or there is no report."""
+        if not self._files.has(_REPORT):
+            return {}
+        try:
+            verdict = json.loads(self.read(_REPORT)).get("verdict") or {}
+            failed = [
+                FailedCheck(check["variant"], check["what"], check["limit"], check["value"])
+                for check in verdict.get("checks", [])
+                if not check["passed"]
+            ]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BundleError(f"{_REPORT} in {self.path} is damaged: {error!r}", fix="edgetl verify") from None
+        return {id_: tuple(check for check in failed if check.variant == id_) for id_ in {c.variant for c in failed}}
+
+    def failed_variants(self) -> frozenset[str]:
+        """Ids of the variants that failed a check in the bundle's report."""
+        return frozenset(self.failed_checks())
+
+    def _arrays(self, entry: FileEntry, names: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
+        content = self._read_checked(entry, verify=True)
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in names}
+        except (ValueError, KeyError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
+            raise BundleError(f"{entry.path} in {self.path} is damaged: {error}", fix=_COPY_AGAIN) from None
+
+    def _read_checked(self, entry: FileEntry, *, verify: bool) -> bytes:
+        content = self.read(entry.path)
+        if verify and (len(content) != entry.bytes or hashlib.sha256(content).hexdigest() != entry.sha256):
+            raise BundleError(
+                f"{entry.path} in {self.path} is not the file that was exported: "
+                f"{len(content)} bytes, {entry.bytes} in the manifest"
+                + ("; the SHA-256 differs" if len(content) == entry.bytes else ""),
+                fix=_COPY_AGAIN,
+            )
+        return content
+
+
+_COPY_AGAIN = "copy the bundle again, or export it again"
+
+
+def open_bundle(path: str | Path) -> Bundle:
+    """Open a bundle folder, a zip of one (.edgetl, .zip), or one model file (.onnx, .tflite, .xml) that edgetl wrote.
+
+    Only the manifest is read. Raises `BundleError` when there is none, or it is damaged or of a newer schema.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _from_files(path, Folder(path))
+    if not path.exists():
+        raise BundleError(f"no bundle at {path}", fix="check the path")
+    if path.suffix.lower() in MODEL_SUFFIXES:
+        return _from_model_file(path)
+    if zipfile.is_zipfile(path):
+        return _from_files(path, Zip.open(path, marker=_MANIFEST))
+    raise BundleError(
+        f"{path} is neither a bundle folder, a zip of one, nor a model file",
+        fix=f"pass a folder with {_MANIFEST}, a .edgetl file, or a file ending with {', '.join(MODEL_SUFFIXES)}",
+    )
+
+
+def _from_files(path: Path, files: BundleFiles) -> Bundle:
+    if not files.has(_MANIFEST):
+        raise BundleError(f"{path} is no bundle: it has no {_MANIFEST}", fix="pass the folder that edgetl wrote")
+    return Bundle(path, Manifest.from_json(files.read(_MANIFEST), where=str(path)), files)
+
+
+def _from_model_file(path: Path) -> Bundle:
+    """A bundle of one variant. Its files get the hashes they have now: a file cannot hold its own."""
+    folder = Folder(path.parent)
+    contents = {path.name: folder.read(path.name)}
+    manifest = embedded_manifest(contents[path.name], suffix=path.suffix.lower(), where=str(path))
+    if len(manifest.variants) != 1:
+        raise BundleError(f"the manifest in {path} has {len(manifest.variants)} variants, not one", fix=_COPY_AGAIN)
+    weights = weights_path(path.name)
+    if weights is not None:
+        contents[weights] = folder.read(weights)
+    entries = tuple(
+        FileEntry(name, hashlib.sha256(content).hexdigest(), len(content)) for name, content in contents.items()
+    )
+    variant: Variant = dataclasses.replace(manifest.variants[0], files=entries)
+    return Bundle(path, dataclasses.replace(manifest, variants=(variant,), golden=None), Memory(path, contents))
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,229 @@
+"""edgetl-run: the command line of the device. Results on stdout, everything else on stderr.
+
+Exit codes: 0 done and passed, 1 the self-test failed, 2 the user can fix it, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from edgetl_runtime import console
+from edgetl_runtime.bench import BenchOptions, bench_image, bench_variant
+from edgetl_runtime.bundle import Bundle, open_bundle
+from edgetl_runtime.choice import Obstacle, obstacle
+from edgetl_runtime.classifier import load
+from edgetl_runtime.engines import ENGINES, engine_info
+from edgetl_runtime.errors import EdgetlError, EngineError
+from edgetl_runtime.machine import describe_machine
+from edgetl_runtime.manifest import Variant
+from edgetl_runtime.selftest import SelfTest, self_test
+
+__all__ = ["main"]
+
+_ENGINE_CHOICES = ("auto", *ENGINES)
+_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. `argv` without the program's name, by default the process's own."""
+    arguments = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    try:
+        if arguments.json is not None:
+            console.check_json_destination(arguments.json)
+        return command(arguments)
+    except EdgetlError as error:
+        print(f"edgetl-run: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("edgetl-run: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="edgetl-run", description="Run the variants of an edgetl bundle on a device.")
+    parser.add_argument("--version", action="version", version=f"edgetl-run {_version()}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    add = commands.add_parser
+    info = add("info", help="what is in a bundle and what of it runs here")
+    predict = add("predict", help="classify images")
+    bench = add("bench", help="measure latency of every variant that runs here")
+    test = add("self-test", help="check that this device computes what was verified")
+    for sub, command in ((info, _info), (predict, _predict), (bench, _bench), (test, _self_test)):
+        sub.set_defaults(command=command)
+        sub.description = f"{sub.prog}: {command.__doc__}"
+        sub.add_argument("bundle", metavar="BUNDLE", help="bundle folder, .edgetl file, or one model file")
+        sub.add_argument("--json", metavar="FILE", help="write the result as JSON; - is stdout")
+    for sub in (predict, bench, test):
+        sub.add_argument("--threads", type=int, metavar="N", help="cores of one run (default: all)")
+    for sub in (predict, bench):
+        sub.add_argument("--engine", choices=_ENGINE_CHOICES, default="auto", help="only variants of this engine")
+    for sub in (bench, test):
+        sub.add_argument("--variants", metavar="ID,...", help="only these variants, separated by commas")
+    predict.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
+    predict.add_argument("--variant", metavar="ID", help="this variant (default: the best that runs here)")
+    predict.add_argument("--top", type=int, default=5, metavar="K", help="labels per image (default: 5)")
+    bench.add_argument("--seconds", type=float, default=2.0, metavar="S", help="time per variant (default: 2)")
+    bench.add_argument("--image", metavar="FILE", help="image to measure with (default: a golden sample)")
+    return parser
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    """Show the manifest and, for each variant, whether it runs here and passed verification."""
+    bundle = open_bundle(arguments.bundle)
+    manifest, failed = bundle.manifest, bundle.failed_checks()
+    rows, variants = [], []
+    for variant in manifest.variants:
+        found = obstacle(variant)
+        runs = "runs here" if found is None else found.error.what
+        verdict = "; ".join(map(str, failed.get(variant.id, ())))
+        state = f"{runs}; FAILED verification: {verdict}" if verdict else runs
+        rows.append([variant.id, console.size(variant.bytes), variant.requires.engine, state])
+        runnable = {"runnable": found is None, "problem": None if found is None else str(found.error)}
+        checks = [dataclasses.asdict(check) for check in failed.get(variant.id, ())]
+        variants.append(
+            {"id": variant.id, "engine": variant.requires.engine, "bytes": variant.bytes, **runnable, "failed": checks}
+        )
+    spec = manifest.preprocess
+    lines = [
+        f"{manifest.name}: {manifest.task}, {len(manifest.labels)} labels, schema {manifest.schema}",
+        f"input      {manifest.input.name} {manifest.input.dtype} {list(manifest.input.shape)}",
+        f"output     {manifest.output.name} {manifest.output.dtype} {list(manifest.output.shape)}",
+        f"preprocess shorter side to {spec.resize}, {spec.interpolation}; centre crop {spec.crop[0]}x{spec.crop[1]}",
+        f"golden     {manifest.golden.n if manifest.golden else 'no'} samples",
+        "",
+        *console.table(["variant", "size", "engine", "state"], rows),
+    ]
+    contract = {key: value for key, value in json.loads(manifest.to_json()).items() if key != "variants"}
+    console.show(lines, {"bundle": str(bundle.path), **contract, "variants": variants}, arguments.json)
+    return 0
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    """Classify images with the best variant that runs here, or the one that is named."""
+    bundle = open_bundle(arguments.bundle)
+    with load(bundle, variant=arguments.variant, engine=arguments.engine, threads=arguments.threads) as classifier:
+        session, chosen = classifier.session, classifier.variant.id
+        console.note(f"{chosen} in {session.engine} {session.engine_version}")
+        if chosen in bundle.failed_variants():
+            console.note(f"warning: {chosen} failed verification; it runs because it was named")
+        predictions = classifier.predict([Path(image) for image in arguments.images], top=arguments.top)
+    results = [
+        {"image": image, **dataclasses.asdict(prediction)}
+        for image, prediction in zip(arguments.images, predictions, strict=True)
+    ]
+    lines = [f"{image}: {prediction}" for image, prediction in zip(arguments.images, predictions, strict=True)]
+    document = {"bundle": str(bundle.path), "variant": chosen, "engine": session.engine}
+    console.show(lines, {**document, "engine_version": session.engine_version, "predictions": results}, arguments.json)
+    return 0
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    """Measure load, first run, preprocessing and steady state of every variant that runs here."""
+    bundle = open_bundle(arguments.bundle)
+    able, unable = _split(_wanted(bundle, arguments.variants, arguments.engine))
+    if arguments.image is None:
+        image, what = bench_image(bundle)
+    else:
+        image, what = console.read_image(arguments.image), arguments.image
+    options = BenchOptions(threads=arguments.threads, seconds=arguments.seconds)
+    rows, variants = [], []
+    for variant in able:
+        console.note(f"measuring {variant.id} ...")
+        result = bench_variant(bundle, variant.id, image, options)
+        times = (result.load_ms, result.first_ms, result.preprocess_ms, result.run.p50_ms, result.run.p95_ms)
+        rows.append([variant.id, *(f"{time:.2f}" for time in times), console.size(result.bytes)])
+        variants.append(_report_entry(dataclasses.asdict(result)))
+    lines = [
+        f"milliseconds, batch 1, {arguments.threads or 'all'} threads; image: {what}",
+        *console.table(["variant", "load", "first", "preprocess", "p50", "p95", "size"], rows),
+        *_not_run([(found.variant, found.error.what, found.error.fix) for found in unable]),
+    ]
+    not_run = [{"id": found.variant, "problem": str(found.error)} for found in unable]
+    document = {"bundle": str(bundle.path), "machine": describe_machine(), "image": what, "variants": variants}
+    console.show(lines, {**document, "not_run": not_run}, arguments.json)
+    return 0
+
+
+def _self_test(arguments: argparse.Namespace) -> int:
+    """Run the golden samples through every variant that runs here; exit code 1 when the device computes otherwise."""
+    bundle = open_bundle(arguments.bundle)
+    able, unable = _split(_wanted(bundle, arguments.variants, "auto"))
+    bundle.check()
+    ids = tuple(variant.id for variant in able)
+    result = self_test(bundle, variant_ids=ids, threads=arguments.threads)
+    document = {"bundle": str(bundle.path), "machine": describe_machine(), "passed": result.passed}
+    not_run = [{"id": found.variant, "problem": str(found.error)} for found in unable]
+    tests = {**dataclasses.asdict(result), "not_run": not_run}
+    console.show(_self_test_lines(result, unable), {**document, **tests}, arguments.json)
+    return 0 if result.passed else 1
+
+
+def _self_test_lines(result: SelfTest, unable: list[Obstacle]) -> list[str]:
+    rows = []
+    for test in result.variants:
+        numbers = ["-"] * 3
+        if test.agreement is not None and test.sqnr_db is not None and test.max_abs is not None:
+            same = f"{round(test.agreement * test.n)}/{test.n}"
+            numbers = [same, f"{test.sqnr_db:.1f}", f"{test.max_abs:.3g}"]
+        state = "ok" if test.passed else f"FAILED: {test.problem}"
+        known = "" if test.counted else " (failed verification when it was exported: not counted)"
+        rows.append([test.id, f"{test.engine} {test.engine_version}", *numbers, state + known])
+    if result.golden:
+        pixels = f"preprocessing of {result.golden} golden samples: largest difference {result.pixels} grey levels"
+    else:
+        pixels = "no golden samples here: only checked that the model runs and its output is finite"
+    return [
+        pixels,
+        *console.table(["variant", "engine", "same", "SQNR dB", "max abs", "result"], rows),
+        *_not_run([(found.variant, found.error.what, found.error.fix) for found in unable]),
+        "self-test passed" if result.passed else "self-test FAILED",
+    ]
+
+
+def _wanted(bundle: Bundle, ids: str | None, engine: str) -> list[Variant]:
+    """The variants that the options name; `EngineError` when they name none."""
+    if engine != "auto":
+        engine_info(engine)
+    named = [bundle.manifest.variant(id_.strip()) for id_ in ids.split(",")] if ids else bundle.manifest.variants
+    wanted = [variant for variant in named if engine in ("auto", variant.requires.engine)]
+    if not wanted:
+        raise EngineError(f"{bundle.path} has no such variant for engine {engine}", fix="leave --engine out")
+    return wanted
+
+
+def _split(wanted: list[Variant]) -> tuple[list[Variant], list[Obstacle]]:
+    """Those that can run here, and why the others cannot; the first reason as an error when none can."""
+    found = [(variant, obstacle(variant)) for variant in wanted]
+    unable = [problem for _, problem in found if problem is not None]
+    if len(unable) == len(wanted):
+        raise unable[0].error
+    return [variant for variant, problem in found if problem is None], unable
+
+
+def _not_run(reasons: list[tuple[str, str, str | None]]) -> list[str]:
+    return [f"not run: {id_}: {what}" + (f" -> {fix}" if fix else "") for id_, what, fix in reasons]
+
+
+def _report_entry(result: dict[str, Any]) -> dict[str, Any]:
+    """A `VariantLatency` as report.json has it: identity on top, all times under "latency"."""
+    identity = {key: result.pop(key) for key in ("id", "engine", "engine_version", "bytes")}
+    return {**identity, "latency": {**result.pop("run"), **result}}
+
+
+def _version() -> str:
+    try:
+        return version("edgetl")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

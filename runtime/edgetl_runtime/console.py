@@ -1,0 +1,84 @@
+"""How edgetl-run shows its results: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edgetl_runtime.errors import ImageError, OutputError
+
+__all__ = ["check_json_destination", "note", "read_image", "show", "size", "table"]
+
+_STDOUT = "-"
+
+
+def note(text: str) -> None:
+    """One line for the person at the other end, on stderr: stdout belongs to results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def size(count: int) -> str:
+    """A number of bytes for people: ``3.4 MB`` (1 MB = 10^6 bytes)."""
+    return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines with aligned columns: those that hold numbers to the right, the others to the left."""
+    cells = [list(head), *(list(row) for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
+    right = [bool(rows) and all(row[column][:1].isdigit() for row in rows) for column in range(len(head))]
+    lines = []
+    for row in cells:
+        padded = [
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(row, widths, right, strict=True)
+        ]
+        lines.append("  ".join(padded).rstrip())
+    return lines
+
+
+def check_json_destination(destination: str) -> None:
+    """Find out before the work whether the JSON can be written; `OutputError` when not."""
+    path = Path(destination)
+    if destination != _STDOUT and (path.is_dir() or not path.parent.is_dir()):
+        what = "is a folder" if path.is_dir() else f"lies in {path.parent}, which does not exist"
+        raise OutputError(f"cannot write {destination}: it {what}", fix="name a file in a folder that exists")
+
+
+def show(lines: list[str], document: dict[str, Any], destination: str | None) -> None:
+    """Print `lines`, and write `document` as JSON to the file `destination` if one is named.
+
+    With ``-`` the JSON goes to stdout and the lines to stderr. Raises `OutputError` when it cannot be written.
+    """
+    print("\n".join(lines), file=sys.stderr if destination == _STDOUT else sys.stdout, flush=True)
+    if destination is None:
+        return
+    text = json.dumps(_finite({"schema": 1, **document}), indent=1, ensure_ascii=False, allow_nan=False)
+    if destination == _STDOUT:
+        print(text, flush=True)
+        return
+    try:
+        Path(destination).write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write {destination}: {error.strerror}", fix="name another file") from error
+
+
+def read_image(path: str) -> bytes:
+    """The bytes of an image file; `ImageError` when it cannot be read."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ImageError(f"cannot read {path}: {error.strerror}", fix="check the path") from error
+
+
+def _finite(value: Any) -> Any:
+    """`value` with null for infinities and NaN, which JSON cannot hold."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,62 @@
+"""What every engine needs: the bytes of a model, and which of the file's tensors the manifest means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgetl_runtime.errors import EngineError
+from edgetl_runtime.manifest import TensorSpec
+
+__all__ = ["ModelBytes", "Signature", "bind"]
+
+
+@dataclass(frozen=True)
+class ModelBytes:
+    """A model as it stands in its files: ``weights`` is the .bin beside an OpenVINO .xml, ``name`` is for messages."""
+
+    main: bytes
+    name: str
+    weights: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Inputs and outputs as the manifest describes them. Sessions use these names, whatever the file calls them."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+def bind(wanted: tuple[TensorSpec, ...], found: Sequence[TensorSpec], *, what: str, where: str) -> tuple[int, ...]:
+    """For each tensor of the manifest, its position in the file.
+
+    By name when all names are there; else by position when there are as many (converters rename tensors). `what` is
+    "input" or "output", `where` names file and engine. Raises `EngineError` when the numbers, dtypes or shapes differ.
+    """
+    names = [spec.name for spec in found]
+    if all(spec.name in names for spec in wanted):
+        positions = tuple(names.index(spec.name) for spec in wanted)
+    elif len(wanted) == len(found):
+        positions = tuple(range(len(found)))
+    else:
+        raise EngineError(
+            f"{where} has {what}s {', '.join(names) or 'none'}; its manifest says "
+            f"{', '.join(spec.name for spec in wanted)}",
+            fix="export the bundle again",
+        )
+    for spec, position in zip(wanted, positions, strict=True):
+        _check_alike(spec, found[position], what=what, where=where)
+    return positions
+
+
+def _check_alike(wanted: TensorSpec, found: TensorSpec, *, what: str, where: str) -> None:
+    alike = wanted.dtype == found.dtype and len(wanted.shape) == len(found.shape)
+    # -1 is a free length: on either side it fits any.
+    alike = alike and all(-1 in pair or pair[0] == pair[1] for pair in zip(wanted.shape, found.shape, strict=False))
+    if not alike:
+        raise EngineError(
+            f"{what} {wanted.name!r} of {where} is {found.dtype} {list(found.shape)}; its manifest says "
+            f"{wanted.dtype} {list(wanted.shape)}",
+            fix="export the bundle again",
+        )

@@ -1,0 +1,161 @@
+"""Does this device compute what was verified? The golden samples of the bundle, through every installed engine."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edgetl_runtime.bundle import Bundle, GoldenSamples
+from edgetl_runtime.choice import obstacle
+from edgetl_runtime.classifier import Classifier
+from edgetl_runtime.comparison import sqnr_db
+from edgetl_runtime.errors import BundleError, EngineError
+from edgetl_runtime.manifest import Variant
+from edgetl_runtime.preprocess import preprocess
+
+__all__ = ["Limits", "SelfTest", "VariantTest", "limits_for", "self_test"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The least that a variant must reach against the original model on the golden samples."""
+
+    agreement: float
+    sqnr_db: float
+
+
+# The question is whether this device, its engine and its library versions work, not how good quantisation is: the
+# report answers that, over many more images. fp32 has only the order of additions to differ by; fp16 rounds to 11
+# bits (about 60 dB a layer) and may turn one near tie of 16; for a quantised variant that passed verification 12 of
+# 16 and noise under half of the signal are far below the usual, and far above what a broken kernel gives.
+_LIMITS = {"fp32": Limits(agreement=1.0, sqnr_db=40.0), "fp16": Limits(agreement=15 / 16, sqnr_db=25.0)}
+_QUANTISED = Limits(agreement=12 / 16, sqnr_db=6.0)
+
+
+@dataclass(frozen=True)
+class VariantTest:
+    """One variant on this machine.
+
+    ``agreement`` (0..1), ``sqnr_db`` and ``max_abs`` compare its logits with the original model's; they are None
+    without golden samples. ``counted`` is False for a variant that failed verification when it was exported: it is
+    shown, but says nothing about this device. ``problem`` is one line, None when it passed.
+    """
+
+    id: str
+    engine: str
+    engine_version: str
+    n: int
+    agreement: float | None
+    sqnr_db: float | None
+    max_abs: float | None
+    counted: bool
+    problem: str | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing was wrong with it."""
+        return self.problem is None
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """The result of `self_test`.
+
+    ``pixels`` is the largest difference (grey levels) between `preprocess` here and where the bundle was made, None
+    without golden samples. ``not_run`` has the ids of variants that cannot run here, with the reason.
+    """
+
+    golden: int
+    pixels: int | None
+    variants: tuple[VariantTest, ...]
+    not_run: tuple[tuple[str, str], ...]
+
+    @property
+    def passed(self) -> bool:
+        """Pixels equal, and at least one variant counted, and all of those passed."""
+        counted = [test for test in self.variants if test.counted]
+        return self.pixels in (0, None) and bool(counted) and all(test.passed for test in counted)
+
+
+def limits_for(precision: str) -> Limits:
+    """What a variant of `precision` must reach: fp32, fp16, or anything that is quantised."""
+    return _LIMITS.get(precision, _QUANTISED)
+
+
+def self_test(bundle: Bundle, *, variant_ids: tuple[str, ...] | None = None, threads: int | None = None) -> SelfTest:
+    """Run the golden samples through `variant_ids`, by default through every variant of the bundle.
+
+    A bundle without golden samples (a single model file) is only run on a grey image and checked for finite logits.
+    Raises `BundleError` when a file is damaged; what an engine cannot do is in the result.
+    """
+    variants = [bundle.manifest.variant(id_) for id_ in variant_ids or ()] or list(bundle.manifest.variants)
+    golden = bundle.golden()
+    failed = bundle.failed_variants()
+    tests: list[VariantTest] = []
+    not_run: list[tuple[str, str]] = []
+    for variant in variants:
+        found = obstacle(variant)
+        if found is not None:
+            not_run.append((variant.id, str(found.error)))
+        else:
+            tests.append(_test(bundle, variant, golden, threads=threads, counted=variant.id not in failed))
+    pixels = None if golden is None else _pixel_difference(bundle, golden)
+    return SelfTest(0 if golden is None else len(golden.names), pixels, tuple(tests), tuple(not_run))
+
+
+def _pixel_difference(bundle: Bundle, golden: GoldenSamples) -> int:
+    """The largest difference in grey levels; 255 when a tensor has another shape."""
+    largest = 0
+    for image, expected in zip(golden.images, golden.tensors, strict=True):
+        tensor = preprocess(image, bundle.manifest.preprocess)
+        if tensor.shape != expected.shape:
+            return 255
+        largest = max(largest, int(np.abs(tensor.astype(np.int16) - expected.astype(np.int16)).max()))
+    return largest
+
+
+def _test(
+    bundle: Bundle, variant: Variant, golden: GoldenSamples | None, *, threads: int | None, counted: bool
+) -> VariantTest:
+    engine, version = variant.requires.engine, ""
+    agreement = noise = largest = problem = None
+    try:
+        with Classifier(bundle.manifest, variant, bundle.session(variant.id, threads=threads)) as classifier:
+            engine, version = classifier.session.engine, classifier.session.engine_version
+            if golden is None:
+                grey = np.full((*bundle.manifest.preprocess.crop, 3), 128, dtype=np.uint8)
+                classifier.interpret(classifier.logits(grey))
+            else:
+                logits = np.stack([classifier.logits(tensor) for tensor in golden.tensors])
+                agreement, noise, largest = _compare(golden.logits, logits)
+                problem = _problem(variant, agreement, noise)
+    except EngineError as error:
+        problem = error.what
+    n = 1 if golden is None else len(golden.names)
+    return VariantTest(variant.id, engine, version, n, agreement, noise, largest, counted, problem)
+
+
+def _compare(reference: npt.NDArray[np.float32], logits: npt.NDArray[np.float32]) -> tuple[float, float, float]:
+    """Share of equal decisions, SQNR in dB, largest difference."""
+    if reference.shape != logits.shape:
+        raise BundleError(
+            f"the golden samples have logits {list(reference.shape)}, the model gives {list(logits.shape)}",
+            fix="export the bundle again",
+        )
+    agreement = float((reference.argmax(axis=1) == logits.argmax(axis=1)).mean())
+    largest = float(np.abs(reference - logits).max()) if np.isfinite(logits).all() else math.inf
+    return agreement, sqnr_db(reference, logits), largest
+
+
+def _problem(variant: Variant, agreement: float, noise: float) -> str | None:
+    limits = limits_for(variant.precision)
+    if not noise > -math.inf:
+        return "the logits are not finite"
+    if agreement < limits.agreement:
+        return f"decides like the original on {agreement:.0%} of the golden samples, at least {limits.agreement:.0%}"
+    if noise < limits.sqnr_db:
+        return f"SQNR {noise:.1f} dB, at least {limits.sqnr_db:.0f} dB"
+    return None

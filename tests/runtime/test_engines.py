@@ -1,0 +1,164 @@
+"""Every engine behind the one border: the same numbers, independent results, and failures that say what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from edgetl_runtime import EngineError, MissingDependency, TensorSpec, UsageError, open_bundle
+from edgetl_runtime.engines import ENGINES, ModelBytes, Signature, installed, open_session
+from edgetl_runtime.engines.binding import bind
+
+VARIANTS = ("onnx.fp32", "tflite.fp32", "openvino.fp32")
+Original = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
+
+
+@pytest.fixture
+def tensors() -> npt.NDArray[np.uint8]:
+    return np.random.default_rng(7).integers(0, 256, (24, 24, 32, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("threads", [None, 1, 2])
+def test_session_computes_the_model(
+    variant: str, threads: int | None, pristine_bundle: Path, tensors: npt.NDArray[np.uint8], original: Original
+) -> None:
+    with open_bundle(pristine_bundle).session(variant, threads=threads) as session:
+        results = [session.run({"image": tensor[None]})["logits"] for tensor in tensors]
+    # Compared only now: a result that the next run overwrites would differ.
+    np.testing.assert_allclose(np.concatenate(results), original(tensors), rtol=1e-5, atol=1e-5)
+    assert results[0].dtype == np.float32
+    assert results[0].flags.writeable
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_threads_may_share_a_session(
+    variant: str, pristine_bundle: Path, tensors: npt.NDArray[np.uint8], original: Original
+) -> None:
+    with open_bundle(pristine_bundle).session(variant, threads=1) as session, ThreadPoolExecutor(4) as pool:
+        many = np.concatenate([tensors] * 10)
+        results = list(pool.map(lambda tensor: session.run({"image": tensor[None]})["logits"], many))
+    np.testing.assert_allclose(np.concatenate(results), original(many), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_views_that_are_not_contiguous_run(
+    variant: str, pristine_bundle: Path, tensors: npt.NDArray[np.uint8], original: Original
+) -> None:
+    flipped = tensors[:1, ::-1, ::-1, ::-1]
+    with open_bundle(pristine_bundle).session(variant) as session:
+        np.testing.assert_allclose(session.run({"image": flipped})["logits"], original(flipped), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_session_describes_itself(variant: str, pristine_bundle: Path) -> None:
+    bundle = open_bundle(pristine_bundle)
+    with bundle.session(variant) as session:
+        assert session.engine == bundle.manifest.variant(variant).requires.engine
+        assert session.engine_version == installed(session.engine)
+        assert (session.inputs, session.outputs) == ((bundle.manifest.input,), (bundle.manifest.output,))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_closing_twice_is_fine_and_running_then_is_an_error(variant: str, pristine_bundle: Path) -> None:
+    session = open_bundle(pristine_bundle).session(variant)
+    session.close()
+    session.close()
+    with pytest.raises(EngineError, match="closed"):
+        session.run({"image": np.zeros((1, 24, 32, 3), np.uint8)})
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "feeds",
+    [
+        {},
+        {"picture": np.zeros((1, 24, 32, 3), np.uint8)},
+        {"image": np.zeros((1, 24, 32, 3), np.float32)},
+        {"image": np.zeros((1, 32, 24, 3), np.uint8)},
+        {"image": np.zeros((24, 32, 3), np.uint8)},
+    ],
+)
+def test_wrong_inputs_are_named(variant: str, feeds: dict[str, npt.NDArray[np.generic]], pristine_bundle: Path) -> None:
+    with open_bundle(pristine_bundle).session(variant) as session, pytest.raises(EngineError, match="image"):
+        session.run(feeds)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("damage", ["noise", "cut", "empty"])
+def test_damaged_model_names_engine_and_version(variant: str, damage: str, pristine_bundle: Path) -> None:
+    bundle = open_bundle(pristine_bundle)
+    model = bundle.model(variant)
+    main = {"noise": b"\x07noise" * 99, "cut": model.main[: len(model.main) // 2], "empty": b""}[damage]
+    engine = bundle.manifest.variant(variant).requires.engine
+    signature = Signature((bundle.manifest.input,), (bundle.manifest.output,))
+    with pytest.raises(EngineError, match=f"{engine}.*{installed(engine)}"):
+        open_session(engine, dataclasses.replace(model, main=main), signature)
+
+
+def test_openvino_without_its_weights_is_an_error(pristine_bundle: Path) -> None:
+    bundle = open_bundle(pristine_bundle)
+    model = dataclasses.replace(bundle.model("openvino.fp32"), weights=None)
+    with pytest.raises(EngineError, match="cannot load"):
+        open_session("openvino", model, Signature((bundle.manifest.input,), (bundle.manifest.output,)))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_manifest_of_another_model_is_refused(variant: str, pristine_bundle: Path) -> None:
+    bundle = open_bundle(pristine_bundle)
+    output = dataclasses.replace(bundle.manifest.output, shape=(1, 1000))
+    with pytest.raises(EngineError, match=r"\[1, 4\].*\[1, 1000\]"):
+        open_session(
+            bundle.manifest.variant(variant).requires.engine,
+            bundle.model(variant),
+            Signature((bundle.manifest.input,), (output,)),
+        )
+
+
+def test_bind_prefers_names_to_positions() -> None:
+    first, second = TensorSpec("a", "uint8", (1,)), TensorSpec("b", "uint8", (2,))
+    assert bind((first, second), [second, first], what="input", where="file") == (1, 0)
+    renamed = [TensorSpec("x", "uint8", (-1,)), TensorSpec("y", "uint8", (2,))]
+    assert bind((first, second), renamed, what="input", where="file") == (0, 1)
+    with pytest.raises(EngineError, match="file has inputs x, y"):
+        bind((first,), renamed, what="input", where="file")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_missing_library_is_one_line_with_the_command(engine: str, no_engines: Callable[..., None]) -> None:
+    no_engines()
+    assert installed(engine) is None
+    with pytest.raises(MissingDependency, match=rf'pip install "edgetl\[{ENGINES[engine].extra}\]"'):
+        open_session(engine, ModelBytes(b"", name="x"), Signature((), ()))
+
+
+def test_folder_with_a_librarys_name_is_no_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_engines: Callable[..., None]
+) -> None:
+    """A bundle has a folder called openvino; who works inside it must not seem to have the library."""
+    (tmp_path / "tflite_runtime").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    no_engines("ai_edge_litert", "tensorflow")
+    assert installed("litert") is None
+
+
+def test_unknown_engine_and_threads_are_usage_errors() -> None:
+    with pytest.raises(UsageError, match="did you mean 'openvino'"):
+        installed("openvin")
+    with pytest.raises(UsageError, match="threads"):
+        open_session("litert", ModelBytes(b"", name="x"), Signature((), ()), threads=0)
+
+
+def test_importing_the_runtime_imports_no_engine() -> None:
+    heavy = {"torch", "onnx", "onnxruntime", "openvino", "ai_edge_litert", "tflite_runtime", "tensorflow"}
+    code = f"import sys, edgetl_runtime.cli; print(sorted({heavy!r} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

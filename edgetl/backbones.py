@@ -1,0 +1,194 @@
+"""Architectures by name: every torchvision classifier, its head, its stages, its published preprocessing.
+
+torchvision's registry is the table of backbones. To add one, register a builder there
+(`torchvision.models.register_model`) and give it a weights enum; `TRIED` says which targets it has been taken to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torchvision
+from torch import nn
+
+from edgetl_runtime.errors import UsageError, nearest
+from edgetl_runtime.manifest import Normalize, Preprocess
+
+__all__ = [
+    "TRIED",
+    "BackboneInfo",
+    "WeightsPreset",
+    "backbone_names",
+    "build",
+    "head_of",
+    "list_backbones",
+    "preset",
+    "published_weights",
+    "stages",
+]
+
+WeightsPreset: TypeAlias = Literal["first", "best"]
+"""Which published weights of a backbone are meant: the first ones, or those that torchvision calls the default."""
+
+TRIED: dict[str, tuple[str, ...]] = {
+    "onnx": ("mobilenet_v2", "efficientnet_b0"),
+    "tflite": ("mobilenet_v2", "efficientnet_b0"),
+    "openvino": ("mobilenet_v2", "efficientnet_b0"),
+}
+"""Target -> backbones that have been exported to it and verified."""
+
+_HEADS = ("classifier", "fc", "heads", "head")
+# Modules that hold a sequence of stages; anything else is a stage as a whole.
+_SEQUENCES = {"features", "layers", "blocks", "trunk_output", "encoder"}
+# Auxiliary outputs only ever helped training from scratch. The published weights of both expect the first
+# layer to bring ImageNet statistics to theirs (`transform_input`).
+_BUILD_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "googlenet": {"aux_logits": False, "transform_input": True, "init_weights": False},
+    "inception_v3": {"aux_logits": False, "transform_input": True, "init_weights": False},
+}
+_SMALLEST_IMAGE = 32
+
+
+@dataclass(frozen=True)
+class BackboneInfo:
+    """What is published of a backbone's default weights.
+
+    ``params`` and ``gmacs`` are for 1000 labels at ``image_size`` pixels; ``top1`` is the ImageNet accuracy in percent.
+    """
+
+    name: str
+    params: int
+    gmacs: float
+    image_size: int
+    top1: float
+    tried: dict[str, bool]
+
+
+def backbone_names() -> list[str]:
+    """All known names, sorted."""
+    return list(torchvision.models.list_models(module=torchvision.models))
+
+
+def build(name: str, num_classes: int, *, image_size: int | None = None) -> nn.Module:
+    """A randomly initialised network: float32 (N, 3, H, W) to logits (N, `num_classes`), one tensor.
+
+    `image_size` (pixels) matters to transformers only, whose weights depend on it.
+    Raises `UsageError` for an unknown name or a size that the architecture cannot have.
+    """
+    _require_known(name)
+    arguments = dict(_BUILD_ARGUMENTS.get(name, {}))
+    if image_size is not None:
+        arguments |= _size_arguments(name, image_size)
+    model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **arguments)
+    return model
+
+
+def _size_arguments(name: str, image_size: int) -> dict[str, Any]:
+    arguments: dict[str, Any]
+    if name.startswith("vit_"):
+        step, arguments = int(name.rsplit("_", 1)[1]), {"image_size": image_size}
+    elif name.startswith("maxvit_"):
+        step, arguments = 224, {"input_size": (image_size, image_size)}
+    else:
+        return {}
+    if image_size % step:
+        raise UsageError(f"{name} cannot take {image_size} x {image_size} pixels", fix=f"a multiple of {step}")
+    return arguments
+
+
+def head_of(model: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
+    """The layer that gives the logits, and its path: the last linear layer of classifier, fc, heads or head.
+
+    SqueezeNet's is the last 1 x 1 convolution instead. Raises `UsageError` for a network that has none.
+    """
+    for attribute in _HEADS:
+        block = getattr(model, attribute, None)
+        if isinstance(block, nn.Module):
+            layers = [(path, item) for path, item in block.named_modules() if isinstance(item, nn.Linear | nn.Conv2d)]
+            if layers:
+                path, layer = layers[-1]
+                return (f"{attribute}.{path}" if path else attribute), layer
+    raise UsageError(
+        f"{type(model).__name__} has no head that can be replaced", fix=f"a linear layer in one of: {', '.join(_HEADS)}"
+    )
+
+
+def stages(model: nn.Module) -> list[list[nn.Module]]:
+    """The backbone in the order of the data, without the head: the units that ``last:N`` trains or freezes.
+
+    A normalisation layer that stands alone belongs to the stage before it.
+    """
+    head = head_of(model)[0]
+    found: list[list[nn.Module]] = []
+    for module in _units(model, head):
+        if found and _only_normalises(module):
+            found[-1].append(module)
+        else:
+            found.append([module])
+    return found
+
+
+def _units(parent: nn.Module, head: str, prefix: str = "") -> Iterator[nn.Module]:
+    for name, child in parent.named_children():
+        path = prefix + name
+        if path == head or next(child.parameters(), None) is None:
+            continue
+        if name in _SEQUENCES or head.startswith(f"{path}."):
+            yield from _units(child, head, f"{path}.")
+        else:
+            yield child
+
+
+def _only_normalises(module: nn.Module) -> bool:
+    layers = [item for item in module.modules() if next(item.parameters(recurse=False), None) is not None]
+    return all("Norm" in type(item).__name__ for item in layers)
+
+
+def published_weights(name: str, which: WeightsPreset) -> Any:
+    """A member of torchvision's weights enum of the backbone: ``url``, ``transforms()``, ``meta``."""
+    _require_known(name)
+    members = list(torchvision.models.get_model_weights(name))
+    return members[0] if which == "first" else members[0].__class__.DEFAULT
+
+
+def preset(name: str, image_size: int | None = None, *, which: WeightsPreset = "first") -> tuple[Preprocess, Normalize]:
+    """The preprocessing that published weights were made for; `image_size` keeps the ratio of resize to crop.
+
+    Raises `UsageError` for an unknown name or a size that the backbone cannot work with.
+    """
+    published = published_weights(name, which).transforms()
+    resize, crop = int(published.resize_size[0]), int(published.crop_size[0])
+    if image_size is not None:
+        if image_size < _SMALLEST_IMAGE:
+            raise UsageError(f"image size {image_size} is too small", fix=f"{_SMALLEST_IMAGE} pixels or more")
+        _size_arguments(name, image_size)
+        resize, crop = round(image_size * resize / crop), image_size
+    return (
+        Preprocess(resize=resize, crop=(crop, crop), interpolation=published.interpolation.value),
+        Normalize(mean=tuple(published.mean), std=tuple(published.std)),
+    )
+
+
+def list_backbones() -> list[BackboneInfo]:
+    """All backbones with what is published of them; no network is built."""
+    return [_info(name) for name in backbone_names()]
+
+
+def _info(name: str) -> BackboneInfo:
+    best = published_weights(name, "best")
+    return BackboneInfo(
+        name=name,
+        params=int(best.meta["num_params"]),
+        gmacs=float(best.meta["_ops"]),  # torchvision counts multiply-accumulates, though it calls them FLOPS
+        image_size=int(best.transforms().crop_size[0]),
+        top1=float(best.meta["_metrics"]["ImageNet-1K"]["acc@1"]),
+        tried={target: name in names for target, names in TRIED.items()},
+    )
+
+
+def _require_known(name: str) -> None:
+    known = backbone_names()
+    if name not in known:
+        raise UsageError(f"unknown backbone {name!r}", fix=nearest(name, known))

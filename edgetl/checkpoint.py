@@ -1,0 +1,210 @@
+"""Trained weights and what rebuilds them: ``model.safetensors`` beside ``checkpoint.json``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as read_safetensors
+from safetensors.torch import save as write_safetensors
+from torch import nn
+
+from edgetl.backbones import build, preset
+from edgetl.weights import State, fit, infer_num_classes, read_state
+from edgetl_runtime.errors import CheckpointError, OutputError
+from edgetl_runtime.manifest import Label, Normalize, Preprocess
+
+__all__ = ["Checkpoint", "load_labels"]
+
+_SCHEMA = 1
+_WEIGHTS = "model.safetensors"
+_ABOUT = "checkpoint.json"
+_LABELS_FIX = 'a JSON list of {"id": ..., "name": ...} or of strings, or a text file with one label a line'
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A trained network that rebuilds itself without the data and without a connection.
+
+    ``state`` is the state dict, floating point tensors in float32; ``training`` says how it was made (plain JSON).
+    """
+
+    backbone: str
+    labels: tuple[Label, ...]
+    preprocess: Preprocess
+    normalize: Normalize
+    state: State
+    training: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: nn.Module, *, backbone: str, labels: tuple[Label, ...], **about: Any) -> Checkpoint:
+        """The weights of `model` as they are now, copied to the CPU."""
+        state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
+        return cls(backbone=backbone, labels=labels, state=state, **about)
+
+    @classmethod
+    def from_weights(
+        cls, path: Path, *, backbone: str, labels: tuple[Label, ...] | None = None, image_size: int | None = None
+    ) -> Checkpoint:
+        """A plain torchvision state dict (.pth, .pt, .safetensors) as a checkpoint.
+
+        Labels are called ``"0"`` ... when they are not given; the preprocessing is the backbone's first published one.
+        Raises `CheckpointError` when the weights do not fit the backbone or the labels do not fit the weights.
+        """
+        preprocess, normalize = preset(backbone, image_size)
+        state = read_state(path)
+        outputs = infer_num_classes(state)
+        if labels is None:
+            labels = tuple(Label(str(i), str(i)) for i in range(outputs))
+        if len(labels) != outputs:
+            raise CheckpointError(
+                f"{path.name} gives {outputs} logits, but there are {len(labels)} labels",
+                fix="give one label for each logit, in their order",
+            )
+        model = build(backbone, outputs, image_size=preprocess.crop[0])
+        fit(model, state, backbone, where=str(path), keep_head=True)
+        return cls.of(
+            model,
+            backbone=backbone,
+            labels=labels,
+            preprocess=preprocess,
+            normalize=normalize,
+            training={"weights": path.name},
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> Checkpoint:
+        """Read what `save` wrote. Raises `CheckpointError` when it is missing, damaged or of a newer schema."""
+        about = _read_about(folder)
+        try:
+            raw = (folder / _WEIGHTS).read_bytes()
+            if hashlib.sha256(raw).hexdigest() != about["sha256"]:
+                raise CheckpointError(
+                    f"{folder / _WEIGHTS} is not the file that was saved", fix="copy the folder again"
+                )
+            return cls(
+                backbone=about["backbone"],
+                labels=tuple(Label(row["id"], row["name"]) for row in about["labels"]),
+                preprocess=Preprocess(**(about["preprocess"] | {"crop": tuple(about["preprocess"]["crop"])})),
+                normalize=Normalize(**{key: tuple(value) for key, value in about["normalize"].items()}),
+                state=read_safetensors(raw),
+                training=about["training"],
+            )
+        except (OSError, SafetensorError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"cannot read the checkpoint {folder}: {error!r}", fix="copy it again") from error
+
+    def build(self) -> nn.Module:
+        """The network in eval mode: normalised float32 (N, 3, H, W) to logits (N, labels)."""
+        model = build(self.backbone, len(self.labels), image_size=self.preprocess.crop[0])
+        fit(model, self.state, self.backbone, where="the checkpoint", keep_head=True)
+        return model.eval()
+
+    @cached_property
+    def _bytes(self) -> bytes:
+        raw: bytes = write_safetensors(self.state)
+        return raw
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 (hex) of the weights as the file holds them."""
+        return hashlib.sha256(self._bytes).hexdigest()
+
+    def save(self, folder: Path, *, force: bool = False) -> None:
+        """Write the checkpoint to `folder`, whole or not at all.
+
+        Raises `OutputError` when it exists (unless `force`, and then only a checkpoint is replaced) or cannot be
+        written.
+        """
+        if folder.exists():
+            _require_replaceable(folder, force=force)
+        about = {
+            "schema": _SCHEMA,
+            "backbone": self.backbone,
+            "labels": [asdict(label) for label in self.labels],
+            "preprocess": asdict(self.preprocess),
+            "normalize": asdict(self.normalize),
+            "sha256": self.sha256,
+            "training": self.training,
+        }
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+                fresh = Path(scratch) / "new"
+                fresh.mkdir()
+                (fresh / _WEIGHTS).write_bytes(self._bytes)
+                (fresh / _ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+                _put_in_place(fresh, folder, Path(scratch) / "old")
+        except OSError as error:
+            raise OutputError(f"cannot write {folder}: {error}", fix="choose another place, or make room") from error
+
+
+def load_labels(path: Path) -> tuple[Label, ...]:
+    """Labels in the order of the logits: a JSON list of ``{"id", "name"}`` or of strings, or a text file, one a line.
+
+    Raises `CheckpointError` when the file is missing, holds something else, or gives an id twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        rows: Any = json.loads(text) if path.suffix.lower() == ".json" else text.split("\n")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read labels from {path}: {error}", fix=_LABELS_FIX) from error
+    if isinstance(rows, list) and all(isinstance(row, str) for row in rows):
+        names = [row.strip() for row in rows if row.strip()]
+        labels = tuple(Label(name, name) for name in names)
+    elif isinstance(rows, list) and all(_is_label(row) for row in rows):
+        labels = tuple(Label(row["id"], row.get("name", row["id"])) for row in rows)
+    else:
+        raise CheckpointError(f"{path} is not a list of labels", fix=_LABELS_FIX)
+    twice = sorted(id_ for id_, n in Counter(label.id for label in labels).items() if n > 1)
+    if twice or not labels:
+        what = f"gives labels twice: {', '.join(twice[:5])}" if twice else "has no labels"
+        raise CheckpointError(f"{path} {what}", fix=_LABELS_FIX)
+    return labels
+
+
+def _is_label(row: Any) -> bool:
+    return isinstance(row, dict) and isinstance(row.get("id"), str) and isinstance(row.get("name", ""), str)
+
+
+def _read_about(folder: Path) -> dict[str, Any]:
+    about = folder / _ABOUT
+    if not about.is_file():
+        what = "is not a checkpoint" if folder.exists() else "does not exist"
+        raise CheckpointError(
+            f"{folder} {what}", fix="name a folder that edgetl train wrote, or a weights file with --backbone"
+        )
+    try:
+        found = json.loads(about.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read {about}: {error}", fix="copy the folder again") from error
+    schema = found.get("schema") if isinstance(found, dict) else None
+    if not isinstance(found, dict) or not isinstance(schema, int) or schema > _SCHEMA:
+        raise CheckpointError(f"{about} has schema {schema!r}, this edgetl reads {_SCHEMA}", fix="update edgetl")
+    return found
+
+
+def _require_replaceable(folder: Path, *, force: bool) -> None:
+    if not force:
+        raise OutputError(f"{folder} exists", fix="choose another place, or --force to replace it")
+    if not (folder / _ABOUT).is_file():
+        raise OutputError(f"{folder} is not a checkpoint and is not replaced", fix="choose another place")
+
+
+def _put_in_place(fresh: Path, folder: Path, old: Path) -> None:
+    """Rename `fresh` to `folder`; what stood there goes to `old`, and comes back when that fails."""
+    if not folder.exists():
+        fresh.replace(folder)
+        return
+    folder.replace(old)
+    try:
+        fresh.replace(folder)
+    except OSError:
+        old.replace(folder)
+        raise

@@ -1,0 +1,227 @@
+"""Weights for a backbone: published ones, files, or none; what is loaded, what is replaced, what does not fit."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, TypeAlias
+from urllib.parse import urlparse
+
+import torch
+import torchvision
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision.models.vision_transformer import interpolate_embeddings
+
+from edgetl.backbones import backbone_names, head_of, published_weights
+from edgetl_runtime.errors import CheckpointError
+
+__all__ = [
+    "State",
+    "Weights",
+    "check_weights_available",
+    "fit",
+    "infer_num_classes",
+    "load_weights",
+    "parse_weights",
+    "read_state",
+]
+
+State: TypeAlias = dict[str, Tensor]
+Weights: TypeAlias = Literal["imagenet", "none"] | Path
+
+_SECONDS_TO_CONNECT = 4.0
+_NESTED = ("state_dict", "model_state_dict", "model")
+_PREFIXES = ("module.", "_orig_mod.")
+_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "relative_position_index", "attn_mask")
+_SHOWN = 4
+
+
+def parse_weights(text: str | Path) -> Weights:
+    """``imagenet``, ``none`` or a file, as given on the command line or in a recipe."""
+    if text == "imagenet":
+        return "imagenet"
+    return "none" if text == "none" else Path(text)
+
+
+def check_weights_available(name: str, weights: Weights) -> None:
+    """Fail before any work when `weights` cannot be had: no such file, or neither a cached copy nor a network.
+
+    Takes at most a few seconds. Raises `CheckpointError`.
+    """
+    if isinstance(weights, Path):
+        if not weights.is_file():
+            raise CheckpointError(f"no weights file at {weights}", fix="check the path given with --weights")
+        return
+    if weights == "none":
+        return
+    url = published_weights(name, "best").url
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+    if cached.is_file() or _reachable(url):
+        return
+    raise CheckpointError(
+        f"the ImageNet weights of {name} are not here, and {urlparse(url).hostname} cannot be reached",
+        fix=f"put {cached.name} into {cached.parent}, or name a file you have: --weights FILE.pth or FILE.safetensors",
+    )
+
+
+def _reachable(url: str) -> bool:
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_SECONDS_TO_CONNECT):
+                answered.set()
+        except OSError:
+            pass
+
+    # Name resolution knows no timeout, so it may be left behind.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(_SECONDS_TO_CONNECT + 0.5)
+    return answered.is_set()
+
+
+def load_weights(model: nn.Module, name: str, weights: Weights) -> str:
+    """Fill `model` (of backbone `name`) in place; returns one line that says what was done.
+
+    A head of another size is left as it was initialised. Raises `CheckpointError` when weights are missing, damaged
+    or of another architecture.
+    """
+    if weights == "none":
+        return f"{name} starts from random weights"
+    if isinstance(weights, Path):
+        return f"{weights.name}: {fit(model, read_state(weights), name, where=str(weights))}"
+    check_weights_available(name, weights)
+    published = published_weights(name, "best")
+    try:
+        source = torchvision.models.get_model(name, weights=published)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"cannot load the ImageNet weights of {name}: {error}",
+            fix=f"remove {Path(published.url).name} from {torch.hub.get_dir()}/checkpoints and try again",
+        ) from error
+    return f"{published}: {fit(model, source.state_dict(), name, where=str(published))}"
+
+
+def read_state(path: Path) -> State:
+    """A state dict from ``.safetensors``, ``.pth`` or ``.pt``; wrappers such as ``{"state_dict": ...}`` are taken off.
+
+    Pickles are read with ``weights_only=True``: a file cannot run code. Raises `CheckpointError`.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"no weights file at {path}", fix="check the path")
+    suffix = path.suffix.lower()
+    if suffix not in (".safetensors", ".pth", ".pt"):
+        raise CheckpointError(f"cannot read weights from {path.name}", fix="a .safetensors, .pth or .pt file")
+    try:
+        raw: object = (
+            load_file(path) if suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
+        raise CheckpointError(
+            f"cannot read {path} as a state dict: {str(error).splitlines()[0]}",
+            fix="save it again: torch.save(model.state_dict(), FILE)",
+        ) from error
+    for key in _NESTED:
+        if isinstance(raw, Mapping) and isinstance(raw.get(key), Mapping):
+            raw = raw[key]
+    if not isinstance(raw, Mapping) or not raw or not all(isinstance(value, Tensor) for value in raw.values()):
+        raise CheckpointError(f"{path} holds no state dict", fix="torch.save(model.state_dict(), FILE)")
+    return {_bare(str(key)): value for key, value in raw.items()}
+
+
+def _bare(key: str) -> str:
+    for prefix in _PREFIXES:
+        key = key.removeprefix(prefix)
+    return key
+
+
+def infer_num_classes(state: State) -> int:
+    """How many logits a state dict gives. Raises `CheckpointError` when it has no head that edgetl knows."""
+    return int(state[_head_key(state)].shape[0])
+
+
+def _head_key(state: State) -> str:
+    """The last matrix (or 1 x 1 convolution) of classifier, fc, heads or head; file formats may sort keys."""
+    for block in ("classifier", "fc", "heads", "head"):
+        keys = [
+            key
+            for key, value in state.items()
+            if key.startswith(f"{block}.") and key.endswith(".weight") and value.ndim in (2, 4)
+        ]
+        if keys:
+            return max(keys, key=lambda key: [(part.isdigit(), part.zfill(4)) for part in key.split(".")])
+    raise CheckpointError(
+        "these weights have no head: no classifier, fc, heads or head", fix="a torchvision state dict"
+    )
+
+
+def fit(model: nn.Module, state: State, name: str, *, where: str, keep_head: bool = False) -> str:
+    """Copy `state` into `model` in place, in the model's dtype; returns one line that says what was done.
+
+    A head of another size stays as it is, unless `keep_head`. Raises `CheckpointError` for anything else that
+    differs, naming the first keys and, when it can be told, the backbone that the weights belong to.
+    """
+    own: State = model.state_dict()
+    state = _at_size_of(own, {key: value for key, value in state.items() if not key.startswith(_AUXILIARY)}, name)
+    head = head_of(model)[0]
+    have, want = _outputs(state, head), _outputs(own, head)
+    new_head = have is not None and have != want and not keep_head
+    left_alone = {key for key in own if new_head and key.startswith(f"{head}.")}
+    problems = _differences(own, state, left_alone, name)
+    if problems:
+        shown = "; ".join(problems[:_SHOWN]) + (f"; and {len(problems) - _SHOWN} more" if problems[_SHOWN:] else "")
+        raise CheckpointError(f"{where} does not fit {name}: {shown}", fix=_who_fits(state))
+    with torch.no_grad():
+        for key, value in own.items():
+            if key in state and key not in left_alone:
+                value.copy_(state[key])
+    return f"head of {have} outputs replaced by one of {want}" if new_head else "loaded whole"
+
+
+def _outputs(state: State, head: str) -> int | None:
+    weight = state.get(f"{head}.weight")
+    return None if weight is None else int(weight.shape[0])
+
+
+def _differences(own: State, state: State, left_alone: set[str], name: str) -> list[str]:
+    found = [f"{key} is missing" for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    found += [f"{key} is not part of {name}" for key in state if key not in own]
+    found += [
+        f"{key} is {list(state[key].shape)}, not {list(value.shape)}"
+        for key, value in own.items()
+        if key in state and key not in left_alone and value.shape != state[key].shape
+    ]
+    return found
+
+
+def _at_size_of(own: State, state: State, name: str) -> State:
+    """A vision transformer's position embedding, interpolated to the image size that the model was built for."""
+    key = "encoder.pos_embedding"
+    if key not in own or key not in state or own[key].shape == state[key].shape:
+        return state
+    patch = int(name.rsplit("_", 1)[1])
+    side = round((own[key].shape[1] - 1) ** 0.5)
+    return dict(interpolate_embeddings(image_size=side * patch, patch_size=patch, model_state=state))
+
+
+def _who_fits(state: State) -> str:
+    """The backbones with as many parameters as `state` would have with a head for ImageNet's 1000 labels."""
+    try:
+        key = _head_key(state)
+    except CheckpointError:
+        return "name the backbone these weights were made for, with --backbone"
+    outputs, inputs = state[key].shape[:2]
+    per_output = inputs + (f"{key.removesuffix('weight')}bias" in state)
+    count = sum(value.numel() for name, value in state.items() if not name.endswith(_BUFFERS))
+    count += (1000 - outputs) * per_output
+    fitting = [name for name in backbone_names() if published_weights(name, "first").meta["num_params"] == count]
+    if not fitting:
+        return "name the backbone these weights were made for, with --backbone"
+    return f"these look like weights for: --backbone {' or '.join(fitting)}"

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from edgetl.backbones import build, preset
+from edgetl.checkpoint import Checkpoint, load_labels
+from edgetl_runtime.errors import CheckpointError, OutputError
+from edgetl_runtime.manifest import Label, Preprocess
+
+NAME = "squeezenet1_1"
+LABELS = (Label("a", "Aster"), Label("b", "Bellis"), Label("c", "Crocus"))
+
+
+@pytest.fixture
+def checkpoint() -> Checkpoint:
+    torch.manual_seed(2)
+    spec, normal = preset(NAME, 64)
+    return Checkpoint.of(
+        build(NAME, 3), backbone=NAME, labels=LABELS, preprocess=spec, normalize=normal, training={"epochs": 3}
+    )
+
+
+def test_it_rebuilds_itself(tmp_path: Path, checkpoint: Checkpoint) -> None:
+    checkpoint.save(tmp_path / "deep" / "flowers")
+    again = Checkpoint.load(tmp_path / "deep" / "flowers")
+    assert (again.backbone, again.labels, again.preprocess, again.normalize, again.training) == (
+        checkpoint.backbone,
+        checkpoint.labels,
+        checkpoint.preprocess,
+        checkpoint.normalize,
+        checkpoint.training,
+    )
+    assert again.sha256 == checkpoint.sha256
+    image = torch.rand(2, 3, 64, 64)
+    one, two = checkpoint.build(), again.build()
+    assert not two.training
+    assert torch.equal(one(image), two(image))
+    assert sorted(item.name for item in (tmp_path / "deep").iterdir()) == ["flowers"]
+
+
+def test_it_is_a_copy_of_the_model() -> None:
+    model = build(NAME, 3)
+    spec, normal = preset(NAME, 64)
+    taken = Checkpoint.of(model, backbone=NAME, labels=LABELS, preprocess=spec, normalize=normal)
+    before = taken.sha256
+    with torch.no_grad():
+        next(model.parameters()).zero_()
+    again = Checkpoint.of(model, backbone=NAME, labels=LABELS, preprocess=spec, normalize=normal)
+    assert taken.sha256 == before != again.sha256
+
+
+def test_it_is_not_overwritten_unless_forced(tmp_path: Path, checkpoint: Checkpoint) -> None:
+    checkpoint.save(tmp_path / "c")
+    with pytest.raises(OutputError, match="exists"):
+        checkpoint.save(tmp_path / "c")
+    checkpoint.save(tmp_path / "c", force=True)
+    assert Checkpoint.load(tmp_path / "c").sha256 == checkpoint.sha256
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "mine.jpg").touch()
+    with pytest.raises(OutputError, match="not a checkpoint"):
+        checkpoint.save(tmp_path / "photos", force=True)
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot write"):
+        checkpoint.save(tmp_path / "file" / "c")
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["c", "file", "photos"]
+
+
+def test_a_failed_replacement_leaves_the_old_one(
+    tmp_path: Path, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint.save(tmp_path / "c")
+    rename = Path.replace
+
+    def fail_for_new(self: Path, target: Path) -> Path:
+        if self.name == "new":
+            raise OSError("no space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", fail_for_new)
+    with pytest.raises(OutputError, match="no space"):
+        checkpoint.save(tmp_path / "c", force=True)
+    assert Checkpoint.load(tmp_path / "c").sha256 == checkpoint.sha256
+    assert [item.name for item in tmp_path.iterdir()] == ["c"]
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path, checkpoint: Checkpoint) -> None:
+    folder = tmp_path / "c"
+    with pytest.raises(CheckpointError, match="does not exist"):
+        Checkpoint.load(folder)
+    with pytest.raises(CheckpointError, match="is not a checkpoint"):
+        Checkpoint.load(tmp_path)
+    checkpoint.save(folder)
+    about = json.loads((folder / "checkpoint.json").read_text())
+    for damage in ({"schema": 2}, {"labels": [1]}, {"preprocess": {"size": 1}}, {"normalize": None}, {"sha256": "0"}):
+        (folder / "checkpoint.json").write_text(json.dumps(about | damage))
+        with pytest.raises(CheckpointError):
+            Checkpoint.load(folder)
+    (folder / "checkpoint.json").write_text(json.dumps(about))
+    raw = bytearray((folder / "model.safetensors").read_bytes())
+    raw[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(raw)
+    with pytest.raises(CheckpointError, match="not the file that was saved"):
+        Checkpoint.load(folder)
+
+
+def test_a_plain_state_dict_becomes_a_checkpoint(tmp_path: Path) -> None:
+    model = build(NAME, 3).eval()
+    file = tmp_path / "w.safetensors"
+    save_file(model.state_dict(), file)
+    plain = Checkpoint.from_weights(file, backbone=NAME)
+    assert [label.id for label in plain.labels] == ["0", "1", "2"]
+    assert plain.preprocess == Preprocess(256, (224, 224))
+    named = Checkpoint.from_weights(file, backbone=NAME, labels=LABELS, image_size=64)
+    assert (named.labels, named.preprocess.crop) == (LABELS, (64, 64))
+    image = torch.rand(1, 3, 64, 64)
+    assert torch.equal(named.build()(image), model(image))
+    with pytest.raises(CheckpointError, match="3 logits, but there are 2 labels"):
+        Checkpoint.from_weights(file, backbone=NAME, labels=LABELS[:2])
+
+
+@pytest.mark.data
+def test_the_real_weights_load_as_float32(edgetl_data: Path) -> None:
+    file = edgetl_data / "weights" / "efficientnet_b0_flowers.safetensors"
+    found = Checkpoint.from_weights(file, backbone="efficientnet_b0", image_size=160)
+    assert (len(found.labels), found.preprocess) == (5, Preprocess(183, (160, 160), "bicubic"))
+    assert found.state["classifier.1.weight"].dtype == torch.float32
+    with pytest.raises(CheckpointError, match="--backbone efficientnet_b0"):
+        Checkpoint.from_weights(file, backbone="mobilenet_v2")
+
+
+def test_labels_from_json_and_text(tmp_path: Path) -> None:
+    file = tmp_path / "labels.json"
+    file.write_text(json.dumps([{"id": "n1", "name": "crane"}, {"id": "n2", "name": "crane"}]))
+    assert load_labels(file) == (Label("n1", "crane"), Label("n2", "crane"))
+    file.write_text('["rose", "tulip"]')
+    text = tmp_path / "labels.txt"
+    text.write_text("rose\r\n\ntulip\n")
+    assert load_labels(file) == load_labels(text) == (Label("rose", "rose"), Label("tulip", "tulip"))
+
+
+@pytest.mark.parametrize("text", ['{"a": 1}', "[1, 2]", '[{"name": "x"}]', "[]", '["a", "a"]', "[", "null"])
+def test_bad_labels_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "labels.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"labels\.json"):
+        load_labels(tmp_path / "labels.json")

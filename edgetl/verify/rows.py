@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from edgetl.verify.parity import SQNR_LIMIT_DB
 from edgetl.verify.report import Check, Report, VariantReport
 
-__all__ = ["HEADINGS", "Row", "describe", "rows", "verdict_line"]
+__all__ = [
+    "HEADINGS",
+    "Row",
+    "describe",
+    "describe_limit",
+    "describe_value",
+    "rows",
+    "speed_up",
+    "verdict_line",
+]
 
 HEADINGS = ("variant", "agree", "SQNR dB", "top-1", "delta", "p50 ms", "p95 ms", "speed", "size MB", "gate")
 _EMPTY = "-"
@@ -48,10 +57,20 @@ def describe(check: Check) -> str:
     """A check in words."""
     if check.limit is None:
         return f"{check.variant}: {check.note}"
-    name = _NAMES[check.what]
-    bound = "at least" if check.relation == ">=" else "at most"
-    found = check.note if check.value is None else f"is {_number(check.value)}"
-    return f"{check.variant}: {name} {found}, the gate asks for {bound} {_number(check.limit)}"
+    found = check.note if check.value is None else f"is {describe_value(check)}"
+    return f"{check.variant}: {_NAMES[check.what]} {found}, the gate asks for {describe_limit(check)}"
+
+
+def describe_limit(check: Check) -> str:
+    """The limit in words; empty when the check is that the variant works at all."""
+    if check.limit is None:
+        return ""
+    return f"{'at least' if check.relation == '>=' else 'at most'} {_number(check.limit)}"
+
+
+def describe_value(check: Check) -> str:
+    """The measured value, or the reason why there is none."""
+    return str(check.note) if check.value is None else _number(check.value)
 
 
 def verdict_line(report: Report) -> str:
@@ -64,8 +83,17 @@ def verdict_line(report: Report) -> str:
     return f"FAILED: {len(failed)} of {len(report.variants)} variants: {', '.join(sorted(failed))}"
 
 
+def speed_up(variant: VariantReport, report: Report) -> float | None:
+    """Median latency of fp32 of the same target over the variant's own; ``None`` when either is missing."""
+    for other in report.variants:
+        if other.target == variant.target and other.precision == "fp32" and other.latency and variant.latency:
+            return other.latency.p50_ms / variant.latency.p50_ms
+    return None
+
+
 def _row(variant: VariantReport, report: Report, *, passed: bool) -> Row:
     parity, accuracy, latency = variant.parity, variant.accuracy, variant.latency
+    faster = speed_up(variant, report)
     cells = (
         variant.id,
         _EMPTY if parity is None else _share(parity.top1_agreement),
@@ -74,19 +102,11 @@ def _row(variant: VariantReport, report: Report, *, passed: bool) -> Row:
         _EMPTY if accuracy is None or accuracy.delta is None else f"{100 * accuracy.delta:+.1f}",
         _EMPTY if latency is None else f"{latency.p50_ms:.2f}",
         _EMPTY if latency is None else f"{latency.p95_ms:.2f}",
-        _speed_up(variant, report),
+        _EMPTY if faster is None else f"{faster:.2f}x",
         _EMPTY if variant.bytes is None else f"{variant.bytes / 1e6:.2f}",
         "pass" if passed else "FAIL",
     )
     return Row(variant.id, cells, passed)
-
-
-def _speed_up(variant: VariantReport, report: Report) -> str:
-    """Median latency of fp32 of the same target over the variant's own."""
-    for other in report.variants:
-        if other.target == variant.target and other.precision == "fp32" and other.latency and variant.latency:
-            return f"{other.latency.p50_ms / variant.latency.p50_ms:.2f}x"
-    return _EMPTY
 
 
 def _share(share: float) -> str:

@@ -1,0 +1,125 @@
+"""The report as one HTML file: no script, nothing fetched, light and dark, for a phone and for a desk."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edgetl.verify.plots import draw_plots
+from edgetl.verify.report import Report, VariantReport
+from edgetl.verify.rows import HEADINGS, describe, describe_limit, describe_value, rows, speed_up, verdict_line
+from edgetl_runtime.errors import MissingDependency
+
+__all__ = ["render_html"]
+
+_COLUMN_HELP = {
+    "agree": "share of images with the same top-1 label as the original, %",
+    "SQNR dB": "signal to quantisation noise ratio of the logits against the original",
+    "top-1": "accuracy, %",
+    "delta": "accuracy minus the original's, percentage points",
+    "p50 ms": "median latency of one image",
+    "p95 ms": "95th percentile of latency",
+    "speed": "how many times faster than fp32 of the same target",
+    "size MB": "all files of the variant, million bytes",
+    "gate": "whether all limits hold",
+}
+_DETAIL_HEADINGS = (
+    "variant",
+    "engine",
+    "load ms",
+    "first ms",
+    "preprocess ms",
+    "runs",
+    "peak MB",
+    "top-5",
+    "95 % interval",
+    "max abs",
+    "cosine",
+)
+
+
+@dataclass(frozen=True)
+class _Card:
+    title: str
+    value: str
+    note: str
+
+
+def render_html(report: Report) -> str:
+    """The page, complete. Raises `MissingDependency` without jinja2 or matplotlib."""
+    try:
+        from jinja2 import Environment, StrictUndefined
+    except ImportError:
+        raise MissingDependency("jinja2", needed_for="the HTML report", extra="report") from None
+    source = importlib.resources.files("edgetl.verify").joinpath("report.html.j2").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(source).render(
+        report=report,
+        verdict=verdict_line(report),
+        failures=[describe(check) for check in report.verdict.failed],
+        cards=_cards(report),
+        headings=[(heading, _COLUMN_HELP.get(heading, "")) for heading in HEADINGS],
+        rows=rows(report),
+        plots=draw_plots(report),
+        detail_headings=_DETAIL_HEADINGS,
+        details=[_details(variant) for variant in report.variants],
+        checks=[(check, describe_limit(check), describe_value(check)) for check in report.verdict.checks],
+        machine=_flat(report.machine),
+        provenance=_flat(report.provenance),
+    )
+
+
+def _cards(report: Report) -> list[_Card]:
+    """What a reader wants first: the original, and the best of the variants that pass."""
+    reference = report.reference
+    low, high = reference.ci95
+    cards = [_Card("Original, top-1", f"{reference.top1:.1%}", f"{low:.1%} to {high:.1%} over {report.data.n} images")]
+    failed = {check.variant for check in report.verdict.failed}
+    passed = [variant for variant in report.variants if variant.id not in failed]
+    timed = [(variant.latency.p50_ms, variant) for variant in passed if variant.latency]
+    if timed:
+        ms, fastest = min(timed, key=lambda pair: pair[0])
+        faster = speed_up(fastest, report)
+        note = fastest.id if faster is None else f"{fastest.id}, {faster:.1f} times fp32"
+        cards.append(_Card("Fastest that passes", f"{ms:.2f} ms", note))
+    sized = [(variant.bytes, variant) for variant in passed if variant.bytes is not None]
+    if sized:
+        size, smallest = min(sized, key=lambda pair: pair[0])
+        cards.append(_Card("Smallest that passes", f"{size / 1e6:.2f} MB", smallest.id))
+    cards.append(_Card("Variants that pass", f"{len(passed)} of {len(report.variants)}", "against the gate's limits"))
+    return cards
+
+
+def _details(variant: VariantReport) -> tuple[str, ...]:
+    """Cells for `_DETAIL_HEADINGS`."""
+    latency, parity, accuracy, memory = variant.latency, variant.parity, variant.accuracy, variant.memory
+    empty = "-"
+    return (
+        variant.id,
+        " ".join(part for part in (variant.engine, variant.engine_version) if part) or empty,
+        empty if latency is None else f"{latency.load_ms:.1f}",
+        empty if latency is None else f"{latency.first_ms:.1f}",
+        empty if latency is None else f"{latency.preprocess_ms:.2f}",
+        empty if latency is None else f"{latency.n}",
+        empty if memory is None else f"{memory.peak_rss_bytes / 1e6:.0f}",
+        empty if accuracy is None else f"{100 * accuracy.top5:.1f}",
+        empty if accuracy is None else f"{100 * accuracy.ci95[0]:.1f} to {100 * accuracy.ci95[1]:.1f}",
+        empty if parity is None or parity.max_abs is None else f"{parity.max_abs:.3g}",
+        empty if parity is None or parity.cosine is None else f"{parity.cosine:.5f}",
+    )
+
+
+def _flat(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Names and texts for a description list; what is nested is shown as JSON."""
+    return [(name, _text(value)) for name, value in values.items() if value not in (None, "", [], {})]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Mapping) and all(isinstance(item, (str, int, float)) for item in value.values()):
+        return ", ".join(f"{name} {item}" for name, item in value.items())
+    if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+        return ", ".join(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

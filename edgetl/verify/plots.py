@@ -1,0 +1,204 @@
+"""The report's plots: colours are targets, marks are precisions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgetl.verify.parity import SQNR_LIMIT_DB
+from edgetl.verify.report import Report, VariantReport
+from edgetl.verify.svg import COLOURS, new_figure, page_style, svg_for_page
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Plot", "draw_plots"]
+
+_MARKERS = {"fp32": "o", "fp16": "s"}
+_MARKER_OF_QUANTISED = "^"
+_MOST_CLASSES = 24
+
+
+@dataclass(frozen=True)
+class Plot:
+    """``svg`` is an element of a page, ``title`` its heading; ``text`` says in words what it shows."""
+
+    title: str
+    text: str
+    svg: str
+
+
+def draw_plots(report: Report) -> list[Plot]:
+    """The plots for which the report has numbers. Raises `MissingDependency` without matplotlib."""
+    makers: tuple[Callable[[Report], Plot | None], ...] = (
+        _accuracy_against_latency,
+        _latency,
+        _size,
+        _sqnr,
+        _classes,
+        _history,
+    )
+    with page_style():
+        drawn = [make(report) for make in makers]
+    return [plot for plot in drawn if plot is not None]
+
+
+def _accuracy_against_latency(report: Report) -> Plot | None:
+    points = [(v, v.latency.p50_ms, 100 * v.accuracy.top1) for v in report.variants if v.latency and v.accuracy]
+    if not points:
+        return None
+    figure, axes = new_figure(3.6)
+    low, high = (100 * bound for bound in report.reference.ci95)
+    axes.axhspan(low, high, color=COLOURS["grid"], alpha=0.5, linewidth=0)
+    axes.axhline(100 * report.reference.top1, color=COLOURS["muted"], linestyle="--", linewidth=1)
+    axes.annotate(
+        "original, 95 % interval",
+        (1, 100 * report.reference.top1),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 3),
+        textcoords="offset points",
+        ha="right",
+        color=COLOURS["muted"],
+        fontsize=9,
+    )
+    front = _pareto(sorted((ms, top1) for _, ms, top1 in points))
+    axes.step(*zip(*front, strict=True), where="post", color=COLOURS["muted"], linewidth=1)
+    for variant, ms, top1 in points:
+        marker = _MARKERS.get(variant.precision, _MARKER_OF_QUANTISED)
+        axes.plot(ms, top1, marker, color=_colour(variant), markeredgecolor=COLOURS["page"], markersize=9)
+    axes.set(xlabel="median latency, ms", ylabel="top-1, %", xlim=(0, None))
+    _legend(figure, [variant for variant, _, _ in points])
+    best = "; ".join(f"{v.id}: {ms:.2f} ms, {top1:.1f} %" for v, ms, top1 in points)
+    return _plot("Accuracy against latency", f"Better is up and to the left. {best}.", figure)
+
+
+def _pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of (ms, accuracy) points sorted by ms, those that no faster one equals in accuracy."""
+    front: list[tuple[float, float]] = []
+    for ms, top1 in points:
+        if not front or top1 > front[-1][1]:
+            front.append((ms, top1))
+    return front
+
+
+def _latency(report: Report) -> Plot | None:
+    bars = [(v, v.latency.p50_ms, f"{v.latency.p50_ms:.2f}") for v in report.variants if v.latency]
+    return _bars("Median latency", "ms for one image, one at a time", bars)
+
+
+def _size(report: Report) -> Plot | None:
+    bars = [(v, v.bytes / 1e6, f"{v.bytes / 1e6:.2f}") for v in report.variants if v.bytes is not None]
+    return _bars("Size", "MB (million bytes)", bars)
+
+
+def _sqnr(report: Report) -> Plot | None:
+    bars = []
+    for variant in report.variants:
+        if variant.parity is not None:
+            value = variant.parity.sqnr_db
+            text = "equal" if value >= SQNR_LIMIT_DB else "not finite" if value <= -SQNR_LIMIT_DB else f"{value:.1f}"
+            bars.append((variant, min(max(value, 0.0), 150.0), text))
+    return _bars("Distance from the original", "SQNR of the logits, dB (more is closer)", bars)
+
+
+def _bars(title: str, axis: str, bars: Sequence[tuple[VariantReport, float, str]]) -> Plot | None:
+    """Horizontal bars, one per variant: (variant, length, the number as text)."""
+    if not bars:
+        return None
+    figure, axes = new_figure(0.6 + 0.28 * len(bars))
+    drawn = axes.barh(
+        [variant.id for variant, _, _ in bars],
+        [length for _, length, _ in bars],
+        color=[_colour(variant) for variant, _, _ in bars],
+        height=0.68,
+    )
+    axes.bar_label(drawn, [text for _, _, text in bars], padding=4, fontsize=9, color=COLOURS["ink"])
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.margins(x=0.16)
+    axes.set_xlim(left=0)
+    axes.set_xlabel(axis)
+    numbers = "; ".join(f"{variant.id}: {text}" for variant, _, text in bars)
+    return _plot(title, f"{axis}. {numbers}.", figure)
+
+
+def _classes(report: Report) -> Plot | None:
+    """Top-1 of each label: a ring for the original, a mark for every variant."""
+    reference = report.reference.per_class
+    if not 2 <= len(reference) <= _MOST_CLASSES:
+        return None
+    labels = list(reference)
+    figure, axes = new_figure(1.0 + 0.34 * len(labels))
+    for variant in report.variants:
+        if variant.accuracy:
+            values = [100 * variant.accuracy.per_class[label].top1 for label in labels]
+            marker = _MARKERS.get(variant.precision, _MARKER_OF_QUANTISED)
+            axes.plot(values, range(len(labels)), marker, color=_colour(variant), alpha=0.8, markersize=5)
+    originals = [100 * reference[label].top1 for label in labels]
+    ring = {"markerfacecolor": "none", "markeredgecolor": COLOURS["ink"], "markersize": 12}
+    axes.plot(originals, range(len(labels)), "o", label="original", **ring)
+    names = [f"{report.labels.get(label, label)[:18]} ({reference[label].n})" for label in labels]
+    axes.set_yticks(range(len(labels)), [_literal(name) for name in names])
+    axes.invert_yaxis()
+    axes.margins(y=0.5 / len(labels))
+    axes.set_xlabel("top-1, % (number of images in brackets)")
+    _legend(figure, [variant for variant in report.variants if variant.accuracy], ring=True)
+    numbers = "; ".join(f"{label}: {value:.1f} %" for label, value in zip(labels, originals, strict=True))
+    return _plot("Accuracy by label", f"Of the original: {numbers}.", figure)
+
+
+def _history(report: Report) -> Plot | None:
+    """Every series of the training history: losses on the left, shares (accuracies) on the right."""
+    keys = dict.fromkeys(key for row in report.history for key in row)
+    losses = [key for key in keys if "loss" in key]
+    shares = [key for key in keys if "top1" in key or "accuracy" in key]
+    panels = [(names, title) for names, title in ((losses, "loss"), (shares, "share right")) if names]
+    if not panels:
+        return None
+    figure, axes = new_figure(2.8, columns=len(panels))
+    epochs = [row.get("epoch", i) for i, row in enumerate(report.history, start=1)]
+    said = []
+    for (names, title), panel in zip(panels, axes if len(panels) > 1 else [axes], strict=True):
+        for name, colour, line in zip(names, ("onnx", "tflite", "openvino"), ("-", "--", ":"), strict=False):
+            values = [row.get(name) for row in report.history]
+            panel.plot(
+                epochs, [float("nan") if v is None else v for v in values], line, color=COLOURS[colour], label=name
+            )
+            said.append(f"{name} ends at {values[-1]}")
+        panel.set(xlabel="epoch", title=title)
+        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.legend(fontsize=9)
+    return _plot("Training", f"{len(epochs)} epochs; {'; '.join(said)}.", figure)
+
+
+def _colour(variant: VariantReport) -> str:
+    return COLOURS.get(variant.target, COLOURS["ink"])
+
+
+def _legend(figure: Figure, variants: Sequence[VariantReport], *, ring: bool = False) -> None:
+    """Colours are targets, markers are precisions."""
+    from matplotlib.lines import Line2D
+
+    targets = dict.fromkeys((variant.target, _colour(variant)) for variant in variants)
+    precisions = dict.fromkeys(variant.precision for variant in variants)
+    style: dict[str, Any] = {"linestyle": "", "markersize": 7}
+    handles = [Line2D([], [], marker="o", color=colour, label=name, **style) for name, colour in targets]
+    handles += [
+        Line2D([], [], marker=_MARKERS.get(name, _MARKER_OF_QUANTISED), color=COLOURS["muted"], label=name, **style)
+        for name in precisions
+    ]
+    if ring:
+        handles.append(
+            Line2D([], [], marker="o", color=COLOURS["ink"], markerfacecolor="none", label="original", **style)
+        )
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=9, handletextpad=0.1, columnspacing=1)
+
+
+def _literal(text: str) -> str:
+    """A label as it is: matplotlib reads what is between dollar signs as a formula."""
+    return text.replace("$", r"\$")
+
+
+def _plot(title: str, text: str, figure: Figure) -> Plot:
+    return Plot(title, text, svg_for_page(figure, label=f"{title}. {text}"))

@@ -1,0 +1,61 @@
+"""Put a report on disk: each file is there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from edgetl.verify.html import render_html
+from edgetl.verify.markdown import render_markdown
+from edgetl.verify.report import Report
+from edgetl_runtime.errors import OutputError
+
+__all__ = ["ReportFiles", "write_report"]
+
+
+@dataclass(frozen=True)
+class ReportFiles:
+    """Where a report goes; a format without a path is not written."""
+
+    json: Path | None = None
+    html: Path | None = None
+    markdown: Path | None = None
+
+    @classmethod
+    def in_folder(cls, folder: Path) -> Self:
+        """``report.json`` and ``report.html``, as a bundle has them."""
+        return cls(json=folder / "report.json", html=folder / "report.html")
+
+
+def write_report(report: Report, files: ReportFiles) -> None:
+    """Write `report` in every format that `files` names; what stood there is replaced.
+
+    All formats are rendered before the first is written. Raises `OutputError` when a file cannot be written and
+    `MissingDependency` when the HTML needs a library that is not there.
+    """
+    rendered: list[tuple[Path, str]] = []
+    if files.html is not None:
+        rendered.append((files.html, render_html(report)))
+    if files.markdown is not None:
+        rendered.append((files.markdown, render_markdown(report)))
+    if files.json is not None:
+        rendered.append((files.json, report.to_json() + "\n"))
+    for path, text in rendered:
+        _write_whole(path, text)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write beside the destination, then rename: whoever reads `path` meanwhile sees the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror}", fix="choose a folder that exists, can be written to and has space"
+        ) from None

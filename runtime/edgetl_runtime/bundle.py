@@ -82,7 +82,7 @@ class Bundle:
         contents = {entry.path: self._read_checked(entry, verify=verify) for entry in entries}
         main = entries[0].path
         weights = weights_path(main)
-        name = str(self.path) if len(self.manifest.variants) == 1 else f"{self.path}: {main}"
+        name = str(self.path) if main == self.path.name else f"{self.path}: {main}"
         return ModelBytes(contents[main], name=name, weights=None if weights is None else contents.get(weights))
 
     def session(self, variant_id: str, *, threads: int | None = None, verify: bool = True) -> Session:

@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     test = add("self-test", help="check that this device computes what was verified")
     for sub, command in ((info, _info), (predict, _predict), (bench, _bench), (test, _self_test)):
         sub.set_defaults(command=command)
-        sub.description = f"{sub.prog}: {command.__doc__}"
+        sub.description = command.__doc__
         sub.add_argument("bundle", metavar="BUNDLE", help="bundle folder, .edgetl file, or one model file")
         sub.add_argument("--json", metavar="FILE", help="write the result as JSON; - is stdout")
     for sub in (predict, bench, test):

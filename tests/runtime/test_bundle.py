@@ -1,0 +1,169 @@
+"""Bundles as folder and zip: what is read is what was exported, and comes from inside."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgetl_runtime import Bundle, BundleError, EngineError, open_bundle, preprocess
+
+
+def test_folder_and_zips_hold_the_same(pristine_bundle: Path, zip_bundle: Callable[..., Path]) -> None:
+    folder = open_bundle(pristine_bundle)
+    for top in ("", "colours.edgetl/"):
+        zipped = open_bundle(zip_bundle(pristine_bundle, top=top))
+        assert zipped.manifest == folder.manifest
+        zipped.check()
+        assert zipped.read("golden/00.png") == folder.read("golden/00.png")
+        with zipped.session("openvino.fp32") as session:
+            assert session.engine == "openvino"
+
+
+def test_golden_samples_are_complete(pristine_bundle: Path) -> None:
+    bundle = open_bundle(pristine_bundle)
+    golden = bundle.golden()
+    assert golden is not None
+    assert golden.tensors.shape == (16, 24, 32, 3)
+    assert golden.logits.shape == (16, 4)
+    assert golden.names[0] == "00.png"
+    np.testing.assert_array_equal(preprocess(golden.images[3], bundle.manifest.preprocess), golden.tensors[3])
+
+
+@pytest.mark.parametrize(
+    "relative", ["onnx/model.fp32.onnx", "openvino/model.fp32.bin", "golden/07.png", "golden/expected.npz"]
+)
+@pytest.mark.parametrize("change", ["flip", "grow", "delete"])
+def test_check_names_the_file_that_differs(relative: str, change: str, bundle_path: Path) -> None:
+    bundle = open_bundle(bundle_path)
+    bundle.check()
+    path = bundle_path / relative
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    if change == "delete":
+        path.unlink()
+    else:
+        path.write_bytes(content if change == "flip" else path.read_bytes() + b"\0")
+    with pytest.raises(BundleError, match=relative):
+        bundle.check()
+
+
+def test_session_checks_its_own_files_unless_told_not_to(bundle_path: Path) -> None:
+    path = bundle_path / "onnx/model.fp32.onnx"
+    path.write_bytes(path.read_bytes() + b"\x72\x00")  # an empty metadata_props entry: still a sound model
+    bundle = open_bundle(bundle_path)
+    with pytest.raises(BundleError, match=r"model\.fp32\.onnx"):
+        bundle.session("onnx.fp32")
+    bundle.session("onnx.fp32", verify=False).close()
+    bundle.session("onnx.int8").close()
+
+
+@pytest.mark.parametrize(
+    "outside", ["../secret", "/etc/hostname", "onnx/../../secret", "C:\\secret", "..\\secret", "", "a\0b"]
+)
+@pytest.mark.parametrize("zipped", [False, True])
+def test_manifest_cannot_reach_outside(
+    outside: str,
+    zipped: bool,
+    bundle_path: Path,
+    edit_manifest: Callable[..., None],
+    zip_bundle: Callable[..., Path],
+) -> None:
+    (bundle_path.parent / "secret").write_bytes(b"secret")
+    edit_manifest(bundle_path, lambda raw: raw["variants"][0]["files"][0].update(path=outside))
+    bundle = open_bundle(zip_bundle(bundle_path) if zipped else bundle_path)
+    with pytest.raises(BundleError, match="outside of the bundle"):
+        bundle.check()
+    with pytest.raises(BundleError, match="outside of the bundle"):
+        bundle.session("onnx.fp32", verify=False)
+
+
+def test_what_is_no_bundle_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no bundle at"):
+        open_bundle(tmp_path / "missing.edgetl")
+    with pytest.raises(BundleError, match=r"has no manifest\.json"):
+        open_bundle(tmp_path)
+    text = tmp_path / "notes.txt"
+    text.write_text("hello")
+    with pytest.raises(BundleError, match="neither a bundle folder"):
+        open_bundle(text)
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("a/b.txt", "x")
+    with pytest.raises(BundleError, match=r"has no manifest\.json"):
+        open_bundle(tmp_path / "other.zip")
+
+
+def test_damaged_zip_is_a_bundle_error(pristine_bundle: Path, zip_bundle: Callable[..., Path]) -> None:
+    path = zip_bundle(pristine_bundle)
+    content = bytearray(path.read_bytes())
+    start = content.find(b"golden/00.png") + 60
+    content[start : start + 40] = b"\xff" * 40
+    path.write_bytes(content)
+    with pytest.raises(BundleError, match=r"golden/00\.png"):
+        open_bundle(path).check()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(BundleError, match="neither a bundle folder"):
+        open_bundle(path)
+
+
+def _with_expected(bundle_path: Path, content: bytes, edit_manifest: Callable[..., None]) -> Bundle:
+    import hashlib
+
+    (bundle_path / "golden/expected.npz").write_bytes(content)
+    entry = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    edit_manifest(bundle_path, lambda raw: raw["golden"]["expected"].update(entry))
+    return open_bundle(bundle_path)
+
+
+@pytest.mark.parametrize(
+    "arrays", [{}, {"tensors": 1}, {"tensors": np.zeros((2, 4, 4, 3), np.uint8)}, "pickle", "text"]
+)
+def test_damaged_golden_arrays_are_a_bundle_error(
+    arrays: object, bundle_path: Path, edit_manifest: Callable[..., None]
+) -> None:
+    content = io.BytesIO(b"text")
+    if arrays == "pickle":
+        np.savez(content, tensors=np.array([{"code": "x"}], dtype=object), logits=np.zeros((16, 4), np.float32))
+    elif isinstance(arrays, dict):
+        np.savez(content, **arrays)
+    with pytest.raises(BundleError, match=r"expected\.npz"):
+        _with_expected(bundle_path, content.getvalue(), edit_manifest).golden()
+
+
+def test_golden_arrays_of_another_number_are_a_bundle_error(
+    bundle_path: Path, edit_manifest: Callable[..., None]
+) -> None:
+    content = io.BytesIO()
+    np.savez(content, tensors=np.zeros((15, 24, 32, 3), np.uint8), logits=np.zeros((15, 4), np.float32))
+    with pytest.raises(BundleError, match="for 16 golden samples"):
+        _with_expected(bundle_path, content.getvalue(), edit_manifest).golden()
+
+
+def test_failed_checks_come_from_the_report(bundle_path: Path, fail_in_report: Callable[..., None]) -> None:
+    bundle = open_bundle(bundle_path)
+    assert bundle.failed_variants() == frozenset()
+    fail_in_report(bundle_path, "onnx.int8")
+    assert bundle.failed_variants() == {"onnx.int8"}
+    assert str(bundle.failed_checks()["onnx.int8"][0]) == "top1_agreement 0.25 (limit 0.97)"
+
+
+@pytest.mark.parametrize("report", ["{", "[]", '{"verdict": {"checks": [{"passed": false}]}}', '{"verdict": 3}'])
+def test_damaged_report_is_not_taken_for_a_good_one(report: str, bundle_path: Path) -> None:
+    (bundle_path / "report.json").write_text(report)
+    with pytest.raises(BundleError, match=r"report\.json"):
+        open_bundle(bundle_path).failed_variants()
+
+
+def test_report_without_a_verdict_fails_nothing(bundle_path: Path) -> None:
+    (bundle_path / "report.json").write_text('{"schema": 1, "verdict": null}')
+    assert open_bundle(bundle_path).failed_variants() == frozenset()
+
+
+def test_variant_with_a_damaged_model_is_an_engine_error(bundle_path: Path) -> None:
+    (bundle_path / "tflite/model.fp32.tflite").write_bytes(b"x" * 100)
+    with pytest.raises(EngineError, match=r"tflite/model\.fp32\.tflite"):
+        open_bundle(bundle_path).session("tflite.fp32", verify=False)

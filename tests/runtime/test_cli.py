@@ -1,0 +1,180 @@
+"""edgetl-run: what it prints, what it writes, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgetl_runtime.cli import main
+from edgetl_runtime.console import table
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def photos(tmp_path: Path, red_photo: bytes) -> list[str]:
+    paths = [tmp_path / "one.png", tmp_path / "two.png"]
+    for path in paths:
+        path.write_bytes(red_photo)
+    return [str(path) for path in paths]
+
+
+def fails(argv: list[str], capsys: Capture) -> str:
+    """Run a command that the user can fix; what it said."""
+    assert main(argv) == 2
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    lines = captured.err.splitlines()
+    assert sum(line.startswith("edgetl-run: error: ") for line in lines) == 1
+    return captured.err
+
+
+@pytest.mark.parametrize("command", [[], ["info"], ["predict"], ["bench"], ["self-test"]])
+def test_every_command_has_help(command: list[str], capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([*command, "-h"])
+    assert caught.value.code == 0
+    assert "usage: edgetl-run" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("argv", [[], ["predict", "bundle"], ["fly"], ["bench", "bundle", "--engine", "warp"]])
+def test_wrong_usage_exits_with_2(argv: list[str], capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    assert caught.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_info_shows_variants_and_their_state(
+    bundle_path: Path, fail_in_report: Callable[..., None], no_engines: Callable[..., None], capsys: Capture
+) -> None:
+    fail_in_report(bundle_path, "onnx.int8")
+    no_engines("openvino")
+    assert main(["info", str(bundle_path), "--json", str(bundle_path.parent / "info.json")]) == 0
+    out = capsys.readouterr().out
+    lines = {line.split()[0]: line for line in out.splitlines() if line}
+    assert "4 labels" in out
+    assert "runs here" in lines["onnx.fp32"]
+    assert "FAILED verification: top1_agreement 0.25 (limit 0.97)" in lines["onnx.int8"]
+    assert "not installed" in lines["openvino.fp32"]
+    document = json.loads((bundle_path.parent / "info.json").read_text())
+    assert {item["id"]: item["runnable"] for item in document["variants"]}["openvino.fp32"] is False
+    assert document["preprocess"]["crop"] == [24, 32]
+
+
+def test_predict_prints_a_line_per_image_and_json(pristine_bundle: Path, photos: list[str], capsys: Capture) -> None:
+    assert main(["predict", str(pristine_bundle), *photos, "--top", "2", "--json", "-"]) == 0
+    captured = capsys.readouterr()
+    document: dict[str, Any] = json.loads(captured.out)
+    assert document["variant"] == "onnx.int8"
+    assert [item["image"] for item in document["predictions"]] == photos
+    assert [score["id"] for score in document["predictions"][0]["scores"]] == ["red", "grey"]
+    assert f"{photos[0]}: Red 9" in captured.err
+    assert main(["predict", str(pristine_bundle), *photos]) == 0
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == photos
+
+
+def test_predict_warns_of_a_named_variant_that_failed(
+    bundle_path: Path, fail_in_report: Callable[..., None], photos: list[str], capsys: Capture
+) -> None:
+    fail_in_report(bundle_path, "onnx.int8")
+    assert main(["predict", str(bundle_path), photos[0], "--variant", "onnx.int8"]) == 0
+    assert "warning: onnx.int8 failed verification" in capsys.readouterr().err
+    assert main(["predict", str(bundle_path), photos[0]]) == 0
+    captured = capsys.readouterr().err
+    assert "warning" not in captured
+    assert "onnx.fp32 in onnxruntime" in captured
+
+
+def test_bench_measures_what_runs_and_lists_the_rest(
+    pristine_bundle: Path, tmp_path: Path, no_engines: Callable[..., None], capsys: Capture
+) -> None:
+    no_engines("openvino")
+    target = tmp_path / "bench.json"
+    arguments = ["--seconds", "0.01", "--threads", "1", "--json", str(target)]
+    assert main(["bench", str(pristine_bundle), *arguments]) == 0
+    out = capsys.readouterr().out
+    assert "not run: openvino.fp32: engine openvino needs openvino, which is not installed here -> pip install" in out
+    document = json.loads(target.read_text())
+    assert [item["id"] for item in document["variants"]] == ["onnx.fp32", "tflite.fp32", "onnx.int8"]
+    latency = document["variants"][0]["latency"]
+    assert latency["threads"] == 1
+    assert {"n", "p50_ms", "p95_ms", "load_ms", "first_ms", "preprocess_ms"} <= set(latency)
+    assert document["machine"]["cores"] >= 1
+
+
+def test_bench_takes_variants_engine_and_image(
+    pristine_bundle: Path, photos: list[str], capsys: Capture, tmp_path: Path
+) -> None:
+    arguments = ["bench", str(pristine_bundle), "--seconds", "0.01", "--image", photos[0], "--json", "-"]
+    assert main([*arguments, "--variants", "onnx.fp32, tflite.fp32", "--engine", "litert"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert ([item["id"] for item in document["variants"]], document["image"]) == (["tflite.fp32"], photos[0])
+    assert "no such variant" in fails([*arguments, "--variants", "onnx.fp32", "--engine", "litert"], capsys)
+    assert "no variant 'onnx.fp64'" in fails([*arguments, "--variants", "onnx.fp64"], capsys)
+    assert "gone.jpg" in fails(["bench", str(pristine_bundle), "--image", str(tmp_path / "gone.jpg")], capsys)
+
+
+def test_self_test_passes_and_fails_with_its_exit_code(
+    bundle_path: Path, fail_in_report: Callable[..., None], tmp_path: Path, capsys: Capture
+) -> None:
+    target = tmp_path / "test.json"
+    assert main(["self-test", str(bundle_path), "--json", str(target)]) == 0
+    assert "self-test passed" in capsys.readouterr().out
+    document = json.loads(target.read_text())
+    assert (document["passed"], document["pixels"], len(document["variants"])) == (True, 0, 4)
+    fail_in_report(bundle_path, "onnx.int8")
+    assert main(["self-test", str(bundle_path), "--variants", "onnx.int8"]) == 1
+    out = capsys.readouterr().out
+    assert "not counted" in out
+    assert "self-test FAILED" in out
+
+
+def test_self_test_of_a_single_file_says_what_it_could_not_check(pristine_bundle: Path, capsys: Capture) -> None:
+    assert main(["self-test", str(pristine_bundle / "openvino/model.fp32.xml")]) == 0
+    assert "no golden samples here" in capsys.readouterr().out
+
+
+def test_self_test_finds_a_damaged_file(bundle_path: Path, capsys: Capture) -> None:
+    path = bundle_path / "golden/03.png"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert "golden/03.png" in fails(["self-test", str(bundle_path)], capsys)
+
+
+@pytest.mark.parametrize("command", ["bench", "self-test", "predict"])
+def test_no_engine_at_all_is_one_error(
+    command: str, pristine_bundle: Path, photos: list[str], no_engines: Callable[..., None], capsys: Capture
+) -> None:
+    no_engines()
+    images = photos if command == "predict" else []
+    assert "pip install" in fails([command, str(pristine_bundle), *images], capsys)
+
+
+def test_user_errors_exit_with_2(pristine_bundle: Path, photos: list[str], tmp_path: Path, capsys: Capture) -> None:
+    assert "no bundle at" in fails(["info", str(tmp_path / "gone")], capsys)
+    assert "no image file" in fails(["predict", str(pristine_bundle), str(tmp_path / "gone.jpg")], capsys)
+    assert "threads" in fails(["predict", str(pristine_bundle), *photos, "--threads", "0"], capsys)
+    assert "top" in fails(["predict", str(pristine_bundle), *photos, "--top", "0"], capsys)
+    nowhere = str(tmp_path / "gone" / "x.json")
+    assert "cannot write" in fails(["info", str(pristine_bundle), "--json", nowhere], capsys)
+
+
+def test_interrupt_is_one_line(pristine_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgetl_runtime.cli.bench_variant", interrupt)
+    assert main(["bench", str(pristine_bundle)]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "edgetl-run: interrupted"
+
+
+def test_table_aligns_numbers_to_the_right() -> None:
+    assert table(["name", "ms"], [["a", "1.5"], ["bcd ef", "10.5"]]) == [
+        "name      ms",
+        "a        1.5",
+        "bcd ef  10.5",
+    ]

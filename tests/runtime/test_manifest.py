@@ -1,0 +1,78 @@
+"""The manifest survives its JSON, and says what is wrong when it is damaged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgetl_runtime import BundleError, Manifest, open_bundle
+
+Raw = dict[str, Any]
+
+
+@pytest.fixture
+def raw(pristine_bundle: Path) -> Raw:
+    result: Raw = json.loads((pristine_bundle / "manifest.json").read_text())
+    return result
+
+
+def test_json_round_trip(pristine_bundle: Path) -> None:
+    manifest = open_bundle(pristine_bundle).manifest
+    assert Manifest.from_json(manifest.to_json(), where="here") == manifest
+    assert list(json.loads(manifest.to_json()))[:3] == ["schema", "name", "task"]
+
+
+def test_unknown_fields_are_passed_over(raw: Raw) -> None:
+    raw["new"] = raw["labels"][0]["colour"] = "x"
+    assert Manifest.from_json(json.dumps(raw), where="here").labels[0].id == "red"
+
+
+def test_embedded_has_one_variant_and_no_files(pristine_bundle: Path) -> None:
+    embedded = open_bundle(pristine_bundle).manifest.embedded("onnx.int8")
+    assert [(variant.id, variant.files) for variant in embedded.variants] == [("onnx.int8", ())]
+    assert embedded.golden is None
+
+
+def test_unknown_variant_lists_the_known_ones(pristine_bundle: Path) -> None:
+    with pytest.raises(BundleError, match=r"onnx\.int9.*\n.*onnx\.fp32, tflite\.fp32"):
+        open_bundle(pristine_bundle).manifest.variant("onnx.int9")
+
+
+@pytest.mark.parametrize("schema", [2, 0, "1", None, True])
+def test_other_schemas_are_refused(schema: object, raw: Raw) -> None:
+    raw["schema"] = schema
+    with pytest.raises(BundleError, match="reads up to 1"):
+        Manifest.from_json(json.dumps(raw), where="here")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", b"\xff\xfe\xfa", "[" * 100_000])
+def test_what_is_no_json_object_is_refused(text: str | bytes) -> None:
+    with pytest.raises(BundleError, match="manifest of here is not"):
+        Manifest.from_json(text, where="here")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda raw: raw.pop("labels"), "'labels' is missing"),
+        (lambda raw: raw["variants"][0].pop("requires"), r"variants\[0\]: field 'requires'"),
+        (lambda raw: raw.update(labels="red"), "labels: expected a list"),
+        (lambda raw: raw["preprocess"].update(resize="big"), "resize: expected int"),
+        (lambda raw: raw["preprocess"].update(resize=True), "resize: expected int"),
+        (lambda raw: raw["preprocess"].update(crop=[1]), "crop: expected 2 items"),
+        (lambda raw: raw["preprocess"].update(crop=[0, 9]), "must be positive"),
+        (lambda raw: raw.update(input=3), "input: expected an object"),
+        (lambda raw: raw["labels"].pop(), "3 labels for an output"),
+        (lambda raw: raw.update(variants=[]), "no variants"),
+        (lambda raw: raw["variants"].append(raw["variants"][0]), "same id"),
+        (lambda raw: raw["golden"].update(n=3), "golden samples"),
+    ],
+)
+def test_damage_is_named(change: Callable[[Raw], object], message: str, raw: Raw) -> None:
+    change(raw)
+    with pytest.raises(BundleError, match=message):
+        Manifest.from_json(json.dumps(raw), where="here")

@@ -1,0 +1,185 @@
+"""Preprocessing is torchvision's presets, to the last grey level, and refuses what it cannot read."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from edgetl_runtime import ImageError, Preprocess, UsageError, load_image, preprocess
+
+PRESETS = {
+    "bilinear": Preprocess(resize=64, crop=(56, 56), interpolation="bilinear"),
+    "bicubic": Preprocess(resize=64, crop=(56, 56), interpolation="bicubic"),
+    "mobilenet": Preprocess(resize=256, crop=(224, 224), interpolation="bilinear"),
+    "wide crop": Preprocess(resize=60, crop=(48, 101), interpolation="bicubic"),
+}
+ODD_SIZES = [
+    *((1, 1), (1, 40), (40, 1), (2, 3), (3, 2), (7, 500), (500, 7), (55, 57), (56, 56), (64, 64), (64, 65), (65, 64)),
+    *((63, 64), (101, 48), (48, 101), (333, 77), (256, 256), (255, 257), (1023, 640), (640, 480)),
+    *((int(w), int(h)) for w, h in np.random.default_rng(3).integers(2, 400, (40, 2))),
+]
+Preset = Callable[[Image.Image, Preprocess], npt.NDArray[np.uint8]]
+
+
+@pytest.fixture(scope="module")
+def torchvision_preset() -> Preset:
+    """torchvision's own classification preset on a PIL image, up to where it becomes floating point."""
+    functional = pytest.importorskip("torchvision.transforms.functional")
+    modes = functional.InterpolationMode
+
+    def apply(image: Image.Image, spec: Preprocess) -> npt.NDArray[np.uint8]:
+        image = functional.resize(image, [spec.resize], interpolation=modes(spec.interpolation), antialias=True)
+        return np.asarray(functional.center_crop(image, list(spec.crop)))
+
+    return apply
+
+
+def noise(size: tuple[int, int], mode: str = "RGB", seed: int = 0) -> Image.Image:
+    width, height = size
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def encode(image: Image.Image, kind: str, **options: object) -> bytes:
+    content = io.BytesIO()
+    image.save(content, kind, **options)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_odd_sizes_equal_torchvision(preset: str, torchvision_preset: Preset) -> None:
+    spec = PRESETS[preset]
+    for seed, size in enumerate(ODD_SIZES):
+        image = noise(size, seed=seed)
+        expected = torchvision_preset(image, spec)
+        assert expected.shape == (*spec.crop, 3), size
+        np.testing.assert_array_equal(preprocess(image, spec), expected, err_msg=str(size))
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("preset", ["mobilenet", "bicubic"])
+def test_real_photos_equal_torchvision(preset: str, torchvision_preset: Preset) -> None:
+    default = Path(__file__).parents[3] / "shared" / "data"
+    folder = Path(os.environ.get("EDGETL_DATA", default)) / "imagenet_sample" / "evaluation"
+    photos = sorted(folder.rglob("*.jpg"))[::6]
+    if not photos:
+        pytest.skip(f"no photos in {folder}: set EDGETL_DATA")
+    assert len(photos) >= 40
+    for photo in photos:
+        with Image.open(photo) as image:
+            expected = torchvision_preset(image.convert("RGB"), PRESETS[preset])
+        np.testing.assert_array_equal(preprocess(photo, PRESETS[preset]), expected, err_msg=photo.name)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [("L", "PNG"), ("LA", "PNG"), ("RGBA", "PNG"), ("P", "GIF"), ("1", "PNG"), ("CMYK", "JPEG"), ("L", "JPEG")],
+)
+def test_other_modes_equal_torchvision(mode: str, kind: str, torchvision_preset: Preset) -> None:
+    content = encode(noise((90, 70), mode), kind)
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.mode == mode
+        expected = torchvision_preset(image.convert("RGB"), PRESETS["bilinear"])
+    np.testing.assert_array_equal(preprocess(content, PRESETS["bilinear"]), expected)
+
+
+def test_16_bit_greys_keep_their_shades() -> None:
+    """Pillow's own convert would make everything above 255 of 65535 white."""
+    greys = np.linspace(0, 65535, 100 * 80).astype(np.uint16).reshape(80, 100)
+    upright = load_image(encode(Image.fromarray(greys), "PNG"))
+    np.testing.assert_array_equal(np.asarray(upright)[:, :, 1], greys >> 8)
+
+
+def test_pixels_without_a_range_are_refused() -> None:
+    with pytest.raises(ImageError, match="no known range"):
+        load_image(Image.fromarray(np.zeros((4, 4), np.float32)))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation: int) -> None:
+    upright = noise((30, 20))
+    # What each orientation asks the reader to do is undone here, so that reading gives `upright` again.
+    undo = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = upright.transpose(undo[orientation]) if orientation in undo else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encode(stored, "PNG", exif=exif)
+    np.testing.assert_array_equal(np.asarray(load_image(content)), np.asarray(upright))
+
+
+def test_every_source_gives_the_same_tensor(tmp_path: Path) -> None:
+    image, spec = noise((70, 90)), PRESETS["bicubic"]
+    content = encode(image, "PNG")
+    path = tmp_path / "photo.png"
+    path.write_bytes(content)
+    array = np.asarray(image)
+    expected = preprocess(image, spec)
+    for source in (path, str(path), content, array):
+        np.testing.assert_array_equal(preprocess(source, spec), expected)
+    np.testing.assert_array_equal(preprocess(array[:, :, ::-1], spec, color="BGR"), expected)
+    assert expected.dtype == np.uint8
+    assert (preprocess(array[:, :, ::-1], spec) != expected).any()
+
+
+def test_grey_arrays_become_three_channels() -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (70, 80), dtype=np.uint8)
+    tensor = preprocess(grey, PRESETS["bilinear"])
+    np.testing.assert_array_equal(preprocess(grey[:, :, None], PRESETS["bilinear"]), tensor)
+    np.testing.assert_array_equal(tensor[:, :, 0], tensor[:, :, 2])
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF"])
+def test_truncated_file_is_an_image_error(kind: str, tmp_path: Path) -> None:
+    content = encode(noise((120, 90)), kind)
+    path = tmp_path / "cut.img"
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ImageError, match=r"cut\.img"):
+        load_image(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\xff\xd8\xff\xe0" + b"\0" * 50])
+def test_foreign_bytes_are_an_image_error(content: bytes) -> None:
+    with pytest.raises(ImageError, match="cannot read"):
+        load_image(content)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((2, 4, 4, 3), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+    ],
+)
+def test_arrays_that_are_no_image_are_refused(array: npt.NDArray[np.uint8]) -> None:
+    with pytest.raises(ImageError):
+        load_image(array)
+
+
+def test_other_mistakes_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="no image file"):
+        load_image(tmp_path / "missing.jpg")
+    with pytest.raises(UsageError, match="NoneType"):
+        load_image(None)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="colour order"):
+        load_image(np.zeros((2, 2, 3), np.uint8), color="rgb")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="nearest"):
+        preprocess(noise((9, 9)), Preprocess(8, (8, 8), "nearest"))
+    with pytest.raises(ImageError, match="too long and thin"):
+        preprocess(noise((10_000, 1)), PRESETS["mobilenet"])

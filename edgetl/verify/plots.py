@@ -48,7 +48,7 @@ def _accuracy_against_latency(report: Report) -> Plot | None:
     points = [(v, v.latency.p50_ms, 100 * v.accuracy.top1) for v in report.variants if v.latency and v.accuracy]
     if not points:
         return None
-    figure, axes = new_figure(3.6)
+    figure, axes = new_figure(3.15)
     low, high = (100 * bound for bound in report.reference.ci95)
     axes.axhspan(low, high, color=COLOURS["grid"], alpha=0.5, linewidth=0)
     axes.axhline(100 * report.reference.top1, color=COLOURS["muted"], linestyle="--", linewidth=1)
@@ -192,7 +192,14 @@ def _legend(figure: Figure, variants: Sequence[VariantReport], *, ring: bool = F
         handles.append(
             Line2D([], [], marker="o", color=COLOURS["ink"], markerfacecolor="none", label="original", **style)
         )
-    figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=9, handletextpad=0.1, columnspacing=1)
+    figure.legend(
+        handles=handles,
+        loc="outside upper center",
+        ncols=len(handles),
+        fontsize=8.5,
+        handletextpad=0,
+        columnspacing=0.7,
+    )
 
 
 def _literal(text: str) -> str:

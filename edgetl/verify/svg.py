@@ -76,8 +76,8 @@ def new_figure(height: float, *, columns: int = 1) -> tuple[Figure, Any]:
 def svg_for_page(figure: Figure, *, label: str) -> str:
     """`figure` as an ``<svg>`` element that scales to its place, with `label` for screen readers.
 
-    matplotlib writes a file of its own: the prologue, namespaces, metadata and style rules go, and ids get a prefix,
-    because a page holds several plots.
+    matplotlib writes a file of its own: the prologue, namespaces, comments, metadata and style rules go, and ids get
+    a prefix, because a page holds several plots.
     """
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
@@ -85,7 +85,7 @@ def svg_for_page(figure: Figure, *, label: str) -> str:
     view_box = re.search(r'viewBox="[^"]*"', svg)
     assert view_box is not None
     body = svg[svg.index(">", view_box.end()) + 1 :]
-    for unwanted in (r"<metadata>.*?</metadata>", r"<style[^>]*>.*?</style>"):
+    for unwanted in (r"<!--.*?-->", r"<metadata>.*?</metadata>", r"<style[^>]*>.*?</style>"):
         body = re.sub(unwanted, "", body, flags=re.DOTALL)
     prefix = re.sub(r"\W+", "-", label.partition(".")[0].lower())
     body = re.sub(r'\bid="', f'id="{prefix}-', body)

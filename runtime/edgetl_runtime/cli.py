@@ -82,7 +82,7 @@ def _info(arguments: argparse.Namespace) -> int:
     rows, variants = [], []
     for variant in manifest.variants:
         found = obstacle(variant)
-        runs = "runs here" if found is None else found.error.what
+        runs = "runs here" if found is None else " ".join(str(found.error).split())
         verdict = "; ".join(map(str, failed.get(variant.id, ())))
         state = f"{runs}; FAILED verification: {verdict}" if verdict else runs
         rows.append([variant.id, console.size(variant.bytes), variant.requires.engine, state])
@@ -144,7 +144,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     lines = [
         f"milliseconds, batch 1, {arguments.threads or 'all'} threads; image: {what}",
         *console.table(["variant", "load", "first", "preprocess", "p50", "p95", "size"], rows),
-        *_not_run([(found.variant, found.error.what, found.error.fix) for found in unable]),
+        *_not_run(unable),
     ]
     not_run = [{"id": found.variant, "problem": str(found.error)} for found in unable]
     document = {"bundle": str(bundle.path), "machine": describe_machine(), "image": what, "variants": variants}
@@ -183,7 +183,7 @@ def _self_test_lines(result: SelfTest, unable: list[Obstacle]) -> list[str]:
     return [
         pixels,
         *console.table(["variant", "engine", "same", "SQNR dB", "max abs", "result"], rows),
-        *_not_run([(found.variant, found.error.what, found.error.fix) for found in unable]),
+        *_not_run(unable),
         "self-test passed" if result.passed else "self-test FAILED",
     ]
 
@@ -208,8 +208,8 @@ def _split(wanted: list[Variant]) -> tuple[list[Variant], list[Obstacle]]:
     return [variant for variant, problem in found if problem is None], unable
 
 
-def _not_run(reasons: list[tuple[str, str, str | None]]) -> list[str]:
-    return [f"not run: {id_}: {what}" + (f" -> {fix}" if fix else "") for id_, what, fix in reasons]
+def _not_run(unable: list[Obstacle]) -> list[str]:
+    return [f"not run: {found.variant}: {' '.join(str(found.error).split())}" for found in unable]
 
 
 def _report_entry(result: dict[str, Any]) -> dict[str, Any]:

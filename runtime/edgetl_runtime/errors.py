@@ -83,6 +83,9 @@ class MissingDependency(EdgetlError):  # noqa: N818 - the user reads the name, "
         self.library = library
         self.extra = extra
 
+    def __str__(self) -> str:
+        return f"{self.what}: {self.fix}"
+
 
 class ExportError(EdgetlError):
     """A target that could not be written."""

@@ -60,7 +60,7 @@ def test_info_shows_variants_and_their_state(
     assert "4 labels" in out
     assert "runs here" in lines["onnx.fp32"]
     assert "FAILED verification: top1_agreement 0.25 (limit 0.97)" in lines["onnx.int8"]
-    assert "not installed" in lines["openvino.fp32"]
+    assert 'not installed here: pip install "edgetl[openvino]"' in lines["openvino.fp32"]
     document = json.loads((bundle_path.parent / "info.json").read_text())
     assert {item["id"]: item["runnable"] for item in document["variants"]}["openvino.fp32"] is False
     assert document["preprocess"]["crop"] == [24, 32]
@@ -98,7 +98,7 @@ def test_bench_measures_what_runs_and_lists_the_rest(
     arguments = ["--seconds", "0.01", "--threads", "1", "--json", str(target)]
     assert main(["bench", str(pristine_bundle), *arguments]) == 0
     out = capsys.readouterr().out
-    assert "not run: openvino.fp32: engine openvino needs openvino, which is not installed here -> pip install" in out
+    assert "not run: openvino.fp32: engine openvino needs openvino, which is not installed here: pip install" in out
     document = json.loads(target.read_text())
     assert [item["id"] for item in document["variants"]] == ["onnx.fp32", "tflite.fp32", "onnx.int8"]
     latency = document["variants"][0]["latency"]

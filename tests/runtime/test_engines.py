@@ -136,8 +136,9 @@ def test_bind_prefers_names_to_positions() -> None:
 def test_missing_library_is_one_line_with_the_command(engine: str, no_engines: Callable[..., None]) -> None:
     no_engines()
     assert installed(engine) is None
-    with pytest.raises(MissingDependency, match=rf'pip install "edgetl\[{ENGINES[engine].extra}\]"'):
+    with pytest.raises(MissingDependency, match=rf'pip install "edgetl\[{ENGINES[engine].extra}\]"') as caught:
         open_session(engine, ModelBytes(b"", name="x"), Signature((), ()))
+    assert "\n" not in str(caught.value)
 
 
 def test_folder_with_a_librarys_name_is_no_library(

@@ -54,11 +54,10 @@ def _accuracy_against_latency(report: Report) -> Plot | None:
     axes.axhline(100 * report.reference.top1, color=COLOURS["muted"], linestyle="--", linewidth=1)
     axes.annotate(
         "original, 95 % interval",
-        (1, 100 * report.reference.top1),
+        (0.01, 100 * report.reference.top1),
         xycoords=("axes fraction", "data"),
         xytext=(0, 3),
         textcoords="offset points",
-        ha="right",
         color=COLOURS["muted"],
         fontsize=9,
     )
@@ -67,7 +66,7 @@ def _accuracy_against_latency(report: Report) -> Plot | None:
     for variant, ms, top1 in points:
         marker = _MARKERS.get(variant.precision, _MARKER_OF_QUANTISED)
         axes.plot(ms, top1, marker, color=_colour(variant), markeredgecolor=COLOURS["page"], markersize=9)
-    axes.set(xlabel="median latency, ms", ylabel="top-1, %", xlim=(0, None))
+    axes.set(xlabel="median latency, ms", ylabel="top-1, %", xlim=(0, 1.06 * max(ms for _, ms, _ in points)))
     _legend(figure, [variant for variant, _, _ in points])
     best = "; ".join(f"{v.id}: {ms:.2f} ms, {top1:.1f} %" for v, ms, top1 in points)
     return _plot("Accuracy against latency", f"Better is up and to the left. {best}.", figure)

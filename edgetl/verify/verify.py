@@ -37,12 +37,20 @@ class VerifyOptions:
 
     ``threads`` per session; ``latency_seconds`` per variant, 0 to leave latency out; ``memory`` measures the peak of
     a fresh process for each variant, which takes a second or two each; ``gate`` is what the report is held against.
+    Raises `UsageError` for fewer than one thread or less than no time.
     """
 
     threads: int = 1
     latency_seconds: float = 1.0
     memory: bool = False
     gate: Gate = field(default_factory=Gate)
+
+    def __post_init__(self) -> None:
+        if self.threads < 1 or self.latency_seconds < 0:
+            raise UsageError(
+                f"cannot verify with {self.threads} threads and {self.latency_seconds} s of latency runs",
+                fix="threads >= 1, seconds >= 0",
+            )
 
 
 @dataclass(frozen=True)

@@ -187,6 +187,12 @@ def test_mistakes_are_found_before_any_work(
     assert bundle.threads_seen == []
 
 
+@pytest.mark.parametrize("options", [{"threads": 0}, {"latency_seconds": -1.0}])
+def test_options_without_sense(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="cannot verify with"):
+        VerifyOptions(**options)
+
+
 @pytest.mark.parametrize("damage", [wrong_shape, not_a_number])
 def test_a_reference_that_does_not_fit(
     fake_bundle: Any, linear: Model, samples: list[Sample], bundle_path: Path, damage: Callable[[Model], Model]

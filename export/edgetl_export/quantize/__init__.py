@@ -1,1 +1,1 @@
-"""placeholder"""
+"""Quantisation shared by all targets: one calibration pass, one set of ranges."""

@@ -1,0 +1,49 @@
+"""Real images as calibration samples: streamed in bounded memory, fingerprinted, shared by all targets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from edgetl_runtime.errors import DataError
+from edgetl_runtime.manifest import Preprocess
+from edgetl_runtime.preprocess import ImageSource, preprocess
+
+__all__ = ["CalibrationSamples"]
+
+MIN_SAMPLES = 8
+_AHEAD = 16
+
+
+@dataclass(frozen=True)
+class CalibrationSamples:
+    """Images that activation ranges are measured on. Nothing is ever calibrated on random data.
+
+    Raises `DataError` for fewer than `MIN_SAMPLES` images.
+    """
+
+    sources: Sequence[ImageSource]
+    preprocess: Preprocess
+
+    def __post_init__(self) -> None:
+        if len(self.sources) < MIN_SAMPLES:
+            raise DataError(
+                f"{len(self.sources)} calibration images are too few to measure activation ranges on",
+                fix=f"give at least {MIN_SAMPLES}; 100 to 300 are usual",
+            )
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def __iter__(self) -> Iterator[npt.NDArray[np.uint8]]:
+        """Tensors (1, H, W, 3) uint8 in the order of the sources; decoding runs a little ahead."""
+        read = partial(preprocess, spec=self.preprocess)
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            for start in range(0, len(self.sources), _AHEAD):
+                for image in pool.map(read, self.sources[start : start + _AHEAD]):
+                    yield image[None].copy()

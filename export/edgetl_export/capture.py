@@ -1,0 +1,129 @@
+"""A trained network as the module that is exported: uint8 NHWC RGB in, normalisation inside, logits out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+from torch.fx.experimental.optimization import fuse
+from torch.fx.proxy import TraceError
+
+from edgetl_runtime.errors import ExportError
+from edgetl_runtime.manifest import Label, Normalize, Preprocess, TensorSpec
+
+__all__ = ["Captured", "ExportedModule", "Source", "capture"]
+
+INPUT_NAME = "image"
+OUTPUT_NAME = "logits"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is exported: a network that takes normalised float32 (N, 3, H, W) and gives (N, classes) logits.
+
+    `checkpoint_sha256` identifies the weights; it is recorded in the bundle.
+    """
+
+    name: str
+    module: nn.Module
+    labels: tuple[Label, ...]
+    preprocess: Preprocess
+    normalize: Normalize
+    checkpoint_sha256: str
+    task: str = "classification"
+
+
+class ExportedModule(nn.Module):
+    """`network` behind the input contract: uint8 (N, H, W, 3) RGB, ``(pixel / 255 - mean) / std`` inside."""
+
+    scale: torch.Tensor
+    shift: torch.Tensor
+
+    def __init__(self, network: nn.Module, normalize: Normalize) -> None:
+        super().__init__()
+        self.network = network
+        mean, std = torch.tensor(normalize.mean, dtype=torch.float64), torch.tensor(normalize.std, dtype=torch.float64)
+        self.register_buffer("scale", (1.0 / (255.0 * std)).float())
+        self.register_buffer("shift", (-mean / std).float())
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Logits (N, classes) float32 of uint8 `image` (N, H, W, 3)."""
+        # Normalising before the permute keeps the TFLite graph NHWC from end to end, without a leading transpose.
+        normal = image.float() * self.scale + self.shift
+        logits: torch.Tensor = self.network(normal.permute(0, 3, 1, 2))
+        return logits
+
+
+@dataclass(frozen=True)
+class Captured:
+    """The module that every target is converted from, and the float reference of all parity."""
+
+    source: Source
+    module: ExportedModule
+
+    @property
+    def input(self) -> TensorSpec:
+        """uint8 NHWC, batch 1."""
+        height, width = self.source.preprocess.crop
+        return TensorSpec(INPUT_NAME, "uint8", (1, height, width, 3), "NHWC")
+
+    @property
+    def output(self) -> TensorSpec:
+        """float32 logits."""
+        return TensorSpec(OUTPUT_NAME, "float32", (1, len(self.source.labels)))
+
+    @property
+    def example(self) -> torch.Tensor:
+        """An input of the right shape and type for the converters' tracing. Nothing is measured on it."""
+        return torch.zeros(self.input.shape, dtype=torch.uint8)
+
+    @cached_property
+    def program(self) -> ExportedProgram:
+        """The module as a graph whose nodes know the original modules they came from."""
+        return torch.export.export(self.module, (self.example,))
+
+    def reference(self) -> Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]:
+        """The original model as a function: uint8 (N, H, W, 3) to float32 logits (N, classes)."""
+
+        def run(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+            with torch.inference_mode():
+                logits: npt.NDArray[np.float32] = self.module(torch.from_numpy(images)).numpy()
+            return logits
+
+        return run
+
+
+def capture(source: Source) -> Captured:
+    """Fold what can be folded and put the input contract around the network.
+
+    Works on a copy, on the CPU, in evaluation mode. Batch norms are folded into the convolutions before them, so
+    that every target, and the calibration, sees the same weights.
+
+    Raises `ExportError` when the network does not give one row of logits per image.
+    """
+    network = copy.deepcopy(source.module).cpu().float().eval().requires_grad_(requires_grad=False)
+    captured = Captured(source, ExportedModule(_folded(network), source.normalize).eval())
+    with torch.inference_mode():
+        logits = captured.module(captured.example)
+    if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != captured.output.shape:
+        shape = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise ExportError(
+            f"{source.name} gives {shape} for one image; its labels need {list(captured.output.shape)}",
+            fix="pass the labels that the checkpoint was trained with",
+        )
+    return captured
+
+
+def _folded(network: nn.Module) -> nn.Module:
+    try:
+        return fuse(network)
+    except TraceError:
+        # Control flow that symbolic tracing cannot follow: the converters fold what they find instead.
+        return network

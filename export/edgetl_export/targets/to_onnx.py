@@ -1,0 +1,82 @@
+"""ONNX: fp32 by the dynamo exporter, fp16 as half-precision weights, int8 as QDQ from the shared ranges."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from edgetl_export.targets.qdq import quantize_qdq
+from edgetl_export.workshop import Artifact, Workshop
+from edgetl_runtime.errors import ExportError
+from edgetl_runtime.manifest import METADATA_KEY
+
+__all__ = ["OnnxTarget"]
+
+
+class OnnxTarget:
+    """Writes ``.onnx`` files for ONNX Runtime and everything else that reads them."""
+
+    def build(self, workshop: Workshop, precision: str) -> Artifact:
+        """The model at `precision`."""
+        if precision == "fp32":
+            return _artifact(workshop.float_onnx)
+        if precision == "fp16":
+            return _artifact(half_weights(workshop.float_onnx))
+        if precision == "int8":
+            quantized = quantize_qdq(workshop.float_onnx, workshop.calibration)
+            return _artifact(quantized.model, quantized.summary)
+        raise ExportError(f"onnx cannot be written at precision {precision!r}")
+
+    def embed(self, artifact: Artifact, manifest_json: str) -> Artifact:
+        """The manifest as an entry of metadata_props."""
+        model = onnx.ModelProto.FromString(artifact.files[".onnx"])
+        kept = [entry for entry in model.metadata_props if entry.key != METADATA_KEY]
+        del model.metadata_props[:]
+        model.metadata_props.extend(kept)
+        model.metadata_props.add(key=METADATA_KEY, value=manifest_json)
+        return _artifact(model, artifact.quantization)
+
+
+def _artifact(model: onnx.ModelProto, quantization: dict[str, object] | None = None) -> Artifact:
+    return Artifact({".onnx": model.SerializeToString()}, quantization)
+
+
+def half_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Every float32 weight matrix or kernel stored as float16 with a Cast behind it; biases, small, stay float32.
+
+    The engine folds the casts when it loads and computes as it prefers. Half the size, and no activation can
+    overflow, as it can when the arithmetic itself is forced to half precision. TFLite's and OpenVINO's fp16 files
+    mean the same.
+    """
+    converted = ir.from_proto(onnx.ModelProto.FromString(model.SerializeToString()))
+    graph = converted.graph
+    casts: list[ir.Node] = []
+    for name, value in list(graph.initializers.items()):
+        tensor = value.const_value
+        if tensor is None or tensor.dtype != ir.DataType.FLOAT or len(tensor.shape) < 2:
+            continue
+        weights = tensor.numpy()
+        with np.errstate(over="ignore"):
+            halved = weights.astype(np.float16)
+        if not np.isfinite(halved).all():
+            raise ExportError(
+                f"weight {name!r} reaches {np.abs(weights).max():.3g}, beyond what float16 holds",
+                fix="leave fp16 out of --precisions",
+            )
+        stored = ir.Value(
+            name=f"{name}_fp16",
+            type=ir.TensorType(ir.DataType.FLOAT16),
+            shape=value.shape,
+            const_value=ir.Tensor(halved, name=f"{name}_fp16"),
+        )
+        cast = ir.node("Cast", inputs=[stored], attributes={"to": ir.DataType.FLOAT})
+        cast.outputs[0].type, cast.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), value.shape
+        value.replace_all_uses_with(cast.outputs[0])
+        del graph.initializers[name]
+        cast.outputs[0].name = name
+        graph.initializers[f"{name}_fp16"] = stored
+        casts.append(cast)
+    graph.insert_before(graph[0], casts)
+    halved_model: onnx.ModelProto = ir.to_proto(converted)
+    return halved_model

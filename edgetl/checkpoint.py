@@ -18,10 +18,10 @@ from torch import nn
 
 from edgetl.backbones import build, preset
 from edgetl.weights import State, fit, infer_num_classes, read_state
-from edgetl_runtime.errors import CheckpointError, OutputError
+from edgetl_runtime.errors import CheckpointError, OutputError, UsageError
 from edgetl_runtime.manifest import Label, Normalize, Preprocess
 
-__all__ = ["Checkpoint", "load_labels"]
+__all__ = ["Checkpoint", "check_destination", "load_labels", "open_checkpoint"]
 
 _SCHEMA = 1
 _WEIGHTS = "model.safetensors"
@@ -122,8 +122,7 @@ class Checkpoint:
         Raises `OutputError` when it exists (unless `force`, and then only a checkpoint is replaced) or cannot be
         written.
         """
-        if folder.exists():
-            _require_replaceable(folder, force=force)
+        check_destination(folder, force=force)
         about = {
             "schema": _SCHEMA,
             "backbone": self.backbone,
@@ -143,6 +142,36 @@ class Checkpoint:
                 _put_in_place(fresh, folder, Path(scratch) / "old")
         except OSError as error:
             raise OutputError(f"cannot write {folder}: {error}", fix="choose another place, or make room") from error
+
+
+def check_destination(folder: Path, *, force: bool = False) -> None:
+    """`OutputError` when `folder` exists, unless `force`, and then only a checkpoint may be replaced."""
+    if not folder.exists():
+        return
+    if not force:
+        raise OutputError(f"{folder} exists", fix="choose another place, or --force to replace it")
+    if not (folder / _ABOUT).is_file():
+        raise OutputError(f"{folder} is not a checkpoint and is not replaced", fix="choose another place")
+
+
+def open_checkpoint(
+    path: Path, *, backbone: str | None = None, labels: Path | None = None, image_size: int | None = None
+) -> Checkpoint:
+    """A checkpoint folder, or a plain weights file of `backbone` with labels from a file.
+
+    Raises `UsageError` when a weights file comes without a backbone, or a folder, which knows all that itself, with
+    other options.
+    """
+    if path.is_file():
+        if backbone is None:
+            raise UsageError(f"{path} is a plain weights file: of which architecture?", fix="--backbone NAME")
+        known = None if labels is None else load_labels(labels)
+        return Checkpoint.from_weights(path, backbone=backbone, labels=known, image_size=image_size)
+    given = {"--backbone": backbone, "--labels": labels, "--image-size": image_size}
+    extra = [name for name, value in given.items() if value is not None]
+    if extra and path.is_dir():
+        raise UsageError(f"{path} is a checkpoint, which knows its own {', '.join(extra)}", fix="leave them out")
+    return Checkpoint.load(path)
 
 
 def load_labels(path: Path) -> tuple[Label, ...]:
@@ -188,13 +217,6 @@ def _read_about(folder: Path) -> dict[str, Any]:
     if not isinstance(found, dict) or not isinstance(schema, int) or schema > _SCHEMA:
         raise CheckpointError(f"{about} has schema {schema!r}, this edgetl reads {_SCHEMA}", fix="update edgetl")
     return found
-
-
-def _require_replaceable(folder: Path, *, force: bool) -> None:
-    if not force:
-        raise OutputError(f"{folder} exists", fix="choose another place, or --force to replace it")
-    if not (folder / _ABOUT).is_file():
-        raise OutputError(f"{folder} is not a checkpoint and is not replaced", fix="choose another place")
 
 
 def _put_in_place(fresh: Path, folder: Path, old: Path) -> None:

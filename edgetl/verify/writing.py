@@ -12,7 +12,7 @@ from edgetl.verify.markdown import render_markdown
 from edgetl.verify.report import Report
 from edgetl_runtime.errors import OutputError
 
-__all__ = ["ReportFiles", "write_report"]
+__all__ = ["ReportFiles", "write_report", "write_text"]
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ def write_report(report: Report, files: ReportFiles) -> None:
     if files.json is not None:
         rendered.append((files.json, report.to_json() + "\n"))
     for path, text in rendered:
-        _write_whole(path, text)
+        write_text(path, text)
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     """Write beside the destination, then rename: whoever reads `path` meanwhile sees the old file or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

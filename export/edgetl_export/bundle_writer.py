@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from edgetl_export.capture import Captured
+from edgetl_export.capture import Source
 from edgetl_export.workshop import Artifact
 from edgetl_runtime.errors import OutputError
 from edgetl_runtime.manifest import FileEntry, Golden, Manifest, Variant
@@ -94,18 +94,18 @@ def write_variant(folder: Path, variant: Variant, artifact: Artifact) -> Variant
     return dataclasses.replace(variant, files=files)
 
 
-def write_golden(folder: Path, captured: Captured, sources: Sequence[ImageSource]) -> Golden:
+def write_golden(folder: Path, source: Source, originals: Sequence[ImageSource]) -> Golden:
     """PNG images, their tensors and the original model's logits.
 
     The photos are stored without loss, reduced to little more than preprocessing needs, and the tensors are made
     from what is stored: so a device whose JPEG decoder differs can still be held to every pixel.
     """
-    spec = captured.source.preprocess
+    spec = source.preprocess
     shortest = round(_GOLDEN_MARGIN * spec.resize)
     images: list[FileEntry] = []
     tensors = []
-    for index, source in enumerate(sources):
-        image = load_image(source)
+    for index, original in enumerate(originals):
+        image = load_image(original)
         scale = shortest / min(image.size)
         if scale < 1:
             image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
@@ -113,7 +113,7 @@ def write_golden(folder: Path, captured: Captured, sources: Sequence[ImageSource
         images.append(write_file(folder, f"golden/{index:02d}.png", png))
         tensors.append(preprocess(png, spec))
     stacked = np.stack(tensors)
-    reference = captured.reference()
+    reference = source.reference()
     logits = np.concatenate([reference(tensor[None]) for tensor in stacked])
     buffer = io.BytesIO()
     np.savez_compressed(buffer, tensors=stacked, logits=logits)

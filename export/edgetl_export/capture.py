@@ -39,6 +39,23 @@ class Source:
     checkpoint_sha256: str
     task: str = "classification"
 
+    def reference(self) -> Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]:
+        """The original as a function of uint8 (N, H, W, 3) to float32 logits (N, classes).
+
+        It is the network as it was trained, and the normalisation is computed here once more: what is exported is
+        compared with the original, not with the exporter's own idea of it.
+        """
+        network = copy.deepcopy(self.module).cpu().float().eval().to(memory_format=torch.channels_last)
+        mean, std = torch.tensor(self.normalize.mean), torch.tensor(self.normalize.std)
+
+        def run(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+            with torch.inference_mode():
+                normal = (torch.tensor(images).float() / 255.0 - mean) / std
+                logits: npt.NDArray[np.float32] = network(normal.permute(0, 3, 1, 2)).numpy()
+            return logits
+
+        return run
+
 
 class ExportedModule(nn.Module):
     """`network` behind the input contract: uint8 (N, H, W, 3) RGB, ``(pixel / 255 - mean) / std`` inside."""
@@ -63,7 +80,7 @@ class ExportedModule(nn.Module):
 
 @dataclass(frozen=True)
 class Captured:
-    """The module that every target is converted from, and the float reference of all parity."""
+    """The module that every target is converted from."""
 
     source: Source
     module: ExportedModule
@@ -88,16 +105,6 @@ class Captured:
     def program(self) -> ExportedProgram:
         """The module as a graph whose nodes know the original modules they came from."""
         return torch.export.export(self.module, (self.example,))
-
-    def reference(self) -> Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]:
-        """The original model as a function: uint8 (N, H, W, 3) to float32 logits (N, classes)."""
-
-        def run(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-            with torch.inference_mode():
-                logits: npt.NDArray[np.float32] = self.module(torch.from_numpy(images)).numpy()
-            return logits
-
-        return run
 
 
 def capture(source: Source) -> Captured:

@@ -100,7 +100,7 @@ def export(
                     )
                     for variant in manifest.variants
                 )
-            manifest = replace(manifest, variants=variants, golden=write_golden(folder, captured, golden))
+            manifest = replace(manifest, variants=variants, golden=write_golden(folder, source, golden))
             write_manifest(folder, manifest)
     return Exported(captured, manifest, failed, clock.seconds)
 

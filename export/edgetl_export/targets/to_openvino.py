@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import openvino
 
-from edgetl_export.targets.fake_quantize import quantize_in_place
+from edgetl_export.targets.compress import halve_in_place, quantize_in_place
 from edgetl_export.workshop import Artifact, Workshop
 from edgetl_runtime.errors import ExportError
 from edgetl_runtime.manifest import METADATA_KEY
@@ -21,19 +21,22 @@ class OpenvinoTarget:
 
     def build(self, workshop: Workshop, precision: str) -> Artifact:
         """The model at `precision`."""
-        if precision in ("fp32", "fp16"):
-            return _saved(_converted(workshop), half=precision == "fp16")
+        model = _converted(workshop)
+        if precision == "fp32":
+            return Artifact(_saved(model))
+        if precision == "fp16":
+            halve_in_place(model)
+            return Artifact(_saved(model))
         if precision == "int8":
-            model = _converted(workshop)
             summary = quantize_in_place(model, workshop.calibration)
-            return Artifact(_saved(model, half=False).files, summary)
+            return Artifact(_saved(model), summary)
         raise ExportError(f"openvino cannot be written at precision {precision!r}")
 
     def embed(self, artifact: Artifact, manifest_json: str) -> Artifact:
         """The manifest as an entry of rt_info."""
         model = openvino.Core().read_model(artifact.files[".xml"], artifact.files[".bin"])
         model.set_rt_info(manifest_json, METADATA_KEY)
-        return Artifact(_saved(model, half=False).files, artifact.quantization)
+        return Artifact(_saved(model), artifact.quantization)
 
 
 def _converted(workshop: Workshop) -> openvino.Model:
@@ -45,12 +48,12 @@ def _converted(workshop: Workshop) -> openvino.Model:
     return model
 
 
-def _saved(model: openvino.Model, *, half: bool) -> Artifact:
-    """Serialised by OpenVINO, which writes two files or none; `half` stores the weights as float16."""
+def _saved(model: openvino.Model) -> dict[str, bytes]:
+    """Serialised by OpenVINO, which writes two files or none."""
     with tempfile.TemporaryDirectory(prefix="edgetl-") as folder:
         path = Path(folder) / "model.xml"
-        openvino.save_model(model, path, compress_to_fp16=half)
-        return Artifact({".xml": _compact(path.read_bytes()), ".bin": path.with_suffix(".bin").read_bytes()})
+        openvino.save_model(model, path, compress_to_fp16=False)
+        return {".xml": _compact(path.read_bytes()), ".bin": path.with_suffix(".bin").read_bytes()}
 
 
 def _compact(xml: bytes) -> bytes:

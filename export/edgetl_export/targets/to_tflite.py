@@ -87,20 +87,18 @@ def _converted(workshop: Workshop) -> bytes:
 
 
 def _half_weights(model: bytes) -> bytes:
-    """Weights as float16 with a dequantise behind them; the engine computes as it prefers."""
+    """Dense weights as float16 with a dequantise behind them, depthwise kernels as they are (see `to_onnx`)."""
     from ai_edge_quantizer import algorithm_manager, qtyping, quantizer
 
     casting = quantizer.Quantizer(model)
-    casting.update_quantization_recipe(
-        regex=".*",
-        operation_name=qtyping.TFLOperationName.ALL_SUPPORTED,
-        op_config=qtyping.OpQuantizationConfig(
-            weight_tensor_config=qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT),
-            compute_precision=qtyping.ComputePrecision.FLOAT,
-            explicit_dequantize=True,
-        ),
-        algorithm_key=algorithm_manager.AlgorithmName.FLOAT_CASTING,
+    half = qtyping.OpQuantizationConfig(
+        weight_tensor_config=qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT),
+        compute_precision=qtyping.ComputePrecision.FLOAT,
+        explicit_dequantize=True,
     )
+    names, algorithms = qtyping.TFLOperationName, algorithm_manager.AlgorithmName
+    casting.update_quantization_recipe(".*", names.ALL_SUPPORTED, half, algorithms.FLOAT_CASTING)
+    casting.update_quantization_recipe(".*", names.DEPTHWISE_CONV_2D, algorithm_key=algorithms.NO_QUANTIZE)
     return bytes(casting.quantize(enable_progress_report=False).quantized_model)
 
 

@@ -1,4 +1,4 @@
-"""A float OpenVINO model with the shared ranges written in as FakeQuantize, and its weights as int8.
+"""A float OpenVINO model made smaller in place: weights as float16, or int8 with the shared ranges as FakeQuantize.
 
 OpenVINO fuses what follows a convolution into it, SiLU included, when nothing stands between them. So only the inputs
 of convolutions and matrix products are quantised, where ONNX Runtime wants pairs around every operator: the same
@@ -20,7 +20,7 @@ from edgetl_export.quantize.match import match_by_value
 from edgetl_export.quantize.ranges import Range
 from edgetl_runtime.errors import ExportError
 
-__all__ = ["quantize_in_place"]
+__all__ = ["halve_in_place", "quantize_in_place"]
 
 _WEIGHTED = {"Convolution": (0,), "GroupConvolution": (0, 1), "MatMul": (0,)}
 """Operators with weights, and the axes of the weights that are output channels."""
@@ -32,10 +32,7 @@ def quantize_in_place(model: openvino.Model, calibration: Calibration) -> dict[s
     An operator is quantised when its input was found among the calibrated activations. Raises `ExportError` when no
     operator can be quantised.
     """
-    folding = Manager()
-    folding.register_pass(ConstantFolding())
-    folding.run_passes(model)
-    weighted = [node for node in model.get_ordered_ops() if _has_weights(node)]
+    weighted = _weighted(model)
     ranges = _input_ranges(model, weighted, calibration)
     quantized: dict[tuple[str, int], Any] = {}
     left: dict[str, int] = {}
@@ -53,6 +50,33 @@ def quantize_in_place(model: openvino.Model, calibration: Calibration) -> dict[s
         raise ExportError("no operator of this network could be quantised", fix="leave int8 out of --precisions")
     model.validate_nodes_and_infer_types()
     return calibration.summary() | {"activations": "uint8 per tensor", "float_operators": left}
+
+
+def halve_in_place(model: openvino.Model) -> None:
+    """Dense weights as float16 constants with a Convert behind them, depthwise kernels as they are (see `to_onnx`).
+
+    Raises `ExportError` for a weight beyond what float16 holds.
+    """
+    for node in _weighted(model):
+        if node.get_type_name() == "GroupConvolution":
+            continue
+        weights: npt.NDArray[np.float32] = node.input_value(1).get_node().get_data()
+        if float(np.abs(weights).max()) > np.finfo(np.float16).max:
+            raise ExportError(
+                f"a weight of {node.get_friendly_name()} is beyond what float16 holds",
+                fix="leave fp16 out of --precisions",
+            )
+        halved = opset13.convert(opset13.constant(weights.astype(np.float16)), "f32")
+        node.input(1).replace_source_output(halved.output(0))
+    model.validate_nodes_and_infer_types()
+
+
+def _weighted(model: openvino.Model) -> list[Any]:
+    """The operators with constant weights, in running order; constants are folded first."""
+    folding = Manager()
+    folding.register_pass(ConstantFolding())
+    folding.run_passes(model)
+    return [node for node in model.get_ordered_ops() if _has_weights(node)]
 
 
 def _has_weights(node: Any) -> bool:

@@ -1,0 +1,89 @@
+"""The Python API: the main job as three calls, with defaults for everything but the data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edgetl import pipeline
+from edgetl.checkpoint import Checkpoint
+from edgetl.recipe import ExportSection, Recipe
+from edgetl.verify.gate import Gate, read_gate
+from edgetl.verify.report import Report
+from edgetl.verify.verify import VerifyOptions
+from edgetl.verify.writing import ReportFiles, write_report
+from edgetl_export.progress import Track, silent
+from edgetl_runtime.errors import ExportError
+
+__all__ = ["Checkpoint", "Report", "export", "finetune", "verify"]
+
+
+def finetune(
+    data: str | Path,
+    *,
+    backbone: str | None = None,
+    weights: str | Path | None = None,
+    strategy: str | None = None,
+    epochs: int | None = None,
+    image_size: int | None = None,
+    recipe: Recipe | None = None,
+    track: Track = silent,
+) -> Checkpoint:
+    """Fine-tune a backbone on a folder (or CSV) of labelled photos.
+
+    What is not given is taken from `recipe`, which has every other option too. Raises `UsageError` for options that
+    make no sense, `DataError` for photos that cannot be used, `CheckpointError` for weights that cannot be had.
+    """
+    given: dict[str, dict[str, Any]] = {
+        "data": {"path": Path(data)},
+        "model": {"backbone": backbone, "weights": None if weights is None else str(weights), "image_size": image_size},
+        "train": {"strategy": strategy, "epochs": epochs},
+    }
+    changes = {
+        name: {key: value for key, value in options.items() if value is not None} for name, options in given.items()
+    }
+    _, trained = pipeline.train((recipe or Recipe()).updated(changes, where="finetune()"), track=track)
+    return trained.checkpoint
+
+
+def export(
+    checkpoint: Checkpoint | str | Path,
+    *,
+    calibration: str | Path,
+    out: str | Path,
+    options: ExportSection | None = None,
+    force: bool = False,
+    track: Track = silent,
+) -> Path:
+    """Export a checkpoint (or the folder of one) to a bundle; `calibration` is a folder of photos like the device's.
+
+    Returns the bundle's path. Raises `OutputError` when `out` exists and not `force`, and `ExportError` when a variant
+    could not be written - the bundle then holds the others.
+    """
+    opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.load(Path(checkpoint))
+    exported = pipeline.export_checkpoint(opened, Path(calibration), Path(out), options, force=force, track=track)
+    if exported.failed:
+        reasons = "; ".join(f"{variant}: {reason}" for variant, reason in exported.failed.items())
+        raise ExportError(f"{out} is not complete - {reasons}", fix="leave these targets or precisions out")
+    return Path(out)
+
+
+def verify(
+    bundle: str | Path,
+    data: str | Path,
+    *,
+    reference: Checkpoint | None = None,
+    gate: Gate | str | Path | None = None,
+    threads: int = 1,
+    track: Track = silent,
+) -> Report:
+    """Hold every variant of a bundle against the original on labelled photos, and judge it by `gate`.
+
+    ``report.verdict.passed`` is the answer; the bundle's report.json and report.html are brought up to date.
+    """
+    chosen = gate if isinstance(gate, Gate) else Gate() if gate is None else read_gate(Path(gate))
+    outcome = pipeline.verify_bundle(
+        Path(bundle), Path(data), VerifyOptions(threads=threads, gate=chosen), reference=reference, track=track
+    )
+    write_report(outcome.report, ReportFiles.in_folder(Path(bundle)))
+    return outcome.report

@@ -1,0 +1,311 @@
+"""edgetl: the command line of the workbench. Results on stdout, progress and notes on stderr.
+
+Exit codes: 0 done and passed, 1 a gate failed or a target could not be written, 2 the user can fix it, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgetl.console import say, track
+from edgetl_runtime import __version__
+from edgetl_runtime.errors import EdgetlError
+
+if TYPE_CHECKING:
+    from edgetl.pipeline import Outcome
+    from edgetl.recipe import Recipe
+
+__all__ = ["main"]
+
+_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. `argv` without the program's name, by default the process's own."""
+    arguments = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    try:
+        return command(arguments)
+    except EdgetlError as error:
+        say(f"edgetl: error: {error}")
+        return 2
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("edgetl", "edgetl_export", "edgetl_runtime"):
+            raise
+        say(f'edgetl: error: {error.name} is not installed\n  fix: pip install "edgetl[all]"')
+        return 2
+    except KeyboardInterrupt:
+        say("edgetl: interrupted; nothing was left behind")
+        return _INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edgetl",
+        description="Photos to a small model that runs, and is proven to run, on a device.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"edgetl {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(name: str, command: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        about = (command.__doc__ or "").strip()
+        sub = commands.add_parser(name, help=about.splitlines()[0], description=about)
+        sub.set_defaults(command=command)
+        return sub
+
+    run = add("run", _run)
+    _data_options(run)
+    _train_options(run)
+    _export_options(run)
+    _judge_options(run)
+    _output(run, "BUNDLE", "the bundle, e.g. flowers.edgetl")
+    training = add("train", _train)
+    _data_options(training)
+    _train_options(training)
+    _output(training, "CHECKPOINT_DIR", "the checkpoint folder")
+    exporting = add("export", _export)
+    exporting.add_argument(
+        "checkpoint", metavar="CHECKPOINT", type=Path, help="checkpoint folder, .pth or .safetensors"
+    )
+    exporting.add_argument("--calibration", metavar="DIR", type=Path, required=True, help="photos like the device's")
+    exporting.add_argument("--backbone", metavar="NAME", help="architecture of a plain weights file")
+    exporting.add_argument("--labels", metavar="FILE", type=Path, help="labels of a plain weights file")
+    exporting.add_argument("--image-size", metavar="N", type=int, help="pixels, for a plain weights file")
+    _export_options(exporting)
+    _output(exporting, "BUNDLE", "the bundle")
+    verifying = add("verify", _verify)
+    verifying.add_argument("bundle", metavar="BUNDLE", type=Path)
+    verifying.add_argument("--data", metavar="DIR", type=Path, required=True, help="labelled photos")
+    verifying.add_argument("--reference", metavar="CHECKPOINT", type=Path, help="the original, if the bundle has none")
+    verifying.add_argument("--skip-bad", action="store_true", help="go on without unreadable images")
+    _judge_options(verifying)
+    verifying.add_argument("--markdown", metavar="FILE", type=Path, help="write the report for a job summary")
+    verifying.add_argument("--html", metavar="FILE", type=Path, help="write the report as a self-contained page")
+    bench = add("bench", _bench)
+    bench.add_argument("bundle", metavar="BUNDLE")
+    bench.add_argument("--variants", metavar="ID,...", help="only these variants, separated by commas")
+    bench.add_argument("--threads", metavar="N", help="cores of one run (default: all)")
+    bench.add_argument("--seconds", metavar="S", help="time per variant (default: 2)")
+    bench.add_argument("--json", metavar="FILE", help="write the result as JSON; - is stdout")
+    inspecting = add("inspect", _inspect)
+    inspecting.add_argument("bundle", metavar="BUNDLE", help="bundle folder, .edgetl file, or one model file")
+    inspecting.add_argument("--json", metavar="FILE", help="write the result as JSON; - is stdout")
+    backbones = add("backbones", _backbones)
+    backbones.add_argument("--json", metavar="FILE", type=Path, help="write the list as JSON")
+    demo = add("demo", _demo)
+    demo.add_argument(
+        "--out", metavar="BUNDLE", type=Path, default=Path("digits.edgetl"), help="default: digits.edgetl"
+    )
+    demo.add_argument("--force", action="store_true", help="replace the bundle if it exists")
+    demo.add_argument("--json", metavar="FILE", type=Path, help="write the report as JSON")
+    return parser
+
+
+def _data_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("photos")
+    group.add_argument("--data", metavar="DIR", type=Path, help="one folder per label, or a CSV: path,label[,split]")
+    group.add_argument("--val", metavar="DIR", type=Path, help="validation photos (default: DIR/val, else a split)")
+    group.add_argument("--skip-bad", action="store_true", default=None, help="go on without unreadable images")
+    group.add_argument("--recipe", metavar="FILE.toml", type=Path, help="all options in one file; those given here win")
+
+
+def _train_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("training")
+    group.add_argument("--backbone", metavar="NAME", help="default: mobilenet_v2; `edgetl backbones` lists all")
+    group.add_argument("--weights", metavar="imagenet|none|FILE", help="what to start from (default: imagenet)")
+    group.add_argument("--strategy", metavar="head|last:N|full", help="what is trained (default: head)")
+    group.add_argument("--epochs", type=int, metavar="N")
+    group.add_argument("--batch-size", type=int, metavar="N")
+    group.add_argument("--lr", type=float, metavar="RATE", help="learning rate of the head")
+    group.add_argument("--augment", metavar="photo|shift|none")
+    group.add_argument("--image-size", type=int, metavar="N", help="pixels (default: the backbone's own, often 224)")
+    group.add_argument("--seed", type=int, metavar="N")
+    group.add_argument("--device", metavar="auto|cpu|cuda")
+
+
+def _export_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("export")
+    group.add_argument("--targets", metavar="NAME,...", help="default: onnx,tflite,openvino")
+    group.add_argument("--precisions", metavar="NAME,...", help="default: fp32,fp16,int8")
+    group.add_argument(
+        "--calibration-samples", type=int, metavar="N", help="images to calibrate int8 on (default: 250)"
+    )
+
+
+def _judge_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("verification")
+    group.add_argument("--gate", metavar="FILE.toml", type=Path, help="limits (default: decisions must not fall apart)")
+    group.add_argument("--threads", type=int, metavar="N", help="cores of one run (default: 1)")
+    group.add_argument("--memory", action="store_true", default=None, help="measure each variant's peak memory too")
+    group.add_argument("--json", metavar="FILE", type=Path, help="write the report as JSON")
+
+
+def _output(parser: argparse.ArgumentParser, metavar: str, what: str) -> None:
+    parser.add_argument("--out", metavar=metavar, type=Path, required=True, help=what)
+    parser.add_argument("--force", action="store_true", help="replace it if it exists")
+
+
+_SECTIONS = {
+    "data": {"data": "path", "val": "val", "skip_bad": "skip_bad"},
+    "model": {"backbone": "backbone", "weights": "weights", "image_size": "image_size"},
+    "train": {name: name for name in ("strategy", "epochs", "batch_size", "lr", "augment", "seed", "device")},
+    "export": {name: name for name in ("targets", "precisions", "calibration_samples")},
+    "verify": {name: name for name in ("gate", "threads", "memory")},
+}
+"""Section of the recipe -> option of the command line -> key."""
+
+
+def _recipe(arguments: argparse.Namespace) -> Recipe:
+    """The recipe file, or the defaults, with the options of the command line on top."""
+    from edgetl.recipe import Recipe, read_recipe
+
+    file = getattr(arguments, "recipe", None)
+    recipe = Recipe() if file is None else read_recipe(file)
+    changes: dict[str, dict[str, Any]] = {}
+    for section, options in _SECTIONS.items():
+        for option, key in options.items():
+            value = getattr(arguments, option, None)
+            if value is not None:
+                split = option in ("targets", "precisions")
+                changes.setdefault(section, {})[key] = value.split(",") if split else value
+    return recipe.updated(changes, where="command line")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Photos to a verified bundle: fine-tune, export, verify."""
+    from edgetl import pipeline
+
+    outcome = pipeline.run(_recipe(arguments), arguments.out, force=arguments.force, track=track)
+    return _conclude(outcome, json=arguments.json)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    """The main job on 1,797 handwritten digits that ship inside scikit-learn; nothing is downloaded."""
+    from edgetl import pipeline
+    from edgetl.data import demo_digits
+    from edgetl.recipe import demo_recipe
+
+    outcome = pipeline.run(demo_recipe(), arguments.out, dataset=demo_digits(), force=arguments.force, track=track)
+    return _conclude(outcome, json=arguments.json)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    """Fine-tune a backbone on labelled photos; leaves a checkpoint."""
+    from edgetl import pipeline
+
+    trained = pipeline.train_to(_recipe(arguments), arguments.out, force=arguments.force, track=track)
+    for note in trained.notes:
+        say(note)
+    best = trained.history.best
+    print(f"{arguments.out}: validation top-1 {best.val_top1:.1%} in epoch {best.epoch}, {trained.seconds:.0f} s")
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    """Export a checkpoint, or a plain torchvision weights file, to a bundle."""
+    from edgetl import pipeline
+    from edgetl.checkpoint import open_checkpoint
+
+    checkpoint = open_checkpoint(
+        arguments.checkpoint,
+        backbone=arguments.backbone,
+        labels=arguments.labels,
+        image_size=arguments.image_size,
+    )
+    exported = pipeline.export_checkpoint(
+        checkpoint,
+        arguments.calibration,
+        arguments.out,
+        _recipe(arguments).export,
+        force=arguments.force,
+        track=track,
+    )
+    for variant in exported.manifest.variants:
+        print(f"{variant.id:16} {variant.bytes / 1e6:8.2f} MB  {variant.files[0].path}")
+    for variant_id, reason in exported.failed.items():
+        say(f"FAIL  {variant_id}: {reason}")
+    say(f"{arguments.out}: not verified yet - edgetl verify {arguments.out} --data FOLDER")
+    return 1 if exported.failed else 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    """Hold every variant of a bundle against the model it came from, on labelled photos."""
+    from edgetl import pipeline
+    from edgetl.checkpoint import Checkpoint
+    from edgetl.verify.writing import ReportFiles, write_report
+
+    outcome = pipeline.verify_bundle(
+        arguments.bundle,
+        arguments.data,
+        pipeline.verify_options(_recipe(arguments)),
+        reference=None if arguments.reference is None else Checkpoint.load(arguments.reference),
+        skip_bad=arguments.skip_bad,
+        track=track,
+    )
+    write_report(outcome.report, ReportFiles.in_folder(arguments.bundle))
+    write_report(outcome.report, ReportFiles(html=arguments.html, markdown=arguments.markdown))
+    return _conclude(outcome, json=arguments.json)
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    """Measure latency of every variant that runs here."""
+    options = ("variants", "threads", "seconds", "json")
+    return _on_device("bench", arguments, options)
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    """Show what is in a bundle, what of it runs here, and what verification said."""
+    return _on_device("info", arguments, ("json",))
+
+
+def _on_device(command: str, arguments: argparse.Namespace, options: tuple[str, ...]) -> int:
+    """What edgetl-run does too is done by it."""
+    from edgetl_runtime.cli import main as run_on_device
+
+    given = [(name, getattr(arguments, name)) for name in options]
+    return run_on_device(
+        [command, arguments.bundle, *(f"--{name}={value}" for name, value in given if value is not None)]
+    )
+
+
+def _backbones(arguments: argparse.Namespace) -> int:
+    """List every backbone: parameters, GMACs, input size, published top-1, and the targets it has been tried with."""
+    import dataclasses
+    import json
+
+    from edgetl.backbones import list_backbones
+    from edgetl.verify.writing import write_text
+
+    infos = list_backbones()
+    if arguments.json is not None:
+        rows = [dataclasses.asdict(info) for info in infos]
+        write_text(arguments.json, json.dumps({"schema": 1, "backbones": rows}, indent=1) + "\n")
+    print(f"{'backbone':22} {'params M':>9} {'GMACs':>7} {'input':>6} {'top-1 %':>8}  tried with")
+    for info in infos:
+        tried = ", ".join(target for target, done in info.tried.items() if done) or "-"
+        print(
+            f"{info.name:22} {info.params / 1e6:9.2f} {info.gmacs:7.2f} {info.image_size:6d} {info.top1:8.2f}  {tried}"
+        )
+    return 0
+
+
+def _conclude(outcome: Outcome, *, json: Path | None) -> int:
+    """Show the report, write it where it is wanted, and turn its verdict into an exit code."""
+    from edgetl.verify.terminal import render_terminal
+    from edgetl.verify.writing import ReportFiles, write_report
+
+    write_report(outcome.report, ReportFiles(json=json))
+    for note in outcome.notes:
+        say(note)
+    print(render_terminal(outcome.report))
+    say(f"report: {outcome.bundle / 'report.html'}")
+    return 0 if outcome.report.verdict.passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

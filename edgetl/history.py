@@ -1,0 +1,81 @@
+"""What training did, epoch by epoch: as values, as JSON, as a plot."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgetl_runtime.errors import MissingDependency, OutputError
+
+__all__ = ["Epoch", "History"]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the training images; losses are cross-entropies in nats, ``val_top1`` is a fraction.
+
+    ``train_loss`` has class weights and label smoothing in it, ``val_loss`` has not. ``lr`` is the head's at the end
+    of the epoch, ``None`` where the solver has none. ``seconds`` counts from the start of training.
+    """
+
+    epoch: int
+    train_loss: float
+    val_loss: float
+    val_top1: float
+    lr: float | None
+    seconds: float
+
+    def better_than(self, other: Epoch) -> bool:
+        """Higher validation accuracy; at the same accuracy, lower validation loss."""
+        return (self.val_top1, -self.val_loss) > (other.val_top1, -other.val_loss)
+
+
+@dataclass(frozen=True)
+class History:
+    """All epochs; the checkpoint holds the weights of ``best``."""
+
+    epochs: tuple[Epoch, ...]
+
+    @property
+    def best(self) -> Epoch:
+        """The epoch that is kept."""
+        return max(self.epochs, key=lambda e: (e.val_top1, -e.val_loss))
+
+    def to_json(self) -> str:
+        """``{"best_epoch": .., "epochs": [{...}]}``, indented."""
+        rows = [dataclasses.asdict(epoch) for epoch in self.epochs]
+        return json.dumps({"best_epoch": self.best.epoch, "epochs": rows}, indent=2) + "\n"
+
+    def save(self, path: Path) -> None:
+        """Write the JSON. Raises `OutputError`."""
+        try:
+            path.write_text(self.to_json(), encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"cannot write {path}: {error}", fix="choose another place") from error
+
+    def plot(self, path: Path) -> None:
+        """Losses and accuracy over epochs as a picture; the suffix (.png, .svg) says which kind.
+
+        Raises `MissingDependency` without matplotlib, `OutputError` when it cannot be written.
+        """
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise MissingDependency("matplotlib", needed_for="the plot of the history", extra="report") from error
+        figure = Figure(figsize=(9, 3.5), layout="constrained")
+        losses, accuracy = figure.subplots(1, 2)
+        at = [epoch.epoch for epoch in self.epochs]
+        losses.plot(at, [epoch.train_loss for epoch in self.epochs], label="training")
+        losses.plot(at, [epoch.val_loss for epoch in self.epochs], label="validation")
+        losses.set(xlabel="epoch", ylabel="loss (nats)")
+        losses.legend()
+        accuracy.plot(at, [epoch.val_top1 * 100 for epoch in self.epochs], color="C1")
+        accuracy.plot([self.best.epoch], [self.best.val_top1 * 100], "o", color="C1", label=f"{self.best.val_top1:.1%}")
+        accuracy.set(xlabel="epoch", ylabel="validation top-1 (%)")
+        accuracy.legend()
+        try:
+            figure.savefig(path)
+        except OSError as error:
+            raise OutputError(f"cannot write {path}: {error}", fix="choose another place") from error

@@ -1,0 +1,213 @@
+"""The order of the stages: photos -> checkpoint -> bundle -> report. The only file that knows it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgetl.checkpoint import Checkpoint
+from edgetl.checkpoint import check_destination as check_checkpoint_destination
+from edgetl.data import Dataset, Sample, load_dataset, load_labelled, load_photos, pick
+from edgetl.finetune import Trained, check_start, finetune
+from edgetl.recipe import ExportSection, Recipe
+from edgetl.verify.gate import Gate, read_gate
+from edgetl.verify.report import Report
+from edgetl.verify.verify import RunFacts, VerifyOptions, verify
+from edgetl.verify.writing import ReportFiles, write_report
+from edgetl_export import CalibrationSamples, Exported, ExportOptions, Source, export
+from edgetl_export.bundle_writer import check_destination, staged
+from edgetl_export.progress import Track, silent
+from edgetl_export.targets import check_installed, check_names
+from edgetl_runtime.bundle import open_bundle
+from edgetl_runtime.errors import CheckpointError, UsageError
+
+__all__ = ["Outcome", "export_checkpoint", "run", "train", "train_to", "verify_bundle", "verify_options"]
+
+GOLDEN_SAMPLES = 16
+REFERENCE = "reference"
+"""Where a bundle keeps the checkpoint it came from, so that it can be held against the original at any time."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left: the bundle, the report on it, and notes for the reader."""
+
+    bundle: Path
+    report: Report
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Photos:
+    """The images that an export needs: to calibrate on, and to keep as golden samples. ``facts`` go to provenance."""
+
+    calibration: Sequence[Sample]
+    golden: Sequence[Sample]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def run(
+    recipe: Recipe, out: Path, *, dataset: Dataset | None = None, force: bool = False, track: Track = silent
+) -> Outcome:
+    """The main job: fine-tune, export, verify. `dataset` stands in for ``recipe.data.path``.
+
+    The bundle at `out` holds its own report and is there whole or not at all; one whose verdict is "failed" is kept,
+    with the reasons in its report. Everything that can be known to fail does so before the first expensive step.
+    """
+    check_destination(out, force=force)
+    check_names(recipe.export.targets, recipe.export.precisions)
+    check_installed(recipe.export.targets)
+    judging = verify_options(recipe)
+    dataset, trained = train(recipe, dataset=dataset, track=track)
+    held_out, split = dataset.held_out
+    photos = Photos(
+        calibration=pick(dataset.train, recipe.export.calibration_samples, recipe.train.seed),
+        golden=pick(held_out, GOLDEN_SAMPLES, recipe.train.seed),
+        facts={"data_fingerprint": dataset.fingerprint, "training": trained.checkpoint.training},
+    )
+    with staged(out, force=force) as folder:
+        exported = _write_bundle(trained.checkpoint, photos, recipe.export, folder, name=out.stem, track=track)
+        report = verify(
+            folder,
+            held_out,
+            exported.captured.source.reference(),
+            judging,
+            track=track,
+            facts=RunFacts(
+                seconds={"train": trained.seconds, **exported.seconds},
+                history=[dataclasses.asdict(epoch) for epoch in trained.history.epochs],
+                not_exported=exported.failed,
+            ),
+        )
+        report = dataclasses.replace(report, bundle=out.name)
+        write_report(report, ReportFiles.in_folder(folder))
+    return Outcome(out, report, (*trained.notes, _about_split(split)))
+
+
+def train(recipe: Recipe, *, dataset: Dataset | None = None, track: Track = silent) -> tuple[Dataset, Trained]:
+    """Photos to a checkpoint. `dataset` stands in for ``recipe.data.path``."""
+    check_start(recipe.model, recipe.train)
+    if dataset is None:
+        if recipe.data.path is None:
+            raise UsageError("no photos to train on", fix="--data FOLDER")
+        dataset = load_dataset(recipe.data.path, recipe.data, track=track)
+    return dataset, finetune(dataset, recipe.model, recipe.train, track=track)
+
+
+def train_to(recipe: Recipe, out: Path, *, force: bool = False, track: Track = silent) -> Trained:
+    """Photos to a checkpoint folder at `out`, with the recipe and the history of the training in it."""
+    check_checkpoint_destination(out, force=force)
+    _, trained = train(recipe, track=track)
+    trained.checkpoint.save(out, force=force)
+    trained.history.save(out / "history.json")
+    trained.history.plot(out / "history.png")
+    recipe.save(out / "recipe.toml")
+    return trained
+
+
+def export_checkpoint(
+    checkpoint: Checkpoint,
+    calibration: Path | Sequence[Sample],
+    out: Path,
+    options: ExportSection | None = None,
+    *,
+    force: bool = False,
+    track: Track = silent,
+) -> Exported:
+    """A checkpoint to a bundle at `out`; `calibration` is a folder of photos, labelled or not, or samples.
+
+    The golden samples are taken from the calibration photos. Raises `ExportError` when no variant could be written;
+    when only some could not, their reasons are in `Exported.failed`.
+    """
+    options = options or ExportSection()
+    check_destination(out, force=force)
+    check_names(options.targets, options.precisions)
+    check_installed(options.targets)
+    available = load_photos(calibration) if isinstance(calibration, Path) else calibration
+    photos = Photos(
+        calibration=pick(available, options.calibration_samples),
+        golden=pick(available, GOLDEN_SAMPLES),
+        facts={"training": checkpoint.training},
+    )
+    with staged(out, force=force) as folder:
+        return _write_bundle(checkpoint, photos, options, folder, name=out.stem, track=track)
+
+
+def verify_bundle(
+    bundle: Path,
+    data: Path | Sequence[Sample],
+    options: VerifyOptions | None = None,
+    *,
+    reference: Checkpoint | None = None,
+    skip_bad: bool = False,
+    track: Track = silent,
+) -> Outcome:
+    """Hold every variant of `bundle` against the original on the photos of `data`; nothing is written.
+
+    The original is `reference`, by default the checkpoint that the bundle keeps. Raises `CheckpointError` when there
+    is none.
+    """
+    manifest = open_bundle(bundle).manifest
+    if reference is None:
+        if not (bundle / REFERENCE).is_dir():
+            raise CheckpointError(
+                f"{bundle} does not keep the checkpoint it came from", fix="name it: --reference CHECKPOINT"
+            )
+        reference = Checkpoint.load(bundle / REFERENCE)
+    if reference.preprocess != manifest.preprocess or [label.id for label in reference.labels] != [
+        label.id for label in manifest.labels
+    ]:
+        raise CheckpointError(
+            "the reference has other labels or another preprocessing than the bundle",
+            fix="name the checkpoint that the bundle was exported from",
+        )
+    notes: tuple[str, ...] = ()
+    if isinstance(data, Path):
+        samples, split = load_labelled(data, manifest.labels, skip_bad=skip_bad, track=track)
+        notes = (f"verified on {len(samples)} photos of {data} ({split})",)
+    else:
+        samples = tuple(data)
+    report = verify(bundle, samples, _source(reference, manifest.name).reference(), options, track=track)
+    return Outcome(bundle, report, notes)
+
+
+def verify_options(recipe: Recipe) -> VerifyOptions:
+    """The recipe's section on verification, its gate file read."""
+    section = recipe.verify
+    gate = Gate() if section.gate is None else read_gate(section.gate)
+    return VerifyOptions(threads=section.threads, memory=section.memory, gate=gate)
+
+
+def _write_bundle(
+    checkpoint: Checkpoint, photos: Photos, options: ExportSection, folder: Path, *, name: str, track: Track
+) -> Exported:
+    exported = export(
+        _source(checkpoint, name),
+        CalibrationSamples([sample.source for sample in photos.calibration], checkpoint.preprocess),
+        [sample.source for sample in photos.golden],
+        folder,
+        ExportOptions(options.targets, options.precisions, {"backbone": checkpoint.backbone, **photos.facts}),
+        track=track,
+    )
+    checkpoint.save(folder / REFERENCE)
+    return exported
+
+
+def _source(checkpoint: Checkpoint, name: str) -> Source:
+    return Source(
+        name=name,
+        module=checkpoint.build(),
+        labels=checkpoint.labels,
+        preprocess=checkpoint.preprocess,
+        normalize=checkpoint.normalize,
+        checkpoint_sha256=checkpoint.sha256,
+    )
+
+
+def _about_split(split: str) -> str:
+    if split == "test":
+        return "verified on the test split, which training never saw"
+    return "verified on the validation split, which also chose the epoch: a test folder would be the stricter judge"

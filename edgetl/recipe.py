@@ -1,0 +1,221 @@
+"""Every option of a run, as dataclasses and as a TOML file: a section for each stage, a key for each option.
+
+Paths are used as they are written: relative ones start at the folder that edgetl is called in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from edgetl.data import DataOptions
+from edgetl_runtime.errors import OutputError, UsageError, nearest
+
+__all__ = [
+    "AUGMENTATIONS",
+    "DataSection",
+    "ExportSection",
+    "ModelOptions",
+    "Recipe",
+    "TrainOptions",
+    "VerifySection",
+    "demo_recipe",
+    "read_recipe",
+]
+
+AUGMENTATIONS = ("photo", "shift", "none")
+"""Names of `edgetl.augment`'s presets."""
+
+
+@dataclass(frozen=True)
+class DataSection(DataOptions):
+    """The photos: a folder or a CSV file, and how it is read."""
+
+    path: Path | None = None
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What is trained. ``weights`` is ``imagenet``, ``none`` or a file; ``image_size`` is in pixels."""
+
+    backbone: str = "mobilenet_v2"
+    weights: str = "imagenet"
+    image_size: int | None = None
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How it is trained. ``None`` means: what suits the strategy (see `edgetl.finetune`).
+
+    ``strategy`` is ``head``, ``last:N`` (head and last N stages) or ``full``. ``lr`` is the learning rate of the head;
+    pretrained layers get ``backbone_lr_ratio`` times that. ``patience`` epochs without a better validation accuracy
+    end the training. ``device`` is ``auto``, ``cpu`` or ``cuda``.
+    Raises `UsageError` for values that make no sense.
+    """
+
+    strategy: str = "head"
+    epochs: int | None = None
+    batch_size: int = 32
+    lr: float | None = None
+    backbone_lr_ratio: float = 0.1
+    weight_decay: float | None = None
+    label_smoothing: float | None = None
+    class_weights: bool = True
+    warmup: float = 0.05
+    patience: int | None = None
+    augment: str = "photo"
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        _require(re.fullmatch(r"head|full|last:[1-9]\d*", self.strategy), "strategy", self, "head, last:N or full")
+        _require(self.epochs is None or self.epochs >= 1, "epochs", self, "1 or more")
+        _require(self.batch_size >= 2, "batch_size", self, "2 or more")
+        _require(self.lr is None or self.lr > 0, "lr", self, "a positive number")
+        _require(0 < self.backbone_lr_ratio <= 1, "backbone_lr_ratio", self, "above 0, at most 1")
+        _require(self.weight_decay is None or self.weight_decay >= 0, "weight_decay", self, "0 or more")
+        _require(
+            self.label_smoothing is None or 0 <= self.label_smoothing < 1, "label_smoothing", self, "from 0, below 1"
+        )
+        _require(0 <= self.warmup < 1, "warmup", self, "a fraction of all steps: from 0, below 1")
+        _require(self.patience is None or self.patience >= 1, "patience", self, "1 or more")
+        _require(self.augment in AUGMENTATIONS, "augment", self, nearest(self.augment, AUGMENTATIONS))
+        _require(self.device in ("auto", "cpu", "cuda"), "device", self, "auto, cpu or cuda")
+
+    @property
+    def trained_stages(self) -> int | None:
+        """How many stages before the head are trained; ``None`` for all of them."""
+        if self.strategy == "full":
+            return None
+        return 0 if self.strategy == "head" else int(self.strategy.removeprefix("last:"))
+
+
+def _require(holds: object, name: str, options: TrainOptions, allowed: str) -> None:
+    if not holds:
+        raise UsageError(f"{name} = {getattr(options, name)!r} makes no sense", fix=allowed)
+
+
+@dataclass(frozen=True)
+class ExportSection:
+    """What is written, and how many images it is calibrated on."""
+
+    targets: tuple[str, ...] = ("onnx", "tflite", "openvino")
+    precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
+    calibration_samples: int = 250
+
+
+@dataclass(frozen=True)
+class VerifySection:
+    """How variants are judged: a gate file, the threads of one run, and whether peak memory is measured too."""
+
+    gate: Path | None = None
+    threads: int = 1
+    memory: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All options of ``edgetl run``."""
+
+    data: DataSection = field(default_factory=DataSection)
+    model: ModelOptions = field(default_factory=ModelOptions)
+    train: TrainOptions = field(default_factory=TrainOptions)
+    export: ExportSection = field(default_factory=ExportSection)
+    verify: VerifySection = field(default_factory=VerifySection)
+
+    def updated(self, changes: Mapping[str, Any], *, where: str = "the options") -> Self:
+        """A copy with other values: ``{"train": {"epochs": 5}}``, values as TOML has them (paths may be `Path`).
+
+        Raises `UsageError` for an unknown section or key and for a value of another type, naming `where` it stands.
+        """
+        sections = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        for name, values in changes.items():
+            if name not in sections:
+                raise UsageError(f"{where}: unknown section [{name}]", fix=nearest(name, list(sections)))
+            if not isinstance(values, Mapping):
+                raise UsageError(f"{where}: {name} is a section, not {values!r}", fix=f"[{name}] on a line of its own")
+            sections[name] = _section(sections[name], values, f"{where}: [{name}]")
+        return dataclasses.replace(self, **sections)
+
+    def to_toml(self) -> str:
+        """The file that `read_recipe` reads back; options that are ``None`` are left out."""
+        import tomli_w
+
+        document = {
+            section: {key: _plain(value) for key, value in values.items() if value is not None}
+            for section, values in dataclasses.asdict(self).items()
+        }
+        return tomli_w.dumps(document)
+
+    def save(self, path: Path) -> None:
+        """Write the TOML file. Raises `OutputError`."""
+        try:
+            path.write_text(self.to_toml(), encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"cannot write {path}: {error}", fix="choose another place") from error
+
+
+def read_recipe(path: Path) -> Recipe:
+    """A recipe file. Raises `UsageError` when it is missing, no TOML, or holds what `Recipe.updated` refuses."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"cannot read the recipe {path}: {error}", fix="a TOML file") from error
+    return Recipe().updated(document, where=str(path))
+
+
+def demo_recipe() -> Recipe:
+    """What ``edgetl demo`` trains on `edgetl.data.demo_digits`: from random weights, so that nothing is downloaded."""
+    return Recipe(
+        model=ModelOptions(backbone="mobilenet_v2", weights="none", image_size=64),
+        train=TrainOptions(strategy="full", epochs=12, batch_size=32, lr=2e-3, augment="shift", patience=12),
+    )
+
+
+def _section(section: Any, values: Mapping[str, Any], where: str) -> Any:
+    hints = typing.get_type_hints(type(section))
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in hints:
+            raise UsageError(f"{where} unknown key {key!r}", fix=nearest(key, list(hints)))
+        found[key] = _value(hints[key], value, f"{where} {key}")
+    try:
+        return dataclasses.replace(section, **found)
+    except UsageError as error:
+        raise UsageError(f"{where} {error.what}", fix=error.fix) from None
+
+
+def _value(kind: Any, value: Any, where: str) -> Any:
+    """`value` as the annotation `kind` wants it: scalars, paths, tuples of strings, each perhaps None."""
+    wanted = [part for part in typing.get_args(kind) if part is not type(None)]
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        return None if value is None else _value(wanted[0], value, where)
+    if typing.get_origin(kind) is tuple:
+        if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+        raise _mismatch(where, "a list of strings", value)
+    if kind is Path and isinstance(value, str | Path):
+        return Path(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        names = {str: "a string", int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
+        raise _mismatch(where, names[kind], value)
+    return value
+
+
+def _mismatch(where: str, wanted: str, value: Any) -> UsageError:
+    return UsageError(f"{where} must be {wanted}, not {value!r}", fix=f"write {wanted}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return value.as_posix()
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,325 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import edgetl.finetune as finetune_module
+from edgetl.augment import augmentation
+from edgetl.backbones import build, head_of, preset, stages
+from edgetl.batches import Normalizer, evaluation_batches, training_batches
+from edgetl.checkpoint import Checkpoint
+from edgetl.data import Dataset, Sample, load_dataset
+from edgetl.features import extract, frozen_backbone
+from edgetl.finetune import check_start, finetune
+from edgetl.history import Epoch, History
+from edgetl.recipe import ModelOptions, TrainOptions
+from edgetl_export.progress import silent
+from edgetl_runtime.errors import CheckpointError, ImageError, OutputError, UsageError
+from edgetl_runtime.manifest import Label
+from edgetl_runtime.preprocess import load_image, preprocess
+
+BACKBONE = "mobilenet_v3_small"
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    """Bars that lie or stand: learnt in seconds, and lost when an image is turned by a quarter."""
+    rng = np.random.default_rng(0)
+
+    def sample(i: int) -> Sample:
+        image = rng.integers(0, 60, (36, 36, 3))
+        at, label = int(rng.integers(4, 28)), i % 2
+        image[(slice(at, at + 5), slice(None)) if label else (slice(None), slice(at, at + 5))] += 160
+        return Sample(image.astype(np.uint8), label, f"bar-{i}")
+
+    samples = tuple(sample(i) for i in range(120))
+    return Dataset("bars", (Label("standing", "standing"), Label("lying", "lying")), samples[:80], samples[80:])
+
+
+@pytest.fixture(scope="module")
+def weights(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Random, but so that something reaches the head: batch norms that know the images, a livelier last layer."""
+    torch.manual_seed(0)
+    model = build(BACKBONE, 7)
+    spec, normalize = preset(BACKBONE, SIZE)
+    pixels, _ = next(evaluation_batches(data.train, spec, 32))
+    images = Normalizer(normalize, torch.device("cpu"))(pixels)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        model(images)
+        model.classifier[0].weight.mul_(10)
+    file = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    save_file(model.state_dict(), file)
+    return str(file)
+
+
+def start(weights: str, backbone: str = BACKBONE) -> ModelOptions:
+    return ModelOptions(backbone, weights, SIZE)
+
+
+def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor], *, but: str | tuple[str, ...]) -> bool:
+    return all(torch.equal(one[key], two[key]) for key in one if not key.startswith(but))
+
+
+def test_head_changes_the_head_alone(data: Dataset, weights: str) -> None:
+    tracked: list[str] = []
+
+    def track(items: Iterable[Any], *, what: str, total: int) -> Iterable[Any]:
+        items = list(items)
+        assert len(items) == total
+        tracked.append(what)
+        return items
+
+    trained = finetune(data, start(weights), TrainOptions("head", epochs=20), track=track)
+    assert tracked == ["features", "features"]
+    before = Checkpoint.from_weights(Path(weights), backbone=BACKBONE).state
+    assert same(before, trained.checkpoint.state, but="classifier.3")
+    assert trained.notes == ("w.safetensors: head of 7 outputs replaced by one of 2",)
+    assert trained.history.epochs[-1].train_loss < 0.9 * trained.history.epochs[0].train_loss
+    assert trained.checkpoint.training["data"] == {
+        "name": "bars",
+        "fingerprint": data.fingerprint,
+        "train": 80,
+        "val": 40,
+    }
+    again = finetune(data, start(weights), TrainOptions("head", epochs=20, seed=9))
+    assert again.checkpoint.sha256 == trained.checkpoint.sha256  # a convex problem: the seed does not matter
+
+
+def test_the_checkpoint_scores_what_the_history_says(data: Dataset, weights: str) -> None:
+    checkpoint = (trained := finetune(data, start(weights), TrainOptions("head"))).checkpoint
+    model, right = checkpoint.build(), 0
+    normalized = Normalizer(checkpoint.normalize, torch.device("cpu"))
+    with torch.inference_mode():
+        for pixels, truth in evaluation_batches(data.val, checkpoint.preprocess, 7):
+            right += int((model(normalized(pixels)).argmax(1) == truth).sum())
+    assert right / len(data.val) == pytest.approx(trained.history.best.val_top1, abs=0.026)
+
+
+def test_last_n_trains_the_last_stages_and_keeps_statistics(data: Dataset, weights: str) -> None:
+    trained = finetune(data, start(weights), TrainOptions("last:1", epochs=1, lr=0.01))
+    before = Checkpoint.from_weights(Path(weights), backbone=BACKBONE).state
+    assert same(before, trained.checkpoint.state, but="classifier")
+    assert not torch.equal(before["classifier.0.weight"], trained.checkpoint.state["classifier.0.weight"])
+    two = finetune(data, start(weights), TrainOptions("last:2", epochs=1)).checkpoint.state
+    assert same(before, two, but=("features.12", "classifier"))
+    assert not torch.equal(before["features.12.1.running_mean"], two["features.12.1.running_mean"])
+    with pytest.raises(UsageError, match="last:99: there are 14 stages"):
+        finetune(data, start(weights), TrainOptions("last:99"))
+
+
+def test_full_learns_from_scratch_and_repeats_itself(data: Dataset) -> None:
+    options = TrainOptions("full", epochs=3, lr=3e-3, augment="shift", batch_size=16)
+    one = finetune(data, start("none", "squeezenet1_1"), options)
+    state = torch.random.get_rng_state()
+    two = finetune(data, start("none", "squeezenet1_1"), options)
+    assert one.checkpoint.sha256 == two.checkpoint.sha256
+    assert torch.equal(torch.random.get_rng_state(), state)
+    other = finetune(data, start("none", "squeezenet1_1"), replace(options, seed=1))
+    assert other.checkpoint.sha256 != one.checkpoint.sha256
+
+
+def test_it_learns(data: Dataset) -> None:
+    options = TrainOptions("full", epochs=5, lr=2e-3, augment="none", batch_size=16)
+    assert finetune(data, start("none", "resnet18"), options).history.best.val_top1 >= 0.9
+
+
+def test_a_head_that_is_not_linear_is_trained_through_the_network(data: Dataset, tmp_path: Path) -> None:
+    model = build("squeezenet1_1", 2)
+    save_file(model.state_dict(), tmp_path / "s.safetensors")
+    trained = finetune(
+        data, start(str(tmp_path / "s.safetensors"), "squeezenet1_1"), TrainOptions("head", epochs=1, lr=0.1)
+    )
+    after = trained.checkpoint.state
+    assert same(dict(model.state_dict()), after, but="classifier.1")
+    assert not torch.equal(model.state_dict()["classifier.1.weight"], after["classifier.1.weight"])
+
+
+def test_a_checkpoint_is_trained_further(data: Dataset, weights: str) -> None:
+    first = finetune(data, start(weights), TrainOptions("head", epochs=2)).checkpoint
+    more = replace(data, labels=(*data.labels, Label("third", "third")))
+    second = finetune(more, first, TrainOptions("head", epochs=2))
+    assert second.notes == ("checkpoint: head of 2 outputs replaced by one of 3",)
+    assert second.checkpoint.preprocess == first.preprocess
+
+
+def test_early_stopping_keeps_the_best(data: Dataset, weights: str) -> None:
+    trained = finetune(data, start(weights), TrainOptions("head", epochs=60, patience=3))
+    n, best = len(trained.history.epochs), trained.history.best
+    assert n < 60
+    assert n - best.epoch == 3
+    assert best.val_top1 == max(epoch.val_top1 for epoch in trained.history.epochs)
+
+
+def test_what_is_wrong_with_the_start_is_said_before_work(data: Dataset, weights: str) -> None:
+    with pytest.raises(UsageError, match="they are random"):
+        check_start(start("none"), TrainOptions("head"))
+    with pytest.raises(UsageError, match="did you mean"):
+        check_start(start(weights, "mobilenet_v3_smal"), TrainOptions())
+    with pytest.raises(CheckpointError, match="no weights file"):
+        check_start(start("nowhere.pth"), TrainOptions())
+    if not torch.cuda.is_available():
+        with pytest.raises(UsageError, match="no CUDA device"):
+            check_start(start(weights), TrainOptions(device="cuda"))
+    check_start(start(weights), TrainOptions())
+
+
+def test_an_option_that_does_nothing_is_said(data: Dataset, weights: str) -> None:
+    assert "lr is not used" in finetune(data, start(weights), TrainOptions("head", epochs=1, lr=0.1)).notes[1]
+
+
+def test_divergence_is_an_error(data: Dataset, weights: str) -> None:
+    with pytest.raises(UsageError, match="diverged in epoch 1"):
+        finetune(data, start(weights), TrainOptions("full", epochs=1, lr=1e30, augment="none"))
+
+
+def test_frozen_features_are_those_of_the_network(data: Dataset, weights: str) -> None:
+    model = Checkpoint.from_weights(Path(weights), backbone=BACKBONE, image_size=SIZE).build()
+    spec, normalize = preset(BACKBONE, SIZE)
+    found = extract(frozen_backbone(model), data.val, spec, normalize, device=torch.device("cpu"), track=silent)
+    pixels = torch.from_numpy(np.stack([preprocess(sample.source, spec) for sample in data.val]))
+    with torch.inference_mode():
+        expected = model(Normalizer(normalize, torch.device("cpu"))(pixels))
+        head = head_of(model)[1]
+        torch.testing.assert_close(head(found.values), expected, atol=1e-3, rtol=1e-3)
+    assert found.labels.tolist() == [sample.label for sample in data.val]
+
+
+@pytest.mark.parametrize("name", ["vit_b_32", "swin_t", "googlenet", "shufflenet_v2_x0_5", "densenet121"])
+def test_features_of_other_families(data: Dataset, name: str) -> None:
+    model = build(name, 2, image_size=64).eval()
+    spec, normalize = preset(name, 64)
+    few = data.val[:2]
+    found = extract(frozen_backbone(model), few, spec, normalize, device=torch.device("cpu"), track=silent)
+    assert found.values.shape == (2, head_of(model)[1].weight.shape[1])
+
+
+def test_training_batches_are_shuffled_and_repeatable(data: Dataset) -> None:
+    spec, _ = preset(BACKBONE, SIZE)
+
+    def batches(seed: int, epoch: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return list(training_batches(data.train[:41], spec, 8, augment=augmentation("photo"), seed=seed, epoch=epoch))
+
+    one = batches(0, 1)
+    assert [len(labels) for _, labels in one] == [8] * 5  # the single image at the end is left out
+    assert one[0][0].shape == (8, SIZE, SIZE, 3)
+    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(one, batches(0, 1), strict=True))
+    assert not any(torch.equal(a, b) for (a, _), (b, _) in zip(one, batches(0, 2), strict=True))
+
+
+def test_an_unreadable_image_ends_the_batches(data: Dataset, tmp_path: Path) -> None:
+    spec, _ = preset(BACKBONE, SIZE)
+    (tmp_path / "x.jpg").write_bytes(b"no")
+    with pytest.raises(ImageError, match=r"x\.jpg"):
+        list(evaluation_batches([*data.val, Sample(tmp_path / "x.jpg", 0, "x")], spec, 4))
+
+
+@pytest.mark.parametrize("size", [(90, 30), (30, 90), (41, 40)])
+def test_augmented_images_have_the_size_of_the_crop(size: tuple[int, int]) -> None:
+    image = load_image(np.full((*size, 3), 200, np.uint8))
+    spec, _ = preset(BACKBONE, SIZE)
+    for name in ("photo", "shift", "none"):
+        for seed in range(5):
+            assert augmentation(name)(image, spec, np.random.default_rng(seed)).size == (SIZE, SIZE)
+
+
+def test_shift_moves_little_and_never_mirrors() -> None:
+    left = np.zeros((SIZE, SIZE, 3), np.uint8)
+    left[:, 4:10] = 255
+    spec = replace(preset(BACKBONE, SIZE)[0], resize=SIZE)
+    for seed in range(30):
+        seen = np.asarray(augmentation("shift")(load_image(left), spec, np.random.default_rng(seed)))[..., 0]
+        columns = seen.mean(0)
+        assert np.average(np.arange(SIZE), weights=columns + 1e-9) < SIZE / 2
+
+
+def test_class_weights_make_up_for_imbalance() -> None:
+    labels = torch.tensor([0] * 30 + [1] * 10)
+    weights = finetune_module._class_weights(labels, 2)
+    assert weights.tolist() == pytest.approx([2 / 3, 2.0])
+    assert weights[labels].mean() == pytest.approx(1.0)
+
+
+def test_learning_rates_and_decay(data: Dataset, weights: str) -> None:
+    seen: list[list[dict[str, Any]]] = []
+
+    class Spy(torch.optim.AdamW):
+        def __init__(self, params: list[dict[str, Any]], **options: Any) -> None:
+            seen.append(params)
+            super().__init__(params, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim, "AdamW", Spy)
+        finetune(data, start(weights), TrainOptions("full", epochs=1, lr=0.001, weight_decay=0.5))
+    groups = [(group["initial_lr"], group["weight_decay"]) for group in seen[0]]
+    assert groups == [(0.001, 0.5), (0.001, 0.0), (pytest.approx(0.0001), 0.5), (pytest.approx(0.0001), 0.0)]
+    assert all(p.ndim == 1 for group in (seen[0][1], seen[0][3]) for p in group["params"])
+    total = sum(len(group["params"]) for group in seen[0])
+    assert total == len(list(build(BACKBONE, 2).parameters()))
+
+
+def test_warm_up_and_cosine() -> None:
+    factor = finetune_module._warm_up_and_cosine(100, 0.1)
+    values = [factor(step) for step in range(100)]
+    assert values[:10] == sorted(values[:10])
+    assert values[10:] == sorted(values[10:], reverse=True)
+    assert max(values) == values[10] == 1.0
+    assert values[-1] < 0.01
+
+
+def test_frozen_stages_stay_in_eval_mode() -> None:
+    model: nn.Module = build("resnet18", 2)
+    frozen = finetune_module._freeze(model, TrainOptions("last:1"))
+    assert frozen == [module for stage in stages(model)[:-1] for module in stage]
+    trained = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {"layer4", "fc"}
+
+
+def test_history_is_json_and_a_picture(tmp_path: Path) -> None:
+    history = History(
+        (Epoch(1, 1.0, 1.1, 0.5, 0.1, 1.0), Epoch(2, 0.8, 0.9, 0.7, 0.1, 2.0), Epoch(3, 0.7, 1.2, 0.7, 0.1, 3.0))
+    )
+    assert history.best.epoch == 2  # equally right, but surer of it
+    history.save(tmp_path / "h.json")
+    read = json.loads((tmp_path / "h.json").read_text())
+    assert read["best_epoch"] == 2
+    assert read["epochs"][0] == {
+        "epoch": 1, "train_loss": 1.0, "val_loss": 1.1, "val_top1": 0.5, "lr": 0.1, "seconds": 1.0,
+    }  # fmt: skip
+    pytest.importorskip("matplotlib", reason="the plot needs matplotlib")
+    history.plot(tmp_path / "h.svg")
+    assert (tmp_path / "h.svg").read_text().count("<path") > 20
+    with pytest.raises(OutputError):
+        history.plot(tmp_path / "no" / "h.png")
+
+
+@pytest.mark.data
+def test_real_flowers_are_told_apart(edgetl_data: Path) -> None:
+    """A tenth of the photos: the whole set is the job of the benchmark."""
+    whole = load_dataset(edgetl_data / "flowers")
+    small = Dataset("flowers", whole.labels, whole.train[::12], whole.val[::4])
+    weights = edgetl_data / "weights" / "mobilenet_v2_imagenet1k.safetensors"
+    trained = finetune(small, ModelOptions("mobilenet_v2", str(weights), 128), TrainOptions("head"))
+    assert trained.history.best.val_top1 >= 0.7
+
+
+@pytest.mark.gpu
+def test_it_trains_on_a_gpu(data: Dataset) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    options = TrainOptions("full", epochs=8, lr=2e-3, augment="none", batch_size=16, device="cuda")
+    trained = finetune(data, start("none", "resnet18"), options)
+    assert trained.history.best.val_top1 >= 0.9
+    assert all(value.device.type == "cpu" for value in trained.checkpoint.state.values())

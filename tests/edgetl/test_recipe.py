@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgetl.augment import augmentation
+from edgetl.recipe import (
+    AUGMENTATIONS,
+    DataSection,
+    ExportSection,
+    ModelOptions,
+    Recipe,
+    TrainOptions,
+    VerifySection,
+    demo_recipe,
+    read_recipe,
+)
+from edgetl_runtime.errors import OutputError, UsageError
+
+
+def read(tmp_path: Path, text: str) -> Recipe:
+    (tmp_path / "r.toml").write_text(text)
+    return read_recipe(tmp_path / "r.toml")
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(),
+        demo_recipe(),
+        Recipe(
+            data=DataSection(path=Path("photos/mine"), val=Path("more"), val_fraction=0.1, seed=3, skip_bad=True),
+            model=ModelOptions("efficientnet_b0", "weights/w.pth", 160),
+            train=TrainOptions("last:2", epochs=3, lr=1.0, weight_decay=0.0, class_weights=False, patience=2),
+            export=ExportSection(("onnx",), (), 10),
+            verify=VerifySection(Path("gate.toml"), 4),
+        ),
+    ],
+)
+def test_a_recipe_comes_back_as_it_was(tmp_path: Path, recipe: Recipe) -> None:
+    recipe.save(tmp_path / "r.toml")
+    assert read_recipe(tmp_path / "r.toml") == recipe
+
+
+def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
+    recipe = read(tmp_path, '[train]\nstrategy = "full"\nlr = 1\n')
+    assert recipe == Recipe(train=TrainOptions("full", lr=1.0))
+    assert isinstance(recipe.train.lr, float)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[trian]\nepochs = 3", r"r\.toml: unknown section \[trian\](?s:.*)did you mean 'train'"),
+        ("[train]\nepoch = 3", r"r\.toml: \[train\] unknown key 'epoch'(?s:.*)did you mean 'epochs'"),
+        ("train = 3", "train is a section"),
+        ('[train]\nepochs = "3"', "epochs must be a whole number, not '3'"),
+        ("[train]\nepochs = true", "epochs must be a whole number"),
+        ("[train]\nlr = false", "lr must be a number"),
+        ("[train]\nclass_weights = 1", "class_weights must be true or false"),
+        ("[model]\nbackbone = 2", "backbone must be a string"),
+        ("[data]\npath = 2", "path must be a path"),
+        ('[export]\ntargets = "onnx"', "targets must be a list of strings"),
+        ("[train]\nepochs = 0", r"\[train\] epochs = 0 makes no sense"),
+        ("[train", "cannot read the recipe"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        read(tmp_path, text)
+    with pytest.raises(UsageError, match="cannot read"):
+        read_recipe(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"strategy": "last:0"},
+        {"strategy": "heads"},
+        {"batch_size": 1},
+        {"lr": 0.0},
+        {"lr": float("nan")},
+        {"backbone_lr_ratio": 2.0},
+        {"weight_decay": -1.0},
+        {"label_smoothing": 1.0},
+        {"warmup": 1.0},
+        {"patience": 0},
+        {"augment": "flip"},
+        {"device": "tpu"},
+    ],
+)
+def test_values_without_sense_are_refused(values: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match="makes no sense") as caught:
+        Recipe().updated({"train": values})
+    assert caught.value.fix
+
+
+def test_the_command_line_goes_over_the_recipe() -> None:
+    recipe = Recipe().updated({"data": {"path": Path("a"), "seed": 4}, "export": {"targets": ("onnx",)}})
+    again = recipe.updated({"data": {"seed": 5}, "model": {"image_size": None}})
+    assert (again.data.path, again.data.seed, again.export.targets) == (Path("a"), 5, ("onnx",))
+    assert recipe.data.seed == 4
+
+
+def test_strategies_say_how_many_stages_they_train() -> None:
+    assert [TrainOptions(s).trained_stages for s in ("head", "last:3", "full")] == [0, 3, None]
+
+
+def test_augmentations_are_the_ones_that_exist() -> None:
+    for name in AUGMENTATIONS:
+        augmentation(name)
+    with pytest.raises(UsageError, match="unknown augmentation 'phot'"):
+        augmentation("phot")
+
+
+def test_a_recipe_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(OutputError):
+        Recipe().save(tmp_path / "no" / "r.toml")

@@ -93,10 +93,10 @@ class _Recorder(fx.Interpreter):
             if self._keep is not None:
                 self._keep[n.name] = values.copy()
             else:
-                self._count(n.name, values)
+                self._count(n, values)
         return result
 
-    def _count(self, name: str, values: npt.NDArray[np.float32]) -> None:
+    def _count(self, node: fx.Node, values: npt.NDArray[np.float32]) -> None:
         flat = values.reshape(-1)
         step = max(1, flat.size // _VALUES_PER_IMAGE)
         # A step without a common factor walks through all channels and columns instead of along some of them.
@@ -105,7 +105,14 @@ class _Recorder(fx.Interpreter):
         sample = flat[::step]
         if not np.isfinite(sample).all():
             raise DataError(
-                f"the activation {name!r} is not finite on a calibration image",
+                f"the output of {_module_of(node)} is not finite on a calibration image",
                 fix="check the checkpoint: its weights or batch norm statistics are damaged",
             )
-        self.histograms.setdefault(name, Histogram()).add(sample)
+        self.histograms.setdefault(node.name, Histogram()).add(sample)
+
+
+def _module_of(node: fx.Node) -> str:
+    """The original module that a graph node came from."""
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [path for path, _ in stack.values()]
+    return str(paths[-1]).removeprefix("network.") if paths else node.name

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edgetl_export import capture
+from edgetl_runtime.comparison import sqnr_db
+from edgetl_runtime.errors import ExportError
+
+
+def test_the_captured_module_is_the_original_behind_the_input_contract(trained) -> None:
+    captured = capture(trained.source)
+    with torch.inference_mode():
+        logits = captured.module(torch.tensor(trained.tensors)).numpy()
+    assert sqnr_db(trained.source.reference()(trained.tensors), logits) > 100
+    assert captured.input.shape == (1, 32, 32, 3)
+    assert captured.output.shape == (1, 4)
+
+
+def test_batch_norms_are_folded_and_the_original_is_left_alone(trained) -> None:
+    before = {key: value.clone() for key, value in trained.source.module.state_dict().items()}
+    captured = capture(trained.source)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in captured.module.modules())
+    after = trained.source.module.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_the_reference_normalises_by_itself(trained) -> None:
+    """A capture with the wrong statistics must not be able to agree with the reference."""
+    wrong = dataclasses.replace(trained.source.normalize, mean=(0.5, 0.5, 0.5))
+    captured = capture(dataclasses.replace(trained.source, normalize=wrong))
+    with torch.inference_mode():
+        logits = captured.module(torch.tensor(trained.tensors)).numpy()
+    assert sqnr_db(trained.source.reference()(trained.tensors), logits) < 40
+
+
+def test_labels_must_fit_the_network(trained) -> None:
+    with pytest.raises(ExportError, match=r"gives \[1, 4\] for one image; its labels need \[1, 2\]"):
+        capture(dataclasses.replace(trained.source, labels=trained.source.labels[:2]))
+
+
+def test_a_network_that_cannot_be_traced_is_exported_unfolded(trained) -> None:
+    class Branches(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.inner(x) if x.sum() > -np.inf else self.inner(-x)
+            return logits
+
+    captured = capture(dataclasses.replace(trained.source, module=Branches(trained.source.module)))
+    with torch.inference_mode():
+        logits = captured.module(torch.tensor(trained.tensors)).numpy()
+    assert sqnr_db(trained.source.reference()(trained.tensors), logits) > 100

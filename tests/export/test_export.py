@@ -75,7 +75,7 @@ def test_every_file_alone_knows_what_it_is(bundle) -> None:
 
 
 def test_hashes_golden_samples_and_self_test(bundle) -> None:
-    folder, exported = bundle
+    folder, _ = bundle
     opened = open_bundle(folder)
     opened.check()
     golden = opened.golden()

@@ -174,8 +174,8 @@ def read_recipe(path: Path) -> Recipe:
 def demo_recipe() -> Recipe:
     """What ``edgetl demo`` trains on `edgetl.data.demo_digits`: from random weights, so that nothing is downloaded."""
     return Recipe(
-        model=ModelOptions(backbone="mobilenet_v2", weights="none", image_size=64),
-        train=TrainOptions(strategy="full", epochs=12, batch_size=32, lr=2e-3, augment="shift", patience=12),
+        model=ModelOptions(backbone="mobilenet_v2", weights="none", image_size=48),
+        train=TrainOptions(strategy="full", epochs=16, lr=3e-3, augment="shift"),
     )
 
 

@@ -42,7 +42,7 @@ class Calibration:
         """What the manifest says of an int8 variant."""
         return {
             "method": "static",
-            "ranges": "mean squared error",
+            "ranges": "least squared error",
             "weights": "int8 symmetric per output channel",
             "calibration": {"n": self.n, "fingerprint": self.fingerprint},
         }
@@ -67,6 +67,8 @@ def calibrate(captured: Captured, samples: CalibrationSamples, *, track: Track =
             raise DataError("all calibration images are the same", fix="calibrate on photos like those of the device")
         values = recorder.values_for(torch.from_numpy(probe))
     ranges = {name: histogram.mse_range() for name, histogram in recorder.histograms.items()}
+    # The largest logit decides: it is never clipped.
+    ranges |= {name: recorder.histograms[name].full_range() for name in recorder.outputs}
     return Calibration(ranges, probe, values, len(samples), digest.hexdigest())
 
 
@@ -76,6 +78,7 @@ class _Recorder(fx.Interpreter):
     def __init__(self, graph_module: fx.GraphModule) -> None:
         super().__init__(graph_module)
         self.histograms: dict[str, Histogram] = {}
+        self.outputs = [node.name for node in graph_module.graph.output_node().all_input_nodes]
         self._keep: dict[str, npt.NDArray[np.float32]] | None = None
 
     def values_for(self, image: torch.Tensor) -> dict[str, npt.NDArray[np.float32]]:

@@ -75,6 +75,10 @@ class Histogram:
         np.add.at(merged, index - first, self.counts)
         self.width, self.first, self.counts = 2 * self.width, first, merged
 
+    def full_range(self) -> Range:
+        """From the least to the greatest value, zero included."""
+        return Range(self.low, self.high)
+
     def mse_range(self) -> Range:
         """The range whose 8-bit grid has the least mean squared error on what was counted.
 

@@ -61,7 +61,12 @@ def quantize_qdq(model: onnx.ModelProto, calibration: Calibration) -> Quantized:
         nodes_to_quantize=chosen,
         nodes_to_exclude=[],
         op_types_to_quantize=list(OPERATORS),
-        extra_options={"WeightSymmetric": True, "ActivationSymmetric": False},
+        extra_options={
+            "WeightSymmetric": True,
+            "ActivationSymmetric": False,
+            # Matrix products give float32: the logits are not rounded, another one behind quantises its own input.
+            "OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"],
+        },
     )
     quantizer.quantize_model()
     summary = calibration.summary() | {"activations": "uint8 per tensor", "float_operators": left}

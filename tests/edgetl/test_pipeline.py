@@ -1,0 +1,120 @@
+"""The stages in their order, on small input: what is left on disk, and what is not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgetl import api
+from edgetl.pipeline import run, train_to
+from edgetl.recipe import Recipe
+from edgetl_export.targets import to_onnx
+from edgetl_runtime import load, open_bundle
+from edgetl_runtime.errors import CheckpointError, OutputError
+
+SMALL = Recipe().updated(
+    {
+        "model": {"backbone": "mobilenet_v3_small", "weights": "none", "image_size": 32},
+        "train": {"strategy": "full", "epochs": 1, "batch_size": 8, "augment": "none"},
+        "export": {"targets": ["onnx"], "precisions": ["fp32", "fp16"]},
+    }
+)
+
+
+@pytest.fixture
+def photos(make_photos: Callable[..., Path], tmp_path: Path) -> Path:
+    return make_photos(tmp_path / "photos", {"red": 12, "green": 12, "blue": 12})
+
+
+def with_photos(photos: Path) -> Recipe:
+    return SMALL.updated({"data": {"path": photos}})
+
+
+def test_run_leaves_a_bundle_with_its_report(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "colours.edgetl"
+    outcome = run(with_photos(photos), out)
+    assert sorted(entry.name for entry in out.iterdir()) == [
+        "export.log", "golden", "manifest.json", "onnx", "reference", "report.html", "report.json",
+    ]  # fmt: skip
+    assert [entry.name for entry in out.parent.iterdir()] == ["colours.edgetl"]
+    report = json.loads((out / "report.json").read_text())
+    assert report["schema"] == 1
+    assert report["bundle"] == "colours.edgetl"
+    assert {"train", "export", "verify"} <= set(report["seconds"])
+    assert [variant["id"] for variant in report["variants"]] == ["onnx.fp32", "onnx.fp16"]
+    assert report["variants"][0]["parity"]["top1_agreement"] == 1.0
+    assert report["variants"][0]["latency"]["p50_ms"] > 0
+    assert any("validation split" in note for note in outcome.notes)
+    opened = open_bundle(out)
+    opened.check()
+    assert opened.manifest.golden is not None
+    assert opened.manifest.provenance["data_fingerprint"]
+    with load(out) as classifier:
+        prediction = classifier.predict(next((photos / "red").iterdir()), top=3)
+    assert {score.id for score in prediction.scores} == {"red", "green", "blue"}
+
+
+def test_the_python_api_is_three_calls(photos: Path, tmp_path: Path) -> None:
+    checkpoint = api.finetune(photos, recipe=SMALL)
+    bundle = api.export(checkpoint, calibration=photos, out=tmp_path / "a.edgetl", options=SMALL.export)
+    report = api.verify(bundle, photos)
+    assert report.variant("onnx.fp32").parity.top1_agreement == 1.0
+    assert (bundle / "report.html").is_file()
+    (bundle / "reference" / "checkpoint.json").unlink()
+    (bundle / "reference" / "model.safetensors").unlink()
+    (bundle / "reference").rmdir()
+    with pytest.raises(CheckpointError, match="--reference CHECKPOINT"):
+        api.verify(bundle, photos)
+    assert api.verify(bundle, photos, reference=checkpoint).variant("onnx.fp32").error is None
+
+
+def test_a_checkpoint_folder_has_recipe_and_history(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "checkpoint"
+    train_to(with_photos(photos), out)
+    assert sorted(entry.name for entry in out.iterdir()) == [
+        "checkpoint.json", "history.json", "history.png", "model.safetensors", "recipe.toml",
+    ]  # fmt: skip
+    with pytest.raises(OutputError, match="exists"):
+        train_to(with_photos(photos), out)
+
+
+def test_what_exists_is_only_replaced_when_forced_and_only_after_success(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "colours.edgetl"
+    run(with_photos(photos), out)
+    before = (out / "manifest.json").read_bytes()
+    with pytest.raises(OutputError, match="exists already"):
+        run(with_photos(photos), out)
+
+    def interrupt(self: object, workshop: object, precision: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(to_onnx.OnnxTarget, "build", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(with_photos(photos), out, force=True)
+    assert (out / "manifest.json").read_bytes() == before
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["colours.edgetl", "photos"]
+    run(with_photos(photos), out, force=True)
+    assert (out / "manifest.json").read_bytes() != before
+
+
+def test_a_variant_that_could_not_be_written_fails_the_verdict(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = to_onnx.OnnxTarget.build
+
+    def fail_fp16(self: to_onnx.OnnxTarget, workshop: object, precision: str) -> object:
+        if precision == "fp16":
+            raise RuntimeError("no such kernel")
+        return right(self, workshop, precision)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(to_onnx.OnnxTarget, "build", fail_fp16)
+    outcome = run(with_photos(photos), tmp_path / "a.edgetl")
+    assert not outcome.report.verdict.passed
+    assert "no such kernel" in (outcome.report.variant("onnx.fp16").error or "")
+    assert outcome.report.variant("onnx.fp32").error is None

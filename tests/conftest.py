@@ -1,0 +1,230 @@
+"""A bundle small enough to write by hand: a colour classifier in three formats, with golden samples.
+
+The model is a nearest-colour classifier in closed form: for the mean colour x of the image and the colour c of a
+label, the logit is 2 c.x - |c|^2, which is -|c - x|^2 up to a term that all labels share.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from edgetl_runtime.manifest import (
+    METADATA_KEY,
+    FileEntry,
+    Golden,
+    Label,
+    Manifest,
+    Normalize,
+    Preprocess,
+    Requires,
+    TensorSpec,
+    Variant,
+)
+from edgetl_runtime.preprocess import preprocess
+
+COLOURS = {"red": (0.8, 0.2, 0.2), "green": (0.2, 0.7, 0.2), "blue": (0.2, 0.2, 0.8), "grey": (0.5, 0.5, 0.5)}
+CROP = (24, 32)
+SCALE = 10.0
+ENGINES = {"onnx": "onnxruntime", "tflite": "litert", "openvino": "openvino"}
+FILES = {"onnx": "onnx/model.fp32.onnx", "tflite": "tflite/model.fp32.tflite", "openvino": "openvino/model.fp32.xml"}
+
+
+def colour_weights() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Weights (labels, 3) for mean pixels of 0..255, bias (labels,)."""
+    colours = np.array(list(COLOURS.values()))
+    return (SCALE * 2 * colours / 255).astype(np.float32), (-SCALE * (colours**2).sum(axis=1)).astype(np.float32)
+
+
+def reference_logits(tensors: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """The original model, in float64: (n, H, W, 3) uint8 to (n, labels)."""
+    weights, bias = colour_weights()
+    return (tensors.mean(axis=(1, 2), dtype=np.float64) @ weights.T.astype(np.float64) + bias).astype(np.float32)
+
+
+def photo(colour: tuple[float, ...], *, seed: int, size: tuple[int, int] = (60, 48)) -> bytes:
+    """A noisy picture of one colour as a PNG; `size` is (width, height)."""
+    noise = np.random.default_rng(seed).normal(np.array(colour), 0.2, (size[1], size[0], 3))
+    content = io.BytesIO()
+    Image.fromarray((noise.clip(0, 1) * 255).astype(np.uint8)).save(content, "PNG")
+    return content.getvalue()
+
+
+def entry(path: str, content: bytes) -> FileEntry:
+    return FileEntry(path, hashlib.sha256(content).hexdigest(), len(content))
+
+
+def onnx_model(manifest_json: str | None) -> bytes:
+    """Cast -> ReduceMean -> Gemm."""
+    onnx = pytest.importorskip("onnx")
+    helper, numpy_helper, kind = onnx.helper, onnx.numpy_helper, onnx.TensorProto
+    weights, bias = colour_weights()
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["image"], ["pixels"], to=kind.FLOAT),
+            helper.make_node("ReduceMean", ["pixels"], ["means"], axes=[1, 2], keepdims=0),
+            helper.make_node("Gemm", ["means", "weights", "bias"], ["logits"], transB=1),
+        ],
+        "colours",
+        [helper.make_tensor_value_info("image", kind.UINT8, [1, *CROP, 3])],
+        [helper.make_tensor_value_info("logits", kind.FLOAT, [1, len(COLOURS)])],
+        [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(bias, "bias")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    if manifest_json is not None:
+        helper.set_model_props(model, {"other": "x", METADATA_KEY: manifest_json})
+    return bytes(model.SerializeToString())
+
+
+def openvino_model(manifest_json: str | None, folder: Path) -> tuple[bytes, bytes]:
+    """The ONNX model as IR: .xml and .bin."""
+    openvino = pytest.importorskip("openvino")
+    source = folder / "source.onnx"
+    source.write_bytes(onnx_model(None))
+    model = openvino.convert_model(source)
+    if manifest_json is not None:
+        model.set_rt_info(manifest_json, METADATA_KEY)
+    openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
+    return (folder / "model.xml").read_bytes(), (folder / "model.bin").read_bytes()
+
+
+def tflite_model(manifest_json: str | None) -> bytes:
+    """CAST -> MEAN -> FULLY_CONNECTED, written with the schema's own classes."""
+    schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
+    flatbuffers = pytest.importorskip("flatbuffers")
+    weights, bias = colour_weights()
+    model = schema.ModelT()
+    model.version, model.description, model.buffers = 3, "colours", [schema.BufferT()]
+
+    def tensor(name: bytes, shape: tuple[int, ...], kind: int, data: npt.NDArray[np.generic] | None = None) -> int:
+        item = schema.TensorT()
+        item.name, item.shape, item.type, item.buffer = name, list(shape), kind, 0
+        if data is not None:
+            buffer = schema.BufferT()
+            buffer.data = np.frombuffer(data.tobytes(), np.uint8)
+            model.buffers.append(buffer)
+            item.buffer = len(model.buffers) - 1
+        graph.tensors.append(item)
+        return len(graph.tensors) - 1
+
+    def operator(builtin: int, inputs: list[int], output: int, options: tuple[int, object]) -> None:
+        code = schema.OperatorCodeT()
+        code.builtinCode = code.deprecatedBuiltinCode = builtin
+        code.version = 1
+        model.operatorCodes.append(code)
+        item = schema.OperatorT()
+        item.opcodeIndex, item.inputs, item.outputs = len(model.operatorCodes) - 1, inputs, [output]
+        item.builtinOptionsType, item.builtinOptions = options
+        graph.operators.append(item)
+
+    graph = schema.SubGraphT()
+    graph.tensors, graph.operators, model.subgraphs, model.operatorCodes = [], [], [graph], []
+    kinds, builtins, options = schema.TensorType, schema.BuiltinOperator, schema.BuiltinOptions
+    image = tensor(b"serving_default_args_0:0", (1, *CROP, 3), kinds.UINT8)
+    pixels = tensor(b"pixels", (1, *CROP, 3), kinds.FLOAT32)
+    axes = tensor(b"axes", (2,), kinds.INT32, np.array([1, 2], np.int32))
+    means = tensor(b"means", (1, 3), kinds.FLOAT32)
+    weight = tensor(b"weights", weights.shape, kinds.FLOAT32, weights)
+    biases = tensor(b"bias", bias.shape, kinds.FLOAT32, bias)
+    logits = tensor(b"StatefulPartitionedCall:0", (1, len(COLOURS)), kinds.FLOAT32)
+    operator(builtins.CAST, [image], pixels, (options.CastOptions, schema.CastOptionsT()))
+    operator(builtins.MEAN, [pixels, axes], means, (options.ReducerOptions, schema.ReducerOptionsT()))
+    dense = schema.FullyConnectedOptionsT()
+    operator(builtins.FULLY_CONNECTED, [means, weight, biases], logits, (options.FullyConnectedOptions, dense))
+    graph.inputs, graph.outputs = [image], [logits]
+    if manifest_json is not None:
+        for name, text in (("min_runtime_version", b"1.5.0"), (METADATA_KEY, manifest_json.encode())):
+            buffer, metadata = schema.BufferT(), schema.MetadataT()
+            buffer.data = np.frombuffer(text, np.uint8)
+            model.buffers.append(buffer)
+            metadata.name, metadata.buffer = name, len(model.buffers) - 1
+            model.metadata = [*(model.metadata or []), metadata]
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
+def base_manifest() -> Manifest:
+    """A manifest of the three fp32 variants, without hashes."""
+    return Manifest(
+        name="colours",
+        task="classification",
+        labels=tuple(Label(id=name, name=name.title()) for name in COLOURS),
+        input=TensorSpec("image", "uint8", (1, *CROP, 3), "NHWC"),
+        preprocess=Preprocess(resize=28, crop=CROP),
+        normalize=Normalize((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+        output=TensorSpec("logits", "float32", (1, len(COLOURS))),
+        variants=tuple(
+            Variant(f"{target}.fp32", target, "fp32", (), Requires(engine)) for target, engine in ENGINES.items()
+        ),
+        provenance={"edgetl": "0.1.0"},
+    )
+
+
+def write_bundle(folder: Path) -> None:
+    """Variants onnx.fp32, tflite.fp32, openvino.fp32, and onnx.int8, a copy of the first under another name."""
+    manifest = base_manifest()
+    contents: dict[str, dict[str, bytes]] = {}
+    for target, path in FILES.items():
+        text = manifest.embedded(f"{target}.fp32").to_json()
+        if target == "openvino":
+            xml, weights = openvino_model(text, folder)
+            contents[target] = {path: xml, path.replace(".xml", ".bin"): weights}
+        else:
+            contents[target] = {path: onnx_model(text) if target == "onnx" else tflite_model(text)}
+    images = [photo(colour, seed=seed) for seed in range(4) for colour in COLOURS.values()]
+    tensors = np.stack([preprocess(image, manifest.preprocess) for image in images])
+    expected = io.BytesIO()
+    np.savez(expected, tensors=tensors, logits=reference_logits(tensors))
+    golden = {f"golden/{i:02}.png": image for i, image in enumerate(images)}
+    variants = [
+        dataclasses.replace(variant, files=tuple(entry(*item) for item in contents[variant.target].items()))
+        for variant in manifest.variants
+    ]
+    int8 = {"onnx/model.int8.onnx": contents["onnx"][FILES["onnx"]]}
+    files = tuple(entry(*item) for item in int8.items())
+    variants.append(Variant("onnx.int8", "onnx", "int8", files, Requires("onnxruntime")))
+    manifest = dataclasses.replace(
+        manifest,
+        variants=tuple(variants),
+        golden=Golden(
+            len(images),
+            tuple(entry(*item) for item in golden.items()),
+            entry("golden/expected.npz", expected.getvalue()),
+        ),
+    )
+    everything = {**int8, **golden, "golden/expected.npz": expected.getvalue()}
+    for files_of_target in contents.values():
+        everything |= files_of_target
+    everything["manifest.json"] = manifest.to_json().encode()
+    for path, content in everything.items():
+        (folder / "bundle" / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "bundle" / path).write_bytes(content)
+
+
+@pytest.fixture(scope="session")
+def pristine_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle folder, written once; tests must not change it."""
+    folder = tmp_path_factory.mktemp("colours")
+    write_bundle(folder)
+    return folder / "bundle"
+
+
+@pytest.fixture
+def red_photo() -> bytes:
+    """A PNG file of a mostly red picture, 60x48 pixels."""
+    return photo(COLOURS["red"], seed=99)
+
+
+@pytest.fixture
+def original() -> Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]:
+    """The model that the variants came from: tensors (n, H, W, 3) to logits (n, labels)."""
+    return reference_logits

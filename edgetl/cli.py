@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgetl.console import say, track
 from edgetl_runtime import __version__
-from edgetl_runtime.errors import EdgetlError
+from edgetl_runtime.errors import EdgetlError, OutputError
 
 if TYPE_CHECKING:
     from edgetl.pipeline import Outcome
@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
+        _check_reports(arguments)
         return command(arguments)
     except EdgetlError as error:
         say(f"edgetl: error: {error}")
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] in ("edgetl", "edgetl_export", "edgetl_runtime"):
             raise
-        say(f'edgetl: error: {error.name} is not installed\n  fix: pip install "edgetl[all]"')
+        say(f'edgetl: error: {error.name} is not installed here: pip install "edgetl[all]"')
         return 2
     except KeyboardInterrupt:
         say("edgetl: interrupted; nothing was left behind")
@@ -148,6 +149,22 @@ def _judge_options(parser: argparse.ArgumentParser) -> None:
 def _output(parser: argparse.ArgumentParser, metavar: str, what: str) -> None:
     parser.add_argument("--out", metavar=metavar, type=Path, required=True, help=what)
     parser.add_argument("--force", action="store_true", help="replace it if it exists")
+
+
+def _check_reports(arguments: argparse.Namespace) -> None:
+    """What is written last is checked first: `OutputError` for a report in a folder that will not be there."""
+    out = getattr(arguments, "out", None)
+    made = () if out is None else out.absolute().parents
+    for name in ("json", "markdown", "html"):
+        path = getattr(arguments, name, None)
+        if not isinstance(path, Path):  # bench and inspect pass theirs on
+            continue
+        folder = path.absolute().parent
+        if path.is_dir() or not (folder.is_dir() or folder in made):
+            what = "is a folder" if path.is_dir() else f"lies in {folder}, which does not exist"
+            raise OutputError(
+                f"cannot write {path}: it {what}", fix=f"name a file in a folder that exists: --{name} FILE"
+            )
 
 
 _SECTIONS = {

@@ -1,0 +1,198 @@
+"""The wheel in bare environments: what is in it, and that a device needs one engine and nothing else.
+
+``EDGETL_BUNDLE`` names a bundle folder to run instead of the hand-made one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TARGETS = {"onnx": "onnx", "tflite": "tflite", "openvino": "openvino"}
+"""Extra -> the target that its engine runs."""
+HELP = {
+    "edgetl": ["run", "train", "export", "verify", "bench", "inspect", "backbones", "demo"],
+    "edgetl-run": ["info", "predict", "bench", "self-test"],
+}
+RUNTIME_LIMIT = 300_000
+SCRIPTS = "Scripts" if os.name == "nt" else "bin"
+
+
+@dataclass(frozen=True)
+class Device:
+    """A fresh environment with one extra; commands run in an empty folder, and see nothing of this checkout."""
+
+    extra: str
+    environment: Path
+    folder: Path
+
+    def run(self, program: str, *words: str) -> subprocess.CompletedProcess[str]:
+        variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        command = [str(self.environment / SCRIPTS / program), *words]
+        return subprocess.run(command, cwd=self.folder, env=variables, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("build")
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="session")
+def files(wheel: Path) -> dict[str, int]:
+    """The wheel's files: path -> bytes when installed."""
+    with zipfile.ZipFile(wheel) as archive:
+        return {info.filename: info.file_size for info in archive.infolist()}
+
+
+@pytest.fixture(scope="module", params=TARGETS)
+def device(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Device]:
+    extra: str = request.param
+    folder = tmp_path_factory.mktemp(f"device-{extra}")
+    empty = folder / "empty"
+    empty.mkdir()
+    subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True, timeout=300)
+    fresh = Device(extra, folder / "venv", empty)
+    probe = fresh.run("python", "-m", "pip", "install", "-q", "numpy", "pillow")
+    if probe.returncode != 0:
+        pytest.skip(f"no package index: {(probe.stderr.strip().splitlines() or ['pip failed'])[-1]}")
+    installed = fresh.run("python", "-m", "pip", "install", "-q", f"{wheel}[{extra}]")
+    assert installed.returncode == 0, installed.stderr
+    yield fresh
+    assert list(empty.iterdir()) == []
+
+
+@pytest.fixture(scope="session")
+def bundle(request: pytest.FixtureRequest) -> Path:
+    if "EDGETL_BUNDLE" in os.environ:
+        return Path(os.environ["EDGETL_BUNDLE"]).absolute()
+    path: Path = request.getfixturevalue("pristine_bundle")
+    return path
+
+
+def variants(bundle: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["variants"]
+    return found
+
+
+def test_the_wheel_holds_the_three_packages_and_nothing_else(files: dict[str, int]) -> None:
+    top = {path.partition("/")[0] for path in files if ".dist-info/" not in path}
+    assert top == {"edgetl", "edgetl_export", "edgetl_runtime"}
+    assert {f"{package}/py.typed" for package in top} <= set(files)
+    assert any(path.endswith("licenses/LICENSE") for path in files)
+
+
+def test_the_wheel_holds_every_file_of_the_packages(files: dict[str, int]) -> None:
+    expected = {
+        path.relative_to(folder.parent).as_posix()
+        for folder in (ROOT / "edgetl", ROOT / "export/edgetl_export", ROOT / "runtime/edgetl_runtime")
+        for path in folder.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert expected == {path for path in files if ".dist-info/" not in path}
+    assert any(path.endswith(".j2") for path in expected)
+
+
+def test_the_runtime_is_small(files: dict[str, int]) -> None:
+    assert 0 < sum(size for path, size in files.items() if path.startswith("edgetl_runtime/")) <= RUNTIME_LIMIT
+
+
+@pytest.mark.network
+def test_torch_is_not_installed(device: Device) -> None:
+    program = (
+        "import importlib.util as u; print([n for n in ('torch', 'tensorflow', 'onnx', 'jinja2') if u.find_spec(n)])"
+    )
+    assert device.run("python", "-c", program).stdout.strip() == "[]"
+    assert device.run("python", "-m", "pip", "check").returncode == 0
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("program", HELP)
+def test_every_command_answers_help(program: str, device: Device) -> None:
+    for words in ([], *([command] for command in HELP[program])):
+        done = device.run(program, *words, "-h")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(f"usage: {' '.join([program, *words])}")
+    assert device.run(program, "--version").stdout.startswith(program)
+
+
+@pytest.mark.network
+def test_the_bundle_runs(device: Device, bundle: Path) -> None:
+    mine = {str(variant["id"]) for variant in variants(bundle) if variant["target"] == TARGETS[device.extra]}
+    photo = bundle / "golden" / "00.png"
+    documents = {}
+    for command, words in {
+        "info": [],
+        "predict": [str(photo)],
+        "bench": ["--seconds", "0.05", "--threads", "1"],
+        "self-test": [],
+    }.items():
+        done = device.run("edgetl-run", command, str(bundle), *words, "--json", "-")
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+        documents[command] = json.loads(done.stdout)
+    assert {item["id"] for item in documents["info"]["variants"] if item["runnable"]} == mine
+    assert documents["predict"]["variant"] in mine
+    assert documents["predict"]["predictions"][0]["scores"]
+    assert {item["id"] for item in documents["bench"]["variants"]} == mine
+    assert documents["self-test"]["passed"] is True
+    assert documents["self-test"]["pixels"] == 0
+    assert {item["id"] for item in documents["self-test"]["variants"]} == mine
+
+
+@pytest.mark.network
+def test_one_model_file_runs(device: Device, bundle: Path) -> None:
+    target = TARGETS[device.extra]
+    path = next(variant["files"][0]["path"] for variant in variants(bundle) if variant["target"] == target)
+    done = device.run("edgetl-run", "predict", str(bundle / path), str(bundle / "golden" / "00.png"), "--top", "1")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("command", ["predict", "bench", "self-test"])
+def test_a_missing_engine_is_one_line(command: str, device: Device, bundle: Path) -> None:
+    other = next(target for target in TARGETS.values() if target != TARGETS[device.extra])
+    path = next(variant["files"][0]["path"] for variant in variants(bundle) if variant["target"] == other)
+    images = [str(bundle / "golden" / "00.png")] if command == "predict" else []
+    done = device.run("edgetl-run", command, str(bundle / path), *images)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert f'pip install "edgetl[{other}]"' in line
+
+
+@pytest.mark.network
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "--data", "photos", "--out", "out.edgetl"],
+        ["train", "--data", "photos", "--out", "out"],
+        ["export", "checkpoint", "--calibration", "photos", "--out", "out.edgetl"],
+        ["verify", "bundle", "--data", "photos"],
+        ["backbones"],
+        ["demo"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_work_that_needs_torch_says_what_to_install(words: list[str], device: Device) -> None:
+    done = device.run("edgetl", *words)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("edgetl: error: ")
+    assert 'pip install "edgetl[' in line

@@ -64,7 +64,16 @@ class Workshop:
         )
         if program is None:
             raise RuntimeError("torch.onnx.export gave no program")
-        return program.model_proto
+        return _without_traces(program.model_proto)
+
+
+def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The exporter notes the stack of every node, with the paths of this machine: nothing that a device needs."""
+    del model.graph.metadata_props[:]
+    for part in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
+        del part.metadata_props[:]
+        part.ClearField("doc_string")
+    return model
 
 
 @contextlib.contextmanager

@@ -1,0 +1,193 @@
+"""The README runs: its Python, its commands, its map of the tree, and its test command.
+
+A Python block starts in a fresh interpreter, in a folder with ``flowers.edgetl`` and ``photo.jpg``. A comment before
+the block says otherwise: ``<!-- test: photos, random weights -->`` starts with a folder ``photos/``, no bundle, and
+weights that were never trained in the place of the published ones; ``<!-- test: skip REASON -->`` only compiles it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlparse
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgetl import cli
+from edgetl_runtime import cli as device_cli
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROGRAMS = {"edgetl": cli, "edgetl-run": device_cli}
+PHOTOS = "photos, random weights"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, its text, the number of its first line, and what a comment before it asks for."""
+
+    language: str
+    text: str
+    line: int
+    wish: str = ""
+
+
+def blocks(markdown: str) -> list[Block]:
+    """The fenced blocks of a page, in their order."""
+    pattern = r"(?:<!-- test: (?P<wish>.*?) -->\n\s*)?^```(?P<language>\w*)\n(?P<text>.*?)^```$"
+    return [
+        Block(found["language"], found["text"], markdown.count("\n", 0, found.start("text")) + 1, found["wish"] or "")
+        for found in re.finditer(pattern, markdown, re.MULTILINE | re.DOTALL)
+    ]
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of every command in a block of shell, without comments."""
+    found = []
+    for line in text.replace("\\\n", " ").splitlines():
+        lexer = shlex.shlex(line, posix=True, punctuation_chars="&|;")
+        lexer.whitespace_split = True
+        words: list[str] = []
+        for word in [*lexer, ";"]:
+            if not set(word) <= set("&|;"):
+                words.append(word)
+                continue
+            if words:
+                found.append(words)
+            words = []
+    return found
+
+
+BLOCKS = blocks(README)
+PYTHON = [block for block in BLOCKS if block.language == "python"]
+SHELL = [command for block in BLOCKS if block.language == "bash" for command in commands(block.text)]
+# Commands in the running text count too; most only name a command, and are asked for its help.
+INLINE = [commands(text)[0] for text in re.findall(r"`(edgetl(?:-run)? [^`]+)`", README)]
+SHELL += [[*words, "-h"] if len(words) == 2 else words for words in INLINE]
+OURS = [command for command in SHELL if command[0] in PROGRAMS]
+
+
+class RefusedError(Exception):
+    """The parser does not take a command."""
+
+
+@pytest.fixture
+def parse(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], None]:
+    """Give the words of a command to the program's own parser, and do not run it. Raises `RefusedError`."""
+
+    def refuse(self: argparse.ArgumentParser, message: str) -> None:
+        raise RefusedError(message)
+
+    def check(command: list[str]) -> None:
+        program, *words = command
+        with contextlib.suppress(SystemExit):  # -h
+            PROGRAMS[program]._parser().parse_args(words)
+
+    monkeypatch.setattr(argparse.ArgumentParser, "error", refuse)
+    return check
+
+
+@pytest.mark.parametrize("command", OURS, ids=" ".join)
+def test_every_command_of_the_readme_parses(command: list[str], parse: Callable[[list[str]], None]) -> None:
+    parse(command)
+
+
+@pytest.mark.parametrize("line", ["edgetl run --date photos --out x", "edgetl fly", "edgetl-run predict bundle"])
+def test_a_wrong_command_is_found(line: str, parse: Callable[[list[str]], None]) -> None:
+    (command,) = commands(line)
+    with pytest.raises(RefusedError):
+        parse(command)
+
+
+def test_blocks_and_commands_are_found() -> None:
+    shell = "a && edgetl demo --out 'b c' # d\n\ne \\\n  f\n"
+    page = f"<!-- test: skip why -->\n```python\nx = 1\n```\n\n```bash\n{shell}```\n"
+    assert blocks(page) == [Block("python", "x = 1\n", 3, "skip why"), Block("bash", shell, 7)]
+    assert commands(blocks(page)[1].text) == [["a"], ["edgetl", "demo", "--out", "b c"], ["e", "f"]]
+    assert PYTHON
+    assert len(OURS) > 5
+
+
+@pytest.fixture
+def folder(tmp_path: Path, pristine_bundle: Path, red_photo: bytes) -> Path:
+    """What a block of Python finds beside it."""
+    shutil.copytree(pristine_bundle, tmp_path / "flowers.edgetl")
+    (tmp_path / "photo.jpg").write_bytes(red_photo)
+    return tmp_path
+
+
+def write_photos(folder: Path) -> None:
+    """Noisy photos of two colours, enough to train on."""
+    rng = np.random.default_rng(0)
+    for label, colour in {"daisy": (220, 220, 200), "roses": (190, 30, 60)}.items():
+        (folder / label).mkdir(parents=True)
+        for index in range(8):
+            noise = rng.normal(colour, 30, (96, 128, 3)).clip(0, 255)
+            Image.fromarray(noise.astype(np.uint8)).save(folder / label / f"{index}.jpg")
+
+
+def write_random_weights(cache: Path, backbone: str) -> None:
+    """What torchvision would download for `backbone`, but never trained."""
+    import torch
+    import torchvision
+
+    url = torchvision.models.get_model_weights(backbone).DEFAULT.url
+    path = cache / "hub" / "checkpoints" / Path(urlparse(url).path).name
+    path.parent.mkdir(parents=True)
+    torch.manual_seed(0)
+    torch.save(torchvision.models.get_model(backbone).state_dict(), path)
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=lambda block: f"line {block.line}")
+def test_python_of_the_readme_runs(block: Block, folder: Path) -> None:
+    compile(block.text, f"README.md:{block.line}", "exec")
+    if block.wish.startswith("skip "):
+        pytest.skip(block.wish.removeprefix("skip "))
+    assert block.wish in ("", PHOTOS), block.wish
+    variables = dict(os.environ)
+    if block.wish == PHOTOS:
+        shutil.rmtree(folder / "flowers.edgetl")
+        write_photos(folder / "photos")
+        write_random_weights(folder / "torch", "mobilenet_v2")
+        variables["TORCH_HOME"] = str(folder / "torch")
+    done = subprocess.run(
+        [sys.executable, "-c", block.text],
+        cwd=folder, env=variables, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() or "print" not in block.text
+
+
+def test_the_map_of_the_tree_is_true() -> None:
+    """Every folder of the map is there, and every module that the map names in it; the README's other paths too."""
+    (tree,) = [block.text for block in BLOCKS if "runtime/edgetl_runtime/" in block.text]
+    rows = [line.split(maxsplit=1) for line in tree.splitlines()]
+    assert {row[0] for row in rows} >= {"runtime/edgetl_runtime/", "export/edgetl_export/", "edgetl/", "tests/"}
+    for where, about in rows:
+        assert (ROOT / where).is_dir(), where
+        named = re.findall(r"[\w./]+", about.rpartition(":")[2]) if ":" in about else re.findall(r"\w+\.py", about)
+        for name in named:
+            assert any((ROOT / where / end).exists() for end in (name, f"{name}.py")), f"{where}{name}"
+    for path in re.findall(r"`((?:runtime|export|edgetl|tests)/[\w./]+)`", README):
+        assert (ROOT / path).exists(), path
+
+
+def test_ci_runs_the_command_that_the_readme_gives() -> None:
+    block = next(block for block in BLOCKS if block.language == "bash" and "pytest" in block.text)
+    set_up, command = block.text.strip().splitlines()
+    script = [line.strip() for line in (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()]
+    assert [line for line in script if "pytest" in line] == [command]
+    install = [words for words in commands(set_up) if words[:2] == ["pip", "install"]]
+    assert install == [words for line in script for words in commands(line) if words[:2] == ["pip", "install"]]
+    assert os.access(ROOT / ".ci/run", os.X_OK)

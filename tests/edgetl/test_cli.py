@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import pkgutil
 import shutil
 import signal
 import subprocess
@@ -140,6 +141,11 @@ def test_bad_recipe(text: str, parts: list[str], run_words: list[str], tmp_path:
     fails([*run_words, "--recipe", "bad.toml"], "bad.toml", *parts)
 
 
+def test_verify_without_a_bundle(photos: Path, fails: Fails) -> None:
+    fails(["verify", "gone.edgetl", "--data", str(photos)], "no bundle at gone.edgetl")
+    fails(["verify", str(photos), "--data", str(photos), "--html", "gone/x.html"], "gone", "--html FILE")
+
+
 def test_bad_gate(run_words: list[str], tmp_path: Path, fails: Fails) -> None:
     (tmp_path / "gate.toml").write_text("[precision.int8]\ntop1_agrement = 0.9\n")
     fails([*run_words, "--gate", "gate.toml"], "top1_agrement", "top1_agreement")
@@ -272,21 +278,16 @@ def test_a_missing_module_of_edgetl_is_a_bug(run_words: list[str], run_that_lack
 
 
 @pytest.mark.parametrize(
-    ("module", "name"), [("edgetl_export.targets.to_onnx", "OnnxTarget"), ("edgetl_export.export", "write_golden")]
+    ("owner", "name"),
+    [("edgetl_export.targets.to_onnx:OnnxTarget", "build"), ("edgetl_export.export:", "write_golden")],
 )
 def test_interrupt(
-    module: str,
-    name: str,
-    export_words: list[str],
-    tmp_path: Path,
-    capsys: Capture,
-    monkeypatch: pytest.MonkeyPatch,
+    owner: str, name: str, export_words: list[str], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    owner = importlib.import_module(module)
-    monkeypatch.setattr(*((owner.OnnxTarget, "build") if name == "OnnxTarget" else (owner, name)), interrupt)
+    monkeypatch.setattr(pkgutil.resolve_name(owner), name, interrupt)
     before = listing(tmp_path)
     assert main(export_words) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "edgetl: interrupted; nothing was left behind"

@@ -100,7 +100,7 @@ def finetune(
         job = _Job(model, data, spec, normalize, options, device, pretrained, track)
         cached = options.strategy == "head" and has_linear_head(model)
         history = _train_head(job) if cached else _train_network(job)
-    notes = (note, *_unused(options)) if cached else (note,)
+    notes = (note, *(_unused(options) if cached else ()), *_left_out(data))
     about = {
         "data": {"name": data.name, "fingerprint": data.fingerprint, "train": len(data.train), "val": len(data.val)},
         "weights": note,
@@ -302,6 +302,10 @@ def _unused(options: TrainOptions) -> tuple[str, ...]:
     """Options that were given, but mean nothing for a head on cached features."""
     given = [name for name in ("lr",) if getattr(options, name) is not None]
     return tuple(f"{name} is not used: strategy head has no learning rate" for name in given)
+
+
+def _left_out(data: Dataset) -> tuple[str, ...]:
+    return (f"{len(data.bad)} unreadable images were left out",) if data.bad else ()
 
 
 def _device(name: str) -> torch.device:

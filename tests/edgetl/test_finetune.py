@@ -21,6 +21,7 @@ from edgetl.data import Dataset, Sample, load_dataset
 from edgetl.features import extract, frozen_backbone
 from edgetl.finetune import check_start, finetune
 from edgetl.history import Epoch, History
+from edgetl.photos import BadImage
 from edgetl.recipe import ModelOptions, TrainOptions
 from edgetl_export.progress import silent
 from edgetl_runtime.errors import CheckpointError, ImageError, OutputError, UsageError
@@ -178,6 +179,11 @@ def test_what_is_wrong_with_the_start_is_said_before_work(data: Dataset, weights
 
 def test_an_option_that_does_nothing_is_said(data: Dataset, weights: str) -> None:
     assert "lr is not used" in finetune(data, start(weights), TrainOptions("head", epochs=1, lr=0.1)).notes[1]
+
+
+def test_images_that_were_left_out_are_counted(data: Dataset, weights: str) -> None:
+    less = replace(data, bad=(BadImage(Path("a.jpg"), "truncated"),))
+    assert finetune(less, start(weights), TrainOptions("head", epochs=1)).notes[1].startswith("1 unreadable")
 
 
 def test_divergence_is_an_error(data: Dataset, weights: str) -> None:

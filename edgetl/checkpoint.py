@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -18,14 +17,15 @@ from torch import nn
 
 from edgetl.backbones import build, preset
 from edgetl.weights import State, fit, infer_num_classes, read_state
-from edgetl_runtime.errors import CheckpointError, OutputError, UsageError
+from edgetl_export.staging import staged
+from edgetl_runtime.errors import CheckpointError, UsageError
 from edgetl_runtime.manifest import Label, Normalize, Preprocess
 
-__all__ = ["Checkpoint", "check_destination", "load_labels", "open_checkpoint"]
+__all__ = ["CHECKPOINT_FILE", "Checkpoint", "load_labels", "open_checkpoint"]
 
 _SCHEMA = 1
 _WEIGHTS = "model.safetensors"
-_ABOUT = "checkpoint.json"
+CHECKPOINT_FILE = "checkpoint.json"
 _LABELS_FIX = 'a JSON list of {"id": ..., "name": ...} or of strings, or a text file with one label a line'
 
 
@@ -122,7 +122,11 @@ class Checkpoint:
         Raises `OutputError` when it exists (unless `force`, and then only a checkpoint is replaced) or cannot be
         written.
         """
-        check_destination(folder, force=force)
+        with staged(folder, holds=CHECKPOINT_FILE, force=force) as fresh:
+            self.write(fresh)
+
+    def write(self, folder: Path) -> None:
+        """The two files, into a folder that somebody else is putting together."""
         about = {
             "schema": _SCHEMA,
             "backbone": self.backbone,
@@ -132,26 +136,8 @@ class Checkpoint:
             "sha256": self.sha256,
             "training": self.training,
         }
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-                fresh = Path(scratch) / "new"
-                fresh.mkdir()
-                (fresh / _WEIGHTS).write_bytes(self._bytes)
-                (fresh / _ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-                _put_in_place(fresh, folder, Path(scratch) / "old")
-        except OSError as error:
-            raise OutputError(f"cannot write {folder}: {error}", fix="choose another place, or make room") from error
-
-
-def check_destination(folder: Path, *, force: bool = False) -> None:
-    """`OutputError` when `folder` exists, unless `force`, and then only a checkpoint may be replaced."""
-    if not folder.exists():
-        return
-    if not force:
-        raise OutputError(f"{folder} exists", fix="choose another place, or --force to replace it")
-    if not (folder / _ABOUT).is_file():
-        raise OutputError(f"{folder} is not a checkpoint and is not replaced", fix="choose another place")
+        (folder / _WEIGHTS).write_bytes(self._bytes)
+        (folder / CHECKPOINT_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
 def open_checkpoint(
@@ -203,7 +189,7 @@ def _is_label(row: Any) -> bool:
 
 
 def _read_about(folder: Path) -> dict[str, Any]:
-    about = folder / _ABOUT
+    about = folder / CHECKPOINT_FILE
     if not about.is_file():
         what = "is not a checkpoint" if folder.exists() else "does not exist"
         raise CheckpointError(
@@ -217,16 +203,3 @@ def _read_about(folder: Path) -> dict[str, Any]:
     if not isinstance(found, dict) or not isinstance(schema, int) or schema > _SCHEMA:
         raise CheckpointError(f"{about} has schema {schema!r}, this edgetl reads {_SCHEMA}", fix="update edgetl")
     return found
-
-
-def _put_in_place(fresh: Path, folder: Path, old: Path) -> None:
-    """Rename `fresh` to `folder`; what stood there goes to `old`, and comes back when that fails."""
-    if not folder.exists():
-        fresh.replace(folder)
-        return
-    folder.replace(old)
-    try:
-        fresh.replace(folder)
-    except OSError:
-        old.replace(folder)
-        raise

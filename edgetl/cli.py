@@ -234,6 +234,9 @@ def _export(arguments: argparse.Namespace) -> int:
         labels=arguments.labels,
         image_size=arguments.image_size,
     )
+    if arguments.checkpoint.is_file() and arguments.labels is None:
+        checkpoint, note = pipeline.labelled_by_folders(checkpoint, arguments.calibration)
+        say(note)
     exported = pipeline.export_checkpoint(
         checkpoint,
         arguments.calibration,
@@ -320,7 +323,8 @@ def _conclude(outcome: Outcome, *, json: Path | None) -> int:
     for note in outcome.notes:
         say(note)
     print(render_terminal(outcome.report))
-    say(f"report: {outcome.bundle / 'report.html'}")
+    if outcome.bundle.is_dir():
+        say(f"report: {outcome.bundle / 'report.html'}")
     return 0 if outcome.report.verdict.passed else 1
 
 

@@ -11,6 +11,7 @@ __all__ = ["say", "track"]
 
 T = TypeVar("T")
 _SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_WORTH_A_LINE = 2.0
 
 
 def say(text: str, *, stream: TextIO | None = None) -> None:
@@ -36,3 +37,5 @@ def _lines(items: Iterable[T], what: str, total: int) -> Iterator[T]:
         if now - last >= _SECONDS_BETWEEN_LINES and done < total:
             last = now
             say(f"{what}: {done}/{total} ({now - start:.0f} s)")
+    if time.monotonic() - start >= _SECONDS_WORTH_A_LINE:
+        say(f"{what}: done ({time.monotonic() - start:.0f} s)")

@@ -8,25 +8,37 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgetl.checkpoint import Checkpoint
-from edgetl.checkpoint import check_destination as check_checkpoint_destination
+from edgetl.checkpoint import CHECKPOINT_FILE, Checkpoint
 from edgetl.data import Dataset, Sample, load_dataset, load_labelled, load_photos, pick
 from edgetl.finetune import Trained, check_start, finetune
+from edgetl.photos import label_folders
 from edgetl.recipe import ExportSection, Recipe
 from edgetl.verify.gate import Gate, read_gate
 from edgetl.verify.report import Report
 from edgetl.verify.verify import RunFacts, VerifyOptions, verify
 from edgetl.verify.writing import ReportFiles, write_report
 from edgetl_export import CalibrationSamples, Exported, ExportOptions, Source, export
-from edgetl_export.bundle_writer import check_destination, staged
 from edgetl_export.progress import Track, silent
+from edgetl_export.staging import check_destination, staged
 from edgetl_export.targets import check_installed, check_names
 from edgetl_runtime.bundle import open_bundle
 from edgetl_runtime.errors import CheckpointError, UsageError
+from edgetl_runtime.manifest import Label
 
-__all__ = ["Outcome", "export_checkpoint", "run", "train", "train_to", "verify_bundle", "verify_options"]
+__all__ = [
+    "Outcome",
+    "Photos",
+    "export_checkpoint",
+    "labelled_by_folders",
+    "run",
+    "train",
+    "train_to",
+    "verify_bundle",
+    "verify_options",
+]
 
 GOLDEN_SAMPLES = 16
+BUNDLE_FILE = "manifest.json"
 REFERENCE = "reference"
 """Where a bundle keeps the checkpoint it came from, so that it can be held against the original at any time."""
 
@@ -57,7 +69,7 @@ def run(
     The bundle at `out` holds its own report and is there whole or not at all; one whose verdict is "failed" is kept,
     with the reasons in its report. Everything that can be known to fail does so before the first expensive step.
     """
-    check_destination(out, force=force)
+    check_destination(out, holds=BUNDLE_FILE, force=force)
     check_names(recipe.export.targets, recipe.export.precisions)
     check_installed(recipe.export.targets)
     judging = verify_options(recipe)
@@ -68,7 +80,7 @@ def run(
         golden=pick(held_out, GOLDEN_SAMPLES, recipe.train.seed),
         facts={"data_fingerprint": dataset.fingerprint, "training": trained.checkpoint.training},
     )
-    with staged(out, force=force) as folder:
+    with staged(out, holds=BUNDLE_FILE, force=force) as folder:
         exported = _write_bundle(trained.checkpoint, photos, recipe.export, folder, name=out.stem, track=track)
         report = verify(
             folder,
@@ -99,12 +111,13 @@ def train(recipe: Recipe, *, dataset: Dataset | None = None, track: Track = sile
 
 def train_to(recipe: Recipe, out: Path, *, force: bool = False, track: Track = silent) -> Trained:
     """Photos to a checkpoint folder at `out`, with the recipe and the history of the training in it."""
-    check_checkpoint_destination(out, force=force)
+    check_destination(out, holds=CHECKPOINT_FILE, force=force)
     _, trained = train(recipe, track=track)
-    trained.checkpoint.save(out, force=force)
-    trained.history.save(out / "history.json")
-    trained.history.plot(out / "history.png")
-    recipe.save(out / "recipe.toml")
+    with staged(out, holds=CHECKPOINT_FILE, force=force) as folder:
+        trained.checkpoint.write(folder)
+        trained.history.save(folder / "history.json")
+        trained.history.plot(folder / "history.png")
+        recipe.save(folder / "recipe.toml")
     return trained
 
 
@@ -123,7 +136,7 @@ def export_checkpoint(
     when only some could not, their reasons are in `Exported.failed`.
     """
     options = options or ExportSection()
-    check_destination(out, force=force)
+    check_destination(out, holds=BUNDLE_FILE, force=force)
     check_names(options.targets, options.precisions)
     check_installed(options.targets)
     available = load_photos(calibration) if isinstance(calibration, Path) else calibration
@@ -132,8 +145,22 @@ def export_checkpoint(
         golden=pick(available, GOLDEN_SAMPLES),
         facts={"training": checkpoint.training},
     )
-    with staged(out, force=force) as folder:
+    with staged(out, holds=BUNDLE_FILE, force=force) as folder:
         return _write_bundle(checkpoint, photos, options, folder, name=out.stem, track=track)
+
+
+def labelled_by_folders(checkpoint: Checkpoint, photos: Path) -> tuple[Checkpoint, str]:
+    """Labels for plain weights that came without: the folders of `photos`, sorted, when they are as many as the logits.
+
+    Otherwise the numbers stay. The second value says which, for the user to read.
+    """
+    root = photos / "train" if (photos / "train").is_dir() else photos
+    names = [folder.name for folder in label_folders(root)] if root.is_dir() else []
+    if len(names) != len(checkpoint.labels):
+        return checkpoint, f"labels are the numbers 0 to {len(checkpoint.labels) - 1}: --labels FILE gives them names"
+    labels = tuple(Label(name, name) for name in names)
+    shown = ", ".join(names[:6]) + (" ..." if len(names) > 6 else "")
+    return dataclasses.replace(checkpoint, labels=labels), f"labels are the folders of {root}: {shown}"
 
 
 def verify_bundle(
@@ -192,7 +219,8 @@ def _write_bundle(
         ExportOptions(options.targets, options.precisions, {"backbone": checkpoint.backbone, **photos.facts}),
         track=track,
     )
-    checkpoint.save(folder / REFERENCE)
+    (folder / REFERENCE).mkdir()
+    checkpoint.write(folder / REFERENCE)
     return exported
 
 

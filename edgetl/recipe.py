@@ -88,6 +88,7 @@ class TrainOptions:
         _require(self.patience is None or self.patience >= 1, "patience", self, "1 or more")
         _require(self.augment in AUGMENTATIONS, "augment", self, nearest(self.augment, AUGMENTATIONS))
         _require(self.device in ("auto", "cpu", "cuda"), "device", self, "auto, cpu or cuda")
+        _require(self.seed >= 0, "seed", self, "0 or more")
 
     @property
     def trained_stages(self) -> int | None:
@@ -97,7 +98,7 @@ class TrainOptions:
         return 0 if self.strategy == "head" else int(self.strategy.removeprefix("last:"))
 
 
-def _require(holds: object, name: str, options: TrainOptions, allowed: str) -> None:
+def _require(holds: object, name: str, options: object, allowed: str) -> None:
     if not holds:
         raise UsageError(f"{name} = {getattr(options, name)!r} makes no sense", fix=allowed)
 
@@ -109,6 +110,9 @@ class ExportSection:
     targets: tuple[str, ...] = ("onnx", "tflite", "openvino")
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
     calibration_samples: int = 250
+
+    def __post_init__(self) -> None:
+        _require(self.calibration_samples >= 1, "calibration_samples", self, "1 or more")
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from typing import Any
 from edgetl.verify.report import Check, VariantReport, Verdict
 from edgetl_runtime.errors import UsageError, nearest
 
-__all__ = ["QUANTITIES", "Gate", "Limits", "judge", "read_gate"]
+__all__ = ["QUANTITIES", "Gate", "Limits", "Quantity", "judge", "read_gate"]
 
 Limits = Mapping[str, float]
 """Quantity to limit; whether that is the least or the most allowed stands in `QUANTITIES`."""

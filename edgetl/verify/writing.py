@@ -25,7 +25,9 @@ class ReportFiles:
 
     @classmethod
     def in_folder(cls, folder: Path) -> Self:
-        """``report.json`` and ``report.html``, as a bundle has them."""
+        """``report.json`` and ``report.html``, as a bundle has them; none where the bundle is a single file."""
+        if not folder.is_dir():
+            return cls()
         return cls(json=folder / "report.json", html=folder / "report.html")
 
 

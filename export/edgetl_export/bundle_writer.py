@@ -1,16 +1,11 @@
-"""A bundle on disk: written next to its destination and renamed into place, there whole or not at all."""
+"""The files of a bundle: variants, golden samples, manifest, each with what the manifest records of it."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import errno
 import hashlib
 import io
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,63 +13,13 @@ from PIL import Image
 
 from edgetl_export.capture import Source
 from edgetl_export.workshop import Artifact
-from edgetl_runtime.errors import OutputError
 from edgetl_runtime.manifest import FileEntry, Golden, Manifest, Variant
 from edgetl_runtime.preprocess import ImageSource, load_image, preprocess
 
-__all__ = ["check_destination", "staged", "write_file", "write_golden", "write_manifest", "write_variant"]
+__all__ = ["write_file", "write_golden", "write_manifest", "write_variant"]
 
 _GOLDEN_MARGIN = 1.25
 """A golden image keeps this many times the pixels that preprocessing resizes to, so that it has something to resize."""
-
-
-def check_destination(path: Path, *, force: bool = False) -> None:
-    """`OutputError` when `path` exists (unless `force`, and then only a bundle is replaced) or cannot be created."""
-    if path.exists():
-        if not force:
-            raise OutputError(f"{path} exists already", fix="choose another --out, or --force to replace it")
-        if not (path / "manifest.json").is_file():
-            raise OutputError(f"{path} is not a bundle and is not replaced", fix="choose another --out")
-    existing = next(parent for parent in (path.absolute().parents) if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise OutputError(f"cannot write to {existing}", fix="choose another --out, or change its permissions")
-
-
-@contextlib.contextmanager
-def staged(destination: Path, *, force: bool = False) -> Iterator[Path]:
-    """A folder beside `destination` that takes its place when the block ends well, and is removed when it does not.
-
-    What stood there before is only removed after that. Raises `OutputError` when it exists (unless `force`), is
-    read-only, or the disk is full.
-    """
-    check_destination(destination, force=force)
-    destination = destination.absolute()
-    made = [parent for parent in destination.parents if not parent.exists()]
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
-    except OSError as error:
-        raise _cannot_write(destination, error) from error
-    done = False
-    try:
-        folder = scratch / "new"
-        folder.mkdir()
-        yield folder
-        if destination.exists():
-            destination.rename(scratch / "old")
-        folder.rename(destination)
-        done = True
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        raise _cannot_write(destination, error) from error
-    finally:
-        if not done and (scratch / "old").exists():
-            (scratch / "old").rename(destination)
-        shutil.rmtree(scratch, ignore_errors=True)
-        for parent in made if not done else []:
-            with contextlib.suppress(OSError):
-                parent.rmdir()
 
 
 def write_file(folder: Path, relative: str, content: bytes) -> FileEntry:
@@ -129,7 +74,3 @@ def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
-
-
-def _cannot_write(destination: Path, error: OSError) -> OutputError:
-    return OutputError(f"cannot write {destination}: {error.strerror}", fix="choose another --out, or make room")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from edgetl_export.bundle_writer import write_golden, write_manifest, write_vari
 from edgetl_export.calibration import CalibrationSamples
 from edgetl_export.capture import Captured, Source, capture
 from edgetl_export.progress import Track, silent
+from edgetl_export.staging import is_about_the_disk
 from edgetl_export.targets import PRECISIONS, TARGETS, check_installed, check_names, converters, open_target
 from edgetl_export.workshop import Artifact, Workshop, chatter_to
 from edgetl_runtime import __version__
@@ -111,12 +113,19 @@ def _attempt(build: Callable[[], Artifact]) -> Artifact | str:
         return build()
     except EdgetlError as error:
         return str(error)
+    except OSError as error:
+        if is_about_the_disk(error):
+            raise
+        return _told(error)
     except Exception as error:  # noqa: BLE001 - one converter's bug must not take the other targets with it
-        import traceback
+        return _told(error)
 
-        traceback.print_exc()
-        lines = str(error).strip().splitlines()
-        return f"{type(error).__name__}: {lines[0] if lines else 'no message'} (the whole story is in {LOG})"
+
+def _told(error: Exception) -> str:
+    """One line, for the report; the whole story goes to the log."""
+    traceback.print_exception(error)
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'} (the whole story is in {LOG})"
 
 
 def _manifest(captured: Captured, built: dict[str, Artifact], options: ExportOptions) -> Manifest:

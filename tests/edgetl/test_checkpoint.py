@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def test_it_is_not_overwritten_unless_forced(tmp_path: Path, checkpoint: Checkpo
     assert Checkpoint.load(tmp_path / "c").sha256 == checkpoint.sha256
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "mine.jpg").touch()
-    with pytest.raises(OutputError, match="not a checkpoint"):
+    with pytest.raises(OutputError, match=r"has no checkpoint\.json and is not replaced"):
         checkpoint.save(tmp_path / "photos", force=True)
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot write"):
@@ -74,15 +75,15 @@ def test_a_failed_replacement_leaves_the_old_one(
     tmp_path: Path, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint.save(tmp_path / "c")
-    rename = Path.replace
+    rename = Path.rename
 
     def fail_for_new(self: Path, target: Path) -> Path:
         if self.name == "new":
-            raise OSError("no space left on device")
+            raise OSError(errno.ENOSPC, "No space left on device")
         return rename(self, target)
 
-    monkeypatch.setattr(Path, "replace", fail_for_new)
-    with pytest.raises(OutputError, match="no space"):
+    monkeypatch.setattr(Path, "rename", fail_for_new)
+    with pytest.raises(OutputError, match="No space"):
         checkpoint.save(tmp_path / "c", force=True)
     assert Checkpoint.load(tmp_path / "c").sha256 == checkpoint.sha256
     assert [item.name for item in tmp_path.iterdir()] == ["c"]

@@ -7,9 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 from edgetl import api
-from edgetl.pipeline import run, train_to
+from edgetl.backbones import build
+from edgetl.checkpoint import open_checkpoint
+from edgetl.pipeline import labelled_by_folders, run, train_to
 from edgetl.recipe import Recipe
 from edgetl_export.targets import to_onnx
 from edgetl_runtime import load, open_bundle
@@ -118,3 +121,17 @@ def test_a_variant_that_could_not_be_written_fails_the_verdict(
     assert not outcome.report.verdict.passed
     assert "no such kernel" in (outcome.report.variant("onnx.fp16").error or "")
     assert outcome.report.variant("onnx.fp32").error is None
+
+
+def test_plain_weights_take_their_labels_from_the_folders_only_when_they_are_as_many(
+    make_photos: Callable[..., Path], tmp_path: Path
+) -> None:
+    model = build("mobilenet_v3_small", 2)
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    plain = open_checkpoint(tmp_path / "weights.safetensors", backbone="mobilenet_v3_small", image_size=32)
+    two, note = labelled_by_folders(plain, make_photos(tmp_path / "two", {"b": 1, "a": 1}))
+    assert [label.id for label in two.labels] == ["a", "b"]
+    assert "a, b" in note
+    three, note = labelled_by_folders(plain, make_photos(tmp_path / "three", {"a": 1, "b": 1, "c": 1}))
+    assert [label.id for label in three.labels] == ["0", "1"]
+    assert "--labels FILE" in note

@@ -1,1 +1,3 @@
 """Quantisation shared by all targets: one calibration pass, one set of ranges."""
+
+__all__: list[str] = []

@@ -1,0 +1,284 @@
+"""The rules of the design: who may import whom, what the device needs, what every module says it offers."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from edgetl_runtime.engines import ENGINES
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = {
+    "edgetl": ROOT / "edgetl",
+    "edgetl_export": ROOT / "export/edgetl_export",
+    "edgetl_runtime": ROOT / "runtime/edgetl_runtime",
+}
+MAY_IMPORT = {
+    "edgetl": {"edgetl", "edgetl_export", "edgetl_runtime"},
+    "edgetl_export": {"edgetl_export", "edgetl_runtime"},
+    "edgetl_runtime": {"edgetl_runtime"},
+}
+ON_THE_DEVICE = {"numpy", "PIL"}
+HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "openvino", "tensorflow", "ai_edge_litert", "tflite_runtime")
+COMMANDS = ["run", "train", "export", "verify", "bench", "inspect", "backbones", "demo"]
+CONFUSING = {"onnx", "torch", "openvino", "tensorflow", "numpy"}
+"""A module of this name would be taken for the library by a reader, and by Python in a folder on the path."""
+
+
+@dataclass(frozen=True)
+class Module:
+    """A module of the project: its dotted name, and its source."""
+
+    name: str
+    source: str
+
+    @property
+    def package(self) -> str:
+        return self.name.partition(".")[0]
+
+    @property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.source, self.name)
+
+
+def modules() -> list[Module]:
+    return [
+        Module(
+            ".".join(path.relative_to(folder.parent).with_suffix("").parts).removesuffix(".__init__"),
+            path.read_text(encoding="utf-8"),
+        )
+        for folder in PACKAGES.values()
+        for path in sorted(folder.rglob("*.py"))
+    ]
+
+
+MODULES = modules()
+RUNTIME = [module for module in MODULES if module.package == "edgetl_runtime"]
+each_module = pytest.mark.parametrize("module", MODULES, ids=lambda module: module.name)
+
+
+def imported(nodes: Iterator[ast.AST]) -> set[str]:
+    """Top-level packages that `nodes` import; ``importlib.import_module("x.y")`` counts too."""
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add("relative import" if node.level else (node.module or "").partition(".")[0])
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            found |= {
+                arg.value.partition(".")[0]
+                for arg in node.args
+                if isinstance(arg, ast.Constant) and isinstance(arg.value, str)
+            }
+    return found
+
+
+def at_module_level(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes that run when the module is imported: not the bodies of functions, nor ``if TYPE_CHECKING:``."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
+            continue
+        yield child
+        yield from at_module_level(child)
+
+
+def wrong_direction(module: Module) -> set[str]:
+    """Packages of the project, and relative imports, that `module` must not import anywhere."""
+    return imported(ast.walk(module.tree)) & ({*PACKAGES, "relative import"} - MAY_IMPORT[module.package])
+
+
+def too_heavy(module: Module) -> set[str]:
+    """What a module of the runtime imports at module level beyond the standard library, numpy and Pillow.
+
+    The module that opens an engine's sessions may import that engine - it is itself imported when a session is
+    opened - but no other module may import it.
+    """
+    nodes = list(at_module_level(module.tree))
+    adapters = {info.module: info for info in ENGINES.values()}
+    own = {library.module for library in adapters[module.name].libraries} if module.name in adapters else set()
+    heavy = imported(iter(nodes)) - {*sys.stdlib_module_names, *ON_THE_DEVICE, "edgetl_runtime", *own}
+    named = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom):
+            named |= {f"{node.module}", *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return heavy | (named & set(adapters))
+
+
+def public_problems(module: Module) -> list[str]:
+    """What is wrong with the module's ``__all__``: missing, unsorted, or without a public function or class."""
+    body = module.tree.body
+    assigned = {ast.unparse(t): node.value for node in body if isinstance(node, ast.Assign) for t in node.targets}
+    assigned |= {
+        ast.unparse(node.target): node.value for node in body if isinstance(node, ast.AnnAssign) and node.value
+    }
+    if "__all__" not in assigned:
+        return ["no __all__"]
+    names: list[str] = ast.literal_eval(assigned["__all__"])
+    defined = [n.name for n in body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
+    found = [f"{name} is public, but not in __all__" for name in defined if name[0] != "_" and name not in names]
+    if len(set(names)) != len(names) or names != sorted(names, key=_as_ruff_sorts):
+        found.append("__all__ is not sorted")
+    return found
+
+
+def _as_ruff_sorts(name: str) -> tuple[int, str]:
+    """Constants, then classes, then the rest: ruff's isort style, so that its fix and this check agree."""
+    kind = 0 if name.isupper() else 1 if name[0].isupper() else 2
+    return kind, name
+
+
+def bad_name(name: str) -> bool:
+    last = name.rpartition(".")[2]
+    return last in CONFUSING or re.search(r"utils?$|helpers?$|^common$|^misc$", last) is not None
+
+
+@each_module
+def test_imports_point_one_way(module: Module) -> None:
+    assert not wrong_direction(module)
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("edgetl_runtime.x", "import edgetl_export.capture"),
+        ("edgetl_runtime.x", "def f():\n    from edgetl.data import pick"),
+        ("edgetl_runtime.x", "import importlib\nimportlib.import_module('edgetl.data')"),
+        ("edgetl_export.x", "if True:\n    import edgetl"),
+        ("edgetl.x", "from . import data"),
+    ],
+)
+def test_an_import_in_the_wrong_direction_is_found(name: str, source: str) -> None:
+    assert wrong_direction(Module(name, source))
+    assert not wrong_direction(Module(name, "import edgetl_runtime.errors\nfrom edgetl_runtime import load"))
+
+
+@pytest.mark.parametrize("module", RUNTIME, ids=lambda module: module.name)
+def test_the_runtime_needs_numpy_and_pillow_only(module: Module) -> None:
+    assert not too_heavy(module)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import onnxruntime",
+        "class A:\n    import torch",
+        "try:\n    import openvino\nexcept ImportError:\n    pass",
+        "from edgetl_runtime.engines import ort",
+        "import edgetl_runtime.engines.ov",
+    ],
+)
+def test_an_engine_at_module_level_is_found(source: str) -> None:
+    assert too_heavy(Module("edgetl_runtime.x", source))
+
+
+def test_an_engine_inside_a_function_or_for_type_checkers_is_accepted() -> None:
+    source = "import numpy\nfrom PIL import Image\ndef f():\n    import openvino\nif TYPE_CHECKING:\n    import onnx"
+    assert not too_heavy(Module("edgetl_runtime.x", source))
+
+
+@each_module
+def test_all_says_what_is_public(module: Module) -> None:
+    assert not public_problems(module)
+
+
+@each_module
+def test_a_module_can_be_imported_and_has_what_it_promises(module: Module) -> None:
+    found = importlib.import_module(module.name)
+    promised: list[str] = getattr(found, "__all__", [])
+    assert not [name for name in promised if not hasattr(found, name)]
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("def f(): ...", "no __all__"),
+        ("__all__ = ['f']\ndef f(): ...\nclass G: ...", "G is public, but not in __all__"),
+        ("__all__ = ['g', 'f']", "__all__ is not sorted"),
+        ("__all__ = ['f', 'f']", "__all__ is not sorted"),
+    ],
+)
+def test_a_wrong_all_is_found(source: str, problem: str) -> None:
+    assert public_problems(Module("edgetl.x", source)) == [problem]
+
+
+def test_a_right_all_is_accepted() -> None:
+    source = "__all__: list[str] = ['A_B', 'Cd', 'ef']\nclass Cd: ...\ndef ef(): ...\ndef _hidden(): ..."
+    assert not public_problems(Module("edgetl.x", source))
+
+
+@each_module
+def test_no_module_is_named_like_a_library_or_like_nothing(module: Module) -> None:
+    assert not bad_name(module.name)
+
+
+@pytest.mark.parametrize("name", ["edgetl_export.targets.onnx", "edgetl.utils", "edgetl.image_utils", "edgetl.helpers"])
+def test_a_bad_name_is_found(name: str) -> None:
+    assert bad_name(name)
+    assert not bad_name("edgetl_export.targets.to_onnx")
+
+
+def test_nothing_but_numpy_and_pillow_is_required_unconditionally() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert {re.split(r"[<>=~!;\[ ]", line)[0].lower() for line in project["dependencies"]} == {"numpy", "pillow"}
+
+
+def loaded_by(program: str) -> set[str]:
+    """The heavy libraries that `program` loads in a fresh interpreter; it must end well."""
+    ending = f"\nimport json, sys\nprint('LOADED', json.dumps([n for n in {HEAVY!r} if n in sys.modules]))"
+    paths = [str(folder.parent) for folder in PACKAGES.values()]
+    start = f"import sys\nsys.path[:0] = {paths!r}\n"
+    done = subprocess.run([sys.executable, "-c", start + program + ending], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.rpartition("LOADED ")[2]))
+
+
+def helps(module: str, commands: list[str]) -> str:
+    """A program that asks `module`'s command line, and each of its commands, for help."""
+    return (
+        f"from {module} import main\n"
+        f"for words in {[['-h'], *([command, '-h'] for command in commands)]!r}:\n"
+        "    try:\n        main(words)\n"
+        "    except SystemExit as exit:\n        assert exit.code == 0, words\n"
+        "    else:\n        raise AssertionError(words)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import edgetl_runtime",
+        "import edgetl",
+        helps("edgetl.cli", COMMANDS),
+        helps("edgetl_runtime.cli", ["info", "predict", "bench", "self-test"]),
+    ],
+    ids=["edgetl_runtime", "edgetl", "edgetl -h", "edgetl-run -h"],
+)
+def test_starting_loads_no_framework(program: str) -> None:
+    assert loaded_by(program) == set()
+
+
+def test_a_loaded_framework_is_found() -> None:
+    assert loaded_by("import sys, types\nsys.modules['torch'] = types.ModuleType('torch')") == {"torch"}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_module_hides_what_a_package_offers(package: str) -> None:
+    """Importing ``package.x`` binds the name ``x`` in the package: a function of that name must still be found."""
+    for module in MODULES:
+        importlib.import_module(module.name)
+    found = importlib.import_module(package)
+    assert not [name for name in found.__all__ if isinstance(getattr(found, name), ModuleType)]

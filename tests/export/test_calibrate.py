@@ -99,3 +99,15 @@ def test_tensors_match_by_value_whatever_their_layout() -> None:
         "other": rng.normal(0, 1, (1, 8, 4, 4)).astype(np.float32),
     }
     assert match_by_value(originals, converted) == {"x": "a2", "y": "a0"}
+
+
+def test_one_image_with_huge_activations_does_not_claim_the_range() -> None:
+    rng = np.random.default_rng(0)
+    usual = [rng.normal(0, 1, 5000).astype(np.float32) for _ in range(20)]
+    huge = rng.normal(0, 200, 5000).astype(np.float32)
+    pooled, alike = Histogram(), Histogram()
+    for image in [*usual, huge]:
+        pooled.add(image)
+        alike.add(image, 1 / float(np.mean(image**2)))
+    assert pooled.mse_range().high > 0.9 * huge.max()
+    assert alike.mse_range().high < 0.2 * huge.max()

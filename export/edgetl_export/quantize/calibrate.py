@@ -23,6 +23,8 @@ __all__ = ["Calibration", "calibrate"]
 _VALUES_PER_IMAGE = 16384
 """Of a larger tensor, every k-th value is counted."""
 
+_LEAST_ENERGY = 1e-12
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -42,7 +44,7 @@ class Calibration:
         """What the manifest says of an int8 variant."""
         return {
             "method": "static",
-            "ranges": "least squared error",
+            "ranges": "least relative squared error",
             "weights": "int8 symmetric per output channel",
             "calibration": {"n": self.n, "fingerprint": self.fingerprint},
         }
@@ -111,7 +113,10 @@ class _Recorder(fx.Interpreter):
                 f"the output of {_module_of(node)} is not finite on a calibration image",
                 fix="check the checkpoint: its weights or batch norm statistics are damaged",
             )
-        self.histograms.setdefault(node.name, Histogram()).add(sample)
+        # Every image counts alike: its errors are weighed against its own energy. Otherwise a few images with large
+        # activations claim the range, and the rest is rounded to nothing.
+        energy = float(np.mean(np.square(sample, dtype=np.float64)))
+        self.histograms.setdefault(node.name, Histogram()).add(sample, 1.0 / max(energy, _LEAST_ENERGY))
 
 
 def _module_of(node: fx.Node) -> str:

@@ -41,10 +41,10 @@ class Histogram:
     first: int = 0
     low: float = 0.0
     high: float = 0.0
-    counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    counts: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
-    def add(self, values: npt.NDArray[np.float32]) -> None:
-        """Count finite `values` of any shape."""
+    def add(self, values: npt.NDArray[np.float32], weight: float = 1.0) -> None:
+        """Count finite `values` of any shape, each as much as `weight`."""
         low, high = float(values.min()), float(values.max())
         self.low, self.high = min(self.low, low), max(self.high, high)
         if self.width == 0.0:
@@ -53,7 +53,7 @@ class Histogram:
             self.first = math.floor(low / self.width)
         self._cover(low, high)
         index = np.floor(values.ravel() / np.float32(self.width)).astype(np.int64) - self.first
-        self.counts += np.bincount(index, minlength=len(self.counts))
+        self.counts += weight * np.bincount(index, minlength=len(self.counts))
 
     def _cover(self, low: float, high: float) -> None:
         while True:
@@ -62,7 +62,7 @@ class Histogram:
             if last - first < _MAX_BINS:
                 break
             self._coarsen()
-        grown = np.zeros(last - first + 1, np.int64)
+        grown = np.zeros(last - first + 1)
         offset = self.first - first
         grown[offset : offset + len(self.counts)] = self.counts
         self.first, self.counts = first, grown
@@ -71,7 +71,7 @@ class Histogram:
         """Twice the width; bins 2k and 2k + 1 become bin k."""
         index = (np.arange(len(self.counts)) + self.first) // 2
         first = self.first // 2
-        merged = np.zeros(int(index[-1]) - first + 1 if len(index) else 0, np.int64)
+        merged = np.zeros(int(index[-1]) - first + 1 if len(index) else 0)
         np.add.at(merged, index - first, self.counts)
         self.width, self.first, self.counts = 2 * self.width, first, merged
 
@@ -88,7 +88,8 @@ class Histogram:
         """
         used = np.flatnonzero(self.counts)
         centres = (used.astype(np.float64) + self.first + 0.5) * self.width
-        weights = self.counts[used].astype(np.float64)
+        weights = self.counts[used]
+        # Not below a tenth: images that are rare here may be usual on the device.
         shrink = np.linspace(1.0, 0.1, 91)
         best = _least_error(centres, weights, self.low * shrink, self.high * shrink)
         fine = np.linspace(1.15, 0.7, 46)

@@ -133,7 +133,7 @@ def test_full_learns_from_scratch_and_repeats_itself(data: Dataset) -> None:
 
 
 def test_it_learns(data: Dataset) -> None:
-    options = TrainOptions("full", epochs=5, lr=2e-3, augment="none", batch_size=16)
+    options = TrainOptions("full", epochs=10, lr=2e-3, augment="none", batch_size=16)
     assert finetune(data, start("none", "resnet18"), options).history.best.val_top1 >= 0.9
 
 

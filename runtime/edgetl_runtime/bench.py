@@ -1,21 +1,36 @@
-"""How fast a variant is on this machine: load, first run, preprocessing and the steady state, each on its own clock."""
+"""How fast variants are on this machine: load, first run, preprocessing and the steady state, each on its own clock.
+
+The variants take turns in short rounds, so that a machine that warms up, slows down or has other work slows them all
+alike, and their ratios hold.
+"""
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
 
 from edgetl_runtime.bundle import Bundle
+from edgetl_runtime.errors import UsageError
 from edgetl_runtime.machine import usable_cores
+from edgetl_runtime.manifest import Preprocess, Variant
 from edgetl_runtime.preprocess import preprocess
+from edgetl_runtime.session import Session, Tensors
 from edgetl_runtime.timing import LatencyStats, Stopwatch, measure
 
-__all__ = ["BenchOptions", "VariantLatency", "bench_image", "bench_variant"]
+__all__ = ["ROUNDS", "BenchOptions", "VariantLatency", "bench_image", "bench_variants", "interleave"]
 
+ROUNDS = 8
+_LEAST_RUNS = 3  # per round, so that a slow model still gets a median
+_WARM_UP_RUNS = 2  # per round: another variant has had the caches
 _PREPROCESS_REPEATS = 10
+_MOST_AT_ONCE = 12
 
 
 @dataclass(frozen=True)
@@ -25,14 +40,18 @@ class BenchOptions:
     threads: int | None = None
     seconds: float = 2.0
 
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.seconds) and self.seconds > 0):
+            raise UsageError(f"cannot measure for {self.seconds} s", fix="seconds > 0")
+
 
 @dataclass(frozen=True)
 class VariantLatency:
     """Latency of one variant, in milliseconds.
 
     ``load_ms``: from files to a session ready to run, hashes included, the engine's library imported before;
-    ``first_ms``: the first run; ``preprocess_ms``: median of decoding, resizing and cropping one image;
-    ``run``: one image, batch 1, after warm-up.
+    ``first_ms``: the first run; ``preprocess_ms``: median of decoding, resizing and cropping one image, the same for
+    every variant; ``run``: one image, batch 1, after warm-up; ``rounds_ms``: the median of each round, in order.
     """
 
     id: str
@@ -44,6 +63,14 @@ class VariantLatency:
     first_ms: float
     preprocess_ms: float
     run: LatencyStats
+    rounds_ms: tuple[float, ...]
+
+
+@dataclass
+class _Loaded:
+    variant: Variant
+    session: Session
+    clocks: Stopwatch = field(default_factory=Stopwatch)
 
 
 def bench_image(bundle: Bundle) -> tuple[bytes, str]:
@@ -57,34 +84,103 @@ def bench_image(bundle: Bundle) -> tuple[bytes, str]:
     return content.getvalue(), "noise 640x480, JPEG"
 
 
-def bench_variant(bundle: Bundle, variant_id: str, image: bytes, options: BenchOptions) -> VariantLatency:
-    """Measure one variant with `image` (the bytes of an image file).
+def bench_variants(
+    bundle: Bundle,
+    ids: Sequence[str],
+    image: bytes,
+    options: BenchOptions,
+    *,
+    note: Callable[[str], None] | None = None,
+) -> list[VariantLatency]:
+    """Measure the variants `ids` side by side with `image` (the bytes of an image file), in their order.
 
-    Raises `MissingDependency` when its engine is not installed, `EngineError` when it cannot run the variant.
+    All sessions are open at once: beyond 12 variants those of one engine at a time. `note` is told which variants
+    are about to be measured. Raises `MissingDependency` when an engine is not installed, `EngineError` when it
+    cannot run a variant.
     """
-    variant = bundle.manifest.variant(variant_id)
     spec = bundle.manifest.preprocess
-    watch = Stopwatch()
+    preprocessing = _preprocess_ms(image, spec)
+    feeds = {bundle.manifest.input.name: preprocess(image, spec)[np.newaxis]}
+    found: dict[str, VariantLatency] = {}
+    for group in _groups([bundle.manifest.variant(id_) for id_ in ids]):
+        if note is not None:
+            note(f"measuring {', '.join(variant.id for variant in group)} in turns ...")
+        with ExitStack() as stack:
+            loaded = [_load(bundle, variant, feeds, options, stack) for variant in group]
+            calls = [_call(item.session, feeds) for item in loaded]
+            for item, rounds in zip(loaded, interleave(calls, seconds=options.seconds), strict=True):
+                found[item.variant.id] = _summary(item, rounds, preprocessing, options)
+    return [found[id_] for id_ in ids]
+
+
+def interleave(
+    calls: Sequence[Callable[[], object]], *, seconds: float, rounds: int = ROUNDS
+) -> list[list[list[float]]]:
+    """Time every call of `calls` for about `seconds` in all, in `rounds` rounds of turns: milliseconds by call, then
+    by round. Every other round goes backwards, so that a steady drift favours neither the first nor the last."""
+    found: list[list[list[float]]] = [[] for _ in calls]
+    order = list(range(len(calls)))
+    for _ in range(rounds):
+        for position in order:
+            found[position].append(_turn(calls[position], seconds / rounds))
+        order.reverse()
+    return found
+
+
+def _turn(call: Callable[[], object], seconds: float) -> list[float]:
+    for _ in range(_WARM_UP_RUNS):
+        call()
+    times: list[float] = []
+    before = time.perf_counter_ns()
+    end = before + int(seconds * 1e9)
+    while before < end or len(times) < _LEAST_RUNS:
+        call()
+        after = time.perf_counter_ns()
+        times.append((after - before) / 1e6)
+        before = after
+    return times
+
+
+def _groups(variants: Sequence[Variant]) -> list[list[Variant]]:
+    """The variants that are open at the same time: all, or those of one engine when they are too many for a device."""
+    if len(variants) <= _MOST_AT_ONCE:
+        return [list(variants)]
+    engines = dict.fromkeys(variant.requires.engine for variant in variants)
+    return [[variant for variant in variants if variant.requires.engine == engine] for engine in engines]
+
+
+def _load(bundle: Bundle, variant: Variant, feeds: Tensors, options: BenchOptions, stack: ExitStack) -> _Loaded:
+    clocks = Stopwatch()
     # Twice, because the first one pays for importing the library: a device pays that once, whatever it loads.
-    bundle.session(variant_id, threads=options.threads).close()
-    with watch("load"):
-        session = bundle.session(variant_id, threads=options.threads)
-    with session:
-        preprocessing = measure(
-            lambda: preprocess(image, spec), seconds=0.2, min_n=_PREPROCESS_REPEATS, max_n=200, warmup=1
-        )
-        feeds = {bundle.manifest.input.name: preprocess(image, spec)[np.newaxis]}
-        with watch("first"):
-            session.run(feeds)
-        run = measure(lambda: session.run(feeds), seconds=options.seconds)
+    bundle.session(variant.id, threads=options.threads).close()
+    with clocks("load"):
+        session = stack.enter_context(bundle.session(variant.id, threads=options.threads))
+    with clocks("first"):
+        session.run(feeds)
+    return _Loaded(variant, session, clocks)
+
+
+def _call(session: Session, feeds: Tensors) -> Callable[[], object]:
+    return lambda: session.run(feeds)
+
+
+def _preprocess_ms(image: bytes, spec: Preprocess) -> float:
+    stats = measure(lambda: preprocess(image, spec), seconds=0.2, min_n=_PREPROCESS_REPEATS, max_n=200, warmup=1)
+    return stats.p50_ms
+
+
+def _summary(
+    item: _Loaded, rounds: Sequence[list[float]], preprocess_ms: float, options: BenchOptions
+) -> VariantLatency:
     return VariantLatency(
-        id=variant_id,
-        engine=session.engine,
-        engine_version=session.engine_version,
-        bytes=variant.bytes,
+        id=item.variant.id,
+        engine=item.session.engine,
+        engine_version=item.session.engine_version,
+        bytes=item.variant.bytes,
         threads=options.threads or usable_cores(),
-        load_ms=watch.ms["load"],
-        first_ms=watch.ms["first"],
-        preprocess_ms=preprocessing.p50_ms,
-        run=run,
+        load_ms=item.clocks.ms["load"],
+        first_ms=item.clocks.ms["first"],
+        preprocess_ms=preprocess_ms,
+        run=LatencyStats.of([time_ms for times in rounds for time_ms in times]),
+        rounds_ms=tuple(float(np.median(times)) for times in rounds),
     )

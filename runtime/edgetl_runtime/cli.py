@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from edgetl_runtime import console
-from edgetl_runtime.bench import BenchOptions, bench_image, bench_variant
+from edgetl_runtime.advice import Advice, Recommendation, advise
+from edgetl_runtime.bench import BenchOptions, bench_image, bench_variants
 from edgetl_runtime.bundle import Bundle, open_bundle
 from edgetl_runtime.choice import Obstacle, obstacle
 from edgetl_runtime.classifier import load
 from edgetl_runtime.engines import ENGINES, engine_info
 from edgetl_runtime.errors import EdgetlError, EngineError
-from edgetl_runtime.machine import describe_machine
+from edgetl_runtime.fidelity import read_fidelity
+from edgetl_runtime.machine import cpu_features, describe_machine
 from edgetl_runtime.manifest import Variant
 from edgetl_runtime.selftest import SelfTest, self_test
 
@@ -126,30 +128,59 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    """Measure load, first run, preprocessing and steady state of every variant that runs here."""
+    """Measure every variant that runs here - load, first run, preprocessing, steady state - and say which to ship."""
     bundle = open_bundle(arguments.bundle)
     able, unable = _split(_wanted(bundle, arguments.variants, arguments.engine))
+    fidelity = read_fidelity(bundle)
     if arguments.image is None:
         image, what = bench_image(bundle)
     else:
         image, what = console.read_image(arguments.image), arguments.image
     options = BenchOptions(threads=arguments.threads, seconds=arguments.seconds)
-    rows, variants = [], []
-    for variant in able:
-        console.note(f"measuring {variant.id} ...")
-        result = bench_variant(bundle, variant.id, image, options)
+    results = bench_variants(bundle, [variant.id for variant in able], image, options, note=console.note)
+    features = cpu_features()
+    advice = advise(results, fidelity, features)
+    rows = []
+    for result in results:
         times = (result.load_ms, result.first_ms, result.preprocess_ms, result.run.p50_ms, result.run.p95_ms)
-        rows.append([variant.id, *(f"{time:.2f}" for time in times), console.size(result.bytes)])
-        variants.append(_report_entry(dataclasses.asdict(result)))
+        rows.append([result.id, *(f"{time:.2f}" for time in times), console.size(result.bytes)])
     lines = [
         f"milliseconds, batch 1, {arguments.threads or 'all'} threads; image: {what}",
         *console.table(["variant", "load", "first", "preprocess", "p50", "p95", "size"], rows),
         *_not_run(unable),
+        "",
+        *_advice_lines(advice),
     ]
-    not_run = [{"id": found.variant, "problem": str(found.error)} for found in unable]
-    document = {"bundle": str(bundle.path), "machine": describe_machine(), "image": what, "variants": variants}
-    console.show(lines, {**document, "not_run": not_run}, arguments.json)
+    document = {
+        "bundle": str(bundle.path),
+        "machine": describe_machine(),
+        "cpu_features": dataclasses.asdict(features),
+        "image": what,
+        "variants": [_report_entry(dataclasses.asdict(result)) for result in results],
+        "not_run": [{"id": found.variant, "problem": str(found.error)} for found in unable],
+        "advice": dataclasses.asdict(advice),
+    }
+    console.show(lines, document, arguments.json)
     return 0
+
+
+def _advice_lines(advice: Advice) -> list[str]:
+    """The advice for people: the reasons that already stand at the top are not said again at its engine."""
+    overall = advice.recommendation
+    lines = [f"to ship on this device: {_pick(overall)}", *(f"  {reason}" for reason in overall.reasons)]
+    for engine in advice.engines:
+        said = engine.recommendation.variant == overall.variant
+        reasons = () if said else engine.recommendation.reasons
+        if len(advice.engines) > 1:
+            lines.append(f"in {engine.engine}: {_pick(engine.recommendation)}")
+        lines += [f"  {line}" for line in (*reasons, *engine.passed_over)]
+    return [*lines, *(f"note: {note}" for note in advice.notes)]
+
+
+def _pick(recommendation: Recommendation) -> str:
+    if recommendation.variant is None:
+        return "none"
+    return recommendation.variant if recommendation.verified else f"{recommendation.variant}, once it is verified"
 
 
 def _self_test(arguments: argparse.Namespace) -> int:

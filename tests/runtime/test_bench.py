@@ -2,23 +2,70 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from edgetl_runtime import MissingDependency, UsageError, load_image, open_bundle
-from edgetl_runtime.bench import BenchOptions, bench_image, bench_variant
+from edgetl_runtime import bench as bench_module
+from edgetl_runtime.bench import ROUNDS, BenchOptions, bench_image, bench_variants, interleave
 
 
-@pytest.mark.parametrize("variant", ["onnx.fp32", "tflite.fp32", "openvino.fp32"])
-def test_every_clock_runs(variant: str, pristine_bundle: Path, red_photo: bytes) -> None:
-    bundle = open_bundle(pristine_bundle)
-    result = bench_variant(bundle, variant, red_photo, BenchOptions(threads=1, seconds=0.02))
-    assert (result.id, result.threads, result.bytes) == (variant, 1, bundle.manifest.variant(variant).bytes)
-    assert min(result.load_ms, result.first_ms, result.preprocess_ms, result.run.min_ms) > 0
-    assert result.run.n >= 20
-    assert result.run.p50_ms <= result.run.p95_ms
+def test_every_clock_of_every_variant_runs(pristine_bundle: Path, red_photo: bytes) -> None:
+    bundle, ids = open_bundle(pristine_bundle), ["openvino.fp32", "onnx.fp32", "tflite.fp32"]
+    notes: list[str] = []
+    results = bench_variants(bundle, ids, red_photo, BenchOptions(threads=1, seconds=0.02), note=notes.append)
+    assert [result.id for result in results] == ids
+    for result in results:
+        assert (result.threads, result.bytes) == (1, bundle.manifest.variant(result.id).bytes)
+        assert min(result.load_ms, result.first_ms, result.preprocess_ms, result.run.min_ms) > 0
+        assert result.run.n >= 20
+        assert result.run.p50_ms <= result.run.p95_ms
+        assert len(result.rounds_ms) == ROUNDS
+        assert result.run.min_ms <= min(result.rounds_ms)
+    assert notes == ["measuring openvino.fp32, onnx.fp32, tflite.fp32 in turns ..."]
+
+
+def test_calls_take_turns_there_and_back() -> None:
+    turns: list[str] = []
+
+    def call(name: str) -> Callable[[], None]:
+        return lambda: turns.append(name)
+
+    times = interleave([call("a"), call("b")], seconds=1e-9, rounds=3)
+    assert [name for name, _ in itertools.groupby(turns)] == ["a", "b", "a", "b"]
+    assert [[len(rounds) for rounds in found] for found in times] == [[3, 3, 3], [3, 3, 3]]
+    assert turns.count("a") > 9, "every turn begins with runs that do not count"
+
+
+def test_every_call_gets_its_own_time_for_as_long_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_ms = 0
+
+    def call(milliseconds: int) -> Callable[[], None]:
+        def run() -> None:
+            nonlocal now_ms
+            now_ms += milliseconds
+
+        return run
+
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: now_ms * 1_000_000)
+    slow, fast = interleave([call(5), call(1)], seconds=0.1, rounds=2)
+    assert slow == [[5.0] * 10] * 2
+    assert fast == [[1.0] * 50] * 2
+
+
+def test_too_many_variants_are_measured_engine_by_engine(
+    pristine_bundle: Path, red_photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench_module, "_MOST_AT_ONCE", 2)
+    ids, notes = ["onnx.fp32", "tflite.fp32", "onnx.int8"], list[str]()
+    bundle, options = open_bundle(pristine_bundle), BenchOptions(threads=1, seconds=0.01)
+    results = bench_variants(bundle, ids, red_photo, options, note=notes.append)
+    assert [result.id for result in results] == ids
+    assert notes == ["measuring onnx.fp32, onnx.int8 in turns ...", "measuring tflite.fp32 in turns ..."]
 
 
 def test_image_is_a_golden_sample_where_there_are_some(pristine_bundle: Path) -> None:
@@ -32,8 +79,9 @@ def test_image_is_a_golden_sample_where_there_are_some(pristine_bundle: Path) ->
 
 def test_what_cannot_be_measured(pristine_bundle: Path, red_photo: bytes, no_engines: Callable[..., None]) -> None:
     bundle = open_bundle(pristine_bundle)
-    with pytest.raises(UsageError, match="cannot measure"):
-        bench_variant(bundle, "onnx.fp32", red_photo, BenchOptions(seconds=-1))
+    for seconds in (-1, 0, float("nan"), float("inf")):
+        with pytest.raises(UsageError, match="cannot measure"):
+            BenchOptions(seconds=seconds)
     no_engines("openvino")
     with pytest.raises(MissingDependency):
-        bench_variant(bundle, "openvino.fp32", red_photo, BenchOptions())
+        bench_variants(bundle, ["openvino.fp32"], red_photo, BenchOptions())

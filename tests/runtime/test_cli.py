@@ -105,6 +105,35 @@ def test_bench_measures_what_runs_and_lists_the_rest(
     assert latency["threads"] == 1
     assert {"n", "p50_ms", "p95_ms", "load_ms", "first_ms", "preprocess_ms"} <= set(latency)
     assert document["machine"]["cores"] >= 1
+    assert {"architecture", "flags", "dot_product"} == set(document["cpu_features"])
+
+
+def test_bench_says_what_to_ship(
+    bundle_path: Path, fail_in_report: Callable[..., None], tmp_path: Path, capsys: Capture
+) -> None:
+    target = tmp_path / "bench.json"
+    arguments = ["bench", str(bundle_path), "--seconds", "0.01", "--threads", "1", "--json", str(target)]
+    assert main(arguments) == 0
+    # Once per engine: the reasons of the best one stand at the top and are not repeated.
+    assert capsys.readouterr().out.count("verify first (edgetl verify)") == 3
+    fail_in_report(bundle_path, *(f"{name}.fp32" for name in ("tflite", "openvino")), "onnx.int8")
+    assert main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "to ship on this device: onnx.fp32, once it is verified" in lines
+    assert "  onnx.int8 failed verification: top1_agreement 0.25 (limit 0.97)" in lines
+    assert "in litert: none" in lines
+    advice = json.loads(target.read_text())["advice"]
+    assert (advice["recommendation"]["variant"], advice["recommendation"]["verified"]) == ("onnx.fp32", False)
+    assert {item["engine"]: item["recommendation"]["variant"] for item in advice["engines"]} == {
+        "onnxruntime": "onnx.fp32",
+        "litert": None,
+        "openvino": None,
+    }
+
+
+def test_bench_reads_the_report_before_it_measures(bundle_path: Path, capsys: Capture) -> None:
+    (bundle_path / "report.json").write_text("{")
+    assert "report.json" in fails(["bench", str(bundle_path)], capsys)
 
 
 def test_bench_takes_variants_engine_and_image(
@@ -164,10 +193,10 @@ def test_user_errors_exit_with_2(pristine_bundle: Path, photos: list[str], tmp_p
 
 
 def test_interrupt_is_one_line(pristine_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    def interrupt(*arguments: object) -> None:
+    def interrupt(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("edgetl_runtime.cli.bench_variant", interrupt)
+    monkeypatch.setattr("edgetl_runtime.cli.bench_variants", interrupt)
     assert main(["bench", str(pristine_bundle)]) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "edgetl-run: interrupted"
 

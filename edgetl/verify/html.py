@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edgetl.verify.plots import draw_plots
+from edgetl.verify.fidelity import AS_GOOD_AS_EXACT_DB, LayerFidelity
+from edgetl.verify.plots import draw_layers, draw_plots
 from edgetl.verify.report import Report, VariantReport
 from edgetl.verify.rows import HEADINGS, describe, describe_limit, describe_value, rows, speed_up, verdict_line
 from edgetl_runtime.errors import MissingDependency
@@ -64,6 +65,10 @@ def render_html(report: Report) -> str:
         headings=[(heading, _COLUMN_HELP.get(heading, "")) for heading in HEADINGS],
         rows=rows(report),
         plots=draw_plots(report),
+        layers=draw_layers(report),
+        exact_db=f"{AS_GOOD_AS_EXACT_DB:.0f}",
+        suspects=[_suspect(variant, layer) for variant in report.variants for layer in variant.suspects],
+        layer_errors=[(variant.id, variant.layers_error) for variant in report.variants if variant.layers_error],
         detail_headings=_DETAIL_HEADINGS,
         details=[_details(variant) for variant in report.variants],
         checks=[(check, describe_limit(check), describe_value(check)) for check in report.verdict.checks],
@@ -110,6 +115,11 @@ def _details(variant: VariantReport) -> tuple[str, ...]:
         empty if parity is None or parity.max_abs is None else f"{parity.max_abs:.3g}",
         empty if parity is None or parity.cosine is None else f"{parity.cosine:.5f}",
     )
+
+
+def _suspect(variant: VariantReport, layer: LayerFidelity) -> tuple[str, ...]:
+    """Cells of the table of layers: variant, module, node, SQNR and fall in dB."""
+    return variant.id, layer.module, layer.node, f"{layer.sqnr_db:.1f}", f"{layer.drop_db:.1f}"
 
 
 def _flat(values: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgetl.verify.report import Report
-from edgetl.verify.rows import HEADINGS, describe, rows, verdict_line
+from edgetl.verify.rows import HEADINGS, describe, rows, verdict_line, where_it_goes_wrong
 
 __all__ = ["render_markdown"]
 
@@ -13,7 +13,8 @@ def render_markdown(report: Report) -> str:
     reference = report.reference
     lines = [f"## {_escape(report.bundle)}", "", f"**{_escape(verdict_line(report))}**", ""]
     if report.verdict.failed:
-        lines += [*(f"- {_escape(describe(check))}" for check in report.verdict.failed), ""]
+        said = [*map(describe, report.verdict.failed), *where_it_goes_wrong(report)]
+        lines += [*(f"- {_escape(text)}" for text in said), ""]
     lines += [
         "| " + " | ".join(HEADINGS) + " |",
         "| --- |" + " ---: |" * (len(HEADINGS) - 1),

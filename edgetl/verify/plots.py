@@ -13,11 +13,13 @@ from edgetl.verify.svg import COLOURS, new_figure, page_style, svg_for_page
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Plot", "draw_plots"]
+__all__ = ["Plot", "draw_layers", "draw_plots"]
 
 _MARKERS = {"fp32": "o", "fp16": "s"}
 _MARKER_OF_QUANTISED = "^"
 _MOST_CLASSES = 24
+_MOST_LAYER_NAMES = 24
+_LAYER_DB = (0.0, 100.0)
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,48 @@ def draw_plots(report: Report) -> list[Plot]:
     with page_style():
         drawn = [make(report) for make in makers]
     return [plot for plot in drawn if plot is not None]
+
+
+def draw_layers(report: Report) -> Plot | None:
+    """SQNR by layer, a line for every variant that was taken apart; None when none was."""
+    shown = [variant for variant in report.variants if variant.layers]
+    if not shown:
+        return None
+    order = _running_order([[(layer.node, layer.module) for layer in variant.layers] for variant in shown])
+    places = {node: place for place, (node, _) in enumerate(order)}
+    failed = {check.variant for check in report.verdict.failed}
+    low, high = _LAYER_DB
+    with page_style():
+        figure, axes = new_figure(4.2)
+        for variant in shown:
+            points = [(places[layer.node], min(max(layer.sqnr_db, low), high)) for layer in variant.layers]
+            marker = _MARKERS.get(variant.precision, _MARKER_OF_QUANTISED)
+            axes.plot(*zip(*points, strict=True), marker=marker, color=_colour(variant), markersize=2.5, linewidth=1)
+            for layer in variant.suspects if variant.id in failed else ():
+                ring = {"markerfacecolor": "none", "markeredgecolor": COLOURS["ink"], "markersize": 9}
+                axes.plot(places[layer.node], min(max(layer.sqnr_db, low), high), "o", **ring)
+        step = -(-len(order) // _MOST_LAYER_NAMES)
+        names = [_literal(module) for _, module in order[::step]]
+        axes.set_xticks(range(0, len(order), step), names, rotation=90, fontsize=6.5)
+        axes.grid(visible=False, axis="x")
+        axes.set_ylabel("SQNR of the output, dB")
+        axes.set_ylim(bottom=low)
+        _legend(figure, shown)
+        worst = [(variant.id, min(variant.layers, key=lambda layer: layer.sqnr_db)) for variant in shown]
+        numbers = "; ".join(f"{name}: lowest {layer.sqnr_db:.1f} dB at {layer.module}" for name, layer in worst)
+        return _plot("Distance layer by layer", f"{len(order)} layers. {numbers}.", figure)
+
+
+def _running_order(sequences: Sequence[Sequence[tuple[str, str]]]) -> list[tuple[str, str]]:
+    """All of the sequences as one: what only some have follows what is before it there."""
+    order: list[tuple[str, str]] = []
+    for sequence in sorted(sequences, key=len, reverse=True):
+        place = 0
+        for item in sequence:
+            if item not in order:
+                order.insert(place, item)
+            place = order.index(item) + 1
+    return order
 
 
 def _accuracy_against_latency(report: Report) -> Plot | None:

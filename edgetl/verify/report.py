@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgetl.verify.accuracy import Accuracy
+from edgetl.verify.fidelity import LayerFidelity
 from edgetl.verify.latency import Latency
 from edgetl.verify.parity import Parity
 from edgetl_runtime.errors import UsageError
@@ -40,7 +41,11 @@ class Memory:
 
 @dataclass(frozen=True)
 class VariantReport:
-    """One variant. What was not measured is ``None``; ``error`` says why when the variant could not be used."""
+    """One variant. What was not measured is ``None``; ``error`` says why when the variant could not be used.
+
+    ``layers`` are in running order, ``suspects`` those of them where the variant first goes wrong; both are empty when
+    layers were not measured. ``layers_error`` says why when that was tried and failed.
+    """
 
     id: str
     target: str
@@ -53,6 +58,9 @@ class VariantReport:
     latency: Latency | None = None
     memory: Memory | None = None
     error: str | None = None
+    layers: tuple[LayerFidelity, ...] = ()
+    suspects: tuple[LayerFidelity, ...] = ()
+    layers_error: str | None = None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ __all__ = [
     "rows",
     "speed_up",
     "verdict_line",
+    "where_it_goes_wrong",
 ]
 
 HEADINGS = ("variant", "agree", "SQNR dB", "top-1", "delta", "p50 ms", "p95 ms", "speed", "size MB", "gate")
@@ -81,6 +82,20 @@ def verdict_line(report: Report) -> str:
     if not report.verdict.checks:
         return "FAILED: nothing was measured"
     return f"FAILED: {len(failed)} of {len(report.variants)} variants: {', '.join(sorted(failed))}"
+
+
+def where_it_goes_wrong(report: Report) -> list[str]:
+    """A line for every variant that failed the gate and loses much in single layers: which, by original module."""
+    failed = {check.variant for check in report.verdict.failed}
+    return [
+        f"{variant.id} first goes wrong at "
+        + ", ".join(
+            f"{layer.module} ({layer.node}: {layer.sqnr_db:.1f} dB, {layer.drop_db:.1f} dB below what goes in)"
+            for layer in variant.suspects
+        )
+        for variant in report.variants
+        if variant.id in failed and variant.suspects
+    ]
 
 
 def speed_up(variant: VariantReport, report: Report) -> float | None:

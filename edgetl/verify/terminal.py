@@ -5,8 +5,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from edgetl.verify.report import Check, Report
-from edgetl.verify.rows import HEADINGS, Row, describe, rows, verdict_line
+from edgetl.verify.report import Report
+from edgetl.verify.rows import HEADINGS, Row, describe, rows, verdict_line, where_it_goes_wrong
 
 __all__ = ["render_terminal"]
 
@@ -23,7 +23,8 @@ def render_terminal(report: Report) -> str:
         *_table(rows(report)),
     ]
     if report.verdict.failed:
-        lines += ["", *_wrapped(report.verdict.failed)]
+        lines += ["", *_wrapped("FAIL  ", [describe(check) for check in report.verdict.failed])]
+        lines += _wrapped("LAYER ", where_it_goes_wrong(report))
     return "\n".join([*lines, "", verdict_line(report)])
 
 
@@ -39,8 +40,8 @@ def _table(table: Sequence[Row]) -> list[str]:
     return [line(HEADINGS), line(["-" * width for width in widths]), *(line(row.cells) for row in table)]
 
 
-def _wrapped(failed: Sequence[Check]) -> list[str]:
+def _wrapped(head: str, texts: Sequence[str]) -> list[str]:
     lines: list[str] = []
-    for check in failed:
-        lines += textwrap.wrap(describe(check), width=_WIDTH, initial_indent="FAIL  ", subsequent_indent="      ")
+    for text in texts:
+        lines += textwrap.wrap(text, width=_WIDTH, initial_indent=head, subsequent_indent=" " * len(head))
     return lines

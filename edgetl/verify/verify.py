@@ -15,20 +15,27 @@ import numpy as np
 from edgetl.data import Sample
 from edgetl.verify.accuracy import Accuracy, score
 from edgetl.verify.answers import Answers, Images, ReferenceModel, collect_answers
+from edgetl.verify.fidelity import LayerFidelity, find_suspects
 from edgetl.verify.gate import Gate, judge
 from edgetl.verify.latency import Latency, LatencyOptions, measure_latency, median_preprocess_ms
+from edgetl.verify.layers import layer_fidelity
 from edgetl.verify.machine import describe_workbench
 from edgetl.verify.memory import measure_memory
 from edgetl.verify.parity import compare
 from edgetl.verify.report import Data, Report, VariantReport
+from edgetl_export import Captured, Source
 from edgetl_export.progress import Track, silent
 from edgetl_runtime.bundle import Bundle, open_bundle
 from edgetl_runtime.errors import DataError, EdgetlError, UsageError, nearest
 from edgetl_runtime.manifest import Manifest, Variant
+from edgetl_runtime.preprocess import preprocess
 
 __all__ = ["RunFacts", "VerifyOptions", "verify"]
 
 _IMAGES_FOR_PREPROCESS_TIME = 16
+_IMAGES_FOR_LAYERS = 4
+_EQUAL_ENOUGH_DB = 80.0
+"""Logits nearer to the original's than this leave nothing to look for in the layers."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +43,16 @@ class VerifyOptions:
     """How to verify.
 
     ``threads`` per session; ``latency_seconds`` per variant, 0 to leave latency out; ``memory`` measures the peak of
-    a fresh process for each variant, which takes a second or two each; ``gate`` is what the report is held against.
+    a fresh process for each variant, which takes a second or two each; ``layers`` compares layer by layer those
+    variants whose logits are not practically equal, when the original network is at hand; ``gate`` is what the report
+    is held against.
     Raises `UsageError` for fewer than one thread or less than no time.
     """
 
     threads: int = 1
     latency_seconds: float = 1.0
     memory: bool = False
+    layers: bool = True
     gate: Gate = field(default_factory=Gate)
 
     def __post_init__(self) -> None:
@@ -73,11 +83,13 @@ def verify(
     options: VerifyOptions | None = None,
     *,
     variants: Sequence[str] | None = None,
+    original: Source | Captured | None = None,
     track: Track = silent,
     facts: RunFacts | None = None,
 ) -> Report:
     """Run `samples` through `reference` and through `variants` of `bundle` (by default all), and judge.
 
+    `original` is the network behind `reference`; layers are compared when it is given.
     A sample's label is an index into the manifest's labels. A variant that cannot be loaded or run is reported with
     its error and fails the verdict; the others go on.
     Raises `DataError` when there are no samples or a label is out of range, `UsageError` when `variants` or the gate
@@ -91,18 +103,20 @@ def verify(
     _check_samples(samples, manifest)
     openers = {variant.id: partial(opened.session, variant.id, threads=options.threads) for variant in chosen}
     answers = collect_answers(openers, reference, samples, manifest, threads=options.threads, track=track)
-    original, reports = _compare_and_score(chosen, answers, samples, manifest)
+    accuracy, reports = _compare_and_score(chosen, answers, samples, manifest)
     if options.latency_seconds > 0:
         reports = _with_latency(reports, opened, samples, answers.first_image, options)
     if options.memory:
         reports = [_with_memory(report, bundle, options.threads) for report in reports]
+    if options.layers and original is not None:
+        reports = _with_layers(reports, opened, samples, original, options.threads)
     reports += [_not_exported(variant_id, reason) for variant_id, reason in facts.not_exported.items()]
     return Report(
         bundle=bundle.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=describe_workbench(),
         data=Data(n=len(samples), fingerprint=answers.fingerprint),
-        reference=original,
+        reference=accuracy,
         seconds={**facts.seconds, "verify": time.monotonic() - start},
         variants=tuple(reports),
         verdict=judge(reports, options.gate),
@@ -187,6 +201,29 @@ def _with_memory(report: VariantReport, bundle: Path, threads: int) -> VariantRe
         return replace(report, memory=measure_memory(bundle, report.id, threads=threads))
     except EdgetlError as error:
         return _with_error(report, error)
+
+
+def _with_layers(
+    reports: list[VariantReport], bundle: Bundle, samples: Sequence[Sample], original: Source | Captured, threads: int
+) -> list[VariantReport]:
+    """Add layers and suspects to the variants that work and differ. Failing here is no fault of the variant's."""
+    worth = [
+        report.id
+        for report in reports
+        if report.error is None and report.parity and report.parity.sqnr_db < _EQUAL_ENOUGH_DB
+    ]
+    if not worth:
+        return reports
+    spread = samples[:: max(1, len(samples) // _IMAGES_FOR_LAYERS)][:_IMAGES_FOR_LAYERS]
+    images = np.stack([preprocess(sample.source, bundle.manifest.preprocess) for sample in spread])
+    measured = layer_fidelity(bundle, worth, original, images, threads=threads)
+    return [_add_layers(report, measured.get(report.id, ())) for report in reports]
+
+
+def _add_layers(report: VariantReport, measured: tuple[LayerFidelity, ...] | EdgetlError) -> VariantReport:
+    if isinstance(measured, EdgetlError):
+        return replace(report, layers_error=measured.what)
+    return replace(report, layers=measured, suspects=find_suspects(measured))
 
 
 def _with_error(report: VariantReport, error: EdgetlError) -> VariantReport:

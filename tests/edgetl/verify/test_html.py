@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from edgetl.verify.fidelity import LayerFidelity
 from edgetl.verify.html import render_html
 from edgetl.verify.report import Report
 
@@ -123,3 +124,36 @@ def test_a_history_with_gaps(report: Report) -> None:
 
 def test_the_same_report_gives_the_same_page(report: Report, text: str) -> None:
     assert render_html(report) == text
+
+
+def test_layers_are_drawn_and_the_suspects_named(report: Report) -> None:
+    layers = tuple(LayerFidelity(f"features.{i}$", f"conv2d_{i}", "t", 30.0 - 9 * i, 9.0) for i in range(3))
+    some = layers[:1] + layers[2:]
+    measured = replace(
+        report,
+        variants=tuple(
+            replace(v, layers=some if v.target == "onnx" else layers, suspects=layers[1:2])
+            if v.precision == "int8"
+            else v
+            for v in report.variants
+        ),
+    )
+    text = render_html(measured)
+    page = Page(text)
+    assert page.open == []
+    (plot,) = [svg for svg in page.named("svg") if "layer by layer" in str(svg["aria-label"])]
+    assert "3 layers. onnx.int8: lowest 12.0 dB at features.2$" in str(plot["aria-label"])
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    names = re.findall(
+        r"features\.\d\$", text[text.index("layer by layer") :].partition("</svg>")[0].partition("<g")[2]
+    )
+    assert names == ["features.0$", "features.1$", "features.2$"], "in running order, whoever lacks one"
+    assert text.count('<td class="text">features.1$</td>') == 3
+
+
+def test_without_layers_there_is_no_section_and_with_an_error_it_is_said(report: Report, text: str) -> None:
+    assert 'id="layers"' not in text
+    failed = replace(report.variants[2], layers_error="the engine <gave> up")
+    text = render_html(replace(report, variants=(*report.variants[:2], failed, *report.variants[3:])))
+    assert "onnx.int8 could not be taken apart: the engine &lt;gave&gt; up" in text

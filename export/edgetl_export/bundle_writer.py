@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from edgetl_export.artifact import Artifact
 from edgetl_export.capture import Source
-from edgetl_export.workshop import Artifact
 from edgetl_runtime.manifest import FileEntry, Golden, Manifest, Variant
 from edgetl_runtime.preprocess import ImageSource, load_image, preprocess
 

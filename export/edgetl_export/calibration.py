@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from edgetl_runtime.errors import DataError
 from edgetl_runtime.manifest import Preprocess
@@ -39,6 +42,17 @@ class CalibrationSamples:
 
     def __len__(self) -> int:
         return len(self.sources)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the images as they are given, in order, and over how they are preprocessed."""
+        digest = hashlib.sha256(repr(self.preprocess).encode())
+        for source in self.sources:
+            content = Path(source).read_bytes() if isinstance(source, str | Path) else source
+            if isinstance(content, Image.Image | np.ndarray):
+                content = np.asarray(content).tobytes()
+            digest.update(hashlib.sha256(content).digest())
+        return digest.hexdigest()
 
     def __iter__(self) -> Iterator[npt.NDArray[np.uint8]]:
         """Tensors (1, H, W, 3) uint8 in the order of the sources; decoding runs a little ahead."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.export import ExportedProgram
 from torch.fx.experimental.optimization import fuse
 from torch.fx.proxy import TraceError
@@ -80,10 +80,14 @@ class ExportedModule(nn.Module):
 
 @dataclass(frozen=True)
 class Captured:
-    """The module that every target is converted from."""
+    """The module that every target is converted from: uint8 (N, H, W, 3) RGB in, logits out.
+
+    With ``takes_pixels`` its first layer reads grey levels and the normalisation is part of its weights.
+    """
 
     source: Source
-    module: ExportedModule
+    module: nn.Module
+    takes_pixels: bool = False
 
     @property
     def input(self) -> TensorSpec:
@@ -101,10 +105,24 @@ class Captured:
         """An input of the right shape and type for the converters' tracing. Nothing is measured on it."""
         return torch.zeros(self.input.shape, dtype=torch.uint8)
 
+    def with_parameters(self, values: Mapping[str, torch.Tensor]) -> Captured:
+        """A copy whose parameters of these names (as in `batched`) have these values."""
+        module = copy.deepcopy(self.module)
+        for name, value in values.items():
+            module.get_parameter(name).data = value.detach().clone()
+        return replace(self, module=module)
+
     @cached_property
     def program(self) -> ExportedProgram:
         """The module as a graph whose nodes know the original modules they came from."""
         return torch.export.export(self.module, (self.example,))
+
+    @cached_property
+    def batched(self) -> fx.GraphModule:
+        """The same graph, nodes of the same names, for any number of images at once."""
+        example = self.example.expand(2, -1, -1, -1).contiguous()
+        program = torch.export.export(self.module, (example,), dynamic_shapes=({0: torch.export.Dim("n", max=4096)},))
+        return program.module()
 
 
 def capture(source: Source) -> Captured:

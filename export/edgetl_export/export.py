@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,13 +12,18 @@ from typing import Any
 
 import torch
 
+from edgetl_export.artifact import Artifact
 from edgetl_export.bundle_writer import write_golden, write_manifest, write_variant
 from edgetl_export.calibration import CalibrationSamples
 from edgetl_export.capture import Captured, Source, capture
+from edgetl_export.chatter import chatter_to
 from edgetl_export.progress import Track, silent
+from edgetl_export.quantize.calibrate import calibrate
+from edgetl_export.quantize.pixels import on_pixels
+from edgetl_export.quantize.quantization import Quantized
+from edgetl_export.quantize.static import quantize_static
 from edgetl_export.staging import is_about_the_disk
-from edgetl_export.targets import PRECISIONS, TARGETS, check_installed, check_names, converters, open_target
-from edgetl_export.workshop import Artifact, Workshop, chatter_to
+from edgetl_export.targets import PRECISIONS, TARGETS, Target, check_installed, check_names, converters, open_target
 from edgetl_runtime import __version__
 from edgetl_runtime.errors import EdgetlError, ExportError
 from edgetl_runtime.manifest import Manifest, Requires, Variant
@@ -70,7 +75,6 @@ def export(
     check_installed(options.targets)
     clock = _Clock()
     captured = capture(source)
-    workshop = Workshop(captured, samples, track)
     built: dict[str, Artifact] = {}
     failed: dict[str, str] = {}
     targets = {name: open_target(name) for name in options.targets}
@@ -78,12 +82,18 @@ def export(
     with (folder / LOG).open("wb") as log:
         with clock("export"), chatter_to(log):
             _ = captured.program
+        quantized: Quantized | None = None
         if "int8" in options.precisions:
             with clock("calibrate"):
-                _ = workshop.calibration
+                with chatter_to(log):
+                    integer = on_pixels(captured)
+                    _ = integer.batched
+                calibration = calibrate(integer, samples, track=track)
+            with clock("quantize"):
+                quantized = quantize_static(integer, calibration)
         for name, precision in track(jobs, what="export", total=len(jobs)):
             with clock("quantize" if precision == "int8" else "export"), chatter_to(log):
-                outcome = _attempt(lambda: targets[name].build(workshop, precision))  # noqa: B023 - called at once
+                outcome = _attempt(targets[name], captured, quantized, precision)
             if isinstance(outcome, Artifact):
                 built[f"{name}.{precision}"] = outcome
             else:
@@ -107,10 +117,10 @@ def export(
     return Exported(captured, manifest, failed, clock.seconds)
 
 
-def _attempt(build: Callable[[], Artifact]) -> Artifact | str:
+def _attempt(target: Target, captured: Captured, quantized: Quantized | None, precision: str) -> Artifact | str:
     """A variant, or the reason why there is none: converters raise whatever they please."""
     try:
-        return build()
+        return target.quantize(quantized) if precision == "int8" and quantized else target.write(captured, precision)
     except EdgetlError as error:
         return str(error)
     except OSError as error:

@@ -1,9 +1,9 @@
-"""One pass of real images through the original model: the ranges that all three targets are quantised with."""
+"""One pass of real images through the original model: the ranges that all targets are quantised with."""
 
 from __future__ import annotations
 
-import hashlib
 import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,16 @@ from torch import fx
 from edgetl_export.calibration import CalibrationSamples
 from edgetl_export.capture import Captured
 from edgetl_export.progress import Track, silent
+from edgetl_export.quantize.layers import module_of
 from edgetl_export.quantize.ranges import Histogram, Range
 from edgetl_runtime.errors import DataError
 
-__all__ = ["Calibration", "calibrate"]
+__all__ = ["METHODS", "Calibration", "calibrate", "node_values"]
 
+METHODS = ("mse", "percentile", "minmax")
+"""Ways from a histogram to a range; the first is the default."""
+
+_BATCH = 8
 _VALUES_PER_IMAGE = 16384
 """Of a larger tensor, every k-th value is counted."""
 
@@ -28,26 +33,15 @@ _LEAST_ENERGY = 1e-12
 
 @dataclass(frozen=True)
 class Calibration:
-    """Activation ranges by graph node, and how the nodes' values look on one image.
+    """Activation ranges by method and graph node, and what they were measured on.
 
-    ``probe`` (1, H, W, 3) uint8 is that image and ``values`` holds every node's output for it: a target finds its
-    own tensors among them by value, whatever its converter named, transposed or fused.
+    ``probe`` (1, H, W, 3) uint8 is the last of the ``n`` images; ``fingerprint`` is a SHA-256 over all of them.
     """
 
-    ranges: dict[str, Range]
+    ranges: Mapping[str, Mapping[str, Range]]
     probe: npt.NDArray[np.uint8]
-    values: dict[str, npt.NDArray[np.float32]]
     n: int
     fingerprint: str
-
-    def summary(self) -> dict[str, object]:
-        """What the manifest says of an int8 variant."""
-        return {
-            "method": "static",
-            "ranges": "least relative squared error",
-            "weights": "int8 symmetric per output channel",
-            "calibration": {"n": self.n, "fingerprint": self.fingerprint},
-        }
 
 
 def calibrate(captured: Captured, samples: CalibrationSamples, *, track: Track = silent) -> Calibration:
@@ -55,72 +49,86 @@ def calibrate(captured: Captured, samples: CalibrationSamples, *, track: Track =
 
     Raises `DataError` when an activation is not finite or the images are all the same.
     """
-    recorder = _Recorder(captured.program.module())
-    digest, distinct = hashlib.sha256(), set[bytes]()
+    recorder = _Recorder(captured.batched)
+    distinct = set[int]()
     probe = np.zeros(captured.input.shape, np.uint8)
+    tracked = track(samples, what="calibrate", total=len(samples))
     with torch.inference_mode():
-        for image in track(samples, what="calibrate", total=len(samples)):
-            pixels = image.tobytes()
-            digest.update(pixels)
-            distinct.add(hashlib.sha256(pixels).digest()[:8])
-            recorder.run(torch.from_numpy(image))
-            probe = image
-        if len(distinct) < 2:
-            raise DataError("all calibration images are the same", fix="calibrate on photos like those of the device")
-        values = recorder.values_for(torch.from_numpy(probe))
-    ranges = {name: histogram.mse_range() for name, histogram in recorder.histograms.items()}
-    # The largest logit decides: it is never clipped.
-    ranges |= {name: recorder.histograms[name].full_range() for name in recorder.outputs}
-    return Calibration(ranges, probe, values, len(samples), digest.hexdigest())
+        for images in _batches(tracked):
+            if len(distinct) < 2:
+                distinct.update(hash(image.tobytes()) for image in images)
+            recorder.run(torch.from_numpy(images))
+            probe = images[-1:]
+    if len(distinct) < 2:
+        raise DataError("all calibration images are the same", fix="calibrate on photos like those of the device")
+    histograms = recorder.histograms
+    ranges = {
+        "mse": {name: histogram.mse_range() for name, histogram in histograms.items()},
+        "percentile": {name: histogram.percentile_range() for name, histogram in histograms.items()},
+        "minmax": {name: histogram.full_range() for name, histogram in histograms.items()},
+    }
+    for found in ranges.values():
+        # The largest logit decides: it is never clipped.
+        found |= {name: histograms[name].full_range() for name in recorder.outputs}
+    return Calibration(ranges, probe, len(samples), samples.fingerprint)
+
+
+def node_values(captured: Captured, image: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
+    """Every float node's output for one image (1, H, W, 3)."""
+    recorder = _Recorder(captured.program.module(), keep=True)
+    with torch.inference_mode():
+        recorder.run(torch.from_numpy(image))
+    return recorder.kept
+
+
+def _batches(images: Iterable[npt.NDArray[np.uint8]]) -> Iterator[npt.NDArray[np.uint8]]:
+    waiting: list[npt.NDArray[np.uint8]] = []
+    for image in images:
+        waiting.append(image)
+        if len(waiting) == _BATCH:
+            yield np.concatenate(waiting)
+            waiting = []
+    if waiting:
+        yield np.concatenate(waiting)
 
 
 class _Recorder(fx.Interpreter):
-    """Runs the graph node by node and counts the values of every float output."""
+    """Runs the graph node by node and counts, or keeps, the values of every float output."""
 
-    def __init__(self, graph_module: fx.GraphModule) -> None:
+    def __init__(self, graph_module: torch.nn.Module, *, keep: bool = False) -> None:
+        assert isinstance(graph_module, fx.GraphModule)
         super().__init__(graph_module)
         self.histograms: dict[str, Histogram] = {}
+        self.kept: dict[str, npt.NDArray[np.float32]] = {}
         self.outputs = [node.name for node in graph_module.graph.output_node().all_input_nodes]
-        self._keep: dict[str, npt.NDArray[np.float32]] | None = None
-
-    def values_for(self, image: torch.Tensor) -> dict[str, npt.NDArray[np.float32]]:
-        """Every float node's output for one image, counted nowhere."""
-        self._keep = {}
-        self.run(image)
-        kept, self._keep = self._keep, None
-        return kept
+        self._keep = keep
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
         if n.op == "call_function" and isinstance(result, torch.Tensor) and result.is_floating_point():
             # numpy() is a view, and an in-place activation may overwrite it: count, or copy, at once.
-            values = result.numpy()
-            if self._keep is not None:
-                self._keep[n.name] = values.copy()
+            if self._keep:
+                self.kept[n.name] = result.numpy().copy()
             else:
-                self._count(n, values)
+                self._count(n, result)
         return result
 
-    def _count(self, node: fx.Node, values: npt.NDArray[np.float32]) -> None:
-        flat = values.reshape(-1)
-        step = max(1, flat.size // _VALUES_PER_IMAGE)
+    def _count(self, node: fx.Node, values: torch.Tensor) -> None:
+        # The order in memory, whatever the axes mean: NHWC tensors are not copied.
+        dense = values.permute(0, 2, 3, 1) if values.ndim == 4 else values
+        flat = dense.reshape(len(values), -1).numpy()
+        step = max(1, flat.shape[1] // _VALUES_PER_IMAGE)
         # A step without a common factor walks through all channels and columns instead of along some of them.
-        while math.gcd(step, flat.size) > 1 and step < flat.size:
+        while math.gcd(step, flat.shape[1]) > 1 and step < flat.shape[1]:
             step += 1
-        sample = flat[::step]
-        if not np.isfinite(sample).all():
+        sample = np.ascontiguousarray(flat[:, ::step])
+        energies = np.einsum("nk,nk->n", sample, sample, dtype=np.float64) / sample.shape[1]
+        if not np.isfinite(energies).all():
             raise DataError(
-                f"the output of {_module_of(node)} is not finite on a calibration image",
+                f"the output of {module_of(node)} is not finite on a calibration image",
                 fix="check the checkpoint: its weights or batch norm statistics are damaged",
             )
         # Every image counts alike: its errors are weighed against its own energy. Otherwise a few images with large
         # activations claim the range, and the rest is rounded to nothing.
-        energy = float(np.mean(np.square(sample, dtype=np.float64)))
-        self.histograms.setdefault(node.name, Histogram()).add(sample, 1.0 / max(energy, _LEAST_ENERGY))
-
-
-def _module_of(node: fx.Node) -> str:
-    """The original module that a graph node came from."""
-    stack = node.meta.get("nn_module_stack") or {}
-    paths = [path for path, _ in stack.values()]
-    return str(paths[-1]).removeprefix("network.") if paths else node.name
+        weights = 1.0 / np.maximum(energies, _LEAST_ENERGY)
+        self.histograms.setdefault(node.name, Histogram()).add(sample, np.repeat(weights, sample.shape[1]))

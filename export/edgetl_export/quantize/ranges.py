@@ -22,12 +22,6 @@ class Range:
     low: float
     high: float
 
-    def on_grid(self) -> tuple[float, float]:
-        """The ends moved together so that zero falls on one of the 256 levels, as engines with zero points have it."""
-        scale = max(self.high - self.low, 1e-12) / _LEVELS
-        zero_point = round(-self.low / scale)
-        return -zero_point * scale, (_LEVELS - zero_point) * scale
-
 
 @dataclass
 class Histogram:
@@ -43,8 +37,8 @@ class Histogram:
     high: float = 0.0
     counts: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
-    def add(self, values: npt.NDArray[np.float32], weight: float = 1.0) -> None:
-        """Count finite `values` of any shape, each as much as `weight`."""
+    def add(self, values: npt.NDArray[np.float32], weights: npt.NDArray[np.float64] | None = None) -> None:
+        """Count finite `values` of any shape, each as much as its weight (as many as there are values)."""
         low, high = float(values.min()), float(values.max())
         self.low, self.high = min(self.low, low), max(self.high, high)
         if self.width == 0.0:
@@ -53,7 +47,7 @@ class Histogram:
             self.first = math.floor(low / self.width)
         self._cover(low, high)
         index = np.floor(values.ravel() / np.float32(self.width)).astype(np.int64) - self.first
-        self.counts += weight * np.bincount(index, minlength=len(self.counts))
+        self.counts += np.bincount(index, weights, minlength=len(self.counts))
 
     def _cover(self, low: float, high: float) -> None:
         while True:
@@ -78,6 +72,16 @@ class Histogram:
     def full_range(self) -> Range:
         """From the least to the greatest value, zero included."""
         return Range(self.low, self.high)
+
+    def percentile_range(self, percent: float = 99.99) -> Range:
+        """The middle `percent` of what was counted, zero included."""
+        if not self.counts.any():
+            return self.full_range()
+        below = np.cumsum(self.counts) / self.counts.sum()
+        outside = (1.0 - percent / 100.0) / 2.0
+        first, last = np.searchsorted(below, outside), np.searchsorted(below, 1.0 - outside)
+        low, high = (first + self.first) * self.width, (last + self.first + 1) * self.width
+        return Range(min(0.0, max(low, self.low)), max(0.0, min(high, self.high)))
 
     def mse_range(self) -> Range:
         """The range whose 8-bit grid has the least mean squared error on what was counted.

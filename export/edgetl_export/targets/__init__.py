@@ -1,4 +1,4 @@
-"""The targets, one module each, with the same verbs: ``build`` a variant, ``embed`` the manifest in it.
+"""The targets, one module each, with the same verbs: ``write`` a variant, ``quantize`` one, ``embed`` the manifest.
 
 To add one: write a module with a class that has the members of `Target`, and add its line to `TARGETS`. The engine
 that runs it is a line of `edgetl_runtime.engines.ENGINES`.
@@ -13,7 +13,9 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Protocol
 
-from edgetl_export.workshop import Artifact, Workshop
+from edgetl_export.artifact import Artifact
+from edgetl_export.capture import Captured
+from edgetl_export.quantize.quantization import Quantized
 from edgetl_runtime.errors import MissingDependency, UsageError, nearest
 
 __all__ = [
@@ -55,8 +57,12 @@ TARGETS: Mapping[str, TargetInfo] = {
 class Target(Protocol):
     """What the export needs of a target."""
 
-    def build(self, workshop: Workshop, precision: str) -> Artifact:
-        """The model at one precision; `ExportError` with the reason when that cannot be."""
+    def write(self, captured: Captured, precision: str) -> Artifact:
+        """The model at a floating-point precision; `ExportError` with the reason when that cannot be."""
+        ...
+
+    def quantize(self, quantized: Quantized) -> Artifact:
+        """The int8 model; `ExportError` with the reason when that cannot be."""
         ...
 
     def embed(self, artifact: Artifact, manifest_json: str) -> Artifact:

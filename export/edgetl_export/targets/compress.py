@@ -15,9 +15,9 @@ import openvino
 from openvino import opset13
 from openvino.passes import ConstantFolding, Manager
 
-from edgetl_export.quantize.calibrate import Calibration
+from edgetl_export.quantize.layers import layers
 from edgetl_export.quantize.match import match_by_value
-from edgetl_export.quantize.ranges import Range
+from edgetl_export.quantize.quantization import Grid, Quantized
 from edgetl_runtime.errors import ExportError
 
 __all__ = ["halve_in_place", "quantize_in_place"]
@@ -26,30 +26,32 @@ _WEIGHTED = {"Convolution": (0,), "GroupConvolution": (0, 1), "MatMul": (0,)}
 """Operators with weights, and the axes of the weights that are output channels."""
 
 
-def quantize_in_place(model: openvino.Model, calibration: Calibration) -> dict[str, object]:
-    """Static int8: activations uint8 per tensor, weights int8 symmetric per output channel; what the manifest says.
+def quantize_in_place(model: openvino.Model, quantized: Quantized) -> dict[str, int]:
+    """Activations uint8 per tensor, weights int8 symmetric per output channel; counts what stays in float.
 
-    An operator is quantised when its input was found among the calibrated activations. Raises `ExportError` when no
-    operator can be quantised.
+    An operator is quantised when its input was found among the calibrated activations and its node is not to stay in
+    float. Raises `ExportError` when no operator can be quantised.
     """
     weighted = _weighted(model)
-    ranges = _input_ranges(model, weighted, calibration)
-    quantized: dict[tuple[str, int], Any] = {}
+    nodes = _nodes_of(model, weighted, quantized)
+    levels, grids = quantized.quantization.weight_levels, quantized.quantization.activations
+    rounded: dict[tuple[str, int], Any] = {}
     left: dict[str, int] = {}
+    in_float = _inputs_in_float(quantized)
     for node in weighted:
         source = node.input_value(0)
-        found = ranges.get(_key(source))
-        if found is None:
+        found = nodes.get(_key(source))
+        if found is None or found in in_float:
             left[node.get_type_name()] = left.get(node.get_type_name(), 0) + 1
             continue
-        if _key(source) not in quantized:
-            quantized[_key(source)] = _on_grid(source, found)
-        node.input(0).replace_source_output(quantized[_key(source)].output(0))
-        node.input(1).replace_source_output(_int8_weights(node).output(0))
-    if not quantized:
+        if _key(source) not in rounded:
+            rounded[_key(source)] = _on_grid(source, grids[found])
+        node.input(0).replace_source_output(rounded[_key(source)].output(0))
+        node.input(1).replace_source_output(_integer_weights(node, levels).output(0))
+    if not rounded:
         raise ExportError("no operator of this network could be quantised", fix="leave int8 out of --precisions")
     model.validate_nodes_and_infer_types()
-    return calibration.summary() | {"activations": "uint8 per tensor", "float_operators": left}
+    return left
 
 
 def halve_in_place(model: openvino.Model) -> None:
@@ -91,40 +93,44 @@ def _key(output: Any) -> tuple[str, int]:
     return output.get_node().get_friendly_name(), output.get_index()
 
 
-def _input_ranges(model: openvino.Model, weighted: list[Any], calibration: Calibration) -> dict[tuple[str, int], Range]:
-    """The shared range of every weighted operator's input that has one."""
+def _nodes_of(model: openvino.Model, weighted: list[Any], quantized: Quantized) -> dict[tuple[str, int], str]:
+    """The captured node of every weighted operator's input that has one."""
     watched = model.clone()
     named = {node.get_friendly_name(): node for node in watched.get_ops()}
     keys = list(dict.fromkeys(_key(node.input_value(0)) for node in weighted))
     first = len(watched.outputs)
     watched.add_outputs([named[name].output(index) for name, index in keys])
     compiled = openvino.compile_model(watched, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    result = compiled([calibration.probe])
+    result = compiled([quantized.probe])
     values = {
         f"{name}:{index}": np.array(result[first + place], np.float32) for place, (name, index) in enumerate(keys)
     }
-    matched = match_by_value(calibration.values, values)
-    return {
-        (name, index): calibration.ranges[matched[f"{name}:{index}"]]
-        for name, index in keys
-        if f"{name}:{index}" in matched
-    }
+    matched = match_by_value(quantized.values, values)
+    return {(name, index): matched[f"{name}:{index}"] for name, index in keys if f"{name}:{index}" in matched}
 
 
-def _on_grid(source: Any, found: Range) -> Any:
-    """`source` rounded to the 256 levels of `found`, zero being one of them."""
-    low, high = found.on_grid()
-    bottom, top = opset13.constant(np.float32(low)), opset13.constant(np.float32(high))
+def _inputs_in_float(quantized: Quantized) -> set[str]:
+    """Nodes whose values are read by layers that stay in float alone."""
+    reading: dict[str, bool] = {}
+    in_float = set(quantized.quantization.in_float)
+    for layer in layers(quantized.captured.batched.graph):
+        reading[layer.input] = reading.get(layer.input, True) and layer.output in in_float
+    return {name for name, alone in reading.items() if alone}
+
+
+def _on_grid(source: Any, grid: Grid) -> Any:
+    """`source` rounded to the 256 levels of `grid`."""
+    bottom, top = opset13.constant(np.float32(grid.low)), opset13.constant(np.float32(grid.high))
     return opset13.fake_quantize(source, bottom, top, bottom, top, levels=256)
 
 
-def _int8_weights(node: Any) -> Any:
-    """The node's weights as an int8 constant times a float32 scale per output channel."""
+def _integer_weights(node: Any, levels: int) -> Any:
+    """The node's weights as an int8 constant, at most `levels` large, times a float32 scale per output channel."""
     weights: npt.NDArray[np.float32] = node.input_value(1).get_node().get_data()
     channels = _WEIGHTED[node.get_type_name()]
     others = tuple(axis for axis in range(weights.ndim) if axis not in channels)
-    scale = np.maximum(np.abs(weights).max(axis=others, keepdims=True), 1e-12) / 127.0
-    integers = np.clip(np.round(weights / scale), -127, 127).astype(np.int8)
+    scale = np.maximum(np.abs(weights).max(axis=others, keepdims=True), 1e-12) / levels
+    integers = np.clip(np.round(weights / scale), -levels, levels).astype(np.int8)
     return opset13.multiply(
         opset13.convert(opset13.constant(integers), "f32"), opset13.constant(scale.astype(np.float32))
     )

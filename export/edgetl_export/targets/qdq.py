@@ -1,76 +1,57 @@
-"""A float ONNX graph with the shared ranges written in as QuantizeLinear / DequantizeLinear pairs."""
+"""A float ONNX graph with a quantised model's grids written in as QuantizeLinear / DequantizeLinear pairs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
-from onnxruntime.quantization import QDQQuantizer, QuantType
-from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
+from onnx import helper, numpy_helper
 
-from edgetl_export.quantize.calibrate import Calibration
 from edgetl_export.quantize.match import match_by_value
-from edgetl_export.quantize.ranges import Range
+from edgetl_export.quantize.quantization import Grid, Quantized
 from edgetl_runtime.errors import ExportError
 
-__all__ = ["Quantized", "quantize_qdq"]
-
-FIXED_RANGES = {"Sigmoid": Range(0.0, 1.0), "Softmax": Range(0.0, 1.0)}
-"""Operators whose output range is known without looking."""
-
+__all__ = ["QdqModel", "quantize_qdq"]
 
 OPERATORS = ("Conv", "Clip", "Relu", "Add", "Mul", "Sigmoid", "Gemm", "MatMul", "GlobalAveragePool", "MaxPool")
 """ONNX Runtime fuses an operator with the pairs around it, so each of these stands between pairs."""
 
+_GIVES_FLOAT = ("Gemm", "MatMul")
+"""Matrix products give float32: the logits are not rounded, and another product behind rounds its own input."""
+
+_OUTPUT_CHANNELS = {"Conv": 0, "Gemm": 0, "MatMul": 1}
+"""Operators with weights, and the axis of the weights that is the output channel (of a Gemm with transB = 1)."""
+
 
 @dataclass(frozen=True)
-class Quantized:
-    """The QDQ model and what the manifest says of it."""
+class QdqModel:
+    """The model, and how many operators of each kind stay in float."""
 
     model: onnx.ModelProto
-    summary: dict[str, object]
+    float_operators: dict[str, int]
 
 
-def quantize_qdq(model: onnx.ModelProto, calibration: Calibration) -> Quantized:
-    """Static int8: activations uint8 per tensor, weights int8 symmetric per output channel, int32 biases.
+def quantize_qdq(model: onnx.ModelProto, quantized: Quantized) -> QdqModel:
+    """Activations uint8 per tensor, weights int8 symmetric per output channel, biases int32.
 
-    An operator is quantised when all its activations were found among the calibrated ones; the normalisation in
-    front stays in float. Raises `ExportError` when no operator can be quantised.
+    An operator is quantised when all its activations were found among the calibrated ones and its node is not to stay
+    in float. Raises `ExportError` when no operator can be quantised.
     """
     model = _prepared(model)
-    ranges = _ranges_by_tensor(model, calibration)
-    chosen, left = _choose(model, ranges)
+    nodes = match_by_value(quantized.values, _values_on(model, quantized.probe))
+    writer = _Writer(model, quantized.grids(nodes), quantized.quantization.weight_levels)
+    if quantized.captured.takes_pixels:
+        writer.feed_pixels()
+    kept = {name for name, node in nodes.items() if node in quantized.quantization.in_float}
+    chosen, left = _choose(model, writer.grids, kept)
     if not chosen:
         raise ExportError("no operator of this network could be quantised", fix="leave int8 out of --precisions")
-    quantizer = QDQQuantizer(
-        model,
-        per_channel=True,
-        reduce_range=False,
-        weight_qType=QuantType.QInt8,
-        activation_qType=QuantType.QUInt8,
-        tensors_range=TensorsData(
-            CalibrationMethod.MinMax,
-            {
-                name: TensorData(lowest=np.float32(found.low), highest=np.float32(found.high))
-                for name, found in ranges.items()
-            },
-        ),
-        nodes_to_quantize=chosen,
-        nodes_to_exclude=[],
-        op_types_to_quantize=list(OPERATORS),
-        extra_options={
-            "WeightSymmetric": True,
-            "ActivationSymmetric": False,
-            # Matrix products give float32: the logits are not rounded, another one behind quantises its own input.
-            "OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"],
-        },
-    )
-    quantizer.quantize_model()
-    summary = calibration.summary() | {"activations": "uint8 per tensor", "float_operators": left}
-    return Quantized(quantizer.model.model, summary)
+    chosen = writer.clip_by_rounding(chosen)
+    writer.quantize(chosen)
+    return QdqModel(writer.finished(), left)
 
 
 def _prepared(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -84,7 +65,7 @@ def _prepared(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _pool_globally(model: onnx.ModelProto) -> None:
     """ReduceMean over height and width becomes GlobalAveragePool, which engines run on integers."""
-    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type != "ReduceMean" or len(node.input) != 2:
             continue
@@ -94,16 +75,6 @@ def _pool_globally(model: onnx.ModelProto) -> None:
             node.op_type = "GlobalAveragePool"
             del node.input[1:]
             del node.attribute[:]
-
-
-def _ranges_by_tensor(model: onnx.ModelProto, calibration: Calibration) -> dict[str, Range]:
-    values = _values_on(model, calibration.probe)
-    matched = match_by_value(calibration.values, values)
-    ranges = {name: calibration.ranges[original] for name, original in matched.items()}
-    for node in model.graph.node:
-        if node.op_type in FIXED_RANGES:
-            ranges[node.output[0]] = FIXED_RANGES[node.op_type]
-    return ranges
 
 
 def _values_on(model: onnx.ModelProto, probe: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
@@ -123,32 +94,202 @@ def _values_on(model: onnx.ModelProto, probe: npt.NDArray[np.uint8]) -> dict[str
     return dict(zip(names, session.run(names, {session.get_inputs()[0].name: probe}), strict=True))
 
 
-def _choose(model: onnx.ModelProto, ranges: dict[str, Range]) -> tuple[list[str], dict[str, int]]:
-    """Names of the nodes to quantise, and a count by operator of those that stay in float."""
+def _choose(
+    model: onnx.ModelProto, grids: dict[str, Grid], kept: set[str]
+) -> tuple[list[onnx.NodeProto], dict[str, int]]:
+    """The nodes to quantise, and a count by operator of those that stay in float."""
     made = {output for node in model.graph.node for output in node.output}
-    normalising = _normalising(model)
-    chosen: list[str] = []
+    preparing = _preparing(model)
+    chosen: list[onnx.NodeProto] = []
     left: dict[str, int] = {}
     for node in model.graph.node:
         activations = [name for name in (*node.input, *node.output) if name in made]
         if (
             node.op_type in OPERATORS
-            and node.name not in normalising
-            and activations
-            and all(name in ranges for name in activations)
+            and node.name not in preparing
+            and not kept.intersection(node.output)
+            and all(name in grids for name in activations)
         ):
-            chosen.append(node.name)
+            chosen.append(node)
         else:
             left[node.op_type] = left.get(node.op_type, 0) + 1
     return chosen, left
 
 
-def _normalising(model: onnx.ModelProto) -> set[str]:
-    """The element-wise nodes between the image and the first convolution: kept exact, they cost next to nothing."""
+def _preparing(model: onnx.ModelProto) -> set[str]:
+    """The element-wise nodes between the image and the first layer: kept exact, they cost next to nothing."""
     reached = {tensor.name for tensor in model.graph.input}
     found: set[str] = set()
     for node in model.graph.node:
-        if node.op_type in ("Cast", "Mul", "Add", "Transpose") and any(name in reached for name in node.input):
+        if node.op_type in ("Cast", "Mul", "Add", "Transpose", "Concat") and any(
+            name in reached for name in node.input
+        ):
             found.add(node.name)
             reached.update(node.output)
     return found
+
+
+@dataclass
+class _Writer:
+    """Puts pairs into a graph; every tensor and every weight is rounded once, whoever reads it."""
+
+    model: onnx.ModelProto
+    grids: dict[str, Grid]
+    weight_levels: int
+    before: dict[str, list[onnx.NodeProto]] = field(default_factory=dict)
+    behind: dict[str, list[onnx.NodeProto]] = field(default_factory=dict)
+    rounded: dict[str, str] = field(default_factory=dict)
+    weight_scales: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in self.model.graph.initializer}
+        self.outputs = {tensor.name for tensor in self.model.graph.output}
+
+    def feed_pixels(self) -> None:
+        """Hand the uint8 image to the first layer without a detour through float32.
+
+        The cast at the front becomes a DequantizeLinear (scale 1, zero point 0) right before the layer; borders and
+        transposes between them work on uint8.
+        """
+        nodes = self.model.graph.node
+        image = self.model.graph.input[0].name
+        cast = next(node for node in nodes if node.op_type == "Cast" and node.input[0] == image)
+        tensor, replacement = cast.output[0], cast.input[0]
+        nodes.remove(cast)
+        while True:
+            readers = [node for node in nodes if tensor in node.input]
+            if len(readers) != 1 or readers[0].op_type not in ("Concat", "Transpose"):
+                break
+            reader = readers[0]
+            for place, name in enumerate(reader.input):
+                if name == tensor:
+                    reader.input[place] = replacement
+                elif name in self.constants:
+                    self._add(f"{name}_pixels", self.constants[name].astype(np.uint8))
+                    reader.input[place] = f"{name}_pixels"
+            tensor, replacement = reader.output[0], f"{reader.output[0]}_pixels"
+            reader.output[0] = replacement
+        parameters = self._parameters(tensor, np.float32(1), np.uint8(0))
+        node = helper.make_node("DequantizeLinear", [replacement, *parameters], [tensor], f"{tensor}_dequantize")
+        self.behind[replacement] = [node]
+        self.rounded[tensor] = tensor
+
+    def clip_by_rounding(self, chosen: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
+        """`chosen` without the activations that a grid does on its own: it ends at zero, and at the upper limit."""
+        makers = {name: node for node in chosen for name in node.output}
+        kept = []
+        for node in chosen:
+            maker = makers.get(node.input[0])
+            readers = [other for other in self.model.graph.node if node.input[0] in other.input]
+            if maker is None or len(readers) > 1 or not self._clips_alike(node):
+                kept.append(node)
+                continue
+            maker.output[0] = node.output[0]
+            self.model.graph.node.remove(node)
+        return kept
+
+    def _clips_alike(self, node: onnx.NodeProto) -> bool:
+        grid = self.grids[node.output[0]]
+        if node.op_type == "Relu":
+            return grid.zero_point == 0
+        if node.op_type != "Clip" or any(name not in self.constants for name in node.input[1:]):
+            return False
+        low, high = (float(self.constants[name]) for name in node.input[1:])
+        step = grid.scale / 2
+        return abs(grid.low - low) < step and grid.high < high + step
+
+    def quantize(self, chosen: list[onnx.NodeProto]) -> None:
+        """Write the pairs around the `chosen` operators."""
+        in_integers = {node.name for node in chosen}
+        for node in chosen:
+            if node.op_type not in _GIVES_FLOAT:
+                for name in node.output:
+                    if name not in self.outputs:
+                        self._round(name)
+            self._round_inputs(node)
+        made = {name: node.name for node in chosen if node.op_type not in _GIVES_FLOAT for name in node.output}
+        for node in self.model.graph.node:
+            for place, name in enumerate(node.input):
+                if name in self.rounded and (node.name in in_integers or name in made):
+                    node.input[place] = self.rounded[name]
+
+    def _round_inputs(self, node: onnx.NodeProto) -> None:
+        axis = _OUTPUT_CHANNELS.get(node.op_type)
+        for name in node.input:
+            if name not in self.constants and name in self.grids:
+                self._round(name)
+        if axis is None or node.input[1] not in self.constants:
+            return
+        weight, source = node.input[1], self.grids[node.input[0]]
+        if weight not in self.weight_scales:
+            rows_first = node.op_type != "Gemm" or any(item.name == "transB" and item.i for item in node.attribute)
+            self._round_weight(weight, axis if rows_first else 1)
+        node.input[1] = f"{weight}_rounded"
+        if len(node.input) > 2 and node.input[2] in self.constants:
+            node.input[2] = self._round_bias(node.input[2], source, self.weight_scales[weight])
+
+    def _round(self, name: str) -> None:
+        """A pair behind the tensor `name`, once."""
+        if name in self.rounded:
+            return
+        grid = self.grids[name]
+        parameters = self._parameters(name, np.float32(grid.scale), np.uint8(grid.zero_point))
+        self.behind[name] = [
+            helper.make_node("QuantizeLinear", [name, *parameters], [f"{name}_levels"], f"{name}_quantize"),
+            helper.make_node(
+                "DequantizeLinear", [f"{name}_levels", *parameters], [f"{name}_rounded"], f"{name}_dequantize"
+            ),
+        ]
+        self.rounded[name] = f"{name}_rounded"
+
+    def _round_weight(self, name: str, axis: int) -> None:
+        values = self.constants[name]
+        others = tuple(other for other in range(values.ndim) if other != axis)
+        scales = (np.maximum(np.abs(values).max(axis=others), 1e-12) / self.weight_levels).astype(np.float32)
+        shape = [-1 if other == axis else 1 for other in range(values.ndim)]
+        integers = np.clip(np.round(values / scales.reshape(shape)), -self.weight_levels, self.weight_levels)
+        self._add(f"{name}_levels", integers.astype(np.int8))
+        parameters = self._parameters(name, scales, np.zeros(len(scales), np.int8))
+        node = helper.make_node(
+            "DequantizeLinear", [f"{name}_levels", *parameters], [f"{name}_rounded"], f"{name}_dequantize", axis=axis
+        )
+        self.before[name] = [node]
+        self.weight_scales[name] = scales
+
+    def _round_bias(self, name: str, source: Grid, weight_scales: npt.NDArray[np.float32]) -> str:
+        scales = (np.float32(source.scale) * weight_scales).astype(np.float32)
+        limits = np.iinfo(np.int32)
+        integers = np.clip(np.round(self.constants[name].astype(np.float64) / scales), limits.min, limits.max)
+        self._add(f"{name}_levels", integers.astype(np.int32))
+        self._add(f"{name}_scale", scales)
+        node = helper.make_node(
+            "DequantizeLinear", [f"{name}_levels", f"{name}_scale"], [f"{name}_rounded"], f"{name}_dequantize", axis=0
+        )
+        self.before[name] = [node]
+        return f"{name}_rounded"
+
+    def _parameters(self, name: str, scale: npt.ArrayLike, zero_point: npt.ArrayLike) -> list[str]:
+        self._add(f"{name}_scale", np.asarray(scale))
+        self._add(f"{name}_zero_point", np.asarray(zero_point))
+        return [f"{name}_scale", f"{name}_zero_point"]
+
+    def _add(self, name: str, values: npt.NDArray[np.generic]) -> None:
+        self.model.graph.initializer.append(numpy_helper.from_array(values, name))
+
+    def finished(self) -> onnx.ModelProto:
+        """The graph with the pairs in place, in running order, without what nobody reads any more."""
+        nodes = [node for group in self.before.values() for node in group]
+        for tensor in self.model.graph.input:
+            nodes += self.behind.get(tensor.name, [])
+        for node in self.model.graph.node:
+            nodes.append(node)
+            for name in node.output:
+                nodes += self.behind.get(name, [])
+        del self.model.graph.node[:]
+        self.model.graph.node.extend(nodes)
+        read = {name for node in nodes for name in node.input}
+        kept = [tensor for tensor in self.model.graph.initializer if tensor.name in read]
+        del self.model.graph.initializer[:]
+        self.model.graph.initializer.extend(kept)
+        del self.model.graph.value_info[:]
+        return self.model

@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx_ir as ir
+import torch
 
+from edgetl_export.artifact import Artifact
+from edgetl_export.capture import Captured
+from edgetl_export.quantize.quantization import Quantized
 from edgetl_export.targets.qdq import quantize_qdq
-from edgetl_export.workshop import Artifact, Workshop
 from edgetl_runtime.errors import ExportError
 from edgetl_runtime.manifest import METADATA_KEY
 
@@ -17,16 +20,28 @@ __all__ = ["OnnxTarget", "half_weights"]
 class OnnxTarget:
     """Writes ``.onnx`` files for ONNX Runtime and everything else that reads them."""
 
-    def build(self, workshop: Workshop, precision: str) -> Artifact:
-        """The model at `precision`."""
+    def __init__(self) -> None:
+        self._converted: dict[Captured, onnx.ModelProto] = {}
+
+    def write(self, captured: Captured, precision: str) -> Artifact:
+        """fp32, or fp16 as half-precision weights."""
+        model = self._float(captured)
         if precision == "fp32":
-            return _artifact(workshop.float_onnx)
+            return _artifact(model)
         if precision == "fp16":
-            return _artifact(half_weights(workshop.float_onnx))
-        if precision == "int8":
-            quantized = quantize_qdq(workshop.float_onnx, workshop.calibration)
-            return _artifact(quantized.model, quantized.summary)
+            return _artifact(half_weights(model))
         raise ExportError(f"onnx cannot be written at precision {precision!r}")
+
+    def quantize(self, quantized: Quantized) -> Artifact:
+        """int8 as QuantizeLinear / DequantizeLinear pairs."""
+        written = quantize_qdq(self._float(quantized.captured), quantized)
+        summary = quantized.quantization.summary()
+        return _artifact(written.model, {**summary, "activations": "uint8", "float_operators": written.float_operators})
+
+    def _float(self, captured: Captured) -> onnx.ModelProto:
+        if captured not in self._converted:
+            self._converted[captured] = _exported(captured)
+        return self._converted[captured]
 
     def embed(self, artifact: Artifact, manifest_json: str) -> Artifact:
         """The manifest as an entry of metadata_props."""
@@ -40,6 +55,29 @@ class OnnxTarget:
 
 def _artifact(model: onnx.ModelProto, quantization: dict[str, object] | None = None) -> Artifact:
     return Artifact({".onnx": model.SerializeToString()}, quantization)
+
+
+def _exported(captured: Captured) -> onnx.ModelProto:
+    program = torch.onnx.export(
+        captured.program,
+        (),
+        dynamo=True,
+        input_names=[captured.input.name],
+        output_names=[captured.output.name],
+        verbose=False,
+    )
+    if program is None:
+        raise RuntimeError("torch.onnx.export gave no program")
+    return _without_traces(program.model_proto)
+
+
+def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The exporter notes the stack of every node, with the paths of this machine: nothing that a device needs."""
+    del model.graph.metadata_props[:]
+    for part in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
+        del part.metadata_props[:]
+        part.ClearField("doc_string")
+    return model
 
 
 def half_weights(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -8,8 +8,10 @@ from xml.etree import ElementTree
 
 import openvino
 
+from edgetl_export.artifact import Artifact
+from edgetl_export.capture import Captured
+from edgetl_export.quantize.quantization import Quantized
 from edgetl_export.targets.compress import halve_in_place, quantize_in_place
-from edgetl_export.workshop import Artifact, Workshop
 from edgetl_runtime.errors import ExportError
 from edgetl_runtime.manifest import METADATA_KEY
 
@@ -19,18 +21,21 @@ __all__ = ["OpenvinoTarget"]
 class OpenvinoTarget:
     """Writes ``.xml`` + ``.bin``."""
 
-    def build(self, workshop: Workshop, precision: str) -> Artifact:
-        """The model at `precision`."""
-        model = _converted(workshop)
-        if precision == "fp32":
-            return Artifact(_saved(model))
+    def write(self, captured: Captured, precision: str) -> Artifact:
+        """fp32, or fp16 as half-precision weights."""
+        model = _converted(captured)
         if precision == "fp16":
             halve_in_place(model)
-            return Artifact(_saved(model))
-        if precision == "int8":
-            summary = quantize_in_place(model, workshop.calibration)
-            return Artifact(_saved(model), summary)
-        raise ExportError(f"openvino cannot be written at precision {precision!r}")
+        elif precision != "fp32":
+            raise ExportError(f"openvino cannot be written at precision {precision!r}")
+        return Artifact(_saved(model))
+
+    def quantize(self, quantized: Quantized) -> Artifact:
+        """int8 as FakeQuantize in front of what is worth it."""
+        model = _converted(quantized.captured)
+        left = quantize_in_place(model, quantized)
+        summary = quantized.quantization.summary()
+        return Artifact(_saved(model), {**summary, "activations": "uint8", "float_operators": left})
 
     def embed(self, artifact: Artifact, manifest_json: str) -> Artifact:
         """The manifest as an entry of rt_info."""
@@ -39,8 +44,7 @@ class OpenvinoTarget:
         return Artifact(_saved(model), artifact.quantization)
 
 
-def _converted(workshop: Workshop) -> openvino.Model:
-    captured = workshop.captured
+def _converted(captured: Captured) -> openvino.Model:
     model = openvino.convert_model(captured.program)
     model.reshape(list(captured.input.shape))
     model.input(0).get_tensor().set_names({captured.input.name})

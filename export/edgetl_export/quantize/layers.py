@@ -1,0 +1,129 @@
+"""The captured graph as quantisation sees it: layers with weights, and the outputs that integer engines round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+__all__ = ["ACTIVATIONS", "Layer", "before_layers", "layers", "module_of", "rounded"]
+
+_aten = torch.ops.aten
+_WEIGHTED = frozenset({_aten.conv2d.default, _aten.linear.default})
+ACTIVATIONS = frozenset(
+    {_aten.relu.default, _aten.relu_.default, _aten.hardtanh.default, _aten.hardtanh_.default, _aten.relu6.default}
+)
+"""Engines fuse these into the operator before them: only what comes out behind is rounded."""
+
+_ROUNDED = _WEIGHTED | ACTIVATIONS | {
+    _aten.add.Tensor,
+    _aten.add_.Tensor,
+    _aten.mul.Tensor,
+    _aten.mul_.Tensor,
+    _aten.cat.default,
+    _aten.sigmoid.default,
+    _aten.sigmoid_.default,
+    _aten.silu.default,
+    _aten.silu_.default,
+    _aten.hardsigmoid.default,
+    _aten.hardsigmoid_.default,
+    _aten.hardswish.default,
+    _aten.hardswish_.default,
+    _aten.gelu.default,
+    _aten.layer_norm.default,
+    _aten.softmax.int,
+    _aten.matmul.default,
+    _aten.scaled_dot_product_attention.default,
+    _aten.adaptive_avg_pool2d.default,
+    _aten.avg_pool2d.default,
+    _aten.mean.dim,
+    _aten.max_pool2d.default,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or matrix product with constant weights.
+
+    ``name`` is the original module's path; ``node`` its graph node and ``output`` the node of what it gives once a
+    fused activation has been applied; ``weight`` and ``bias`` are names of parameters.
+    """
+
+    name: str
+    node: str
+    output: str
+    input: str
+    weight: str
+    bias: str | None
+    groups: int
+
+
+def layers(graph: fx.Graph) -> list[Layer]:
+    """The layers with constant weights, in running order."""
+    found = []
+    for node in graph.nodes:
+        weight = node.args[1] if node.op == "call_function" and node.target in _WEIGHTED else None
+        if not isinstance(weight, fx.Node) or weight.op != "get_attr":
+            continue
+        source, bias = node.args[0], node.args[2] if len(node.args) > 2 else None
+        groups = int(node.args[6]) if node.target is _aten.conv2d.default and len(node.args) > 6 else 1
+        found.append(
+            Layer(
+                name=module_of(node),
+                node=node.name,
+                output=_behind(node).name,
+                input=source.name,
+                weight=str(weight.target),
+                bias=str(bias.target) if isinstance(bias, fx.Node) else None,
+                groups=groups,
+            )
+        )
+    return found
+
+
+def rounded(graph: fx.Graph) -> list[str]:
+    """Names of the nodes whose outputs an engine rounds that runs everything it can in integers.
+
+    The image and its normalisation are left out, and so are the logits.
+    """
+    inside = _after_first_layer(graph)
+    last = {node.name for node in graph.output_node().all_input_nodes}
+    return [
+        node.name
+        for node in graph.nodes
+        if node.name in inside
+        and node.name not in last
+        and node.target in _ROUNDED
+        and _behind(node) is node
+    ]  # fmt: skip
+
+
+def before_layers(graph: fx.Graph) -> list[str]:
+    """Names of the nodes that no layer with weights stands before: the image and what is done to it first."""
+    inside = _after_first_layer(graph)
+    return [node.name for node in graph.nodes if node.op == "call_function" and node.name not in inside]
+
+
+def module_of(node: fx.Node) -> str:
+    """Path of the original module that a graph node came from; the node's name when it came from none."""
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [path for path, _ in stack.values()]
+    return str(paths[-1]).removeprefix("network.") if paths else node.name
+
+
+def _behind(node: fx.Node) -> fx.Node:
+    users = list(node.users)
+    fused = node.target in _WEIGHTED and len(users) == 1 and users[0].target in ACTIVATIONS
+    return users[0] if fused else node
+
+
+def _after_first_layer(graph: fx.Graph) -> set[str]:
+    """The nodes that depend on a layer with weights."""
+    reached: set[str] = set()
+    for node in graph.nodes:
+        if node.op == "call_function" and (
+            node.target in _WEIGHTED or any(source.name in reached for source in node.all_input_nodes)
+        ):
+            reached.add(node.name)
+    return reached

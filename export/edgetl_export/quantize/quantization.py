@@ -1,0 +1,107 @@
+"""The parameters of one quantised model: a grid for every activation, scales for every weight, for all targets."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from edgetl_export.capture import Captured
+from edgetl_export.quantize.ranges import Range
+
+__all__ = ["Grid", "Quantization", "Quantized", "weight_scales"]
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The 256 values of an activation: ``(level - zero_point) * scale`` for the levels 0 to 255.
+
+    Engines that count from -128 to 127 subtract 128 from levels and zero point: the values are the same.
+    """
+
+    scale: float
+    zero_point: int
+
+    @classmethod
+    def over(cls, found: Range) -> Grid:
+        """The grid that covers `found`, moved so that zero is one of its values."""
+        scale = float(np.float32(max(found.high - found.low, 1e-12) / 255))
+        return cls(scale, int(np.clip(round(-found.low / scale), 0, 255)))
+
+    @property
+    def low(self) -> float:
+        """The least value."""
+        return -self.zero_point * self.scale
+
+    @property
+    def high(self) -> float:
+        """The greatest value."""
+        return (255 - self.zero_point) * self.scale
+
+
+PIXELS = Grid(1.0, 0)
+"""Grey levels as they are."""
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """What int8 means for one network, in terms of the nodes and parameters of its captured graph.
+
+    ``activations``: the grid of every float node; each engine applies those of the tensors that it rounds.
+    ``weights``: for each parameter with int8 values, its scale per output channel (its first axis); the values are
+    symmetric, -``weight_levels`` to ``weight_levels``. ``in_float``: nodes whose operators are not quantised.
+    ``rung`` says how it came about, ``calibration`` on what: number of images ``n`` and their ``fingerprint``.
+    """
+
+    activations: dict[str, Grid]
+    weights: dict[str, tuple[float, ...]]
+    rung: str
+    calibration: dict[str, Any]
+    weight_levels: int = 127
+    in_float: tuple[str, ...] = ()
+
+    def summary(self) -> dict[str, Any]:
+        """What the manifest says of an int8 variant."""
+        bits = int(self.weight_levels).bit_length() + 1
+        return {
+            "method": self.rung,
+            "weights": f"int{bits} symmetric per output channel",
+            "calibration": self.calibration,
+        }
+
+    def to_json(self) -> str:
+        """JSON on one line per tensor."""
+        fields = dataclasses.asdict(self)
+        return json.dumps({"schema": SCHEMA, **fields}, allow_nan=False)
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A quantised model before it is written in any format: the network whose weights are rounded, and the grids.
+
+    ``captured`` is what is converted; its parameters may differ from the original's, when they were repaired or
+    trained. ``probe`` (1, H, W, 3) uint8 is an image and ``values`` every node's float output for it: a target finds
+    its own tensors among them by value, whatever its converter named, transposed or fused.
+    """
+
+    captured: Captured
+    quantization: Quantization
+    probe: npt.NDArray[np.uint8]
+    values: dict[str, npt.NDArray[np.float32]]
+
+    def grids(self, found: dict[str, str]) -> dict[str, Grid]:
+        """The grids of a target's tensors, given the node of each."""
+        return {name: self.quantization.activations[node] for name, node in found.items()}
+
+
+def weight_scales(weights: torch.Tensor, levels: int) -> tuple[float, ...]:
+    """Scale per output channel (first axis) so that the largest magnitude falls on `levels`."""
+    largest = weights.detach().abs().amax(dim=tuple(range(1, weights.ndim)))
+    return tuple(float(value) for value in (largest.clamp(min=1e-12) / levels))

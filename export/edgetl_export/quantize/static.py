@@ -1,0 +1,99 @@
+"""Static int8 from a calibration: no training, no labels, one grid for every activation and scales for every weight."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import fx
+
+from edgetl_export.capture import Captured
+from edgetl_export.quantize.calibrate import METHODS, Calibration, node_values
+from edgetl_export.quantize.layers import Layer, before_layers, layers
+from edgetl_export.quantize.quantization import PIXELS, Grid, Quantization, Quantized, weight_scales
+from edgetl_runtime.errors import ExportError, UsageError, nearest
+
+__all__ = ["FULL_LEVELS", "SAFE_LEVELS", "quantize_static"]
+
+_GIVES_PROBABILITIES = (
+    torch.ops.aten.sigmoid.default,
+    torch.ops.aten.sigmoid_.default,
+    torch.ops.aten.softmax.int,
+)
+
+_PROBABILITIES = Grid(1 / 256, 0)
+"""What TFLite's integer kernels fix for a sigmoid or a softmax; the others can have it too."""
+
+FULL_LEVELS, SAFE_LEVELS = 127, 63
+"""The largest integer weight of 8 bits, and of the 7 bits with which no pair of products outgrows 16 bits."""
+
+
+def quantize_static(
+    captured: Captured, calibration: Calibration, *, method: str = METHODS[0], weight_levels: int = FULL_LEVELS
+) -> Quantized:
+    """Grids from the ranges that `method` finds, weights symmetric per output channel.
+
+    Raises `UsageError` for an unknown method, `ExportError` when a weight is not finite.
+    """
+    if method not in calibration.ranges:
+        raise UsageError(f"unknown way to find ranges {method!r}", fix=nearest(method, METHODS))
+    graph_module = captured.batched
+    found = layers(graph_module.graph)
+    grids = {name: Grid.over(seen) for name, seen in calibration.ranges[method].items()}
+    if captured.takes_pixels:
+        grids |= {name: PIXELS for name in before_layers(graph_module.graph) if name in grids}
+    grids |= _fixed_grids(graph_module.graph, grids)
+    _check_finite(captured, found)
+    captured = captured.with_parameters(_revived(captured, found, grids, weight_levels))
+    weights = {}
+    for layer in found:
+        weights[layer.weight] = weight_scales(captured.module.get_parameter(layer.weight), weight_levels)
+    summary = {"n": calibration.n, "fingerprint": calibration.fingerprint, "ranges": method}
+    quantization = Quantization(grids, weights, "static", summary, weight_levels)
+    return Quantized(captured, quantization, calibration.probe, node_values(captured, calibration.probe))
+
+
+def _fixed_grids(graph: fx.Graph, grids: Mapping[str, Grid]) -> dict[str, Grid]:
+    """Grids that engines dictate: of sigmoids and softmaxes, and of maxima, which have that of their input."""
+    fixed: dict[str, Grid] = {}
+    for node in graph.nodes:
+        if node.target in _GIVES_PROBABILITIES:
+            fixed[node.name] = _PROBABILITIES
+        elif node.target is torch.ops.aten.max_pool2d.default:
+            source = node.args[0].name
+            fixed[node.name] = fixed.get(source, grids[source])
+    return fixed
+
+
+def _check_finite(captured: Captured, found: list[Layer]) -> None:
+    for layer in found:
+        for name in (layer.weight, layer.bias):
+            if name is not None and not torch.isfinite(captured.module.get_parameter(name)).all():
+                raise ExportError(
+                    f"a weight of {layer.name} is not finite",
+                    fix="check the checkpoint: it was damaged or its training failed",
+                )
+
+
+def _revived(
+    captured: Captured, found: list[Layer], grids: Mapping[str, Grid], weight_levels: int
+) -> dict[str, torch.Tensor]:
+    """Weights of layers with dead channels, each of which gets one tiny weight.
+
+    A bias is an int32 in steps of input scale times weight scale. Where all weights of a channel are zero, training
+    having switched it off, that step would be zero and the bias lost. The tiny weight changes the output by less than
+    a ten thousandth of the bias.
+    """
+    revived: dict[str, torch.Tensor] = {}
+    for layer in found:
+        if layer.bias is None:
+            continue
+        weight, bias = captured.module.get_parameter(layer.weight), captured.module.get_parameter(layer.bias)
+        least = bias.abs() * weight_levels / (grids[layer.input].scale * 2.0**30)
+        flat = weight.reshape(len(weight), -1)
+        dead = flat.abs().amax(1) < least
+        if dead.any():
+            flat = flat.clone()
+            flat[dead, 0] = least[dead]
+            revived[layer.weight] = flat.reshape(weight.shape)
+    return revived

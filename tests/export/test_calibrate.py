@@ -2,15 +2,21 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import torch
 
 from edgetl_export import CalibrationSamples, capture
-from edgetl_export.quantize.calibrate import calibrate
+from edgetl_export.quantize.calibrate import METHODS, calibrate, node_values
+from edgetl_export.quantize.layers import layers
 from edgetl_export.quantize.match import match_by_value
 from edgetl_export.quantize.ranges import Histogram, Range
 from edgetl_runtime.errors import DataError
+
+if TYPE_CHECKING:
+    from tests.export.conftest import Int8
 
 
 def test_a_histogram_counts_every_value_whatever_the_order_of_magnitudes() -> None:
@@ -51,24 +57,82 @@ def test_the_range_beats_min_max_when_there_are_outliers() -> None:
     assert error(histogram.mse_range()) < 0.8 * error(Range(float(values.min()), float(values.max())))
 
 
-def test_zero_is_on_the_grid() -> None:
-    low, high = Range(-1.0, 2.3).on_grid()
-    scale = (high - low) / 255
-    assert low / scale == pytest.approx(round(low / scale), abs=1e-9)
-    assert high - low == pytest.approx(3.3)
+def test_a_histogram_does_not_grow_with_the_data() -> None:
+    rng = np.random.default_rng(0)
+    histogram = Histogram()
+    for exponent in range(-6, 7):
+        histogram.add(rng.normal(0, 10.0**exponent, 5000).astype(np.float32))
+        assert len(histogram.counts) <= 4096
+    assert histogram.counts.sum() == 13 * 5000
 
 
-def test_one_pass_gives_ranges_probe_and_fingerprint(trained) -> None:
-    captured = capture(trained.source)
-    calibration = calibrate(captured, trained.samples)
+def test_one_pass_gives_ranges_probe_and_fingerprint(trained, int8: Int8) -> None:
+    captured, calibration = int8.pixels, int8.calibration
     assert calibration.n == 64
-    assert calibration.fingerprint == calibrate(captured, trained.samples).fingerprint
+    np.testing.assert_array_equal(calibration.probe, list(trained.samples)[-1])
     fewer = CalibrationSamples(trained.calibration[:32], trained.source.preprocess)
-    assert calibration.fingerprint != calibrate(captured, fewer).fingerprint
-    assert set(calibration.ranges) == set(calibration.values)
-    relu6 = [found for name, found in calibration.ranges.items() if name.startswith("hardtanh")]
-    assert relu6
-    assert all(found.low == 0 and 0 < found.high <= 6 for found in relu6)
+    assert calibrate(captured, fewer).fingerprint != calibration.fingerprint == trained.samples.fingerprint
+    assert set(calibration.ranges) == set(METHODS)
+    values = node_values(captured, calibration.probe)
+    for ranges in calibration.ranges.values():
+        assert set(ranges) == set(values)
+        relu6 = [found for name, found in ranges.items() if name.startswith("hardtanh")]
+        assert len(relu6) == 3
+        assert all(found.low == 0 and 0 < found.high <= 6 for found in relu6)
+        for found in ranges.values():
+            assert found.low <= 0 <= found.high
+
+
+def test_every_method_stays_within_what_was_seen(int8: Int8) -> None:
+    full = int8.calibration.ranges["minmax"]
+    for method in ("mse", "percentile"):
+        found = int8.calibration.ranges[method]
+        assert all(full[name].low <= found[name].low and found[name].high <= full[name].high for name in full)
+        assert any(found[name] != full[name] for name in full)
+
+
+def test_the_last_images_count_although_they_fill_no_batch(trained, int8: Int8) -> None:
+    """13 images are a batch and a part of one; the largest logits of all are never clipped."""
+    samples = CalibrationSamples(trained.calibration[:13], trained.source.preprocess)
+    with torch.inference_mode():
+        logits = int8.pixels.module(torch.from_numpy(np.concatenate(list(samples))))
+    order = logits.amax(1).argsort().tolist()
+    samples = CalibrationSamples([trained.calibration[i] for i in order], trained.source.preprocess)
+    (output,) = [node.name for node in int8.pixels.batched.graph.output_node().all_input_nodes]
+    calibration = calibrate(int8.pixels, samples)
+    for method in METHODS:
+        found = calibration.ranges[method][output]
+        assert found.low == pytest.approx(float(logits.min()), rel=1e-4)
+        assert found.high == pytest.approx(float(logits.max()), rel=1e-4)
+
+
+@pytest.mark.parametrize("order", ["backwards", "batches of 5"])
+def test_neither_order_nor_batches_matter(order: str, trained, int8: Int8, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = list(trained.calibration)
+    if order == "backwards":
+        images = images[::-1]
+    else:
+        monkeypatch.setattr("edgetl_export.quantize.calibrate._BATCH", 5)
+    again = calibrate(int8.pixels, CalibrationSamples(images, trained.source.preprocess))
+    for method in METHODS:
+        for name, expected in int8.calibration.ranges[method].items():
+            found = again.ranges[method][name]
+            # Bins may be of another width, and the best of a hundred candidates its neighbour.
+            tolerance = (1e-4 if method == "minmax" else 0.05) * (expected.high - expected.low)
+            assert found.low == pytest.approx(expected.low, abs=tolerance), (method, name)
+            assert found.high == pytest.approx(expected.high, abs=tolerance), (method, name)
+
+
+def test_node_values_are_copies_of_what_the_network_computes(trained, int8: Int8) -> None:
+    image = trained.tensors[:1]
+    values = node_values(int8.pixels, image)
+    with torch.inference_mode():
+        logits = int8.pixels.module(torch.tensor(image)).numpy()
+    (output,) = [node.name for node in int8.pixels.batched.graph.output_node().all_input_nodes]
+    np.testing.assert_allclose(values[output], logits, rtol=1e-4, atol=1e-4)
+    # ReLU6 works in place in many networks: what stands before it must have been copied by then.
+    convolution = next(layer for layer in layers(int8.pixels.batched.graph) if layer.name == "stem.0")
+    assert values[convolution.node].min() < 0 == values[convolution.output].min()
 
 
 def test_images_that_are_all_the_same_are_refused(trained) -> None:
@@ -108,6 +172,6 @@ def test_one_image_with_huge_activations_does_not_claim_the_range() -> None:
     pooled, alike = Histogram(), Histogram()
     for image in [*usual, huge]:
         pooled.add(image)
-        alike.add(image, 1 / float(np.mean(image**2)))
+        alike.add(image, np.full(image.size, 1 / float(np.mean(image**2))))
     assert pooled.mse_range().high > 0.9 * huge.max()
     assert alike.mse_range().high < 0.2 * huge.max()

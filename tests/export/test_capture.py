@@ -57,3 +57,35 @@ def test_a_network_that_cannot_be_traced_is_exported_unfolded(trained) -> None:
     with torch.inference_mode():
         logits = captured.module(torch.tensor(trained.tensors)).numpy()
     assert sqnr_db(trained.source.reference()(trained.tensors), logits) > 100
+
+
+def test_other_parameters_make_another_network_and_leave_this_one(trained) -> None:
+    captured = capture(trained.source)
+    images = torch.tensor(trained.tensors[:4])
+    with torch.inference_mode():
+        before = captured.module(images)
+        changed = captured.with_parameters({"network.head.bias": torch.tensor([1.0, -2.0, 3.0, 0.0])})
+        bias = captured.module.get_parameter("network.head.bias")
+        torch.testing.assert_close(changed.module(images), before - bias + torch.tensor([1.0, -2.0, 3.0, 0.0]))
+        assert torch.equal(captured.module(images), before)
+        # The graphs are those of the new parameters, also when the old ones were made first.
+        torch.testing.assert_close(changed.batched(images), changed.module(images))
+    assert changed.source is captured.source
+
+
+def test_the_batched_graph_is_the_same_for_any_number_of_images(trained) -> None:
+    captured = capture(trained.source)
+    of_one = [node.name for node in captured.program.module().graph.nodes if node.op == "call_function"]
+    assert set(of_one) <= {node.name for node in captured.batched.graph.nodes}
+    for n in (1, 2, 7):
+        images = torch.tensor(trained.tensors[:n])
+        with torch.inference_mode():
+            torch.testing.assert_close(captured.batched(images), captured.module(images))
+
+
+def test_parameters_have_one_name_in_module_and_graph(trained) -> None:
+    captured = capture(trained.source)
+    named = dict(captured.module.named_parameters())
+    for name, value in captured.batched.named_parameters():
+        assert torch.equal(value, named[name])
+    assert len(named) == 16

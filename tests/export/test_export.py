@@ -96,7 +96,7 @@ def test_the_tflite_graph_is_nhwc_from_end_to_end(bundle) -> None:
     assert "CONV_2D" in kinds
 
 
-def test_int8_convolutions_run_on_integers(bundle) -> None:
+def test_int8_layers_run_on_integers(bundle) -> None:
     from ai_edge_litert.interpreter import Interpreter
 
     folder, exported = bundle
@@ -104,18 +104,20 @@ def test_int8_convolutions_run_on_integers(bundle) -> None:
     details = {tensor["index"]: tensor for tensor in interpreter.get_tensor_details()}
     for operator in interpreter._get_ops_details():
         if operator["op_name"] in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
-            assert details[operator["inputs"][0]]["dtype"] is np.int8
             assert details[operator["inputs"][1]]["dtype"] is np.int8
+            if operator["op_name"] != "FULLY_CONNECTED":
+                assert details[operator["inputs"][0]]["dtype"] is np.int8
+                assert details[operator["outputs"][0]]["dtype"] is np.int8
     for variant in ("onnx.int8", "openvino.int8"):
         left = exported.manifest.variant(variant).quantization["float_operators"]
         assert not {"Conv", "Gemm", "Convolution", "GroupConvolution"} & set(left)
 
 
 def test_one_failing_target_does_not_stop_the_others(trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: object, workshop: object, precision: str) -> None:
+    def fail(self: object, captured: object, precision: str) -> None:
         raise RuntimeError(f"no kernel for {precision}")
 
-    monkeypatch.setattr(to_tflite.TfliteTarget, "build", fail)
+    monkeypatch.setattr(to_tflite.TfliteTarget, "write", fail)
     options = ExportOptions(("tflite", "onnx"), ("fp32",))
     exported = export(trained.source, trained.samples, trained.calibration[:2], tmp_path, options)
     assert [variant.id for variant in exported.manifest.variants] == ["onnx.fp32"]
@@ -124,10 +126,10 @@ def test_one_failing_target_does_not_stop_the_others(trained, tmp_path: Path, mo
 
 
 def test_all_targets_failing_is_an_error(trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: object, workshop: object, precision: str) -> None:
+    def fail(self: object, captured: object, precision: str) -> None:
         raise ExportError("cannot", fix="do not")
 
-    monkeypatch.setattr(to_onnx.OnnxTarget, "build", fail)
+    monkeypatch.setattr(to_onnx.OnnxTarget, "write", fail)
     with pytest.raises(ExportError, match=r"onnx\.fp32: cannot"):
         export(trained.source, trained.samples, trained.calibration[:2], tmp_path, ExportOptions(("onnx",), ("fp32",)))
 

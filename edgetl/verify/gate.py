@@ -77,7 +77,7 @@ _BUILT_IN: dict[str, Limits] = {
 _BUILT_IN_QUANTISED: Limits = {"top1_agreement": 0.95, "delta": -0.02}
 
 _TARGETS = ("onnx", "tflite", "openvino")
-_PRECISION = re.compile(r"fp32|fp16|int8|w\d+(a\d+)?")
+_PRECISION = re.compile(r"fp32|fp16|int8|dynamic|w\d+(a\d+)?")
 
 
 @dataclass(frozen=True)
@@ -172,5 +172,5 @@ def _check_target(target: str, where: str) -> None:
 
 def _check_precision(precision: str, where: str) -> None:
     if not _PRECISION.fullmatch(precision):
-        known = ("fp32", "fp16", "int8", "w8", "w8a16")
+        known = ("fp32", "fp16", "int8", "w8", "dynamic", "w8a16")
         raise UsageError(f"{where}: unknown precision {precision!r}", fix=nearest(precision, known))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgetl_runtime.manifest import TensorSpec
+
 __all__ = ["Artifact"]
 
 
@@ -11,8 +13,11 @@ __all__ = ["Artifact"]
 class Artifact:
     """Files by suffix, the one that is loaded first: ``{".xml": ..., ".bin": ...}``.
 
-    ``quantization`` is what the manifest says of it, ``None`` for a variant that is not quantised.
+    ``quantization`` is what the manifest says of it, ``None`` for a variant that is not quantised. ``input`` and
+    ``output`` describe the file's own tensors where they differ from what the bundle takes and gives.
     """
 
     files: dict[str, bytes]
     quantization: dict[str, object] | None = None
+    input: TensorSpec | None = None
+    output: TensorSpec | None = None

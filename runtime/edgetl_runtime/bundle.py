@@ -19,7 +19,7 @@ from edgetl_runtime.errors import BundleError
 from edgetl_runtime.files import BundleFiles, Folder, Memory, Zip
 from edgetl_runtime.manifest import FileEntry, Manifest, Variant
 from edgetl_runtime.modelfile import MODEL_SUFFIXES, embedded_manifest, weights_path
-from edgetl_runtime.session import Session
+from edgetl_runtime.session import IntegerSession, Session
 
 __all__ = ["Bundle", "FailedCheck", "GoldenSamples", "open_bundle"]
 
@@ -92,8 +92,11 @@ class Bundle:
         """
         variant = self.manifest.variant(variant_id)
         model = self.model(variant_id, verify=verify)
-        signature = Signature((self.manifest.input,), (self.manifest.output,))
-        return open_session(variant.requires.engine, model, signature, threads=threads)
+        manifest = self.manifest
+        signature = Signature((variant.input or manifest.input,), (variant.output or manifest.output,))
+        session = open_session(variant.requires.engine, model, signature, threads=threads)
+        plain = variant.input is None and variant.output is None
+        return session if plain else IntegerSession(session, manifest.input, manifest.output)
 
     def golden(self) -> GoldenSamples | None:
         """The golden samples, or None when there are none (a single model file has none)."""

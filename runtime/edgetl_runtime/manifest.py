@@ -46,12 +46,17 @@ class Label:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output: ``shape`` in elements (``-1`` where the length is free), numpy ``dtype`` name."""
+    """One input or output: ``shape`` in elements (``-1`` where the length is free), numpy ``dtype`` name.
+
+    Integers that stand for other values have a ``scale`` and a ``zero_point``: ``(integer - zero_point) * scale``.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     layout: str | None = None
+    scale: float | None = None
+    zero_point: int | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,11 @@ class Requires:
 
 @dataclass(frozen=True)
 class Variant:
-    """One target at one precision. ``files[0]`` is the one that is loaded."""
+    """One target at one precision. ``files[0]`` is the one that is loaded.
+
+    ``input`` and ``output`` are the file's own where they differ from the manifest's (int8 in and out); sessions take
+    and give the manifest's all the same.
+    """
 
     id: str
     target: str
@@ -102,6 +111,8 @@ class Variant:
     files: tuple[FileEntry, ...]
     requires: Requires
     quantization: dict[str, Any] | None = None
+    input: TensorSpec | None = None
+    output: TensorSpec | None = None
 
     @property
     def bytes(self) -> int:
@@ -151,11 +162,12 @@ class Manifest:
         variant = dataclasses.replace(self.variant(variant_id), files=())
         return dataclasses.replace(self, variants=(variant,), golden=None)
 
-    def to_json(self) -> str:
-        """Indented JSON, keys in the order of the contract."""
+    def to_json(self, *, compact: bool = False) -> str:
+        """JSON with keys in the order of the contract: indented for people, or `compact` for inside a model file."""
         order = ("schema", "name", "task", "labels", "input", "preprocess", "normalize", "output")
         fields = dataclasses.asdict(self)
-        return json.dumps({**{key: fields[key] for key in order}, **fields}, indent=1, ensure_ascii=False)
+        layout: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 1}
+        return json.dumps({**{key: fields[key] for key in order}, **fields}, ensure_ascii=False, **layout)
 
     @classmethod
     def from_json(cls, text: str | bytes, *, where: str) -> Manifest:
@@ -195,10 +207,20 @@ def _check_consistent(manifest: Manifest, where: str) -> None:
         ),
         "the number of golden samples is not that of their images": golden is not None
         and golden.n != len(golden.images),
+        "an int8 input is not grey levels, or an int8 output has no scale": not all(
+            _is_convertible(variant) for variant in manifest.variants
+        ),
     }
     for problem, found in problems.items():
         if found:
             raise BundleError(f"the manifest of {where} is damaged: {problem}", fix="export the bundle again")
+
+
+def _is_convertible(variant: Variant) -> bool:
+    """Whether a variant's own input is grey levels, shifted, and its own output says what its integers stand for."""
+    image, logits = variant.input, variant.output
+    shifted = image is None or (image.dtype == "int8" and image.scale == 1.0 and image.zero_point == -128)
+    return shifted and (logits is None or None not in (logits.scale, logits.zero_point))
 
 
 def _decode(kind: Any, value: Any, where: str) -> Any:

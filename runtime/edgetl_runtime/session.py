@@ -13,7 +13,7 @@ import numpy.typing as npt
 from edgetl_runtime.errors import EngineError
 from edgetl_runtime.manifest import TensorSpec
 
-__all__ = ["FakeSession", "Session", "Tensors"]
+__all__ = ["FakeSession", "IntegerSession", "Session", "Tensors"]
 
 Tensors = dict[str, npt.NDArray[Any]]
 
@@ -101,3 +101,30 @@ class FakeSession(Session):
 
     def _close(self) -> None:
         return None
+
+
+class IntegerSession(Session):
+    """A file that takes int8 images, or gives int8 logits, behind uint8 pixels and float32 logits.
+
+    `inner` runs the file; `image` and `logits` are what a caller sees: uint8 (N, H, W, 3), of which each grey level
+    goes in less 128, and float32, ``(integer - zero_point) * scale`` of what comes out.
+    """
+
+    def __init__(self, inner: Session, image: TensorSpec, logits: TensorSpec) -> None:
+        self.engine, self.engine_version = inner.engine, inner.engine_version
+        self.inputs, self.outputs = (image,), (logits,)
+        self._inner = inner
+
+    def _run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Tensors:
+        (image,), (given,) = self._inner.inputs, self._inner.outputs
+        pixels = feeds[self.inputs[0].name]
+        if image.dtype == "int8":
+            # Flipping the highest bit takes 128 off, and no wider integers are needed.
+            pixels = np.bitwise_xor(pixels, np.uint8(128)).view(np.int8)
+        values = self._inner.run({image.name: pixels})[given.name]
+        if given.scale is not None and given.zero_point is not None:
+            values = (values.astype(np.float32) - np.float32(given.zero_point)) * np.float32(given.scale)
+        return {self.outputs[0].name: values}
+
+    def _close(self) -> None:
+        self._inner.close()

@@ -18,12 +18,16 @@ from openvino.passes import ConstantFolding, Manager
 from edgetl_export.quantize.layers import layers
 from edgetl_export.quantize.match import match_by_value
 from edgetl_export.quantize.quantization import Grid, Quantized
+from edgetl_export.quantize.static import FULL_LEVELS
 from edgetl_runtime.errors import ExportError
 
-__all__ = ["halve_in_place", "quantize_in_place"]
+__all__ = ["halve_in_place", "quantize_in_place", "round_weights_in_place"]
 
 _WEIGHTED = {"Convolution": (0,), "GroupConvolution": (0, 1), "MatMul": (0,)}
 """Operators with weights, and the axes of the weights that are output channels."""
+
+_DYNAMIC_GROUP = 32
+"""Channels of an activation that share a scale found at run time: the CPU plugin's own default."""
 
 
 def quantize_in_place(model: openvino.Model, quantized: Quantized) -> dict[str, int]:
@@ -34,7 +38,7 @@ def quantize_in_place(model: openvino.Model, quantized: Quantized) -> dict[str, 
     """
     weighted = _weighted(model)
     nodes = _nodes_of(model, weighted, quantized)
-    levels, grids = quantized.quantization.weight_levels, quantized.quantization.activations
+    grids = quantized.quantization.activations
     rounded: dict[tuple[str, int], Any] = {}
     left: dict[str, int] = {}
     in_float = _inputs_in_float(quantized)
@@ -47,11 +51,32 @@ def quantize_in_place(model: openvino.Model, quantized: Quantized) -> dict[str, 
         if _key(source) not in rounded:
             rounded[_key(source)] = _on_grid(source, grids[found])
         node.input(0).replace_source_output(rounded[_key(source)].output(0))
-        node.input(1).replace_source_output(_integer_weights(node, levels).output(0))
+        node.input(1).replace_source_output(_integer_weights(node, quantized).output(0))
     if not rounded:
         raise ExportError("no operator of this network could be quantised", fix="leave int8 out of --precisions")
     model.validate_nodes_and_infer_types()
     return left
+
+
+def round_weights_in_place(model: openvino.Model, *, dynamic: bool) -> None:
+    """All weights int8 symmetric per output channel; activations stay float32, of matrix products if not `dynamic`.
+
+    Whether the CPU plugin quantises the activations of matrix products as they come is written into the file, as
+    the size of the groups of channels that share a scale (0: not at all); its own default is to do so. A convolution
+    never does. Raises `ExportError` when there is nothing to round, or no matrix product to be `dynamic`.
+    """
+    weighted = _weighted(model)
+    if dynamic and all(node.get_type_name() != "MatMul" for node in weighted):
+        raise ExportError(
+            "no matrix product with constant weights: OpenVINO quantises nothing else at run time",
+            fix="choose w8 instead of dynamic",
+        )
+    if not weighted:
+        raise ExportError("this network has no layers with weights", fix="choose fp32")
+    for node in weighted:
+        node.input(1).replace_source_output(_integer_weights(node, FULL_LEVELS).output(0))
+    model.set_rt_info(str(_DYNAMIC_GROUP if dynamic else 0), ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"])
+    model.validate_nodes_and_infer_types()
 
 
 def halve_in_place(model: openvino.Model) -> None:
@@ -110,11 +135,15 @@ def _nodes_of(model: openvino.Model, weighted: list[Any], quantized: Quantized) 
 
 
 def _inputs_in_float(quantized: Quantized) -> set[str]:
-    """Nodes whose values are read by layers that stay in float alone."""
+    """Nodes whose values are read by layers that stay in float alone, under the names that `match_by_value` gives."""
     reading: dict[str, bool] = {}
     in_float = set(quantized.quantization.in_float)
-    for layer in layers(quantized.captured.batched.graph):
-        reading[layer.input] = reading.get(layer.input, True) and layer.output in in_float
+    found = layers(quantized.captured.batched.graph)
+    # A pooled tensor and the same one flattened are two nodes with the same values: either may be found.
+    named = match_by_value(quantized.values, {layer.input: quantized.values[layer.input] for layer in found})
+    for layer in found:
+        source = named.get(layer.input, layer.input)
+        reading[source] = reading.get(source, True) and layer.output in in_float
     return {name for name, alone in reading.items() if alone}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["opened", "packed"]
+__all__ = ["drop_unused", "kind", "opened", "packed"]
 
 
 def opened(content: bytes) -> Any:
@@ -49,3 +49,45 @@ def packed(model: Any) -> bytes:
     builder = Builder()
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     return bytes(builder.Output())
+
+
+def kind(model: Any, operator: Any) -> str:
+    """Name of an operator of `model` in the schema: ``CONV_2D``."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    code = model.operatorCodes[operator.opcodeIndex].builtinCode
+    names: dict[int, str] = {
+        value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)
+    }
+    return names.get(code, f"operator {code}")
+
+
+def drop_unused(model: Any) -> None:
+    """Take out the tensors, operator codes and contents that nothing in the first, and only, subgraph refers to."""
+    graph = model.subgraphs[0]
+    lists = [graph.inputs, graph.outputs, *(part for item in graph.operators for part in (item.inputs, item.outputs))]
+    tensors = _renumbered({int(index) for part in lists for index in part if index >= 0})
+    codes = _renumbered({operator.opcodeIndex for operator in graph.operators})
+    graph.tensors = [graph.tensors[index] for index in tensors]
+    graph.inputs, graph.outputs = _mapped(graph.inputs, tensors), _mapped(graph.outputs, tensors)
+    for operator in graph.operators:
+        operator.inputs, operator.outputs = _mapped(operator.inputs, tensors), _mapped(operator.outputs, tensors)
+        operator.opcodeIndex = codes[operator.opcodeIndex]
+    model.operatorCodes = [model.operatorCodes[index] for index in codes]
+    for signature in model.signatureDefs or ():
+        for border in (*signature.inputs, *signature.outputs):
+            border.tensorIndex = tensors[border.tensorIndex]
+    kept = {tensor.buffer for tensor in graph.tensors} | {entry.buffer for entry in model.metadata or ()}
+    for index, buffer in enumerate(model.buffers):
+        if index not in kept:
+            # Its place stays: the numbers of the others are theirs.
+            buffer.data = None
+
+
+def _renumbered(used: set[int]) -> dict[int, int]:
+    return {index: place for place, index in enumerate(sorted(used))}
+
+
+def _mapped(indices: npt.NDArray[np.int32], places: dict[int, int]) -> npt.NDArray[np.int32]:
+    # -1 stands for an operator's input that is left out.
+    return np.array([places.get(int(index), -1) for index in indices], np.int32)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edgetl_export.quantize.layers import module_of
 from edgetl_export.quantize.match import match_by_value
 from edgetl_export.quantize.quantization import PIXELS, Grid, Quantized
 from edgetl_export.targets import flatbuffer
+from edgetl_export.targets.integer_borders import with_integer_borders
+from edgetl_export.targets.wide import HEADROOM
 
-__all__ = ["quantize_tflite"]
+__all__ = ["IntegerModel", "quantize_tflite"]
 
 _FIXED = {"LOGISTIC": Grid(1 / 256, 0), "SOFTMAX": Grid(1 / 256, 0)}
 """Operators whose integer kernels fix the output."""
@@ -21,49 +27,90 @@ _MOVES_VALUES = ("PAD", "RESHAPE", "TRANSPOSE")
 """Operators that hand the grid of their input on: every grid has the zero that padding adds."""
 
 
-def quantize_tflite(model: bytes, quantized: Quantized) -> tuple[bytes, dict[str, int]]:
+@dataclass(frozen=True)
+class IntegerModel:
+    """The file, a count by operator of what stays in float, and the logits' grid when the file gives int8."""
+
+    content: bytes
+    float_operators: dict[str, int]
+    logits: Grid | None = None
+
+
+def quantize_tflite(
+    model: bytes, quantized: Quantized, *, activation_bits: int = 8, integer_borders: bool = False
+) -> IntegerModel:
     """Activations int8 per tensor, weights int8 symmetric per output channel; counts what stays in float.
 
     What has no grid, or is not to be rounded, stays in float. A last fully connected layer gives float32 logits.
+    With 16 ``activation_bits`` activations are int16, symmetric around zero. With ``integer_borders`` int8 goes in and
+    comes out: grey levels less 128, and the logits on their grid; `ExportError` then names what cannot be an integer.
     """
-    from ai_edge_quantizer import algorithm_manager, qtyping, quantizer
-
     graph = _Graph(model, quantized.probe)
     nodes = match_by_value(quantized.values, graph.values)
     grids = graph.grids(quantized.grids(nodes))
     kept = {name for name, node in nodes.items() if node in quantized.quantization.in_float}
-    static = quantizer.Quantizer(model)
-    static.add_static_config(
-        regex=".*",
-        operation_name=qtyping.TFLOperationName.ALL_SUPPORTED,
-        activation_num_bits=8,
-        weight_num_bits=8,
-    )
-    for border in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
-        static.update_quantization_recipe(".*", border, algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE)
-    left: dict[str, int] = {}
-    for operator in graph.float_operators(grids, kept, takes_pixels=quantized.captured.takes_pixels):
-        left[operator.kind] = left.get(operator.kind, 0) + 1
-        static.update_quantization_recipe(
-            operator.scope,
-            qtyping.TFLOperationName.ALL_SUPPORTED,
-            algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE,
-        )
-    last = graph.operators[-1]
-    if last.kind == "FULLY_CONNECTED" and not kept.intersection(last.outputs):
-        static.add_dynamic_config(regex=last.scope, operation_name=qtyping.TFLOperationName.FULLY_CONNECTED, num_bits=8)
-    statistics = {
-        name: {
-            "min": np.full((1,) * graph.values[name].ndim, grid.low, np.float32),
-            "max": np.full((1,) * graph.values[name].ndim, grid.high, np.float32),
-        }
+    operators = graph.float_operators(grids, kept, takes_pixels=quantized.captured.takes_pixels)
+    static = _recipe(model, graph, operators, kept, activation_bits=activation_bits, integer_borders=integer_borders)
+    wide = HEADROOM if activation_bits > 8 else 1.0
+    ranges = {
+        name: (grid.low * wide, grid.high * wide) if name in nodes else (grid.low, grid.high)
         for name, grid in grids.items()
         if name in graph.values
     }
+    statistics = {
+        name: {
+            "min": np.full((1,) * graph.values[name].ndim, low, np.float32),
+            "max": np.full((1,) * graph.values[name].ndim, high, np.float32),
+        }
+        for name, (low, high) in ranges.items()
+    }
     result = bytes(static.quantize(statistics, enable_progress_report=False).quantized_model)
-    if quantized.captured.takes_pixels:
+    left = dict(Counter(operator.kind for operator in operators))
+    if integer_borders:
+        content, logits = with_integer_borders(result, _modules(quantized, nodes))
+        return IntegerModel(content, {}, logits)
+    if quantized.captured.takes_pixels and activation_bits == 8:
+        # Older kernels do not take uint8 to int16 in one step.
         result = _fed_with_pixels(result)
-    return result, left
+    return IntegerModel(result, left)
+
+
+def _recipe(
+    model: bytes,
+    graph: _Graph,
+    in_float: list[_Operator],
+    kept: set[str],
+    *,
+    activation_bits: int,
+    integer_borders: bool,
+) -> Any:
+    """ai-edge-quantizer, told what to do with every operator."""
+    from ai_edge_quantizer import algorithm_manager, qtyping, quantizer
+
+    names, nothing = qtyping.TFLOperationName, algorithm_manager.AlgorithmName.NO_QUANTIZE
+    static = quantizer.Quantizer(model)
+    static.add_static_config(
+        regex=".*",
+        operation_name=names.ALL_SUPPORTED,
+        activation_num_bits=activation_bits,
+        weight_num_bits=8,
+    )
+    static.update_quantization_recipe(".*", names.INPUT, algorithm_key=nothing)
+    if not integer_borders:
+        static.update_quantization_recipe(".*", names.OUTPUT, algorithm_key=nothing)
+    for operator in in_float:
+        static.update_quantization_recipe(operator.scope, names.ALL_SUPPORTED, algorithm_key=nothing)
+    last = graph.operators[-1]
+    dynamic = activation_bits == 8 and not integer_borders
+    if dynamic and last.kind == "FULLY_CONNECTED" and not kept.intersection(last.outputs):
+        static.add_dynamic_config(regex=last.scope, operation_name=names.FULLY_CONNECTED, num_bits=8)
+    return static
+
+
+def _modules(quantized: Quantized, nodes: Mapping[str, str]) -> dict[str, str]:
+    """The original module of every tensor whose captured node is known."""
+    paths = {node.name: module_of(node) for node in quantized.captured.program.graph.nodes}
+    return {tensor: paths[node] for tensor, node in nodes.items()}
 
 
 def _fed_with_pixels(content: bytes) -> bytes:

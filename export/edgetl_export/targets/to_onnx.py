@@ -1,4 +1,4 @@
-"""ONNX: fp32 by the dynamo exporter, fp16 as half-precision weights, int8 as QDQ from the shared ranges."""
+"""ONNX: fp32 by the dynamo exporter, fp16 and w8 as smaller weights, int8 as QDQ from the shared ranges."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import torch
 from edgetl_export.artifact import Artifact
 from edgetl_export.capture import Captured
 from edgetl_export.quantize.quantization import Quantized
+from edgetl_export.targets.integer_weights import multiply_dynamically, round_weights
 from edgetl_export.targets.qdq import quantize_qdq
+from edgetl_export.targets.summaries import weight_summary
 from edgetl_runtime.errors import ExportError
 from edgetl_runtime.manifest import METADATA_KEY
 
@@ -24,16 +26,22 @@ class OnnxTarget:
         self._converted: dict[Captured, onnx.ModelProto] = {}
 
     def write(self, captured: Captured, precision: str) -> Artifact:
-        """fp32, or fp16 as half-precision weights."""
+        """fp32, fp16 as half-precision weights, w8 and dynamic as int8 weights."""
         model = self._float(captured)
         if precision == "fp32":
             return _artifact(model)
         if precision == "fp16":
             return _artifact(half_weights(model))
+        if precision == "w8":
+            return _artifact(round_weights(model), weight_summary(precision))
+        if precision == "dynamic":
+            return _artifact(multiply_dynamically(model), weight_summary(precision, "uint8, matrix products only"))
         raise ExportError(f"onnx cannot be written at precision {precision!r}")
 
-    def quantize(self, quantized: Quantized) -> Artifact:
+    def quantize(self, quantized: Quantized, precision: str = "int8", *, io: str = "float") -> Artifact:
         """int8 as QuantizeLinear / DequantizeLinear pairs."""
+        if (precision, io) != ("int8", "float"):
+            raise ExportError(f"onnx cannot be written at precision {precision!r} with {io} borders")
         written = quantize_qdq(self._float(quantized.captured), quantized)
         summary = quantized.quantization.summary()
         return _artifact(written.model, {**summary, "activations": "uint8", "float_operators": written.float_operators})

@@ -1,4 +1,4 @@
-"""OpenVINO IR: fp32 and fp16 from the captured module, int8 as FakeQuantize from the shared ranges."""
+"""OpenVINO IR: the captured module in float, with int8 weights, or int8 as FakeQuantize from the shared ranges."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import openvino
 from edgetl_export.artifact import Artifact
 from edgetl_export.capture import Captured
 from edgetl_export.quantize.quantization import Quantized
-from edgetl_export.targets.compress import halve_in_place, quantize_in_place
+from edgetl_export.targets.compress import halve_in_place, quantize_in_place, round_weights_in_place
+from edgetl_export.targets.summaries import weight_summary
 from edgetl_runtime.errors import ExportError
 from edgetl_runtime.manifest import METADATA_KEY
 
@@ -22,16 +23,22 @@ class OpenvinoTarget:
     """Writes ``.xml`` + ``.bin``."""
 
     def write(self, captured: Captured, precision: str) -> Artifact:
-        """fp32, or fp16 as half-precision weights."""
+        """fp32, fp16 as half-precision weights, w8 and dynamic as int8 weights that are dequantised inside."""
         model = _converted(captured)
+        summary: dict[str, object] | None = None
         if precision == "fp16":
             halve_in_place(model)
+        elif precision in ("w8", "dynamic"):
+            round_weights_in_place(model, dynamic=precision == "dynamic")
+            summary = weight_summary(precision, "int8 in groups of 32 channels, matrix products only")
         elif precision != "fp32":
             raise ExportError(f"openvino cannot be written at precision {precision!r}")
-        return Artifact(_saved(model))
+        return Artifact(_saved(model), summary)
 
-    def quantize(self, quantized: Quantized) -> Artifact:
+    def quantize(self, quantized: Quantized, precision: str = "int8", *, io: str = "float") -> Artifact:
         """int8 as FakeQuantize in front of what is worth it."""
+        if (precision, io) != ("int8", "float"):
+            raise ExportError(f"openvino cannot be written at precision {precision!r} with {io} borders")
         model = _converted(quantized.captured)
         left = quantize_in_place(model, quantized)
         summary = quantized.quantization.summary()

@@ -1,17 +1,20 @@
-"""TFLite: fp32 by litert-torch, fp16 as half-precision weights and int8 by ai-edge-quantizer from the shared ranges."""
+"""TFLite: fp32 by litert-torch, smaller weights and integers by ai-edge-quantizer, these from the shared ranges."""
 
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from edgetl_export.artifact import Artifact
 from edgetl_export.capture import Captured
-from edgetl_export.quantize.quantization import Quantized
+from edgetl_export.quantize.quantization import PIXELS, Quantized
 from edgetl_export.targets import flatbuffer
 from edgetl_export.targets.integers import quantize_tflite
+from edgetl_export.targets.summaries import weight_summary
+from edgetl_export.targets.wide import with_live_channels
 from edgetl_runtime.errors import ExportError
 from edgetl_runtime.manifest import METADATA_KEY
 
@@ -25,19 +28,41 @@ class TfliteTarget:
         self._converted: dict[Captured, bytes] = {}
 
     def write(self, captured: Captured, precision: str) -> Artifact:
-        """fp32, or fp16 as half-precision weights."""
+        """fp32, fp16 as half-precision weights, w8 and dynamic as int8 weights."""
         model = self._float(captured)
         if precision == "fp32":
             return Artifact({".tflite": model})
         if precision == "fp16":
             return Artifact({".tflite": _half_weights(model)})
+        if precision in ("w8", "dynamic"):
+            content = _integer_weights(model, dynamic=precision == "dynamic")
+            return Artifact({".tflite": content}, weight_summary(precision, "int8, but for depthwise convolutions"))
         raise ExportError(f"tflite cannot be written at precision {precision!r}")
 
-    def quantize(self, quantized: Quantized) -> Artifact:
-        """int8 as TFLite's integer kernels have it."""
-        model, left = quantize_tflite(self._float(quantized.captured), quantized)
-        summary = quantized.quantization.summary()
-        return Artifact({".tflite": model}, {**summary, "activations": "int8", "float_operators": left})
+    def quantize(self, quantized: Quantized, precision: str = "int8", *, io: str = "float") -> Artifact:
+        """int8, or w8a16 with int16 activations, as TFLite's integer kernels have it; with `io` int8 in and out."""
+        if precision not in ("int8", "w8a16") or io not in ("float", "int8") or (precision, io) == ("w8a16", "int8"):
+            raise ExportError(f"tflite cannot be written at precision {precision!r} with {io} borders")
+        captured = quantized.captured if precision == "int8" else with_live_channels(quantized)
+        if io == "int8" and not captured.takes_pixels:
+            raise ExportError(
+                f"{captured.source.name} does not begin with a convolution: its normalisation is float arithmetic",
+                fix="leave --io int8 out",
+            )
+        bits = 8 if precision == "int8" else 16
+        written = quantize_tflite(self._float(captured), quantized, activation_bits=bits, integer_borders=io == "int8")
+        summary = {
+            **quantized.quantization.summary(),
+            "activations": f"int{bits}",
+            "float_operators": written.float_operators,
+        }
+        if written.logits is None:
+            return Artifact({".tflite": written.content}, summary)
+        # What counts from 0 to 255 in a grid counts from -128 to 127 in the file.
+        image = replace(captured.input, dtype="int8", scale=PIXELS.scale, zero_point=PIXELS.zero_point - 128)
+        grid = written.logits
+        logits = replace(captured.output, dtype="int8", scale=grid.scale, zero_point=grid.zero_point - 128)
+        return Artifact({".tflite": written.content}, summary, input=image, output=logits)
 
     def _float(self, captured: Captured) -> bytes:
         if captured not in self._converted:
@@ -53,7 +78,7 @@ class TfliteTarget:
         entry.name, entry.buffer = METADATA_KEY, len(model.buffers)
         model.metadata = [*(model.metadata or []), entry]
         model.buffers.append(schema.BufferT(np.frombuffer(manifest_json.encode(), np.uint8)))
-        return Artifact({".tflite": flatbuffer.packed(model)}, artifact.quantization)
+        return replace(artifact, files={".tflite": flatbuffer.packed(model)})
 
 
 def _exported(captured: Captured) -> bytes:
@@ -80,3 +105,20 @@ def _half_weights(model: bytes) -> bytes:
     casting.update_quantization_recipe(".*", names.ALL_SUPPORTED, half, algorithms.FLOAT_CASTING)
     casting.update_quantization_recipe(".*", names.DEPTHWISE_CONV_2D, algorithm_key=algorithms.NO_QUANTIZE)
     return bytes(casting.quantize(enable_progress_report=False).quantized_model)
+
+
+def _integer_weights(model: bytes, *, dynamic: bool) -> bytes:
+    """Weights int8 symmetric per output channel with a dequantise behind them.
+
+    With `dynamic`, dense convolutions and matrix products round their activations as they come and multiply integers;
+    depthwise convolutions, whose kernels for that are three times slower than float32, do not.
+    """
+    from ai_edge_quantizer import qtyping, quantizer
+
+    names = qtyping.TFLOperationName
+    rounding = quantizer.Quantizer(model)
+    rounding.add_weight_only_config(".*", names.ALL_SUPPORTED, num_bits=8)
+    if dynamic:
+        for name in (names.CONV_2D, names.FULLY_CONNECTED):
+            rounding.add_dynamic_config(".*", name, num_bits=8)
+    return bytes(rounding.quantize(enable_progress_report=False).quantized_model)

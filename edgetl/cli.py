@@ -18,6 +18,7 @@ from edgetl_runtime.errors import EdgetlError, OutputError
 if TYPE_CHECKING:
     from edgetl.pipeline import Outcome
     from edgetl.recipe import Recipe
+    from edgetl_export.ladder import Rung
 
 __all__ = ["main"]
 
@@ -136,6 +137,17 @@ def _export_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--calibration-samples", type=int, metavar="N", help="images to calibrate int8 on (default: 250)"
     )
+    int8 = parser.add_argument_group("int8")
+    int8.add_argument("--max-drop", type=float, metavar="SHARE", help="climb until no more photos change their label")
+    int8.add_argument("--tune-data", metavar="DIR", type=Path, help="photos that judge it (default: held-out ones)")
+    int8.add_argument("--quantize", metavar="ptq|distill", help="without training, or trained on the photos alone")
+    int8.add_argument("--ranges", metavar="mse|percentile|minmax", help="how activation ranges are found")
+    int8.add_argument("--int8-safe", action="store_true", default=None, help="for x86 CPUs without VNNI: no saturation")
+    int8.add_argument("--io", metavar="float|int8", help="what tflite.int8 takes and gives (default: float)")
+    int8.add_argument("--activation", metavar="relu6|hardswish", help="replace SiLU and its like, then distil")
+    int8.add_argument("--no-se", action="store_true", default=None, help="replace squeeze-excite by constants")
+    int8.add_argument("--distill-epochs", type=int, metavar="N", help="at most (default: 16)")
+    int8.add_argument("--distill-minutes", type=float, metavar="N", help="at most (default: 8)")
 
 
 def _judge_options(parser: argparse.ArgumentParser) -> None:
@@ -167,11 +179,16 @@ def _check_reports(arguments: argparse.Namespace) -> None:
             )
 
 
+_EXPORT_KEYS = (
+    *("targets", "precisions", "calibration_samples", "quantize", "max_drop", "tune_data", "ranges", "int8_safe"),
+    *("io", "activation", "no_se", "distill_epochs", "distill_minutes"),
+)
+
 _SECTIONS = {
     "data": {"data": "path", "val": "val", "skip_bad": "skip_bad"},
     "model": {"backbone": "backbone", "weights": "weights", "image_size": "image_size"},
     "train": {name: name for name in ("strategy", "epochs", "batch_size", "lr", "augment", "seed", "device")},
-    "export": {name: name for name in ("targets", "precisions", "calibration_samples")},
+    "export": {name: name for name in _EXPORT_KEYS},
     "verify": {name: name for name in ("gate", "threads", "memory")},
 }
 """Section of the recipe -> option of the command line -> key."""
@@ -249,8 +266,20 @@ def _export(arguments: argparse.Namespace) -> int:
         print(f"{variant.id:16} {variant.bytes / 1e6:8.2f} MB  {variant.files[0].path}")
     for variant_id, reason in exported.failed.items():
         say(f"FAIL  {variant_id}: {reason}")
+    _tell_rungs(exported.rungs)
+    for variant_id, reason in exported.over_budget.items():
+        say(f"FAIL  {variant_id}: {reason}")
     say(f"{arguments.out}: not verified yet - edgetl verify {arguments.out} --data FOLDER")
-    return 1 if exported.failed else 0
+    return 1 if exported.failed or exported.over_budget else 0
+
+
+def _tell_rungs(rungs: Sequence[Rung]) -> None:
+    """What the ladder gave, rung by rung."""
+    for rung in rungs:
+        mark = "*" if rung.kept else " "
+        note = f"  ({rung.note})" if rung.note else ""
+        changed = round(rung.drop * rung.n)
+        print(f"{mark} {rung.variant:15} {rung.rung:8} {changed:3d} of {rung.n} change, {rung.sqnr_db:5.1f} dB{note}")
 
 
 def _verify(arguments: argparse.Namespace) -> int:
@@ -325,7 +354,9 @@ def _conclude(outcome: Outcome, *, json: Path | None) -> int:
     print(render_terminal(outcome.report))
     if outcome.bundle.is_dir():
         say(f"report: {outcome.bundle / 'report.html'}")
-    return 0 if outcome.report.verdict.passed else 1
+    for variant_id, reason in outcome.over_budget.items():
+        say(f"FAIL  {variant_id}: {reason}")
+    return 0 if outcome.report.verdict.passed and not outcome.over_budget else 1
 
 
 if __name__ == "__main__":

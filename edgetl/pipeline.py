@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgetl.checkpoint import CHECKPOINT_FILE, Checkpoint
 from edgetl.data import Dataset, Sample, load_dataset, load_labelled, load_photos, pick
@@ -18,12 +18,17 @@ from edgetl.verify.report import Report
 from edgetl.verify.verify import RunFacts, VerifyOptions, verify
 from edgetl.verify.writing import ReportFiles, write_report
 from edgetl_export import CalibrationSamples, Exported, ExportOptions, Source, export
+from edgetl_export.int8 import Int8Options
 from edgetl_export.progress import Track, silent
+from edgetl_export.quantize.distill import DistillOptions
 from edgetl_export.staging import check_destination, staged
 from edgetl_export.targets import check_installed, check_names
 from edgetl_runtime.bundle import open_bundle
 from edgetl_runtime.errors import CheckpointError, UsageError
 from edgetl_runtime.manifest import Label
+
+if TYPE_CHECKING:
+    from edgetl_export.surgery import Surgery
 
 __all__ = [
     "Outcome",
@@ -38,6 +43,10 @@ __all__ = [
 ]
 
 GOLDEN_SAMPLES = 16
+TUNE_SAMPLES = 500
+"""Photos that rungs of the ladder are judged on, when there are as many."""
+LEAST_TO_JUDGE = 100
+"""With fewer photos besides those to calibrate on, some of these are held out."""
 BUNDLE_FILE = "manifest.json"
 REFERENCE = "reference"
 """Where a bundle keeps the checkpoint it came from, so that it can be held against the original at any time."""
@@ -45,19 +54,24 @@ REFERENCE = "reference"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run left: the bundle, the report on it, and notes for the reader."""
+    """What a run left: the bundle, the report on it, notes for the reader, and variants that miss ``max_drop``."""
 
     bundle: Path
     report: Report
     notes: tuple[str, ...] = ()
+    over_budget: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Photos:
-    """The images that an export needs: to calibrate on, and to keep as golden samples. ``facts`` go to provenance."""
+    """The images that an export needs: to calibrate on, to keep as golden samples, and to judge rungs of int8 on.
+
+    ``facts`` go to the provenance.
+    """
 
     calibration: Sequence[Sample]
     golden: Sequence[Sample]
+    tune: Sequence[Sample] = ()
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -75,8 +89,10 @@ def run(
     judging = verify_options(recipe)
     dataset, trained = train(recipe, dataset=dataset, track=track)
     held_out, split = dataset.held_out
+    calibration = pick(dataset.train, recipe.export.calibration_samples, recipe.train.seed)
     photos = Photos(
-        calibration=pick(dataset.train, recipe.export.calibration_samples, recipe.train.seed),
+        calibration=calibration,
+        tune=_others(dataset.train, calibration),
         golden=pick(held_out, GOLDEN_SAMPLES, recipe.train.seed),
         facts={"data_fingerprint": dataset.fingerprint, "training": trained.checkpoint.training},
     )
@@ -87,6 +103,7 @@ def run(
             held_out,
             exported.captured.source.reference(),
             judging,
+            original=exported.captured,
             track=track,
             facts=RunFacts(
                 seconds={"train": trained.seconds, **exported.seconds},
@@ -96,7 +113,7 @@ def run(
         )
         report = dataclasses.replace(report, bundle=out.name)
         write_report(report, ReportFiles.in_folder(folder))
-    return Outcome(out, report, (*trained.notes, _about_split(split)))
+    return Outcome(out, report, (*trained.notes, _about_split(split)), exported.over_budget)
 
 
 def train(recipe: Recipe, *, dataset: Dataset | None = None, track: Track = silent) -> tuple[Dataset, Trained]:
@@ -140,9 +157,11 @@ def export_checkpoint(
     check_names(options.targets, options.precisions)
     check_installed(options.targets)
     available = load_photos(calibration) if isinstance(calibration, Path) else calibration
+    calibration_photos = pick(available, options.calibration_samples)
     photos = Photos(
-        calibration=pick(available, options.calibration_samples),
+        calibration=calibration_photos,
         golden=pick(available, GOLDEN_SAMPLES),
+        tune=_others(available, calibration_photos),
         facts={"training": checkpoint.training},
     )
     with staged(out, holds=BUNDLE_FILE, force=force) as folder:
@@ -197,7 +216,8 @@ def verify_bundle(
         notes = (f"verified on {len(samples)} photos of {data} ({split})",)
     else:
         samples = tuple(data)
-    report = verify(bundle, samples, _source(reference, manifest.name).reference(), options, track=track)
+    original = _source(reference, manifest.name)
+    report = verify(bundle, samples, original.reference(), options, original=original, track=track)
     return Outcome(bundle, report, notes)
 
 
@@ -216,12 +236,50 @@ def _write_bundle(
         CalibrationSamples([sample.source for sample in photos.calibration], checkpoint.preprocess),
         [sample.source for sample in photos.golden],
         folder,
-        ExportOptions(options.targets, options.precisions, {"backbone": checkpoint.backbone, **photos.facts}),
+        _export_options(checkpoint, photos, options),
         track=track,
     )
     (folder / REFERENCE).mkdir()
     checkpoint.write(folder / REFERENCE)
     return exported
+
+
+def _others(available: Sequence[Sample], calibration: Sequence[Sample]) -> tuple[Sample, ...]:
+    """What was not picked, when that is enough to judge on."""
+    taken = {id(sample) for sample in calibration}
+    others = tuple(sample for sample in available if id(sample) not in taken)
+    return others if len(others) >= LEAST_TO_JUDGE else ()
+
+
+def _export_options(checkpoint: Checkpoint, photos: Photos, options: ExportSection) -> ExportOptions:
+    tune = load_photos(options.tune_data) if options.tune_data is not None else photos.tune
+    sources = [sample.source for sample in pick(tune, TUNE_SAMPLES)] if tune else []
+    return ExportOptions(
+        options.targets,
+        options.precisions,
+        Int8Options(
+            quantize=options.quantize,
+            max_drop=options.max_drop,
+            tune=CalibrationSamples(sources, checkpoint.preprocess)
+            if sources and options.max_drop is not None
+            else None,
+            ranges=options.ranges,
+            safe=options.int8_safe,
+            io=options.io,
+            distillation=DistillOptions(epochs=options.distill_epochs, seconds=60.0 * options.distill_minutes),
+        ),
+        surgery=_surgery(options),
+        provenance={"backbone": checkpoint.backbone, **photos.facts},
+    )
+
+
+def _surgery(options: ExportSection) -> Surgery | None:
+    if options.activation is None and not options.no_se:
+        return None
+    # Here, because it imports torchvision.
+    from edgetl_export.surgery import Surgery
+
+    return Surgery(options.activation, squeeze_excite=not options.no_se)
 
 
 def _source(checkpoint: Checkpoint, name: str) -> Source:

@@ -105,14 +105,32 @@ def _require(holds: object, name: str, options: object, allowed: str) -> None:
 
 @dataclass(frozen=True)
 class ExportSection:
-    """What is written, and how many images it is calibrated on."""
+    """What is written, how many images it is calibrated on, and how int8 is made.
+
+    ``quantize`` is ``ptq`` or ``distill``; with ``max_drop`` (a share of photos) every rung of the ladder is tried
+    until no more of them get another label, judged on photos of the folder ``tune_data`` or on held-out calibration
+    photos. ``ranges`` is ``mse``, ``percentile`` or ``minmax``; ``int8_safe`` is for CPUs without VNNI; ``io`` is
+    ``float`` or ``int8``. ``activation`` (``relu6``, ``hardswish``) and ``no_se`` change the network first.
+    """
 
     targets: tuple[str, ...] = ("onnx", "tflite", "openvino")
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
     calibration_samples: int = 250
+    quantize: str = "ptq"
+    max_drop: float | None = None
+    tune_data: Path | None = None
+    ranges: str = "mse"
+    int8_safe: bool = False
+    io: str = "float"
+    activation: str | None = None
+    no_se: bool = False
+    distill_epochs: int = 16
+    distill_minutes: float = 8.0
 
     def __post_init__(self) -> None:
         _require(self.calibration_samples >= 1, "calibration_samples", self, "1 or more")
+        _require(self.distill_epochs >= 1, "distill_epochs", self, "1 or more")
+        _require(self.distill_minutes > 0, "distill_minutes", self, "more than 0")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ from PIL import Image
 
 from edgetl_export.artifact import Artifact
 from edgetl_export.capture import Source
+from edgetl_export.quantize.quantization import Quantization
 from edgetl_runtime.manifest import FileEntry, Golden, Manifest, Variant
 from edgetl_runtime.preprocess import ImageSource, load_image, preprocess
 
-__all__ = ["write_file", "write_golden", "write_manifest", "write_variant"]
+__all__ = ["write_file", "write_golden", "write_manifest", "write_quantizations", "write_variant"]
 
 _GOLDEN_MARGIN = 1.25
 """A golden image keeps this many times the pixels that preprocessing resizes to, so that it has something to resize."""
@@ -63,6 +65,22 @@ def write_golden(folder: Path, source: Source, originals: Sequence[ImageSource])
     buffer = io.BytesIO()
     np.savez_compressed(buffer, tensors=stacked, logits=logits)
     return Golden(len(images), tuple(images), write_file(folder, "golden/expected.npz", buffer.getvalue()))
+
+
+def write_quantizations(folder: Path, quantizations: Mapping[str, Quantization]) -> None:
+    """``quantization.json``: the grids and scales that the integer variants were written from, each set once."""
+    sets: list[tuple[Quantization, list[str]]] = []
+    for variant, quantization in quantizations.items():
+        for kept, variants in sets:
+            if kept is quantization:
+                variants.append(variant)
+                break
+        else:
+            sets.append((quantization, [variant]))
+    if sets:
+        entries = [{"variants": variants, **dataclasses.asdict(kept)} for kept, variants in sets]
+        text = json.dumps({"schema": 1, "quantizations": entries}, allow_nan=False)
+        (folder / "quantization.json").write_text(text + "\n", encoding="utf-8")
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -4,30 +4,44 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 
 from edgetl_export.artifact import Artifact
-from edgetl_export.bundle_writer import write_golden, write_manifest, write_variant
+from edgetl_export.bundle_writer import write_golden, write_manifest, write_quantizations, write_variant
 from edgetl_export.calibration import CalibrationSamples
 from edgetl_export.capture import Captured, Source, capture
 from edgetl_export.chatter import chatter_to
+from edgetl_export.int8 import Int8Options, Quantizer
+from edgetl_export.ladder import Climbed, Rung
 from edgetl_export.progress import Track, silent
-from edgetl_export.quantize.calibrate import calibrate
 from edgetl_export.quantize.pixels import on_pixels
-from edgetl_export.quantize.quantization import Quantized
-from edgetl_export.quantize.static import quantize_static
+from edgetl_export.quantize.quantization import Quantization, Quantized
 from edgetl_export.staging import is_about_the_disk
-from edgetl_export.targets import PRECISIONS, TARGETS, Target, check_installed, check_names, converters, open_target
+from edgetl_export.targets import (
+    CALIBRATED,
+    PRECISIONS,
+    TARGETS,
+    Target,
+    check_installed,
+    check_io,
+    check_names,
+    converters,
+    open_target,
+)
 from edgetl_runtime import __version__
-from edgetl_runtime.errors import EdgetlError, ExportError
+from edgetl_runtime.errors import EdgetlError, ExportError, UsageError
 from edgetl_runtime.manifest import Manifest, Requires, Variant
 from edgetl_runtime.preprocess import ImageSource
+
+if TYPE_CHECKING:
+    from edgetl_export.surgery import Surgery
 
 __all__ = ["ExportOptions", "Exported", "export"]
 
@@ -37,24 +51,37 @@ LOG = "export.log"
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Which variants: every target at every precision. ``provenance`` is added to the manifest's."""
+    """Which variants: every target at every precision, and how integers are found for those that need them.
+
+    ``surgery`` replaces what is slow in integers. ``provenance`` is added to the manifest's.
+    """
 
     targets: tuple[str, ...] = tuple(TARGETS)
     precisions: tuple[str, ...] = PRECISIONS
+    int8: Int8Options = field(default_factory=Int8Options)
+    surgery: Surgery | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_names(self.targets, self.precisions)
+        check_io(self.int8.io, self.targets, self.precisions)
+        if self.int8.max_drop is not None and "int8" not in self.precisions:
+            raise UsageError("a drop is only limited for int8", fix="add int8 to --precisions, or leave --max-drop out")
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What `export` wrote into the folder. ``failed`` says why by variant id; ``seconds`` by stage."""
+    """What `export` wrote into the folder. ``failed`` says why by variant id; ``seconds`` by stage.
+
+    ``rungs`` is what the ladder gave, ``over_budget`` says of variants that are there but decide otherwise too often.
+    """
 
     captured: Captured
     manifest: Manifest
     failed: dict[str, str]
     seconds: dict[str, float]
+    rungs: tuple[Rung, ...] = ()
+    over_budget: dict[str, str] = field(default_factory=dict)
 
 
 def export(
@@ -74,53 +101,128 @@ def export(
     """
     check_installed(options.targets)
     clock = _Clock()
-    captured = capture(source)
-    built: dict[str, Artifact] = {}
-    failed: dict[str, str] = {}
-    targets = {name: open_target(name) for name in options.targets}
-    jobs = [(name, precision) for name in options.targets for precision in options.precisions]
+    facts: dict[str, Any] = {}
     with (folder / LOG).open("wb") as log:
+        if options.surgery is not None:
+            with clock("surgery"):
+                changed, facts["surgery"] = _operated(source, samples, options, track)
+        captured = capture(source if options.surgery is None else changed)
         with clock("export"), chatter_to(log):
             _ = captured.program
-        quantized: Quantized | None = None
-        if "int8" in options.precisions:
-            with clock("calibrate"):
-                with chatter_to(log):
-                    integer = on_pixels(captured)
-                    _ = integer.batched
-                calibration = calibrate(integer, samples, track=track)
-            with clock("quantize"):
-                quantized = quantize_static(integer, calibration)
+        built = _Built({name: open_target(name) for name in options.targets}, log)
+        climbed = _build_integers(built, source, captured, samples, options, clock, track)
+        floats = [precision for precision in options.precisions if precision not in CALIBRATED]
+        jobs = [(name, precision) for name in options.targets for precision in floats]
         for name, precision in track(jobs, what="export", total=len(jobs)):
-            with clock("quantize" if precision == "int8" else "export"), chatter_to(log):
-                outcome = _attempt(targets[name], captured, quantized, precision)
-            if isinstance(outcome, Artifact):
-                built[f"{name}.{precision}"] = outcome
-            else:
-                failed[f"{name}.{precision}"] = outcome
-        if not built:
-            reasons = "; ".join(f"{variant}: {reason}" for variant, reason in failed.items())
+            with clock("export"):
+                built.attempt(name, precision, partial(built.targets[name].write, captured, precision))
+        if not built.artifacts:
+            reasons = "; ".join(f"{variant}: {reason}" for variant, reason in built.failed.items())
             raise ExportError(f"no variant could be written - {reasons}", fix="choose other --targets")
+        if climbed.rungs:
+            facts["ladder"] = [asdict(rung) for rung in climbed.rungs]
         with clock("export"):
-            manifest = _manifest(captured, built, options)
+            manifest = _manifest(captured, built.in_order(options), options, facts)
             with chatter_to(log):
                 variants = tuple(
                     write_variant(
                         folder,
                         variant,
-                        targets[variant.target].embed(built[variant.id], manifest.embedded(variant.id).to_json()),
+                        built.targets[variant.target].embed(
+                            built.artifacts[variant.id], manifest.embedded(variant.id).to_json(compact=True)
+                        ),
                     )
                     for variant in manifest.variants
                 )
             manifest = replace(manifest, variants=variants, golden=write_golden(folder, source, golden))
             write_manifest(folder, manifest)
-    return Exported(captured, manifest, failed, clock.seconds)
+            write_quantizations(folder, built.quantizations)
+    over_budget = dict(climbed.over_budget)
+    return Exported(captured, manifest, built.failed, clock.seconds, climbed.rungs, over_budget)
 
 
-def _attempt(target: Target, captured: Captured, quantized: Quantized | None, precision: str) -> Artifact | str:
+def _build_integers(
+    built: _Built,
+    source: Source,
+    captured: Captured,
+    samples: CalibrationSamples,
+    options: ExportOptions,
+    clock: _Clock,
+    track: Track,
+) -> Climbed:
+    """Every variant that needs the calibration, from one set of parameters or the rung that each target needed."""
+    wanted = [precision for precision in options.precisions if precision in CALIBRATED]
+    if not wanted:
+        return Climbed()
+    with clock("calibrate"):
+        with chatter_to(built.log):
+            integer = on_pixels(captured)
+            _ = integer.batched
+        quantizer = Quantizer(source, integer, samples, options.int8, track=track)
+    climbed = Climbed()
+    if options.int8.max_drop is not None:
+        with clock("quantize"):
+            climbed = quantizer.climb(built.writers(options.int8.io), options.int8.max_drop)
+        built.artifacts.update(climbed.artifacts)
+        built.failed.update(climbed.failed)
+        built.quantizations.update(climbed.quantizations)
+        wanted.remove("int8")
+    if not wanted:
+        return climbed
+    with clock("quantize"):
+        quantized = quantizer.quantized()
+        built.quantizations.update(
+            {f"{name}.{precision}": quantized.quantization for name in options.targets for precision in wanted}
+        )
+        jobs = [(name, precision) for name in options.targets for precision in wanted]
+        for name, precision in track(jobs, what="quantize", total=len(jobs)):
+            io = options.int8.io if precision == "int8" else "float"
+            built.attempt(name, precision, partial(built.targets[name].quantize, quantized, precision, io=io))
+    return climbed
+
+
+@dataclass
+class _Built:
+    """The variants so far, the reasons why others are missing, and the parameters of those in integers."""
+
+    targets: dict[str, Target]
+    log: BinaryIO
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    quantizations: dict[str, Quantization] = field(default_factory=dict)
+
+    def attempt(self, target: str, precision: str, build: Callable[[], Artifact]) -> None:
+        """Keep the variant, or the reason why there is none."""
+        with chatter_to(self.log):
+            outcome = _attempt(build)
+        if isinstance(outcome, Artifact):
+            self.artifacts[f"{target}.{precision}"] = outcome
+        else:
+            self.failed[f"{target}.{precision}"] = outcome
+            self.quantizations.pop(f"{target}.{precision}", None)
+
+    def writers(self, io: str) -> dict[str, Callable[[Quantized], Artifact | str]]:
+        """For every target a function that writes its int8 variant, or says why there is none."""
+
+        def writer(target: Target) -> Callable[[Quantized], Artifact | str]:
+            def write(quantized: Quantized) -> Artifact | str:
+                with chatter_to(self.log):
+                    return _attempt(partial(target.quantize, quantized, io=io))
+
+            return write
+
+        return {name: writer(target) for name, target in self.targets.items()}
+
+    def in_order(self, options: ExportOptions) -> dict[str, Artifact]:
+        """By target, then by precision, as they were asked for."""
+        names = [f"{target}.{precision}" for target in options.targets for precision in options.precisions]
+        return {name: self.artifacts[name] for name in names if name in self.artifacts}
+
+
+def _attempt(build: Callable[[], Artifact]) -> Artifact | str:
     """A variant, or the reason why there is none: converters raise whatever they please."""
     try:
-        return target.quantize(quantized) if precision == "int8" and quantized else target.write(captured, precision)
+        return build()
     except EdgetlError as error:
         return str(error)
     except OSError as error:
@@ -131,6 +233,20 @@ def _attempt(target: Target, captured: Captured, quantized: Quantized | None, pr
         return _told(error)
 
 
+def _operated(
+    source: Source, samples: CalibrationSamples, options: ExportOptions, track: Track
+) -> tuple[Source, dict[str, Any]]:
+    """The source after surgery and distillation, and what it cost."""
+    # Here, because it imports torchvision, which nothing else of the export needs.
+    from edgetl_export.relearn import relearn
+    from edgetl_export.surgery import operate
+
+    assert options.surgery is not None
+    operated = operate(source.module, options.surgery, samples, source.normalize)
+    learned = relearn(operated, source, samples, options.int8.distillation, track=track)
+    return replace(source, module=learned.network), learned.facts()
+
+
 def _told(error: Exception) -> str:
     """One line, for the report; the whole story goes to the log."""
     traceback.print_exception(error)
@@ -138,13 +254,26 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'} (the whole story is in {LOG})"
 
 
-def _manifest(captured: Captured, built: dict[str, Artifact], options: ExportOptions) -> Manifest:
+def _manifest(
+    captured: Captured, built: dict[str, Artifact], options: ExportOptions, facts: dict[str, Any]
+) -> Manifest:
     source = captured.source
     variants = []
     for variant_id, artifact in built.items():
         target, _, precision = variant_id.partition(".")
         requires = Requires(TARGETS[target].engine)
-        variants.append(Variant(variant_id, target, precision, (), requires, artifact.quantization))
+        variants.append(
+            Variant(
+                variant_id,
+                target,
+                precision,
+                (),
+                requires,
+                artifact.quantization,
+                input=artifact.input,
+                output=artifact.output,
+            )
+        )
     return Manifest(
         name=source.name,
         task=source.task,
@@ -161,6 +290,7 @@ def _manifest(captured: Captured, built: dict[str, Artifact], options: ExportOpt
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "checkpoint_sha256": source.checkpoint_sha256,
             **options.provenance,
+            **facts,
         },
     )
 

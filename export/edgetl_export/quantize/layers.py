@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-__all__ = ["ACTIVATIONS", "Layer", "before_layers", "layers", "module_of", "rounded"]
+__all__ = ["ACTIVATIONS", "Layer", "before_layers", "layers", "module_of", "rounded", "scalable", "stream"]
 
 _aten = torch.ops.aten
 _WEIGHTED = frozenset({_aten.conv2d.default, _aten.linear.default})
@@ -15,6 +15,8 @@ ACTIVATIONS = frozenset(
     {_aten.relu.default, _aten.relu_.default, _aten.hardtanh.default, _aten.hardtanh_.default, _aten.relu6.default}
 )
 """Engines fuse these into the operator before them: only what comes out behind is rounded."""
+
+_HOMOGENEOUS = frozenset({_aten.relu.default, _aten.relu_.default})
 
 _ROUNDED = _WEIGHTED | ACTIVATIONS | {
     _aten.add.Tensor,
@@ -97,6 +99,33 @@ def rounded(graph: fx.Graph) -> list[str]:
         and node.target in _ROUNDED
         and _behind(node) is node
     ]  # fmt: skip
+
+
+def scalable(graph: fx.Graph) -> list[tuple[Layer, Layer]]:
+    """Pairs of convolutions whose channels can be scaled in front and behind without changing the function.
+
+    Nothing, or a ReLU, stands between them, and nobody else reads what the first one gives.
+    """
+    nodes = {node.name: node for node in graph.nodes}
+    fronts = {layer.output: layer for layer in layers(graph)}
+    found = []
+    for behind in layers(graph):
+        front = fronts.get(behind.input)
+        if front is None or len(nodes[behind.input].users) > 1:
+            continue
+        plain = front.output == front.node or nodes[front.output].target in _HOMOGENEOUS
+        both = all(nodes[layer.node].target is _aten.conv2d.default for layer in (front, behind))
+        channels = nodes[front.output].meta["val"].shape[1]
+        if plain and both and behind.groups in (1, channels):
+            found.append((front, behind))
+    return found
+
+
+def stream(graph: fx.Graph, among: list[str]) -> list[str]:
+    """Names of the residual sums, and of what the last layer reads: where a network's signal passes as a whole."""
+    last = layers(graph)[-1]
+    sums = {node.name for node in graph.nodes if node.target in (_aten.add.Tensor, _aten.add_.Tensor)}
+    return [name for name in among if name in sums or name == last.input]
 
 
 def before_layers(graph: fx.Graph) -> list[str]:

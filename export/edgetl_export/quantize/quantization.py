@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,6 @@ from edgetl_export.capture import Captured
 from edgetl_export.quantize.ranges import Range
 
 __all__ = ["Grid", "Quantization", "Quantized", "weight_scales"]
-
-SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -76,11 +74,6 @@ class Quantization:
             "calibration": self.calibration,
         }
 
-    def to_json(self) -> str:
-        """JSON on one line per tensor."""
-        fields = dataclasses.asdict(self)
-        return json.dumps({"schema": SCHEMA, **fields}, allow_nan=False)
-
 
 @dataclass(frozen=True)
 class Quantized:
@@ -95,6 +88,30 @@ class Quantized:
     quantization: Quantization
     probe: npt.NDArray[np.uint8]
     values: dict[str, npt.NDArray[np.float32]]
+
+    def on_rung(self, rung: str, **facts: Any) -> Quantized:
+        """The same, with how it came about."""
+        calibration = {**self.quantization.calibration, **facts}
+        quantization = dataclasses.replace(self.quantization, rung=rung, calibration=calibration)
+        return dataclasses.replace(self, quantization=quantization)
+
+    def channel_scales(self, weights: npt.NDArray[np.float32], axis: int) -> npt.NDArray[np.float32]:
+        """Scales of a target's constant `weights`, whose output channels are on `axis`.
+
+        The parameter is the one whose channels have the same largest magnitudes, which no transpose changes.
+        """
+        others = tuple(other for other in range(weights.ndim) if other != axis)
+        largest = np.abs(weights).max(axis=others)
+        for name, scales in self.quantization.weights.items():
+            if len(scales) == len(largest) and np.allclose(self._largest[name], largest, rtol=1e-5, atol=0.0):
+                return np.array(scales, np.float32)
+        scale: npt.NDArray[np.float32] = np.maximum(largest, 1e-12) / np.float32(self.quantization.weight_levels)
+        return scale
+
+    @cached_property
+    def _largest(self) -> dict[str, npt.NDArray[np.float32]]:
+        parameters = {name: self.captured.module.get_parameter(name).detach() for name in self.quantization.weights}
+        return {name: value.abs().flatten(1).amax(1).numpy() for name, value in parameters.items()}
 
     def grids(self, found: dict[str, str]) -> dict[str, Grid]:
         """The grids of a target's tensors, given the node of each."""

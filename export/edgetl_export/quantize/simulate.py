@@ -7,9 +7,13 @@ graph can be trained.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import copy
+import math
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import fx
 
@@ -19,6 +23,10 @@ from edgetl_export.quantize.quantization import Quantization, weight_scales
 
 __all__ = ["Simulation"]
 
+_BATCH = 16
+
+Adjust = Callable[[fx.Node, Any], Any]
+
 
 class Simulation:
     """Runs uint8 images (n, H, W, 3) through the quantised graph; ``parameters`` may be trained.
@@ -27,7 +35,7 @@ class Simulation:
     """
 
     def __init__(self, captured: Captured, quantization: Quantization) -> None:
-        self.module = captured.batched
+        self.module = _out_of_place(captured.batched)
         self.quantization = quantization
         graph = self.module.graph
         self.layers = layers(graph)
@@ -40,29 +48,65 @@ class Simulation:
             for name, value in _parameters(self.module, self.layers).items()
         }
         self._weights = {layer.weight for layer in self.layers if layer.node not in in_float}
+        levels = quantization.weight_levels
+        self._wider = {
+            name: torch.tensor(scales) / torch.tensor(weight_scales(captured.module.get_parameter(name), levels))
+            for name, scales in quantization.weights.items()
+        }
         self.grids: dict[str, tuple[torch.Tensor, torch.Tensor]] = {
             name: _tensors(quantization.activations[name].scale, quantization.activations[name].zero_point)
             for name in self.rounded
         }
 
-    def run(self, images: torch.Tensor, *, keep: Collection[str] = ()) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Logits (n, classes), and the outputs of the nodes in `keep`."""
-        given = {name: self._on_grid(name, value) for name, value in self.parameters.items()}
-        interpreter = _Rounding(self.module, given, self.grids, keep)
+    def run(
+        self,
+        images: torch.Tensor,
+        *,
+        keep: Collection[str] = (),
+        scales: Mapping[str, torch.Tensor] | None = None,
+        adjust: Adjust | None = None,
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Logits (n, classes), and the outputs of the nodes in `keep`.
+
+        `scales` of activations stand in for the quantisation's, and get gradients. `adjust` is shown what a node gives
+        before it is rounded, and says what to go on with.
+        """
+        given = {name: self.parameter(name) for name in self.parameters}
+        interpreter = _Rounding(self.module, given, self.grids, keep, scales or {}, adjust)
         return interpreter.run(images), interpreter.kept
+
+    def logits(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Logits (n, classes) of any number of images (n, H, W, 3) uint8, a few at a time."""
+        with torch.inference_mode():
+            parts = [
+                self.run(torch.from_numpy(images[start : start + _BATCH]))[0].numpy()
+                for start in range(0, len(images), _BATCH)
+            ]
+        return np.concatenate(parts)
 
     def run_float(
         self, images: torch.Tensor, *, keep: Collection[str] = ()
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The same without any rounding, from the captured module's own parameters."""
-        interpreter = _Rounding(self.module, {}, {}, keep)
+        interpreter = _Rounding(self.module, {}, {}, keep, {}, None)
         return interpreter.run(images), interpreter.kept
 
-    def _on_grid(self, name: str, value: torch.Tensor) -> torch.Tensor:
+    def run_watched(self, images: torch.Tensor, watch: Adjust) -> torch.Tensor:
+        """Logits of the float network, whose activations `watch` sees and may replace."""
+        logits: torch.Tensor = _Rounding(self.module, {}, {}, (), {}, watch).run(images)
+        return logits
+
+    def weight_scales(self, name: str) -> torch.Tensor:
+        """Scale per output channel for a weight as it is now: the quantisation's, moved with the largest weight."""
+        return torch.tensor(weight_scales(self.parameters[name], self.quantization.weight_levels)) * self._wider[name]
+
+    def parameter(self, name: str) -> torch.Tensor:
+        """A parameter as the quantised network has it: weights on their grids, the rest as it is."""
+        value = self.parameters[name]
         if name not in self._weights:
             return value
         levels = self.quantization.weight_levels
-        scales = torch.tensor(weight_scales(value, levels))
+        scales = self.weight_scales(name)
         zeros = torch.zeros(len(scales), dtype=torch.int32)
         return torch.fake_quantize_per_channel_affine(value, scales, zeros, 0, -levels, levels)
 
@@ -74,22 +118,71 @@ class _Rounding(fx.Interpreter):
         parameters: Mapping[str, torch.Tensor],
         grids: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
         keep: Collection[str],
+        scales: Mapping[str, torch.Tensor],
+        adjust: Adjust | None,
     ) -> None:
         super().__init__(module)
-        self._given, self._grids, self._keep = parameters, grids, keep
+        self._given, self._grids, self._keep, self._scales = parameters, grids, keep, scales
+        self._adjust = adjust
         self.kept: dict[str, torch.Tensor] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         if n.op == "get_attr" and n.target in self._given:
             return self._given[str(n.target)]
         result = super().run_node(n)
+        if self._adjust is not None:
+            result = self._adjust(n, result)
         grid = self._grids.get(n.name)
         if grid is not None:
-            result = torch.fake_quantize_per_tensor_affine(result, grid[0], grid[1], 0, 255)
+            result = _round(result, grid, self._scales.get(n.name))
         if n.name in self._keep:
-            # An activation behind may work in place.
-            self.kept[n.name] = result.clone()
+            self.kept[n.name] = result
         return result
+
+
+class _Round(torch.autograd.Function):
+    """Rounding to a grid whose scale gets a gradient (Esser et al., "Learned step size quantization", ICLR 2020)."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor) -> torch.Tensor:
+        """`value` on the grid."""
+        rounded, inside = torch.ops.aten.fake_quantize_per_tensor_affine_cachemask.default(
+            value, float(scale), int(zero_point), 0, 255
+        )
+        ctx.save_for_backward(value, rounded, inside, scale)
+        result: torch.Tensor = rounded
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        """Straight through where nothing was clipped; the scale by what rounding and clipping did."""
+        value, rounded, inside, scale = ctx.saved_tensors
+        passed = gradients[0] * inside
+        # A scale's gradient is a sum over the whole tensor: it is scaled down as the paper says.
+        damping = 1.0 / math.sqrt(value.numel() / len(value) * 255)
+        change = (torch.sum(gradients[0] * rounded) - torch.sum(passed * value)) / scale
+        return passed, change * damping, None
+
+
+def _round(value: torch.Tensor, grid: tuple[torch.Tensor, torch.Tensor], learned: torch.Tensor | None) -> torch.Tensor:
+    if learned is None:
+        return torch.fake_quantize_per_tensor_affine(value, grid[0], grid[1], 0, 255)
+    result: torch.Tensor = _Round.apply(value, learned, grid[1])
+    return result
+
+
+def _out_of_place(module: fx.GraphModule) -> fx.GraphModule:
+    """A copy in which activations leave their input alone: rounding needs it again for its gradient."""
+    copied = copy.deepcopy(module)
+    for node in copied.graph.nodes:
+        if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
+            space, name = node.target.namespace, node.target._opname
+            overload = node.target._overloadname
+            plain = getattr(getattr(torch.ops, space), name.rstrip("_"), None)
+            if name.endswith("_") and not name.startswith("_") and plain is not None:
+                node.target = getattr(plain, overload)
+    copied.recompile()
+    return copied
 
 
 def _parameters(module: fx.GraphModule, found: list[Layer]) -> dict[str, torch.Tensor]:

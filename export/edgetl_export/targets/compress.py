@@ -74,7 +74,7 @@ def round_weights_in_place(model: openvino.Model, *, dynamic: bool) -> None:
     if not weighted:
         raise ExportError("this network has no layers with weights", fix="choose fp32")
     for node in weighted:
-        node.input(1).replace_source_output(_integer_weights(node, FULL_LEVELS).output(0))
+        node.input(1).replace_source_output(_integer_weights(node, None).output(0))
     model.set_rt_info(str(_DYNAMIC_GROUP if dynamic else 0), ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"])
     model.validate_nodes_and_infer_types()
 
@@ -153,13 +153,16 @@ def _on_grid(source: Any, grid: Grid) -> Any:
     return opset13.fake_quantize(source, bottom, top, bottom, top, levels=256)
 
 
-def _integer_weights(node: Any, levels: int) -> Any:
-    """The node's weights as an int8 constant, at most `levels` large, times a float32 scale per output channel."""
+def _integer_weights(node: Any, quantized: Quantized | None) -> Any:
+    """The node's weights as an int8 constant times a float32 scale per output channel, that of `quantized` if given."""
     weights: npt.NDArray[np.float32] = node.input_value(1).get_node().get_data()
-    channels = _WEIGHTED[node.get_type_name()]
-    others = tuple(axis for axis in range(weights.ndim) if axis not in channels)
-    scale = np.maximum(np.abs(weights).max(axis=others, keepdims=True), 1e-12) / levels
+    channels = len(_WEIGHTED[node.get_type_name()])
+    shape = (*weights.shape[:channels], *[1] * (weights.ndim - channels))
+    rows = weights.reshape(int(np.prod(weights.shape[:channels])), -1)
+    if quantized is None:
+        levels, scales = FULL_LEVELS, np.maximum(np.abs(rows).max(1), 1e-12) / FULL_LEVELS
+    else:
+        levels, scales = quantized.quantization.weight_levels, quantized.channel_scales(rows, 0)
+    scale = scales.astype(np.float32).reshape(shape)
     integers = np.clip(np.round(weights / scale), -levels, levels).astype(np.int8)
-    return opset13.multiply(
-        opset13.convert(opset13.constant(integers), "f32"), opset13.constant(scale.astype(np.float32))
-    )
+    return opset13.multiply(opset13.convert(opset13.constant(integers), "f32"), opset13.constant(scale))

@@ -42,7 +42,7 @@ def quantize_qdq(model: onnx.ModelProto, quantized: Quantized) -> QdqModel:
     """
     model = _prepared(model)
     nodes = match_by_value(quantized.values, _values_on(model, quantized.probe))
-    writer = _Writer(model, quantized.grids(nodes), quantized.quantization.weight_levels)
+    writer = _Writer(model, quantized.grids(nodes), quantized)
     if quantized.captured.takes_pixels:
         writer.feed_pixels()
     kept = {name for name, node in nodes.items() if node in quantized.quantization.in_float}
@@ -135,7 +135,7 @@ class _Writer:
 
     model: onnx.ModelProto
     grids: dict[str, Grid]
-    weight_levels: int
+    quantized: Quantized
     before: dict[str, list[onnx.NodeProto]] = field(default_factory=dict)
     behind: dict[str, list[onnx.NodeProto]] = field(default_factory=dict)
     rounded: dict[str, str] = field(default_factory=dict)
@@ -244,10 +244,9 @@ class _Writer:
 
     def _round_weight(self, name: str, axis: int) -> None:
         values = self.constants[name]
-        others = tuple(other for other in range(values.ndim) if other != axis)
-        scales = (np.maximum(np.abs(values).max(axis=others), 1e-12) / self.weight_levels).astype(np.float32)
+        scales, levels = self.quantized.channel_scales(values, axis), self.quantized.quantization.weight_levels
         shape = [-1 if other == axis else 1 for other in range(values.ndim)]
-        integers = np.clip(np.round(values / scales.reshape(shape)), -self.weight_levels, self.weight_levels)
+        integers = np.clip(np.round(values / scales.reshape(shape)), -levels, levels)
         self._add(f"{name}_levels", integers.astype(np.int8))
         parameters = self._parameters(name, scales, np.zeros(len(scales), np.int8))
         node = helper.make_node(

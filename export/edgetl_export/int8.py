@@ -1,0 +1,152 @@
+"""Int8 variants of a captured network: calibrated once, quantised once, or rung by rung until a budget holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgetl_export.artifact import Artifact
+from edgetl_export.calibration import CalibrationSamples
+from edgetl_export.capture import Captured, Source
+from edgetl_export.ladder import Climb, Climbed, climb
+from edgetl_export.progress import Track, silent
+from edgetl_export.quantize.cache import cache_folder, calibrate_once, key_of
+from edgetl_export.quantize.calibrate import METHODS, Calibration
+from edgetl_export.quantize.distill import DistillOptions, distill
+from edgetl_export.quantize.quantization import Quantized
+from edgetl_export.quantize.saturation import without_saturation
+from edgetl_export.quantize.static import quantize_static
+from edgetl_export.targets import TARGETS
+from edgetl_runtime.engines import open_session
+from edgetl_runtime.engines.binding import ModelBytes, Signature
+from edgetl_runtime.errors import UsageError, nearest
+from edgetl_runtime.session import IntegerSession
+
+__all__ = ["WAYS", "Int8Options", "Quantizer"]
+
+WAYS = ("ptq", "distill")
+"""How int8 variants are made when no budget is given: without training, or trained against the float network."""
+
+_HELD_OUT = 5
+"""Without photos to judge on, every fifth of the calibration photos is held out for it."""
+
+_MOST_IMAGES = 512
+"""Photos held in memory to distil on."""
+
+
+@dataclass(frozen=True)
+class Int8Options:
+    """How int8 variants are made.
+
+    ``quantize`` is one of `WAYS`. With ``max_drop`` (a share of photos) the ladder is climbed instead, until no more
+    photos than that get another label; ``tune`` are the photos it is judged on. ``ranges`` is one of `METHODS`;
+    ``safe`` avoids weights whose products outgrow 16 bits in pairs. Raises `UsageError` for values that make no sense.
+    """
+
+    quantize: str = WAYS[0]
+    max_drop: float | None = None
+    tune: CalibrationSamples | None = None
+    ranges: str = METHODS[0]
+    safe: bool = False
+    io: str = "float"
+    distillation: DistillOptions = field(default_factory=DistillOptions)
+
+    def __post_init__(self) -> None:
+        if self.quantize not in WAYS:
+            raise UsageError(f"unknown way to quantise {self.quantize!r}", fix=nearest(self.quantize, WAYS))
+        if self.ranges not in METHODS:
+            raise UsageError(f"unknown way to find ranges {self.ranges!r}", fix=nearest(self.ranges, METHODS))
+        if self.max_drop is not None and not 0.0 <= self.max_drop < 1.0:
+            raise UsageError(f"max_drop = {self.max_drop} makes no sense", fix="a share of photos, for example 0.01")
+        if self.max_drop is not None and self.quantize != WAYS[0]:
+            raise UsageError("max_drop climbs all rungs, quantize picks one", fix="give one of the two")
+
+
+class Quantizer:
+    """Calibrates when it is made; `quantized` is the model that the options pick, `climb` tries them all."""
+
+    def __init__(
+        self,
+        source: Source,
+        captured: Captured,
+        samples: CalibrationSamples,
+        options: Int8Options,
+        *,
+        track: Track = silent,
+    ) -> None:
+        self.source, self.captured, self.options, self.track = source, captured, options, track
+        self.samples, self.tune = samples, options.tune
+        if options.max_drop is not None and self.tune is None:
+            self.samples, self.tune = _divided(samples)
+        self.calibration = calibrate_once(captured, self.samples, track=track)
+
+    def quantized(self) -> Quantized:
+        """The model that ``options.quantize`` names."""
+        static = self._static(self.captured, self.calibration)
+        if self.options.quantize == "ptq":
+            return static
+        images = _in_memory(self.samples)
+        learned = distill(static, images, self.options.distillation, resume=self._resume(), track=self.track)
+        return without_saturation(learned) if self.options.safe else learned
+
+    def climb(self, write: Mapping[str, Callable[[Quantized], Artifact | str]], max_drop: float) -> Climbed:
+        """The nearest int8 artifact of every target, and what every rung gave. `write` as `climb` takes it."""
+        assert self.tune is not None
+        judge = _in_memory(self.tune)
+        reference = self.source.reference()
+        plan = Climb(
+            captured=self.captured,
+            calibration=self.calibration,
+            images=_in_memory(self.samples),
+            judge=judge,
+            logits=np.concatenate([reference(image[None]) for image in judge]),
+            max_drop=max_drop,
+            quantize=self._static,
+            recalibrate=lambda captured: calibrate_once(captured, self.samples, track=self.track),
+            distillation=self.options.distillation,
+            resume=self._resume(),
+        )
+        return climb(plan, write, partial(_run, self.captured), track=self.track)
+
+    def _static(self, captured: Captured, calibration: Calibration) -> Quantized:
+        static = quantize_static(captured, calibration, method=self.options.ranges)
+        return without_saturation(static) if self.options.safe else static
+
+    def _resume(self) -> Path | None:
+        folder = cache_folder()
+        if folder is None:
+            return None
+        return folder / "distill" / f"{key_of(self.captured, self.samples, self.options.ranges, self.options.safe)}.pt"
+
+
+def _divided(samples: CalibrationSamples) -> tuple[CalibrationSamples, CalibrationSamples]:
+    judged = [place % _HELD_OUT == _HELD_OUT - 1 for place in range(len(samples))]
+
+    def part(wanted: bool) -> Sequence[Any]:
+        return [source for source, held in zip(samples.sources, judged, strict=True) if held is wanted]
+
+    return replace(samples, sources=part(False)), replace(samples, sources=part(True))
+
+
+def _in_memory(samples: CalibrationSamples) -> npt.NDArray[np.uint8]:
+    few = replace(samples, sources=samples.sources[:_MOST_IMAGES])
+    return np.concatenate(list(few))
+
+
+def _run(captured: Captured, target: str, artifact: Artifact, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Logits of an artifact in its own engine."""
+    contents = list(artifact.files.values())
+    model = ModelBytes(contents[0], name=f"{target}.int8", weights=contents[1] if len(contents) > 1 else None)
+    signature = Signature((artifact.input or captured.input,), (artifact.output or captured.output,))
+    opened = open_session(TARGETS[target].engine, model, signature)
+    if artifact.input is not None:
+        opened = IntegerSession(opened, captured.input, captured.output)
+    with opened as session:
+        name, output = captured.input.name, captured.output.name
+        return np.concatenate([session.run({name: image[None]})[output].copy() for image in images])

@@ -1,0 +1,196 @@
+"""The ladder: from plain static int8 upwards, until what an int8 variant decides otherwise fits a budget.
+
+A rung is a way to quantise. Every rung's files are run in their own engines on photos that calibration did not see.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from edgetl_export.artifact import Artifact
+from edgetl_export.capture import Captured
+from edgetl_export.progress import Track, silent
+from edgetl_export.quantize.calibrate import Calibration, node_values
+from edgetl_export.quantize.distill import DistillOptions, distill
+from edgetl_export.quantize.quantization import Quantization, Quantized
+from edgetl_export.quantize.repair import correct_biases, equalize
+from edgetl_export.quantize.sensitivity import in_float, noise_by_node
+from edgetl_export.quantize.simulate import Simulation
+from edgetl_export.quantize.static import quantize_static
+from edgetl_runtime.comparison import sqnr_db
+
+__all__ = ["RUNGS", "Climb", "Climbed", "Rung", "climb", "rungs"]
+
+RUNGS = ("static", "repair", "mixed", "distill")
+"""From the cheapest to the dearest."""
+
+_SHARES = (0.5, 0.8, 0.95)
+"""Shares of the predicted noise that mixed precision takes out, one after the other."""
+
+_REPAIR_IMAGES, _SENSITIVITY_IMAGES = 48, 32
+
+
+@dataclass(frozen=True)
+class Rung:
+    """What one rung gave for one variant, on ``n`` photos: the share of them with the original's label.
+
+    ``drop`` is one minus that; ``kept`` says whether the variant was taken from this rung.
+    """
+
+    variant: str
+    rung: str
+    agreement: float
+    drop: float
+    sqnr_db: float
+    n: int
+    seconds: float
+    kept: bool = False
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Climb:
+    """What a ladder needs: the network to quantise and its calibration, photos to fit on (``images``), photos to judge
+    on (``judge``, with the original's ``logits``), the most labels that may change (``max_drop``, a share).
+    """
+
+    captured: Captured
+    calibration: Calibration
+    images: npt.NDArray[np.uint8]
+    judge: npt.NDArray[np.uint8]
+    logits: npt.NDArray[np.float32]
+    max_drop: float
+    quantize: Callable[[Captured, Calibration], Quantized] = quantize_static
+    recalibrate: Callable[[Captured], Calibration] | None = None
+    distillation: DistillOptions = field(default_factory=DistillOptions)
+    resume: Path | None = None
+
+
+@dataclass(frozen=True)
+class Climbed:
+    """By variant: the nearest artifact, the parameters it was written from, why it is over budget, why it is missing.
+
+    ``rungs`` is what every rung gave.
+    """
+
+    artifacts: Mapping[str, Artifact] = field(default_factory=dict)
+    quantizations: Mapping[str, Quantization] = field(default_factory=dict)
+    rungs: tuple[Rung, ...] = ()
+    over_budget: Mapping[str, str] = field(default_factory=dict)
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+
+Runner = Callable[[str, Artifact, npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
+"""Logits of a target's artifact for images (n, H, W, 3)."""
+
+
+def climb(
+    plan: Climb, write: Mapping[str, Callable[[Quantized], Artifact | str]], run: Runner, *, track: Track = silent
+) -> Climbed:
+    """Climb until every target of `write` fits ``plan.max_drop``, or there are no more rungs.
+
+    `write` gives an artifact, or the reason why there is none. A target that fits is not touched again; one that never
+    does keeps its nearest rung and is in ``over_budget``.
+    """
+    best: dict[str, tuple[Rung, Artifact, Quantization]] = {}
+    seen: list[Rung] = []
+    failed: dict[str, str] = {}
+    waiting = list(write)
+    for quantized, note in rungs(plan, track=track):
+        for target in list(waiting):
+            start = time.monotonic()
+            artifact = write[target](quantized)
+            if isinstance(artifact, str):
+                failed[f"{target}.int8"] = artifact
+                continue
+            rung = _judge(plan, target, quantized, run(target, artifact, plan.judge), start, note)
+            seen.append(rung)
+            if target not in best or (-rung.drop, rung.sqnr_db) > (-best[target][0].drop, best[target][0].sqnr_db):
+                best[target] = rung, artifact, quantized.quantization
+            if rung.drop <= plan.max_drop:
+                waiting.remove(target)
+        if not waiting:
+            break
+    taken = {rung for rung, _, _ in best.values()}
+    return Climbed(
+        artifacts={rung.variant: artifact for rung, artifact, _ in best.values()},
+        quantizations={rung.variant: quantization for rung, _, quantization in best.values()},
+        rungs=tuple(replace(rung, kept=rung in taken) for rung in seen),
+        over_budget={
+            rung.variant: _too_far(rung, plan.max_drop) for target, (rung, _, _) in best.items() if target in waiting
+        },
+        failed={variant: reason for variant, reason in failed.items() if variant.removesuffix(".int8") not in best},
+    )
+
+
+def rungs(plan: Climb, *, track: Track = silent) -> Iterator[tuple[Quantized, str | None]]:
+    """Quantised models, rung by rung, with what there is to say of each; computed when they are asked for."""
+    static = plan.quantize(plan.captured, plan.calibration)
+    yield static, None
+    best = _repaired(plan, static)
+    if best is not static:
+        yield best, best.quantization.calibration.get("repair")
+    noise = noise_by_node(best, plan.images[:_SENSITIVITY_IMAGES])
+    for share in _SHARES:
+        mixed = in_float(best, noise, share)
+        yield mixed, f"{len(mixed.quantization.in_float)} nodes in float"
+    learned = distill(best, plan.images, plan.distillation, resume=plan.resume, track=track)
+    yield learned, f"{plan.distillation.epochs} epochs on {len(plan.images)} photos"
+    noise = noise_by_node(learned, plan.images[:_SENSITIVITY_IMAGES])
+    for share in _SHARES:
+        mixed = in_float(learned, noise, share)
+        yield mixed, f"after distillation, {len(mixed.quantization.in_float)} nodes in float"
+
+
+def _repaired(plan: Climb, static: Quantized) -> Quantized:
+    """The best of static, biases corrected, channels evened out and both, simulated on the photos to judge on."""
+    few = plan.images[:_REPAIR_IMAGES]
+    candidates = {"": static}
+    if plan.recalibrate is not None:
+        evened, pairs = equalize(plan.captured, few)
+        if pairs:
+            candidates["equalised channels"] = plan.quantize(evened, plan.recalibrate(evened))
+    for name, candidate in list(candidates.items()):
+        corrected = candidate.captured.with_parameters(correct_biases(candidate, few))
+        label = f"{name}, corrected biases" if name else "corrected biases"
+        values = node_values(corrected, candidate.probe)
+        candidates[label] = replace(candidate, captured=corrected, values=values)
+    fidelity = {name: _simulated(plan, candidate) for name, candidate in candidates.items()}
+    chosen = max(fidelity, key=lambda name: fidelity[name])
+    return candidates[chosen].on_rung("repair", repair=chosen) if chosen else static
+
+
+def _simulated(plan: Climb, quantized: Quantized) -> float:
+    return _fidelity(plan, Simulation(quantized.captured, quantized.quantization).logits(plan.judge))
+
+
+def _fidelity(plan: Climb, logits: npt.NDArray[np.float32]) -> float:
+    """Mean over images of the SQNR in dB: no image counts more than another."""
+    each = [sqnr_db(wanted, given) for wanted, given in zip(plan.logits, logits, strict=True)]
+    return float(np.mean(np.clip(each, -200.0, 200.0)))
+
+
+def _judge(
+    plan: Climb, target: str, quantized: Quantized, logits: npt.NDArray[np.float32], start: float, note: str | None
+) -> Rung:
+    agreement = float((logits.argmax(1) == plan.logits.argmax(1)).mean())
+    if not np.isfinite(logits).all():
+        agreement = 0.0
+    total = float(np.clip(sqnr_db(plan.logits, logits), -200.0, 200.0))
+    rung, seconds = quantized.quantization.rung, time.monotonic() - start
+    return Rung(f"{target}.int8", rung, agreement, 1.0 - agreement, total, len(logits), seconds, note=note)
+
+
+def _too_far(rung: Rung, max_drop: float) -> str:
+    changed, allowed = round(rung.drop * rung.n), math.floor(max_drop * rung.n)
+    return (
+        f"no rung fits: nearest is {rung.rung}, {changed} of {rung.n} photos get another label, "
+        f"--max-drop {max_drop:g} allows {allowed}"
+    )

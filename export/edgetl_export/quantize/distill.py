@@ -1,0 +1,201 @@
+"""Label-free distillation: the quantised network is trained to give what the float one gives, on the same photos.
+
+Weights, biases and activation scales learn together in `Simulation`, whose rounding lets gradients through; scales by
+the gradient of Esser et al., "Learned step size quantization", ICLR 2020. The loss is the squared error of the logits
+and of the residual stream, each relative to its own energy, image by image: no labels, and no photo counts more than
+another.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+
+from edgetl_export.progress import Track, silent
+from edgetl_export.quantize.calibrate import node_values
+from edgetl_export.quantize.layers import stream
+from edgetl_export.quantize.quantization import Grid, Quantization, Quantized
+from edgetl_export.quantize.simulate import Simulation
+from edgetl_runtime.errors import ExportError
+
+__all__ = ["DistillOptions", "batches", "distill", "relative_error"]
+
+
+@dataclass(frozen=True)
+class DistillOptions:
+    """How to distil: ``rate`` is the learning rate relative to the root mean square of each parameter, ``scale_rate``
+    that of the activation scales' logarithms; ``seconds`` is the most it may take, the schedule shrinks to fit.
+    """
+
+    epochs: int = 16
+    batch_size: int = 25
+    rate: float = 3e-4
+    scale_rate: float = 1e-3
+    features: float = 1.0
+    seconds: float = 480.0
+    seed: int = 0
+
+
+def distill(
+    quantized: Quantized,
+    images: npt.NDArray[np.uint8],
+    options: DistillOptions | None = None,
+    *,
+    resume: Path | None = None,
+    track: Track = silent,
+) -> Quantized:
+    """`quantized` after training on `images` (n, H, W, 3) uint8 against its own float network.
+
+    With `resume` the state is kept in that file after every epoch, and a run that was cut off goes on from it.
+    Raises `ExportError` when the loss is not finite.
+    """
+    options = options or DistillOptions()
+    student = _Student(quantized, options)
+    state = _State(student, options, resume)
+    steps_per_epoch = math.ceil(len(images) / options.batch_size)
+    total = options.epochs * steps_per_epoch
+    start, done = time.monotonic(), state.epoch * steps_per_epoch
+    for epoch in track(range(state.epoch, options.epochs), what="distill", total=options.epochs - state.epoch):
+        for batch in batches(images, options, epoch):
+            spent = state.seconds + time.monotonic() - start
+            progress = max(done / total, spent / options.seconds)
+            if progress >= 1.0:
+                break
+            student.step(batch, 0.5 * (1.0 + math.cos(math.pi * progress)))
+            done += 1
+        state.save(epoch + 1, state.seconds + time.monotonic() - start)
+    state.drop()
+    return student.finished()
+
+
+class _Student:
+    """The simulated network with what it learns, and the float network that teaches it."""
+
+    def __init__(self, quantized: Quantized, options: DistillOptions) -> None:
+        self.quantized, self.options = quantized, options
+        self.simulation = Simulation(quantized.captured, quantized.quantization)
+        self.watched = stream(self.simulation.module.graph, self.simulation.rounded)
+        self.parameters = self.simulation.parameters
+        groups: list[dict[str, Any]] = []
+        for parameter in self.parameters.values():
+            parameter.requires_grad_()
+            size = max(float(parameter.detach().square().mean().sqrt()), 1e-6)
+            groups.append({"params": [parameter], "base": options.rate * size})
+        self.logarithms = {name: torch.nn.Parameter(scale.log()) for name, (scale, _) in self.simulation.grids.items()}
+        groups.append({"params": list(self.logarithms.values()), "base": options.scale_rate})
+        self.optimizer = torch.optim.Adam(groups, lr=0.0, betas=(0.9, 0.99))
+
+    def step(self, images: torch.Tensor, schedule: float) -> None:
+        """One step of gradient descent; `schedule` scales all learning rates."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base"] * schedule
+        with torch.no_grad():
+            wanted, features = self.simulation.run_float(images, keep=self.watched)
+        scales = {name: logarithm.exp() for name, logarithm in self.logarithms.items()}
+        given, kept = self.simulation.run(images, keep=self.watched, scales=scales)
+        loss = relative_error(given, wanted)
+        for name in self.watched:
+            loss = loss + self.options.features / len(self.watched) * relative_error(kept[name], features[name])
+        if not torch.isfinite(loss):
+            raise ExportError("the distillation's loss is not finite", fix="try a smaller rate, or --quantize ptq")
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+
+    def finished(self) -> Quantized:
+        """The learned parameters and grids as a quantised model."""
+        old = self.quantized.quantization
+        captured = self.quantized.captured.with_parameters(self.parameters)
+        grids = dict(old.activations)
+        for name, logarithm in self.logarithms.items():
+            grids[name] = Grid(float(logarithm.detach().exp()), old.activations[name].zero_point)
+        weights = {name: tuple(self.simulation.weight_scales(name).tolist()) for name in old.weights}
+        quantization = Quantization(
+            grids,
+            weights,
+            "distill",
+            {**old.calibration, "epochs": self.options.epochs},
+            old.weight_levels,
+            old.in_float,
+        )
+        return Quantized(captured, quantization, self.quantized.probe, node_values(captured, self.quantized.probe))
+
+
+class _State:
+    """What an interrupted distillation goes on from."""
+
+    def __init__(self, student: _Student, options: DistillOptions, file: Path | None) -> None:
+        self.student, self.options, self.file = student, options, file
+        self.epoch, self.seconds = 0, 0.0
+        if file is None or not file.is_file():
+            return
+        saved = torch.load(file, weights_only=True)
+        if saved["options"] != asdict(options):
+            return
+        self.epoch, self.seconds = saved["epoch"], saved["seconds"]
+        student.optimizer.load_state_dict(saved["optimizer"])
+        with torch.no_grad():
+            for kind, held in (("parameters", student.parameters), ("logarithms", student.logarithms)):
+                for name, parameter in held.items():
+                    parameter.copy_(saved[kind][name])
+
+    def save(self, epoch: int, seconds: float) -> None:
+        """Written beside and renamed: there is a whole state or none."""
+        if self.file is None:
+            return
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        beside = self.file.with_suffix(".part")
+        student = self.student
+        torch.save(
+            {
+                "options": asdict(self.options),
+                "epoch": epoch,
+                "seconds": seconds,
+                "optimizer": student.optimizer.state_dict(),
+                "parameters": {name: value.detach() for name, value in student.parameters.items()},
+                "logarithms": {name: value.detach() for name, value in student.logarithms.items()},
+            },
+            beside,
+        )
+        beside.replace(self.file)
+
+    def drop(self) -> None:
+        """A distillation that is over leaves nothing to go on from."""
+        if self.file is not None:
+            self.file.unlink(missing_ok=True)
+
+
+def relative_error(given: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    error = (given - wanted).square().flatten(1).sum(1)
+    return (error / wanted.square().flatten(1).sum(1).clamp(min=1e-12)).mean()
+
+
+def batches(images: npt.NDArray[np.uint8], options: DistillOptions, epoch: int) -> Iterator[torch.Tensor]:
+    """Images in an order that depends on the epoch alone, mirrored and cut at random: few photos go a longer way."""
+    generator = torch.Generator().manual_seed(options.seed * 1000 + epoch)
+    order = torch.randperm(len(images), generator=generator)
+    for chosen in torch.split(order, options.batch_size):
+        batch = torch.from_numpy(images[chosen.numpy()])
+        if torch.rand((), generator=generator) < 0.5:
+            batch = batch.flip(2)
+        yield _cut(batch, torch.rand(3, generator=generator).tolist())
+
+
+def _cut(images: torch.Tensor, where: Sequence[float]) -> torch.Tensor:
+    """A window of 75 to 100 % of height and width, at the same place in all images, brought to full size again."""
+    height, width = images.shape[1:3]
+    share = 0.75 + 0.25 * where[0]
+    rows, columns = round(share * height), round(share * width)
+    top, left = round(where[1] * (height - rows)), round(where[2] * (width - columns))
+    window = images[:, top : top + rows, left : left + columns].permute(0, 3, 1, 2).float()
+    resized = functional.interpolate(window, (height, width), mode="bilinear", align_corners=False, antialias=True)
+    return resized.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()

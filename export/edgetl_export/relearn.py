@@ -1,0 +1,96 @@
+"""After surgery: the changed network learns, without labels, to give what the original gives."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from edgetl_export.calibration import CalibrationSamples
+from edgetl_export.capture import Source
+from edgetl_export.progress import Track, silent
+from edgetl_export.quantize.distill import DistillOptions, batches, relative_error
+from edgetl_export.surgery import Operated
+from edgetl_runtime.errors import ExportError
+
+__all__ = ["Relearned", "relearn"]
+
+_MOST_IMAGES = 512
+_RATE = 10.0
+"""How much faster than quantised weights these may move: the function is farther away."""
+
+
+@dataclass(frozen=True)
+class Relearned:
+    """The network, and what surgery and training did: ``loss`` is the relative squared error of the logits."""
+
+    network: nn.Module
+    replaced: Counter[str]
+    sqnr_db: float
+    loss: float
+    epochs: int
+    seconds: float
+
+    def facts(self) -> dict[str, Any]:
+        """What the manifest says of it: ``sqnr_db`` held out, before training; ``loss`` on the photos trained on."""
+        fields = asdict(self)
+        del fields["network"]
+        return fields
+
+
+def relearn(
+    operated: Operated,
+    source: Source,
+    samples: CalibrationSamples,
+    options: DistillOptions,
+    *,
+    track: Track = silent,
+) -> Relearned:
+    """Train all of ``operated.network`` on `samples` against ``source.module``; batch norms keep their statistics.
+
+    Raises `ExportError` when the loss is not finite.
+    """
+    images = np.concatenate(list(islice(samples, _MOST_IMAGES)))
+    network, teacher = operated.network.eval().requires_grad_(), source.reference()
+    mean, std = torch.tensor(source.normalize.mean), torch.tensor(source.normalize.std)
+    groups = [
+        {"params": [value], "base": _RATE * options.rate * max(float(value.detach().square().mean().sqrt()), 1e-6)}
+        for value in network.parameters()
+    ]
+    optimizer = torch.optim.Adam(groups, lr=0.0, betas=(0.9, 0.99))
+    total, done, start = options.epochs * math.ceil(len(images) / options.batch_size), 0, time.monotonic()
+    losses: list[float] = []
+    for epoch in track(range(options.epochs), what="relearn", total=options.epochs):
+        losses = []
+        for batch in batches(images, options, epoch):
+            progress = max(done / total, (time.monotonic() - start) / options.seconds)
+            if progress >= 1.0:
+                break
+            for group in optimizer.param_groups:
+                group["lr"] = group["base"] * 0.5 * (1.0 + math.cos(math.pi * progress))
+            wanted = torch.from_numpy(teacher(batch.numpy()))
+            loss = relative_error(network(((batch.float() / 255.0 - mean) / std).permute(0, 3, 1, 2)), wanted)
+            if not torch.isfinite(loss):
+                raise ExportError("the distillation's loss is not finite", fix="leave the surgery out")
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            losses.append(float(loss.detach()))
+            done += 1
+    network.requires_grad_(requires_grad=False)
+    loss_now = float(np.mean(losses)) if losses else math.nan
+    return Relearned(
+        network,
+        Counter(operated.replaced),
+        operated.sqnr_db_after,
+        loss_now,
+        options.epochs,
+        time.monotonic() - start,
+    )

@@ -121,6 +121,9 @@ class _WatchedTflite:
 
     def run(self, image: npt.NDArray[np.uint8]) -> list[Floats]:
         try:
+            if self._details[str(self._image)]["dtype"] is np.int8:
+                # Grey levels less 128, as `edgetl_runtime.session.IntegerSession` feeds them.
+                image = np.bitwise_xor(image, np.uint8(128)).view(np.int8)
             self._interpreter.set_tensor(self._image, image)
             self._interpreter.invoke()
             return [self._floats(self._details[point.tensor]) for point in self._listed]

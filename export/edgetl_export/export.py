@@ -171,13 +171,11 @@ def _build_integers(
         return climbed
     with clock("quantize"):
         quantized = quantizer.quantized()
-        built.quantizations.update(
-            {f"{name}.{precision}": quantized.quantization for name in options.targets for precision in wanted}
-        )
         jobs = [(name, precision) for name in options.targets for precision in wanted]
         for name, precision in track(jobs, what="quantize", total=len(jobs)):
-            io = options.int8.io if precision == "int8" else "float"
-            built.attempt(name, precision, partial(built.targets[name].quantize, quantized, precision, io=io))
+            io, model = (options.int8.io, quantized) if precision == "int8" else ("float", quantizer.wide(quantized))
+            built.quantizations[f"{name}.{precision}"] = model.quantization
+            built.attempt(name, precision, partial(built.targets[name].quantize, model, precision, io=io))
     return climbed
 
 

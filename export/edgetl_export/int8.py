@@ -95,6 +95,11 @@ class Quantizer:
         learned = distill(static, images, self.options.distillation, resume=self._resume(), track=self.track)
         return without_saturation(learned) if self.options.safe else learned
 
+    def wide(self, quantized: Quantized) -> Quantized:
+        """The grids of 16-bit activations for the same weights: nothing needs to be clipped."""
+        full = quantize_static(quantized.captured, self.calibration, method="minmax")
+        return replace(full, captured=quantized.captured, values=quantized.values)
+
     def climb(self, write: Mapping[str, Callable[[Quantized], Artifact | str]], max_drop: float) -> Climbed:
         """The nearest int8 artifact of every target, and what every rung gave. `write` as `climb` takes it."""
         assert self.tune is not None

@@ -101,9 +101,10 @@ def _recipe(
     for operator in in_float:
         static.update_quantization_recipe(operator.scope, names.ALL_SUPPORTED, algorithm_key=nothing)
     last = graph.operators[-1]
-    dynamic = activation_bits == 8 and not integer_borders
-    if dynamic and last.kind == "FULLY_CONNECTED" and not kept.intersection(last.outputs):
-        static.add_dynamic_config(regex=last.scope, operation_name=names.FULLY_CONNECTED, num_bits=8)
+    float_logits = activation_bits == 8 and not integer_borders
+    if float_logits and last.kind == "FULLY_CONNECTED" and not kept.intersection(last.outputs):
+        # Not dynamic: tflite-runtime 2.14 passes over the scales per channel there, and gives nonsense.
+        static.add_weight_only_config(regex=last.scope, operation_name=names.FULLY_CONNECTED, num_bits=8)
     return static
 
 

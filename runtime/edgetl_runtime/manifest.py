@@ -35,6 +35,9 @@ SCHEMA = 1
 METADATA_KEY = "edgetl_manifest"
 """Where a model file carries its manifest: ONNX metadata_props key, TFLite metadata name, OpenVINO rt_info key."""
 
+_OF_THE_BUNDLE = ("ladder", "methods")
+"""Provenance about all variants, which would only make every model file larger."""
+
 
 @dataclass(frozen=True)
 class Label:
@@ -158,9 +161,13 @@ class Manifest:
         raise BundleError(f"bundle {self.name!r} has no variant {variant_id!r}", fix=f"choose one of: {known}")
 
     def embedded(self, variant_id: str) -> Manifest:
-        """What a model file carries of it: this variant alone, without hashes of files that hold this text."""
+        """What a model file carries of it: this variant alone, without hashes of files that hold this text.
+
+        Provenance that compares variants (``ladder``, ``methods``) stays in the bundle.
+        """
         variant = dataclasses.replace(self.variant(variant_id), files=())
-        return dataclasses.replace(self, variants=(variant,), golden=None)
+        provenance = {key: value for key, value in self.provenance.items() if key not in _OF_THE_BUNDLE}
+        return dataclasses.replace(self, variants=(variant,), golden=None, provenance=provenance)
 
     def to_json(self, *, compact: bool = False) -> str:
         """JSON with keys in the order of the contract: indented for people, or `compact` for inside a model file."""

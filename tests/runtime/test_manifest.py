@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,13 @@ def test_embedded_has_one_variant_and_no_files(pristine_bundle: Path) -> None:
     embedded = open_bundle(pristine_bundle).manifest.embedded("onnx.int8")
     assert [(variant.id, variant.files) for variant in embedded.variants] == [("onnx.int8", ())]
     assert embedded.golden is None
+
+
+def test_what_compares_variants_is_not_in_every_file(pristine_bundle: Path) -> None:
+    manifest = open_bundle(pristine_bundle).manifest
+    provenance = {"ladder": [{"rung": "static"}] * 20, "methods": {"onnx.int8": "static"}, "surgery": {"epochs": 3}}
+    embedded = dataclasses.replace(manifest, provenance=provenance).embedded("onnx.int8")
+    assert embedded.provenance == {"surgery": {"epochs": 3}}
 
 
 def test_unknown_variant_lists_the_known_ones(pristine_bundle: Path) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgetl.verify.fidelity import AS_GOOD_AS_EXACT_DB, LayerFidelity
+from edgetl.verify.ladder import PROVENANCE, attempts, ladder_variants, method_of, surgery_line
 from edgetl.verify.plots import draw_layers, draw_plots
 from edgetl.verify.report import Report, VariantReport
 from edgetl.verify.rows import HEADINGS, describe, describe_limit, describe_value, rows, speed_up, verdict_line
@@ -29,6 +30,7 @@ _COLUMN_HELP = {
 }
 _DETAIL_HEADINGS = (
     "variant",
+    "quantised",
     "engine",
     "load ms",
     "first ms",
@@ -70,10 +72,13 @@ def render_html(report: Report) -> str:
         suspects=[_suspect(variant, layer) for variant in report.variants for layer in variant.suspects],
         layer_errors=[(variant.id, variant.layers_error) for variant in report.variants if variant.layers_error],
         detail_headings=_DETAIL_HEADINGS,
-        details=[_details(variant) for variant in report.variants],
+        ladder_variants=ladder_variants(report),
+        attempts=attempts(report),
+        surgery=surgery_line(report),
+        details=[_details(variant, report) for variant in report.variants],
         checks=[(check, describe_limit(check), describe_value(check)) for check in report.verdict.checks],
         machine=_flat(report.machine),
-        provenance=_flat(report.provenance),
+        provenance=_flat({name: value for name, value in report.provenance.items() if name not in PROVENANCE}),
     )
 
 
@@ -98,12 +103,13 @@ def _cards(report: Report) -> list[_Card]:
     return cards
 
 
-def _details(variant: VariantReport) -> tuple[str, ...]:
+def _details(variant: VariantReport, report: Report) -> tuple[str, ...]:
     """Cells for `_DETAIL_HEADINGS`."""
     latency, parity, accuracy, memory = variant.latency, variant.parity, variant.accuracy, variant.memory
     empty = "-"
     return (
         variant.id,
+        method_of(variant.id, report) or empty,
         " ".join(part for part in (variant.engine, variant.engine_version) if part) or empty,
         empty if latency is None else f"{latency.load_ms:.1f}",
         empty if latency is None else f"{latency.first_ms:.1f}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from edgetl.verify.ladder import how_int8_was_made, surgery_line
 from edgetl.verify.report import Report
 from edgetl.verify.rows import HEADINGS, Row, describe, rows, verdict_line, where_it_goes_wrong
 
@@ -25,7 +26,9 @@ def render_terminal(report: Report) -> str:
     if report.verdict.failed:
         lines += ["", *_wrapped("FAIL  ", [describe(check) for check in report.verdict.failed])]
         lines += _wrapped("LAYER ", where_it_goes_wrong(report))
-    return "\n".join([*lines, "", verdict_line(report)])
+    surgery = surgery_line(report)
+    said = [*_wrapped("INT8  ", how_int8_was_made(report)), *_wrapped("", [surgery] if surgery else [])]
+    return "\n".join([*lines, *(["", *said] if said else []), "", verdict_line(report)])
 
 
 def _table(table: Sequence[Row]) -> list[str]:

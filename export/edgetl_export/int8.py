@@ -30,8 +30,10 @@ from edgetl_runtime.session import IntegerSession
 
 __all__ = ["WAYS", "Int8Options", "Quantizer"]
 
-WAYS = ("ptq", "distill")
-"""How int8 variants are made when no budget is given: without training, or trained against the float network."""
+WAYS = ("ptq", "distill", "qat")
+"""How int8 variants are made when no budget is given: without training, trained against the float network, or trained
+against it and the photos' labels.
+"""
 
 _HELD_OUT = 5
 """Without photos to judge on, every fifth of the calibration photos is held out for it."""
@@ -46,12 +48,14 @@ class Int8Options:
 
     ``quantize`` is one of `WAYS`. With ``max_drop`` (a share of photos) the ladder is climbed instead, until no more
     photos than that get another label; ``tune`` are the photos it is judged on. ``ranges`` is one of `METHODS`;
+    ``labels`` are those of the calibration photos, in their order, as places in the row of logits: ``qat`` needs them.
     ``safe`` avoids weights whose products outgrow 16 bits in pairs. Raises `UsageError` for values that make no sense.
     """
 
     quantize: str = WAYS[0]
     max_drop: float | None = None
     tune: CalibrationSamples | None = None
+    labels: tuple[int, ...] = ()
     ranges: str = METHODS[0]
     safe: bool = False
     io: str = "float"
@@ -60,6 +64,8 @@ class Int8Options:
     def __post_init__(self) -> None:
         if self.quantize not in WAYS:
             raise UsageError(f"unknown way to quantise {self.quantize!r}", fix=nearest(self.quantize, WAYS))
+        if self.quantize == "qat" and not self.labels:
+            raise UsageError("qat trains on labels, and there are none", fix="--quantize distill needs no labels")
         if self.ranges not in METHODS:
             raise UsageError(f"unknown way to find ranges {self.ranges!r}", fix=nearest(self.ranges, METHODS))
         if self.max_drop is not None and not 0.0 <= self.max_drop < 1.0:
@@ -92,7 +98,10 @@ class Quantizer:
         if self.options.quantize == "ptq":
             return static
         images = _in_memory(self.samples)
-        learned = distill(static, images, self.options.distillation, resume=self._resume(), track=self.track)
+        labels = self._labels()
+        learned = distill(
+            static, images, self.options.distillation, labels=labels, resume=self._resume(), track=self.track
+        )
         return without_saturation(learned) if self.options.safe else learned
 
     def wide(self, quantized: Quantized) -> Quantized:
@@ -123,11 +132,19 @@ class Quantizer:
         static = quantize_static(captured, calibration, method=self.options.ranges)
         return without_saturation(static) if self.options.safe else static
 
+    def _labels(self) -> npt.NDArray[np.int64] | None:
+        if self.options.quantize != "qat":
+            return None
+        return np.array(self.options.labels[:_MOST_IMAGES], np.int64)
+
     def _resume(self) -> Path | None:
         folder = cache_folder()
         if folder is None:
             return None
-        return folder / "distill" / f"{key_of(self.captured, self.samples, self.options.ranges, self.options.safe)}.pt"
+        options = self.options
+        labels = options.labels if options.quantize == "qat" else ()
+        key = key_of(self.captured, self.samples, options.ranges, options.safe, labels)
+        return folder / "distill" / f"{key}.pt"
 
 
 def _divided(samples: CalibrationSamples) -> tuple[CalibrationSamples, CalibrationSamples]:

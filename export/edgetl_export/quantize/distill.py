@@ -1,9 +1,9 @@
-"""Label-free distillation: the quantised network is trained to give what the float one gives, on the same photos.
+"""Distillation: the quantised network is trained to give what the float one gives, on the same photos.
 
 Weights, biases and activation scales learn together in `Simulation`, whose rounding lets gradients through; scales by
 the gradient of Esser et al., "Learned step size quantization", ICLR 2020. The loss is the squared error of the logits
-and of the residual stream, each relative to its own energy, image by image: no labels, and no photo counts more than
-another.
+and of the residual stream, each relative to its own energy, image by image: no photo counts more than another, and no
+labels are needed. Where there are some, the cross-entropy with them is added: quantisation-aware training.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from edgetl_export.quantize.calibrate import node_values
 from edgetl_export.quantize.layers import stream
 from edgetl_export.quantize.quantization import Grid, Quantization, Quantized
 from edgetl_export.quantize.simulate import Simulation
-from edgetl_runtime.errors import ExportError
+from edgetl_runtime.errors import ExportError, UsageError
 
 __all__ = ["DistillOptions", "batches", "distill", "relative_error"]
 
@@ -33,7 +33,9 @@ __all__ = ["DistillOptions", "batches", "distill", "relative_error"]
 @dataclass(frozen=True)
 class DistillOptions:
     """How to distil: ``rate`` is the learning rate relative to the root mean square of each parameter, ``scale_rate``
-    that of the activation scales' logarithms; ``seconds`` is the most it may take, the schedule shrinks to fit.
+    that of the activation scales' logarithms; ``features`` and ``labels`` weigh the errors of the residual stream and
+    of the labels, where there are any, against that of the logits. ``seconds`` is the most it may take, the schedule
+    shrinks to fit. ``mirror`` shows half of the batches mirrored: not for digits, which mean something else then.
     """
 
     epochs: int = 16
@@ -41,6 +43,8 @@ class DistillOptions:
     rate: float = 3e-4
     scale_rate: float = 1e-3
     features: float = 1.0
+    labels: float = 0.1
+    mirror: bool = True
     seconds: float = 480.0
     seed: int = 0
 
@@ -50,31 +54,36 @@ def distill(
     images: npt.NDArray[np.uint8],
     options: DistillOptions | None = None,
     *,
+    labels: npt.NDArray[np.int64] | None = None,
     resume: Path | None = None,
     track: Track = silent,
 ) -> Quantized:
     """`quantized` after training on `images` (n, H, W, 3) uint8 against its own float network.
 
+    With `labels` (n,), places in the row of logits, the true labels count too, and the rung is ``qat``.
     With `resume` the state is kept in that file after every epoch, and a run that was cut off goes on from it.
-    Raises `ExportError` when the loss is not finite.
+    Raises `ExportError` when the loss is not finite, `UsageError` when labels do not fit images and logits.
     """
     options = options or DistillOptions()
+    truth = None if labels is None else _checked(labels, len(images), len(quantized.captured.source.labels))
     student = _Student(quantized, options)
     state = _State(student, options, resume)
     steps_per_epoch = math.ceil(len(images) / options.batch_size)
     total = options.epochs * steps_per_epoch
     start, done = time.monotonic(), state.epoch * steps_per_epoch
     for epoch in track(range(state.epoch, options.epochs), what="distill", total=options.epochs - state.epoch):
-        for batch in batches(images, options, epoch):
+        parts = _parts(len(images), options, _generator(options, epoch))
+        for batch, chosen in zip(batches(images, options, epoch), parts, strict=True):
             spent = state.seconds + time.monotonic() - start
             progress = max(done / total, spent / options.seconds)
             if progress >= 1.0:
                 break
-            student.step(batch, 0.5 * (1.0 + math.cos(math.pi * progress)))
+            schedule = 0.5 * (1.0 + math.cos(math.pi * progress))
+            student.step(batch, schedule, None if truth is None else truth[chosen])
             done += 1
         state.save(epoch + 1, state.seconds + time.monotonic() - start)
     state.drop()
-    return student.finished()
+    return student.finished("distill" if truth is None else "qat")
 
 
 class _Student:
@@ -94,8 +103,8 @@ class _Student:
         groups.append({"params": list(self.logarithms.values()), "base": options.scale_rate})
         self.optimizer = torch.optim.Adam(groups, lr=0.0, betas=(0.9, 0.99))
 
-    def step(self, images: torch.Tensor, schedule: float) -> None:
-        """One step of gradient descent; `schedule` scales all learning rates."""
+    def step(self, images: torch.Tensor, schedule: float, labels: torch.Tensor | None) -> None:
+        """One step of gradient descent; `schedule` scales all learning rates, `labels` (n,) are the true ones."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["base"] * schedule
         with torch.no_grad():
@@ -105,14 +114,16 @@ class _Student:
         loss = relative_error(given, wanted)
         for name in self.watched:
             loss = loss + self.options.features / len(self.watched) * relative_error(kept[name], features[name])
+        if labels is not None:
+            loss = loss + self.options.labels * functional.cross_entropy(given, labels)
         if not torch.isfinite(loss):
             raise ExportError("the distillation's loss is not finite", fix="try a smaller rate, or --quantize ptq")
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
 
-    def finished(self) -> Quantized:
-        """The learned parameters and grids as a quantised model."""
+    def finished(self, rung: str) -> Quantized:
+        """The learned parameters and grids as a quantised model of that `rung`."""
         old = self.quantized.quantization
         captured = self.quantized.captured.with_parameters(self.parameters)
         grids = dict(old.activations)
@@ -122,7 +133,7 @@ class _Student:
         quantization = Quantization(
             grids,
             weights,
-            "distill",
+            rung,
             {**old.calibration, "epochs": self.options.epochs},
             old.weight_levels,
             old.in_float,
@@ -181,13 +192,30 @@ def relative_error(given: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
 
 def batches(images: npt.NDArray[np.uint8], options: DistillOptions, epoch: int) -> Iterator[torch.Tensor]:
     """Images in an order that depends on the epoch alone, mirrored and cut at random: few photos go a longer way."""
-    generator = torch.Generator().manual_seed(options.seed * 1000 + epoch)
-    order = torch.randperm(len(images), generator=generator)
-    for chosen in torch.split(order, options.batch_size):
+    generator = _generator(options, epoch)
+    for chosen in _parts(len(images), options, generator):
         batch = torch.from_numpy(images[chosen.numpy()])
-        if torch.rand((), generator=generator) < 0.5:
+        if torch.rand((), generator=generator) < 0.5 and options.mirror:
             batch = batch.flip(2)
         yield _cut(batch, torch.rand(3, generator=generator).tolist())
+
+
+def _generator(options: DistillOptions, epoch: int) -> torch.Generator:
+    return torch.Generator().manual_seed(options.seed * 1000 + epoch)
+
+
+def _parts(n: int, options: DistillOptions, generator: torch.Generator) -> Sequence[torch.Tensor]:
+    """Places of `n` images, batch by batch, by a generator that has drawn nothing yet."""
+    return torch.split(torch.randperm(n, generator=generator), options.batch_size)
+
+
+def _checked(labels: npt.NDArray[np.int64], n: int, classes: int) -> torch.Tensor:
+    if labels.shape != (n,) or labels.min() < 0 or labels.max() >= classes:
+        raise UsageError(
+            f"labels of shape {labels.shape} do not fit {n} images and {classes} logits",
+            fix="one whole number for each image, from 0",
+        )
+    return torch.from_numpy(labels.astype(np.int64))
 
 
 def _cut(images: torch.Tensor, where: Sequence[float]) -> torch.Tensor:

@@ -125,6 +125,7 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--batch-size", type=int, metavar="N")
     group.add_argument("--lr", type=float, metavar="RATE", help="learning rate of the head")
     group.add_argument("--augment", metavar="photo|shift|none")
+    group.add_argument("--qat", action="store_true", default=None, help="go on with int8 simulated (minutes, on a CPU)")
     group.add_argument("--image-size", type=int, metavar="N", help="pixels (default: the backbone's own, often 224)")
     group.add_argument("--seed", type=int, metavar="N")
     group.add_argument("--device", metavar="auto|cpu|cuda")
@@ -140,7 +141,7 @@ def _export_options(parser: argparse.ArgumentParser) -> None:
     int8 = parser.add_argument_group("int8")
     int8.add_argument("--max-drop", type=float, metavar="SHARE", help="climb until no more photos change their label")
     int8.add_argument("--tune-data", metavar="DIR", type=Path, help="photos that judge it (default: held-out ones)")
-    int8.add_argument("--quantize", metavar="ptq|distill", help="without training, or trained on the photos alone")
+    int8.add_argument("--quantize", metavar="ptq|distill|qat", help="no training, on photos alone, or on labels too")
     int8.add_argument("--ranges", metavar="mse|percentile|minmax", help="how activation ranges are found")
     int8.add_argument("--int8-safe", action="store_true", default=None, help="for x86 CPUs without VNNI: no saturation")
     int8.add_argument("--io", metavar="float|int8", help="what tflite.int8 takes and gives (default: float)")
@@ -187,7 +188,7 @@ _EXPORT_KEYS = (
 _SECTIONS = {
     "data": {"data": "path", "val": "val", "skip_bad": "skip_bad"},
     "model": {"backbone": "backbone", "weights": "weights", "image_size": "image_size"},
-    "train": {name: name for name in ("strategy", "epochs", "batch_size", "lr", "augment", "seed", "device")},
+    "train": {name: name for name in ("strategy", "epochs", "batch_size", "lr", "augment", "qat", "seed", "device")},
     "export": {name: name for name in _EXPORT_KEYS},
     "verify": {name: name for name in ("gate", "threads", "memory")},
 }

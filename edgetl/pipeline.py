@@ -12,6 +12,7 @@ from edgetl.checkpoint import CHECKPOINT_FILE, Checkpoint
 from edgetl.data import Dataset, Sample, load_dataset, load_labelled, load_photos, pick
 from edgetl.finetune import Trained, check_start, finetune
 from edgetl.photos import label_folders
+from edgetl.qat import train_quantized
 from edgetl.recipe import ExportSection, Recipe
 from edgetl.verify.gate import Gate, read_gate
 from edgetl.verify.report import Report
@@ -24,7 +25,7 @@ from edgetl_export.quantize.distill import DistillOptions
 from edgetl_export.staging import check_destination, staged
 from edgetl_export.targets import check_installed, check_names
 from edgetl_runtime.bundle import open_bundle
-from edgetl_runtime.errors import CheckpointError, UsageError
+from edgetl_runtime.errors import CheckpointError, DataError, UsageError
 from edgetl_runtime.manifest import Label
 
 if TYPE_CHECKING:
@@ -123,7 +124,11 @@ def train(recipe: Recipe, *, dataset: Dataset | None = None, track: Track = sile
         if recipe.data.path is None:
             raise UsageError("no photos to train on", fix="--data FOLDER")
         dataset = load_dataset(recipe.data.path, recipe.data, track=track)
-    return dataset, finetune(dataset, recipe.model, recipe.train, track=track)
+    trained = finetune(dataset, recipe.model, recipe.train, track=track)
+    if recipe.train.qat:
+        source = _source(trained.checkpoint, dataset.name)
+        trained = train_quantized(trained, source, dataset, recipe.train, track=track)
+    return dataset, trained
 
 
 def train_to(recipe: Recipe, out: Path, *, force: bool = False, track: Track = silent) -> Trained:
@@ -149,14 +154,15 @@ def export_checkpoint(
 ) -> Exported:
     """A checkpoint to a bundle at `out`; `calibration` is a folder of photos, labelled or not, or samples.
 
-    The golden samples are taken from the calibration photos. Raises `ExportError` when no variant could be written;
-    when only some could not, their reasons are in `Exported.failed`.
+    The golden samples are taken from the calibration photos; ``qat`` trains on their labels. Raises `ExportError` when
+    no variant could be written, and `UsageError` when ``qat`` lacks labels; when only some variants could not be
+    written, their reasons are in `Exported.failed`.
     """
     options = options or ExportSection()
     check_destination(out, holds=BUNDLE_FILE, force=force)
     check_names(options.targets, options.precisions)
     check_installed(options.targets)
-    available = load_photos(calibration) if isinstance(calibration, Path) else calibration
+    available = _available(calibration, checkpoint, options) if isinstance(calibration, Path) else calibration
     calibration_photos = pick(available, options.calibration_samples)
     photos = Photos(
         calibration=calibration_photos,
@@ -244,6 +250,19 @@ def _write_bundle(
     return exported
 
 
+def _available(folder: Path, checkpoint: Checkpoint, options: ExportSection) -> tuple[Sample, ...]:
+    """Photos to calibrate on; where they are trained on too, with the labels that their folders stand for."""
+    if options.quantize != "qat":
+        return load_photos(folder)
+    root = folder / "train" if (folder / "train").is_dir() else folder
+    try:
+        return load_labelled(root, checkpoint.labels)[0]
+    except DataError as error:
+        raise UsageError(
+            f"qat trains on labels: {error.what}", fix=f"{error.fix}; --quantize distill needs no labels"
+        ) from error
+
+
 def _others(available: Sequence[Sample], calibration: Sequence[Sample]) -> tuple[Sample, ...]:
     """What was not picked, when that is enough to judge on."""
     taken = {id(sample) for sample in calibration}
@@ -263,14 +282,24 @@ def _export_options(checkpoint: Checkpoint, photos: Photos, options: ExportSecti
             tune=CalibrationSamples(sources, checkpoint.preprocess)
             if sources and options.max_drop is not None
             else None,
+            labels=tuple(photo.label for photo in photos.calibration) if options.quantize == "qat" else (),
             ranges=options.ranges,
             safe=options.int8_safe,
             io=options.io,
-            distillation=DistillOptions(epochs=options.distill_epochs, seconds=60.0 * options.distill_minutes),
+            distillation=DistillOptions(
+                epochs=options.distill_epochs,
+                seconds=60.0 * options.distill_minutes,
+                mirror=_may_mirror(checkpoint),
+            ),
         ),
         surgery=_surgery(options),
         provenance={"backbone": checkpoint.backbone, **photos.facts},
     )
+
+
+def _may_mirror(checkpoint: Checkpoint) -> bool:
+    """Unless it was trained without: a mirrored digit is another sign."""
+    return checkpoint.training.get("options", {}).get("augment", "photo") == "photo"
 
 
 def _surgery(options: ExportSection) -> Surgery | None:

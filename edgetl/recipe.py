@@ -56,7 +56,7 @@ class TrainOptions:
 
     ``strategy`` is ``head``, ``last:N`` (head and last N stages) or ``full``. ``lr`` is the learning rate of the head;
     pretrained layers get ``backbone_lr_ratio`` times that. ``patience`` epochs without a better validation accuracy
-    end the training. ``device`` is ``auto``, ``cpu`` or ``cuda``.
+    end the training. ``qat`` goes on with int8 simulated. ``device`` is ``auto``, ``cpu`` or ``cuda``.
     Raises `UsageError` for values that make no sense.
     """
 
@@ -71,6 +71,7 @@ class TrainOptions:
     warmup: float = 0.05
     patience: int | None = None
     augment: str = "photo"
+    qat: bool = False
     seed: int = 0
     device: str = "auto"
 
@@ -107,7 +108,7 @@ def _require(holds: object, name: str, options: object, allowed: str) -> None:
 class ExportSection:
     """What is written, how many images it is calibrated on, and how int8 is made.
 
-    ``quantize`` is ``ptq`` or ``distill``; with ``max_drop`` (a share of photos) every rung of the ladder is tried
+    ``quantize`` is ``ptq``, ``distill`` or ``qat`` (on the photos' labels too); with ``max_drop`` (a share of photos) every rung of the ladder is tried
     until no more of them get another label, judged on photos of the folder ``tune_data`` or on held-out calibration
     photos. ``ranges`` is ``mse``, ``percentile`` or ``minmax``; ``int8_safe`` is for CPUs without VNNI; ``io`` is
     ``float`` or ``int8``. ``activation`` (``relu6``, ``hardswish``) and ``no_se`` change the network first.

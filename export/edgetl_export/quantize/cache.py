@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
+import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,9 @@ CACHE_VARIABLE = "EDGETL_CACHE"
 """Environment variable with the folder of the cache; empty switches it off."""
 
 _VERSION = 1
+
+_UNREADABLE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What reading a damaged zip of arrays raises; RuntimeError where a flipped bit says that it is encrypted."""
 
 
 def cache_folder() -> Path | None:
@@ -65,7 +70,7 @@ def _read(file: Path) -> Calibration | None:
                 for method, rows in zip(methods, saved["ranges"], strict=True)
             }
             return Calibration(ranges, saved["probe"], int(saved["n"]), str(saved["fingerprint"]))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except _UNREADABLE:
         return None
 
 
@@ -91,4 +96,6 @@ def _write(file: Path, calibration: Calibration) -> None:
             )
         beside.replace(file)
     except OSError:
-        beside.unlink(missing_ok=True)
+        # Where the folder cannot be made, there is nothing to remove and no way to.
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)

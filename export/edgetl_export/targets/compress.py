@@ -54,8 +54,30 @@ def quantize_in_place(model: openvino.Model, quantized: Quantized) -> dict[str, 
         node.input(1).replace_source_output(_integer_weights(node, quantized).output(0))
     if not rounded:
         raise ExportError("no operator of this network could be quantised", fix="leave int8 out of --precisions")
+    if quantized.captured.takes_pixels:
+        _feed_pixels(model)
     model.validate_nodes_and_infer_types()
     return left
+
+
+def _feed_pixels(model: openvino.Model) -> None:
+    """Borders put on the image while it is uint8, so that the first layer reads integers instead of float32."""
+    source: Any = model.inputs[0]
+    (convert,) = [target.get_node() for target in source.get_target_inputs()]
+    output = convert.output(0)
+    while True:
+        readers = [target.get_node() for target in output.get_target_inputs()]
+        if len(readers) != 1 or readers[0].get_type_name() != "Concat":
+            break
+        parts = [
+            source if part == output else opset13.constant(part.get_node().get_data().astype(np.uint8)).output(0)
+            for part in readers[0].input_values()
+        ]
+        source = opset13.concat(parts, readers[0].get_attributes()["axis"]).output(0)
+        output = readers[0].output(0)
+    levels = opset13.convert(source, "f32")
+    for target in list(output.get_target_inputs()):
+        target.replace_source_output(levels.output(0))
 
 
 def round_weights_in_place(model: openvino.Model, *, dynamic: bool) -> None:

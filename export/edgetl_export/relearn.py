@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 from typing import Any
 
@@ -40,9 +40,8 @@ class Relearned:
 
     def facts(self) -> dict[str, Any]:
         """What the manifest says of it: ``sqnr_db`` held out, before training; ``loss`` on the photos trained on."""
-        fields = asdict(self)
-        del fields["network"]
-        return fields
+        named = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "network"}
+        return {**named, "replaced": dict(self.replaced)}
 
 
 def relearn(

@@ -9,8 +9,10 @@ labels are needed. Where there are some, the cross-entropy with them is added: q
 from __future__ import annotations
 
 import math
+import pickle
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -147,10 +149,8 @@ class _State:
     def __init__(self, student: _Student, options: DistillOptions, file: Path | None) -> None:
         self.student, self.options, self.file = student, options, file
         self.epoch, self.seconds = 0, 0.0
-        if file is None or not file.is_file():
-            return
-        saved = torch.load(file, weights_only=True)
-        if saved["options"] != asdict(options):
+        saved = None if file is None else _read(file)
+        if saved is None or saved["options"] != asdict(options):
             return
         self.epoch, self.seconds = saved["epoch"], saved["seconds"]
         student.optimizer.load_state_dict(saved["optimizer"])
@@ -160,11 +160,15 @@ class _State:
                     parameter.copy_(saved[kind][name])
 
     def save(self, epoch: int, seconds: float) -> None:
-        """Written beside and renamed: there is a whole state or none."""
-        if self.file is None:
-            return
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.file.with_suffix(".part")
+        """Written beside and renamed: there is a whole state or none, as when the disk cannot be written."""
+        if self.file is not None:
+            # torch's own writer raises RuntimeError when the disk is full.
+            with suppress(OSError, RuntimeError):
+                self._write(self.file, epoch, seconds)
+
+    def _write(self, file: Path, epoch: int, seconds: float) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        beside = file.with_suffix(".part")
         student = self.student
         torch.save(
             {
@@ -177,12 +181,22 @@ class _State:
             },
             beside,
         )
-        beside.replace(self.file)
+        beside.replace(file)
 
     def drop(self) -> None:
         """A distillation that is over leaves nothing to go on from."""
         if self.file is not None:
-            self.file.unlink(missing_ok=True)
+            with suppress(OSError):
+                self.file.unlink(missing_ok=True)
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    """What was saved; None when nothing was, or when it is damaged."""
+    try:
+        saved: dict[str, Any] = torch.load(file, weights_only=True)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError):
+        return None
+    return saved
 
 
 def relative_error(given: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ from PIL import Image
 from edgetl_export.artifact import Artifact
 from edgetl_export.capture import Source
 from edgetl_export.quantize.quantization import Quantization
+from edgetl_export.quantize.saturation import LayerRisk
 from edgetl_runtime.manifest import FileEntry, Golden, Manifest, Variant
 from edgetl_runtime.preprocess import ImageSource, load_image, preprocess
 
@@ -67,8 +68,13 @@ def write_golden(folder: Path, source: Source, originals: Sequence[ImageSource])
     return Golden(len(images), tuple(images), write_file(folder, "golden/expected.npz", buffer.getvalue()))
 
 
-def write_quantizations(folder: Path, quantizations: Mapping[str, Quantization]) -> None:
-    """``quantization.json``: the grids and scales that the integer variants were written from, each set once."""
+def write_quantizations(
+    folder: Path, quantizations: Mapping[str, Quantization], risks: Mapping[str, Sequence[LayerRisk]]
+) -> None:
+    """``quantization.json``: the grids and scales that the integer variants were written from, each set once.
+
+    ``saturation`` is what 16 bits may do to every layer, by variant of the set, where kernels add in 16 bits.
+    """
     sets: list[tuple[Quantization, list[str]]] = []
     for variant, quantization in quantizations.items():
         for kept, variants in sets:
@@ -78,7 +84,16 @@ def write_quantizations(folder: Path, quantizations: Mapping[str, Quantization])
         else:
             sets.append((quantization, [variant]))
     if sets:
-        entries = [{"variants": variants, **dataclasses.asdict(kept)} for kept, variants in sets]
+        entries = [
+            {
+                "variants": variants,
+                **dataclasses.asdict(kept),
+                "saturation": {
+                    name: [dataclasses.asdict(risk) for risk in risks[name]] for name in variants if name in risks
+                },
+            }
+            for kept, variants in sets
+        ]
         text = json.dumps({"schema": 1, "quantizations": entries}, allow_nan=False)
         (folder / "quantization.json").write_text(text + "\n", encoding="utf-8")
 

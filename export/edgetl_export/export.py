@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from edgetl_export.artifact import Artifact
@@ -21,8 +23,10 @@ from edgetl_export.chatter import chatter_to
 from edgetl_export.int8 import Int8Options, Quantizer
 from edgetl_export.ladder import Climbed, Rung
 from edgetl_export.progress import Track, silent
+from edgetl_export.quantize.coverage import calibration_warnings, coverage
 from edgetl_export.quantize.pixels import on_pixels
 from edgetl_export.quantize.quantization import Quantization, Quantized
+from edgetl_export.risks import Risks, summary
 from edgetl_export.staging import is_about_the_disk
 from edgetl_export.targets import (
     CALIBRATED,
@@ -38,7 +42,7 @@ from edgetl_export.targets import (
 from edgetl_runtime import __version__
 from edgetl_runtime.errors import EdgetlError, ExportError, UsageError
 from edgetl_runtime.manifest import Manifest, Requires, Variant
-from edgetl_runtime.preprocess import ImageSource
+from edgetl_runtime.preprocess import ImageSource, preprocess
 
 if TYPE_CHECKING:
     from edgetl_export.surgery import Surgery
@@ -47,6 +51,9 @@ __all__ = ["ExportOptions", "Exported", "export"]
 
 LOG = "export.log"
 """The converters' own output, in the bundle."""
+
+_COVERED_IMAGES, _DIVERGING_IMAGES = 8, 16
+"""So many photos say whether a calibration can be trusted, in a second or two."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,8 @@ class ExportOptions:
 class Exported:
     """What `export` wrote into the folder. ``failed`` says why by variant id; ``seconds`` by stage.
 
-    ``rungs`` is what the ladder gave, ``over_budget`` says of variants that are there but decide otherwise too often.
+    ``rungs`` is what the ladder gave, ``over_budget`` says of variants that are there but decide otherwise too often,
+    ``warnings`` what makes the calibration doubtful.
     """
 
     captured: Captured
@@ -82,6 +90,7 @@ class Exported:
     seconds: dict[str, float]
     rungs: tuple[Rung, ...] = ()
     over_budget: dict[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 def export(
@@ -119,10 +128,16 @@ def export(
         if not built.artifacts:
             reasons = "; ".join(f"{variant}: {reason}" for variant, reason in built.failed.items())
             raise ExportError(f"no variant could be written - {reasons}", fix="choose other --targets")
+        with clock("calibrate"):
+            warnings = () if built.quantizer is None else _doubts(built.quantizer, golden)
+        if warnings:
+            facts["warnings"] = list(warnings)
         if climbed.rungs:
             facts["ladder"] = [asdict(rung) for rung in climbed.rungs]
         with clock("export"):
-            manifest = _manifest(captured, built.in_order(options), options, facts)
+            risks = built.risks.of(built.quantizations)
+            found = {variant: {"saturation": summary(layers)} for variant, layers in risks.items()}
+            manifest = _manifest(captured, built.in_order(options, found), options, facts)
             with chatter_to(log):
                 variants = tuple(
                     write_variant(
@@ -136,9 +151,9 @@ def export(
                 )
             manifest = replace(manifest, variants=variants, golden=write_golden(folder, source, golden))
             write_manifest(folder, manifest)
-            write_quantizations(folder, built.quantizations)
+            write_quantizations(folder, built.quantizations, risks)
     over_budget = dict(climbed.over_budget)
-    return Exported(captured, manifest, built.failed, clock.seconds, climbed.rungs, over_budget)
+    return Exported(captured, manifest, built.failed, clock.seconds, climbed.rungs, over_budget, warnings)
 
 
 def _build_integers(
@@ -158,7 +173,7 @@ def _build_integers(
         with chatter_to(built.log):
             integer = on_pixels(captured)
             _ = integer.batched
-        quantizer = Quantizer(source, integer, samples, options.int8, track=track)
+        quantizer = built.quantizer = Quantizer(source, integer, samples, options.int8, track=track)
     climbed = Climbed()
     if options.int8.max_drop is not None:
         with clock("quantize"):
@@ -173,10 +188,28 @@ def _build_integers(
         quantized = quantizer.quantized()
         jobs = [(name, precision) for name in options.targets for precision in wanted]
         for name, precision in track(jobs, what="quantize", total=len(jobs)):
+            if precision == "int8":
+                built.risks.look(name, quantized)
             io, model = (options.int8.io, quantized) if precision == "int8" else ("float", quantizer.wide(quantized))
             built.quantizations[f"{name}.{precision}"] = model.quantization
             built.attempt(name, precision, partial(built.targets[name].quantize, model, precision, io=io))
     return climbed
+
+
+def _doubts(quantizer: Quantizer, golden: Sequence[ImageSource]) -> tuple[str, ...]:
+    """What speaks against the calibration, from a few of its photos and a few of those that judge."""
+    tune, spec = quantizer.options.tune, quantizer.samples.preprocess
+
+    def some(sources: Sequence[ImageSource], n: int) -> npt.NDArray[np.uint8]:
+        return np.stack([preprocess(source, spec) for source in sources[:: max(1, len(sources) // n)][:n]])
+
+    others = golden if tune is None else tune.sources
+    covered = None
+    if others:
+        few = some(others, _COVERED_IMAGES)
+        covered = coverage(quantizer.captured, quantizer.calibration, few, quantizer.options.ranges)
+    photos = some(quantizer.samples.sources, _DIVERGING_IMAGES)
+    return calibration_warnings(quantizer.source, quantizer.calibration, photos, covered)
 
 
 @dataclass
@@ -188,6 +221,8 @@ class _Built:
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     quantizations: dict[str, Quantization] = field(default_factory=dict)
+    risks: Risks = field(default_factory=Risks)
+    quantizer: Quantizer | None = None
 
     def attempt(self, target: str, precision: str, build: Callable[[], Artifact]) -> None:
         """Keep the variant, or the reason why there is none."""
@@ -202,19 +237,26 @@ class _Built:
     def writers(self, io: str) -> dict[str, Callable[[Quantized], Artifact | str]]:
         """For every target a function that writes its int8 variant, or says why there is none."""
 
-        def writer(target: Target) -> Callable[[Quantized], Artifact | str]:
+        def writer(name: str, target: Target) -> Callable[[Quantized], Artifact | str]:
             def write(quantized: Quantized) -> Artifact | str:
+                self.risks.look(name, quantized)
                 with chatter_to(self.log):
                     return _attempt(partial(target.quantize, quantized, io=io))
 
             return write
 
-        return {name: writer(target) for name, target in self.targets.items()}
+        return {name: writer(name, target) for name, target in self.targets.items()}
 
-    def in_order(self, options: ExportOptions) -> dict[str, Artifact]:
-        """By target, then by precision, as they were asked for."""
+    def in_order(self, options: ExportOptions, found: Mapping[str, Mapping[str, object]]) -> dict[str, Artifact]:
+        """By target, then by precision, as they were asked for; what was `found` of a variant is added to its own."""
         names = [f"{target}.{precision}" for target in options.targets for precision in options.precisions]
-        return {name: self.artifacts[name] for name in names if name in self.artifacts}
+        artifacts = {name: self.artifacts[name] for name in names if name in self.artifacts}
+        return {
+            name: replace(artifact, quantization={**(artifact.quantization or {}), **found[name]})
+            if name in found
+            else artifact
+            for name, artifact in artifacts.items()
+        }
 
 
 def _attempt(build: Callable[[], Artifact]) -> Artifact | str:
@@ -288,6 +330,11 @@ def _manifest(
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "checkpoint_sha256": source.checkpoint_sha256,
             **options.provenance,
+            "methods": {
+                variant.id: variant.quantization["method"]
+                for variant in variants
+                if variant.quantization and "method" in variant.quantization
+            },
             **facts,
         },
     )

@@ -102,10 +102,24 @@ def _info(arguments: argparse.Namespace) -> int:
         f"golden     {manifest.golden.n if manifest.golden else 'no'} samples",
         "",
         *console.table(["variant", "size", "engine", "state"], rows),
+        *_saturating(manifest.variants),
     ]
     contract = {key: value for key, value in json.loads(manifest.to_json()).items() if key != "variants"}
     console.show(lines, {"bundle": str(bundle.path), **contract, "variants": variants}, arguments.json)
     return 0
+
+
+def _saturating(variants: Sequence[Variant]) -> list[str]:
+    """A line for every variant whose sums may outgrow 16 bits on some processors."""
+    lines = []
+    for variant in variants:
+        found = (variant.quantization or {}).get("saturation")
+        if isinstance(found, dict) and found.get("layers_at_risk"):
+            lines.append(
+                f"{variant.id}: {found['layers_at_risk']} of {found.get('layers', '?')} layers can saturate on x86 "
+                "CPUs without VNNI: export with --int8-safe"
+            )
+    return lines
 
 
 def _predict(arguments: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ import pytest
 from edgetl_runtime.cli import main
 from edgetl_runtime.console import table
 
+Raw = dict[str, Any]
 Capture = pytest.CaptureFixture[str]
 
 
@@ -64,6 +65,20 @@ def test_info_shows_variants_and_their_state(
     document = json.loads((bundle_path.parent / "info.json").read_text())
     assert {item["id"]: item["runnable"] for item in document["variants"]}["openvino.fp32"] is False
     assert document["preprocess"]["crop"] == [24, 32]
+
+
+def test_info_warns_of_saturation(
+    bundle_path: Path, edit_manifest: Callable[[Path, Callable[[Raw], object]], None], capsys: Capture
+) -> None:
+    def record(raw: Raw) -> None:
+        for variant, at_risk in zip(raw["variants"], (3, 0), strict=False):
+            variant["quantization"] = {"saturation": {"layers_at_risk": at_risk, "layers": 53, "worst": 64770}}
+
+    edit_manifest(bundle_path, record)
+    first = json.loads((bundle_path / "manifest.json").read_text())["variants"][0]["id"]
+    assert main(["info", str(bundle_path)]) == 0
+    warned = [line for line in capsys.readouterr().out.splitlines() if "VNNI" in line]
+    assert warned == [f"{first}: 3 of 53 layers can saturate on x86 CPUs without VNNI: export with --int8-safe"]
 
 
 def test_predict_prints_a_line_per_image_and_json(pristine_bundle: Path, photos: list[str], capsys: Capture) -> None:

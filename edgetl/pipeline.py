@@ -299,7 +299,8 @@ def _export_options(checkpoint: Checkpoint, photos: Photos, options: ExportSecti
 
 def _may_mirror(checkpoint: Checkpoint) -> bool:
     """Unless it was trained without: a mirrored digit is another sign."""
-    return checkpoint.training.get("options", {}).get("augment", "photo") == "photo"
+    augment: str = checkpoint.training.get("options", {}).get("augment", "photo")
+    return augment == "photo"
 
 
 def _surgery(options: ExportSection) -> Surgery | None:

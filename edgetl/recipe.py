@@ -108,10 +108,11 @@ def _require(holds: object, name: str, options: object, allowed: str) -> None:
 class ExportSection:
     """What is written, how many images it is calibrated on, and how int8 is made.
 
-    ``quantize`` is ``ptq``, ``distill`` or ``qat`` (on the photos' labels too); with ``max_drop`` (a share of photos) every rung of the ladder is tried
-    until no more of them get another label, judged on photos of the folder ``tune_data`` or on held-out calibration
-    photos. ``ranges`` is ``mse``, ``percentile`` or ``minmax``; ``int8_safe`` is for CPUs without VNNI; ``io`` is
-    ``float`` or ``int8``. ``activation`` (``relu6``, ``hardswish``) and ``no_se`` change the network first.
+    ``quantize`` is ``ptq``, ``distill`` or ``qat`` (on the photos' labels too); with ``max_drop`` (a share of photos)
+    every rung of the ladder is tried until no more of them get another label, judged on photos of the folder
+    ``tune_data`` or on held-out calibration photos. ``ranges`` is ``mse``, ``percentile`` or ``minmax``; ``int8_safe``
+    is for CPUs without VNNI; ``io`` is ``float`` or ``int8``. ``activation`` (``relu6``, ``hardswish``) and ``no_se``
+    change the network first.
     """
 
     targets: tuple[str, ...] = ("onnx", "tflite", "openvino")

@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from edgetl_export.progress import Track, silent
 from edgetl_export.quantize.calibrate import node_values
-from edgetl_export.quantize.layers import stream
+from edgetl_export.quantize.layers import CLIPPING, stream
 from edgetl_export.quantize.quantization import Grid, Quantization, Quantized
 from edgetl_export.quantize.simulate import Simulation
 from edgetl_runtime.errors import ExportError, UsageError
@@ -34,16 +34,18 @@ __all__ = ["DistillOptions", "batches", "distill", "relative_error"]
 
 @dataclass(frozen=True)
 class DistillOptions:
-    """How to distil: ``rate`` is the learning rate relative to the root mean square of each parameter, ``scale_rate``
-    that of the activation scales' logarithms; ``features`` and ``labels`` weigh the errors of the residual stream and
-    of the labels, where there are any, against that of the logits. ``seconds`` is the most it may take, the schedule
+    """How to distil.
+
+    ``rate`` is the learning rate relative to the root mean square (at most 1) of each parameter, ``scale_rate`` that
+    of the activation scales' logarithms; ``features`` and ``labels`` weigh the errors of the residual stream and of
+    the labels, where there are any, against that of the logits. ``seconds`` is the most it may take, the schedule
     shrinks to fit. ``mirror`` shows half of the batches mirrored: not for digits, which mean something else then.
     """
 
     epochs: int = 16
     batch_size: int = 25
-    rate: float = 3e-4
-    scale_rate: float = 1e-3
+    rate: float = 1e-4
+    scale_rate: float = 3e-4
     features: float = 1.0
     labels: float = 0.1
     mirror: bool = True
@@ -99,10 +101,15 @@ class _Student:
         groups: list[dict[str, Any]] = []
         for parameter in self.parameters.values():
             parameter.requires_grad_()
-            size = max(float(parameter.detach().square().mean().sqrt()), 1e-6)
+            size = min(max(float(parameter.detach().square().mean().sqrt()), 1e-6), 1.0)
             groups.append({"params": [parameter], "base": options.rate * size})
         self.logarithms = {name: torch.nn.Parameter(scale.log()) for name, (scale, _) in self.simulation.grids.items()}
         groups.append({"params": list(self.logarithms.values()), "base": options.scale_rate})
+        # An activation that clips is fused into rounding only while its grid ends where it clips.
+        clipping = {node.name for node in self.simulation.module.graph.nodes if node.target in CLIPPING}
+        self.ceilings = {
+            name: float(logarithm.detach()) for name, logarithm in self.logarithms.items() if name in clipping
+        }
         self.optimizer = torch.optim.Adam(groups, lr=0.0, betas=(0.9, 0.99))
 
     def step(self, images: torch.Tensor, schedule: float, labels: torch.Tensor | None) -> None:
@@ -123,6 +130,9 @@ class _Student:
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
+        with torch.no_grad():
+            for name, ceiling in self.ceilings.items():
+                self.logarithms[name].clamp_(max=ceiling)
 
     def finished(self, rung: str) -> Quantized:
         """The learned parameters and grids as a quantised model of that `rung`."""

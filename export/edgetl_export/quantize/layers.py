@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-__all__ = ["ACTIVATIONS", "Layer", "before_layers", "layers", "module_of", "rounded", "scalable", "stream"]
+__all__ = ["ACTIVATIONS", "CLIPPING", "Layer", "before_layers", "layers", "module_of", "rounded", "scalable", "stream"]
 
 _aten = torch.ops.aten
 _WEIGHTED = frozenset({_aten.conv2d.default, _aten.linear.default})
@@ -15,6 +15,9 @@ ACTIVATIONS = frozenset(
     {_aten.relu.default, _aten.relu_.default, _aten.hardtanh.default, _aten.hardtanh_.default, _aten.relu6.default}
 )
 """Engines fuse these into the operator before them: only what comes out behind is rounded."""
+
+CLIPPING = frozenset({_aten.hardtanh.default, _aten.hardtanh_.default, _aten.relu6.default})
+"""Activations with an upper limit."""
 
 _HOMOGENEOUS = frozenset({_aten.relu.default, _aten.relu_.default})
 

@@ -14,7 +14,7 @@ import torch
 from edgetl_export.capture import Captured
 from edgetl_export.quantize.ranges import Range
 
-__all__ = ["Grid", "Quantization", "Quantized", "weight_scales"]
+__all__ = ["PIXELS", "PROBABILITIES", "Grid", "Quantization", "Quantized", "weight_scales"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,9 @@ class Grid:
 
 PIXELS = Grid(1.0, 0)
 """Grey levels as they are."""
+
+PROBABILITIES = Grid(1 / 256, 0)
+"""What TFLite's integer kernels fix for a sigmoid or a softmax; the others can have it too."""
 
 
 @dataclass(frozen=True)

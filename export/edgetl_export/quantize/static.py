@@ -10,7 +10,7 @@ from torch import fx
 from edgetl_export.capture import Captured
 from edgetl_export.quantize.calibrate import METHODS, Calibration, node_values
 from edgetl_export.quantize.layers import Layer, before_layers, layers
-from edgetl_export.quantize.quantization import PIXELS, Grid, Quantization, Quantized, weight_scales
+from edgetl_export.quantize.quantization import PIXELS, PROBABILITIES, Grid, Quantization, Quantized, weight_scales
 from edgetl_runtime.errors import ExportError, UsageError, nearest
 
 __all__ = ["FULL_LEVELS", "SAFE_LEVELS", "quantize_static"]
@@ -20,9 +20,6 @@ _GIVES_PROBABILITIES = (
     torch.ops.aten.sigmoid_.default,
     torch.ops.aten.softmax.int,
 )
-
-_PROBABILITIES = Grid(1 / 256, 0)
-"""What TFLite's integer kernels fix for a sigmoid or a softmax; the others can have it too."""
 
 FULL_LEVELS, SAFE_LEVELS = 127, 63
 """The largest integer weight of 8 bits, and of the 7 bits with which no pair of products outgrows 16 bits."""
@@ -58,7 +55,7 @@ def _fixed_grids(graph: fx.Graph, grids: Mapping[str, Grid]) -> dict[str, Grid]:
     fixed: dict[str, Grid] = {}
     for node in graph.nodes:
         if node.target in _GIVES_PROBABILITIES:
-            fixed[node.name] = _PROBABILITIES
+            fixed[node.name] = PROBABILITIES
         elif node.target is torch.ops.aten.max_pool2d.default:
             source = node.args[0].name
             fixed[node.name] = fixed.get(source, grids[source])

@@ -13,14 +13,14 @@ import numpy.typing as npt
 
 from edgetl_export.quantize.layers import module_of
 from edgetl_export.quantize.match import match_by_value
-from edgetl_export.quantize.quantization import PIXELS, Grid, Quantized
+from edgetl_export.quantize.quantization import PIXELS, PROBABILITIES, Grid, Quantized
 from edgetl_export.targets import flatbuffer
 from edgetl_export.targets.integer_borders import with_integer_borders
 from edgetl_export.targets.wide import HEADROOM
 
 __all__ = ["IntegerModel", "quantize_tflite"]
 
-_FIXED = {"LOGISTIC": Grid(1 / 256, 0), "SOFTMAX": Grid(1 / 256, 0)}
+_FIXED = {"LOGISTIC": PROBABILITIES, "SOFTMAX": PROBABILITIES}
 """Operators whose integer kernels fix the output."""
 
 _MOVES_VALUES = ("PAD", "RESHAPE", "TRANSPOSE")

@@ -11,7 +11,7 @@ import onnxruntime
 from onnx import helper, numpy_helper
 
 from edgetl_export.quantize.match import match_by_value
-from edgetl_export.quantize.quantization import Grid, Quantized
+from edgetl_export.quantize.quantization import PROBABILITIES, Grid, Quantized
 from edgetl_runtime.errors import ExportError
 
 __all__ = ["QdqModel", "quantize_qdq"]
@@ -42,7 +42,9 @@ def quantize_qdq(model: onnx.ModelProto, quantized: Quantized) -> QdqModel:
     """
     model = _prepared(model)
     nodes = match_by_value(quantized.values, _values_on(model, quantized.probe))
-    writer = _Writer(model, quantized.grids(nodes), quantized)
+    # The sigmoid inside a SiLU is no node of its own.
+    fixed = {node.output[0]: PROBABILITIES for node in model.graph.node if node.op_type == "Sigmoid"}
+    writer = _Writer(model, {**quantized.grids(nodes), **fixed}, quantized)
     if quantized.captured.takes_pixels:
         writer.feed_pixels()
     kept = {name for name, node in nodes.items() if node in quantized.quantization.in_float}

@@ -76,7 +76,7 @@ def _exported(captured: Captured) -> onnx.ModelProto:
     )
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")
-    return _without_traces(program.model_proto)
+    return _without_detours(_without_traces(program.model_proto))
 
 
 def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -85,6 +85,43 @@ def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
     for part in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
         del part.metadata_props[:]
         part.ClearField("doc_string")
+    return model
+
+
+def _without_detours(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Pooling without the exporter's as_strided behind it: a reshape to a row and a gather of all of it in order.
+
+    It moves nothing, but makes integer engines change layouts twice.
+    """
+    inferred = onnx.shape_inference.infer_shapes(model)
+    shapes = {
+        value.name: [d.dim_value for d in value.type.tensor_type.shape.dim] for value in inferred.graph.value_info
+    }
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    makers = {name: node for node in model.graph.node for name in node.output}
+    same: dict[str, str] = {}
+    for gather in model.graph.node:
+        row = makers.get(gather.input[0]) if gather.op_type == "Gather" else None
+        indices = constants.get(gather.input[1]) if row is not None and row.op_type == "Reshape" else None
+        if row is None or indices is None or shapes.get(row.output[0]) != [indices.size]:
+            continue
+        in_order = np.array_equal(indices.ravel(), np.arange(indices.size))
+        if in_order and shapes.get(row.input[0]) == list(indices.shape):
+            same[gather.output[0]] = row.input[0]
+    for node in model.graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = same.get(name, name)
+    return _pruned(model)
+
+
+def _pruned(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Without nodes that nothing reads."""
+    needed = {output.name for output in model.graph.output}
+    for node in reversed(list(model.graph.node)):
+        if needed.isdisjoint(node.output):
+            model.graph.node.remove(node)
+        else:
+            needed.update(node.input)
     return model
 
 

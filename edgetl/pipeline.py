@@ -85,8 +85,7 @@ def run(
     with the reasons in its report. Everything that can be known to fail does so before the first expensive step.
     """
     check_destination(out, holds=BUNDLE_FILE, force=force)
-    check_names(recipe.export.targets, recipe.export.precisions)
-    check_installed(recipe.export.targets)
+    _check_export(recipe.export)
     judging = verify_options(recipe)
     dataset, trained = train(recipe, dataset=dataset, track=track)
     held_out, split = dataset.held_out
@@ -160,8 +159,7 @@ def export_checkpoint(
     """
     options = options or ExportSection()
     check_destination(out, holds=BUNDLE_FILE, force=force)
-    check_names(options.targets, options.precisions)
-    check_installed(options.targets)
+    _check_export(options)
     available = _available(calibration, checkpoint, options) if isinstance(calibration, Path) else calibration
     calibration_photos = pick(available, options.calibration_samples)
     photos = Photos(
@@ -268,6 +266,20 @@ def _others(available: Sequence[Sample], calibration: Sequence[Sample]) -> tuple
     taken = {id(sample) for sample in calibration}
     others = tuple(sample for sample in available if id(sample) not in taken)
     return others if len(others) >= LEAST_TO_JUDGE else ()
+
+
+def _check_export(options: ExportSection) -> None:
+    """What can be wrong with an export, found before anything is trained. Raises `UsageError` and the like."""
+    check_names(options.targets, options.precisions)
+    check_installed(options.targets)
+    # Photos and their labels are not known yet.
+    labels = (0,) if options.quantize == "qat" else ()
+    int8 = Int8Options(
+        quantize=options.quantize, max_drop=options.max_drop, ranges=options.ranges, labels=labels, io=options.io
+    )
+    ExportOptions(options.targets, options.precisions, int8, surgery=_surgery(options))
+    if options.tune_data is not None:
+        load_photos(options.tune_data)
 
 
 def _export_options(checkpoint: Checkpoint, photos: Photos, options: ExportSection) -> ExportOptions:

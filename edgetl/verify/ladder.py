@@ -68,13 +68,17 @@ def attempts(report: Report) -> list[Attempt]:
 
 
 def how_int8_was_made(report: Report) -> list[str]:
-    """A line for every variant in integers: the rung it was taken from and what that gave, or just its method."""
+    """A line for every int8 variant: the rung it was taken from and what that gave, or just its method.
+
+    Variants whose precision says it all (``w8``, ``dynamic``) have none.
+    """
     kept = {rung["variant"]: rung for rung in _rungs(report) if rung["kept"]}
     lines = []
     for variant in dict.fromkeys([*_methods(report), *kept]):
         rung = kept.get(variant)
         if rung is None:
-            lines.append(f"{variant} {_methods(report)[variant]}")
+            method = _methods(report)[variant]
+            lines += [f"{variant} {method}"] if variant.endswith(".int8") else []
         else:
             note = f" ({rung['note']})" if rung["note"] else ""
             lines.append(f"{variant} {rung['rung']}{note}: {_gave(rung)}")

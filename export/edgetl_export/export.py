@@ -26,6 +26,7 @@ from edgetl_export.progress import Track, silent
 from edgetl_export.quantize.coverage import calibration_warnings, coverage
 from edgetl_export.quantize.pixels import on_pixels
 from edgetl_export.quantize.quantization import Quantization, Quantized
+from edgetl_export.quantize.saturation import LayerRisk
 from edgetl_export.risks import Risks, summary
 from edgetl_export.staging import is_about_the_disk
 from edgetl_export.targets import (
@@ -128,14 +129,18 @@ def export(
         if not built.artifacts:
             reasons = "; ".join(f"{variant}: {reason}" for variant, reason in built.failed.items())
             raise ExportError(f"no variant could be written - {reasons}", fix="choose other --targets")
-        with clock("calibrate"):
-            warnings = () if built.quantizer is None else _doubts(built.quantizer, golden)
+        warnings: tuple[str, ...] = ()
+        risks: Mapping[str, list[LayerRisk]] = {}
+        if built.quantizer is not None:
+            with clock("calibrate"):
+                warnings = _doubts(built.quantizer, golden)
+            with clock("quantize"):
+                risks = built.risks.of(built.quantizations)
         if warnings:
             facts["warnings"] = list(warnings)
         if climbed.rungs:
             facts["ladder"] = [asdict(rung) for rung in climbed.rungs]
         with clock("export"):
-            risks = built.risks.of(built.quantizations)
             found = {variant: {"saturation": summary(layers)} for variant, layers in risks.items()}
             manifest = _manifest(captured, built.in_order(options, found), options, facts)
             with chatter_to(log):
@@ -189,7 +194,7 @@ def _build_integers(
         jobs = [(name, precision) for name in options.targets for precision in wanted]
         for name, precision in track(jobs, what="quantize", total=len(jobs)):
             if precision == "int8":
-                built.risks.look(name, quantized)
+                built.risks.remember(name, quantized)
             io, model = (options.int8.io, quantized) if precision == "int8" else ("float", quantizer.wide(quantized))
             built.quantizations[f"{name}.{precision}"] = model.quantization
             built.attempt(name, precision, partial(built.targets[name].quantize, model, precision, io=io))
@@ -239,7 +244,7 @@ class _Built:
 
         def writer(name: str, target: Target) -> Callable[[Quantized], Artifact | str]:
             def write(quantized: Quantized) -> Artifact | str:
-                self.risks.look(name, quantized)
+                self.risks.remember(name, quantized)
                 with chatter_to(self.log):
                     return _attempt(partial(target.quantize, quantized, io=io))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edgetl_export.quantize.integers import MLAS, ONEDNN
@@ -19,29 +20,28 @@ _PACKINGS = {"onnx": MLAS, "openvino": ONEDNN}
 
 @dataclass
 class Risks:
-    """The risk of every set of parameters in the kernels of each target, found when a file is written from it."""
+    """Remembers the models that int8 files are written from, to say what 16 bits may do to those that are kept."""
 
-    _seen: list[tuple[str, Quantization, list[LayerRisk]]] = field(default_factory=list)
+    _seen: list[tuple[str, Quantized]] = field(default_factory=list)
 
-    def look(self, target: str, quantized: Quantized) -> None:
-        """Take down what 16 bits may do to the static int8 of `target`; about 0.1 s for MobileNetV2."""
-        if target not in _PACKINGS:
-            return
-        try:
-            found = saturation_risk(quantized, packing=_PACKINGS[target])
-        except ExportError:
-            # A layer whose input has no grid is computed in float: the writer says so, or refuses it.
-            return
-        self._seen.append((target, quantized.quantization, found))
+    def remember(self, target: str, quantized: Quantized) -> None:
+        """Note that a static int8 file of `target` is written from `quantized`."""
+        if target in _PACKINGS:
+            self._seen.append((target, replace(quantized, values={})))
 
     def of(self, quantizations: Mapping[str, Quantization]) -> dict[str, list[LayerRisk]]:
-        """By variant id: the layers of its int8 file. Variants of other precisions and targets are left out."""
-        return {
-            variant: found
-            for variant, quantization in quantizations.items()
-            for target, looked_at, found in self._seen
-            if variant == f"{target}.int8" and looked_at is quantization
-        }
+        """By variant id: the layers of its int8 file. Variants of other precisions and targets are left out.
+
+        Half a second for a variant of MobileNetV2 on one core, and once a second more to trace its graph.
+        """
+        found: dict[str, list[LayerRisk]] = {}
+        for variant, quantization in quantizations.items():
+            for target, quantized in self._seen:
+                if variant == f"{target}.int8" and quantized.quantization is quantization:
+                    # A layer whose input has no grid is computed in float: there is nothing to say of that file.
+                    with suppress(ExportError):
+                        found[variant] = saturation_risk(quantized, packing=_PACKINGS[target])
+        return found
 
 
 def summary(risks: Sequence[LayerRisk]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def test_safe_int8_is_at_no_risk_and_rungs_are_looked_at_too(trained, tmp_path: 
 
 def test_other_parameters_are_not_taken_for_those_of_a_file(int8) -> None:
     risks = Risks()
-    risks.look("onnx", int8.quantized)
+    risks.remember("onnx", int8.quantized)
     same, other = int8.quantized.quantization, int8.quantized.on_rung("other").quantization
     assert list(risks.of({"onnx.int8": same, "openvino.int8": same, "onnx.w8a16": same})) == ["onnx.int8"]
     assert risks.of({"onnx.int8": other}) == {}

@@ -158,7 +158,7 @@ class _Outside(fx.Interpreter):
         if n.name in self._ranges:
             found, grid = self._ranges[n.name], self._grids[n.name]
             values, half = result.flatten(1), grid.scale / 2
-            self.modules[n.name] = module_of(n)
+            self.modules[n.name] = module_of(n) or n.name
             self.range.setdefault(n.name, []).append(_share_outside(values, found.low, found.high))
             self.grid.setdefault(n.name, []).append(_share_outside(values, grid.low - half, grid.high + half))
         return result

@@ -31,7 +31,7 @@ SURGERY = {"replaced": {"SiLU": 49}, "sqnr_db": 3.25, "loss": 0.011, "epochs": 1
 
 @pytest.fixture
 def climbed(report: Report) -> Report:
-    methods = {"onnx.int8": "static", "tflite.int8": "distill", "onnx.w8": "w8"}
+    methods = {"onnx.int8": "static", "tflite.int8": "distill", "onnx.w8": "w8", "openvino.int8": "static"}
     return replace(report, provenance={"ladder": LADDER, "methods": methods, "surgery": SURGERY})
 
 
@@ -55,7 +55,7 @@ def test_every_integer_variant_says_what_it_needed(climbed: Report) -> None:
     assert how_int8_was_made(climbed) == [
         "onnx.int8 static: 0 of 50 change, 30.0 dB",
         "tflite.int8 distill (16 epochs | 200 <photos>): 1 of 50 change, 30.0 dB",
-        "onnx.w8 w8",
+        "openvino.int8 static",
     ]
     assert [method_of(name, climbed) for name in ("tflite.int8", "onnx.fp32")] == ["distill", None]
     assert surgery_line(climbed) == (

@@ -134,14 +134,16 @@ def rungs(plan: Climb, *, track: Track = silent) -> Iterator[tuple[Quantized, st
     """Quantised models, rung by rung, with what there is to say of each; computed when they are asked for."""
     static = plan.quantize(plan.captured, plan.calibration)
     yield static, None
-    best = _repaired(plan, static)
+    best, uncorrected = _repaired(plan, static)
     if best is not static:
         yield best, best.quantization.calibration.get("repair")
-    noise = noise_by_node(best, plan.images[:_SENSITIVITY_IMAGES])
+    # Biases corrected for errors that float layers no longer make would be wrong, and no teacher may have them.
+    noise = noise_by_node(uncorrected, plan.images[:_SENSITIVITY_IMAGES])
     for share in _SHARES:
-        mixed = in_float(best, noise, share)
+        mixed = in_float(uncorrected, noise, share)
+        mixed = max(mixed, _corrected(plan, mixed), key=lambda one: _simulated(plan, one))
         yield mixed, f"{len(mixed.quantization.in_float)} nodes in float"
-    learned = distill(best, plan.images, plan.distillation, resume=plan.resume, track=track)
+    learned = distill(uncorrected, plan.images, plan.distillation, resume=plan.resume, track=track)
     yield learned, f"{plan.distillation.epochs} epochs on {len(plan.images)} photos"
     noise = noise_by_node(learned, plan.images[:_SENSITIVITY_IMAGES])
     for share in _SHARES:
@@ -149,22 +151,28 @@ def rungs(plan: Climb, *, track: Track = silent) -> Iterator[tuple[Quantized, st
         yield mixed, f"after distillation, {len(mixed.quantization.in_float)} nodes in float"
 
 
-def _repaired(plan: Climb, static: Quantized) -> Quantized:
-    """The best of static, biases corrected, channels evened out and both, simulated on the photos to judge on."""
-    few = plan.images[:_REPAIR_IMAGES]
-    candidates = {"": static}
+def _repaired(plan: Climb, static: Quantized) -> tuple[Quantized, Quantized]:
+    """The best of static, biases corrected, channels evened out and both, simulated on the photos to judge on.
+
+    And the same without corrected biases, whose float network is the original.
+    """
+    plain = {"": static}
     if plan.recalibrate is not None:
-        evened, pairs = equalize(plan.captured, few)
+        evened, pairs = equalize(plan.captured, plan.images[:_REPAIR_IMAGES])
         if pairs:
-            candidates["equalised channels"] = plan.quantize(evened, plan.recalibrate(evened))
-    for name, candidate in list(candidates.items()):
-        corrected = candidate.captured.with_parameters(correct_biases(candidate, few))
+            name = "equalised channels"
+            plain[name] = plan.quantize(evened, plan.recalibrate(evened)).on_rung("repair", repair=name)
+    candidates = {name: (candidate, candidate) for name, candidate in plain.items()}
+    for name, candidate in plain.items():
         label = f"{name}, corrected biases" if name else "corrected biases"
-        values = node_values(corrected, candidate.probe)
-        candidates[label] = replace(candidate, captured=corrected, values=values)
-    fidelity = {name: _simulated(plan, candidate) for name, candidate in candidates.items()}
-    chosen = max(fidelity, key=lambda name: fidelity[name])
-    return candidates[chosen].on_rung("repair", repair=chosen) if chosen else static
+        candidates[label] = _corrected(plan, candidate).on_rung("repair", repair=label), candidate
+    fidelity = {name: _simulated(plan, candidate) for name, (candidate, _) in candidates.items()}
+    return candidates[max(fidelity, key=lambda name: fidelity[name])]
+
+
+def _corrected(plan: Climb, quantized: Quantized) -> Quantized:
+    corrected = quantized.captured.with_parameters(correct_biases(quantized, plan.images[:_REPAIR_IMAGES]))
+    return replace(quantized, captured=corrected, values=node_values(corrected, quantized.probe))
 
 
 def _simulated(plan: Climb, quantized: Quantized) -> float:

@@ -129,13 +129,7 @@ def export(
         if not built.artifacts:
             reasons = "; ".join(f"{variant}: {reason}" for variant, reason in built.failed.items())
             raise ExportError(f"no variant could be written - {reasons}", fix="choose other --targets")
-        warnings: tuple[str, ...] = ()
-        risks: Mapping[str, list[LayerRisk]] = {}
-        if built.quantizer is not None:
-            with clock("calibrate"):
-                warnings = _doubts(built.quantizer, golden)
-            with clock("quantize"):
-                risks = built.risks.of(built.quantizations)
+        warnings, risks = _looked_at(built, golden, clock)
         if warnings:
             facts["warnings"] = list(warnings)
         if climbed.rungs:
@@ -199,6 +193,18 @@ def _build_integers(
             built.quantizations[f"{name}.{precision}"] = model.quantization
             built.attempt(name, precision, partial(built.targets[name].quantize, model, precision, io=io))
     return climbed
+
+
+def _looked_at(
+    built: _Built, golden: Sequence[ImageSource], clock: _Clock
+) -> tuple[tuple[str, ...], dict[str, list[LayerRisk]]]:
+    """What makes the calibration doubtful, and by variant what 16 bits may do; nothing when all variants are floats."""
+    if built.quantizer is None:
+        return (), {}
+    with clock("calibrate"):
+        warnings = _doubts(built.quantizer, golden)
+    with clock("quantize"):
+        return warnings, built.risks.of(built.quantizations)
 
 
 def _doubts(quantizer: Quantizer, golden: Sequence[ImageSource]) -> tuple[str, ...]:

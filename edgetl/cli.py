@@ -267,6 +267,8 @@ def _export(arguments: argparse.Namespace) -> int:
         print(f"{variant.id:16} {variant.bytes / 1e6:8.2f} MB  {variant.files[0].path}")
     for variant_id, reason in exported.failed.items():
         say(f"FAIL  {variant_id}: {reason}")
+    for warning in exported.warnings:
+        say(f"warning: {warning}")
     _tell_rungs(exported.rungs)
     for variant_id, reason in exported.over_budget.items():
         say(f"FAIL  {variant_id}: {reason}")

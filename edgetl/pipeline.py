@@ -113,7 +113,8 @@ def run(
         )
         report = dataclasses.replace(report, bundle=out.name)
         write_report(report, ReportFiles.in_folder(folder))
-    return Outcome(out, report, (*trained.notes, _about_split(split)), exported.over_budget)
+    notes = (*trained.notes, _about_split(split), *(f"warning: {text}" for text in exported.warnings))
+    return Outcome(out, report, notes, exported.over_budget)
 
 
 def train(recipe: Recipe, *, dataset: Dataset | None = None, track: Track = silent) -> tuple[Dataset, Trained]:

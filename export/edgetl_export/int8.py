@@ -125,6 +125,7 @@ class Quantizer:
             recalibrate=lambda captured: calibrate_once(captured, self.samples, track=self.track),
             distillation=self.options.distillation,
             resume=self._resume(),
+            finish=without_saturation if self.options.safe else None,
         )
         return climb(plan, write, partial(_run, self.captured), track=self.track)
 
@@ -143,7 +144,7 @@ class Quantizer:
             return None
         options = self.options
         labels = options.labels if options.quantize == "qat" else ()
-        key = key_of(self.captured, self.samples, options.ranges, options.safe, labels)
+        key = key_of(self.captured, self.samples, options.ranges, options.safe, labels, options.max_drop is None)
         return folder / "distill" / f"{key}.pt"
 
 

@@ -58,7 +58,8 @@ class Rung:
 @dataclass(frozen=True)
 class Climb:
     """What a ladder needs: the network to quantise and its calibration, photos to fit on (``images``), photos to judge
-    on (``judge``, with the original's ``logits``), the most labels that may change (``max_drop``, a share).
+    on (``judge``, with the original's ``logits``), the most labels that may change (``max_drop``, a share). ``finish`` is
+    done to what distillation learned.
     """
 
     captured: Captured
@@ -71,6 +72,7 @@ class Climb:
     recalibrate: Callable[[Captured], Calibration] | None = None
     distillation: DistillOptions = field(default_factory=DistillOptions)
     resume: Path | None = None
+    finish: Callable[[Quantized], Quantized] | None = None
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,8 @@ def rungs(plan: Climb, *, track: Track = silent) -> Iterator[tuple[Quantized, st
         mixed = max(mixed, _corrected(plan, mixed), key=lambda one: _simulated(plan, one))
         yield mixed, f"{len(mixed.quantization.in_float)} nodes in float"
     learned = distill(uncorrected, plan.images, plan.distillation, resume=plan.resume, track=track)
+    if plan.finish is not None:
+        learned = plan.finish(learned)
     yield learned, f"{plan.distillation.epochs} epochs on {len(plan.images)} photos"
     noise = noise_by_node(learned, plan.images[:_SENSITIVITY_IMAGES])
     for share in _SHARES:

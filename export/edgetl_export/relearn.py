@@ -34,7 +34,7 @@ class Relearned:
     network: nn.Module
     replaced: Counter[str]
     sqnr_db: float
-    loss: float
+    loss: float | None
     epochs: int
     seconds: float
 
@@ -84,7 +84,7 @@ def relearn(
             losses.append(float(loss.detach()))
             done += 1
     network.requires_grad_(requires_grad=False)
-    loss_now = float(np.mean(losses)) if losses else math.nan
+    loss_now = float(np.mean(losses)) if losses else None
     return Relearned(
         network,
         Counter(operated.replaced),

@@ -58,8 +58,8 @@ class Rung:
 @dataclass(frozen=True)
 class Climb:
     """What a ladder needs: the network to quantise and its calibration, photos to fit on (``images``), photos to judge
-    on (``judge``, with the original's ``logits``), the most labels that may change (``max_drop``, a share). ``finish`` is
-    done to what distillation learned.
+    on (``judge``, with the original's ``logits``), the most labels that may change (``max_drop``, a share).
+    ``finish`` is done to what distillation learned.
     """
 
     captured: Captured

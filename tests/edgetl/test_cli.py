@@ -280,7 +280,7 @@ def test_a_missing_module_of_edgetl_is_a_bug(run_words: list[str], run_that_lack
 
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [("edgetl_export.targets.to_onnx:OnnxTarget", "build"), ("edgetl_export.export:", "write_golden")],
+    [("edgetl_export.targets.to_onnx:OnnxTarget", "write"), ("edgetl_export.export:", "write_golden")],
 )
 def test_interrupt(
     owner: str, name: str, export_words: list[str], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch

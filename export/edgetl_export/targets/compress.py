@@ -63,8 +63,10 @@ def quantize_in_place(model: openvino.Model, quantized: Quantized) -> dict[str, 
 def _feed_pixels(model: openvino.Model) -> None:
     """Borders put on the image while it is uint8, so that the first layer reads integers instead of float32."""
     source: Any = model.inputs[0]
-    (convert,) = [target.get_node() for target in source.get_target_inputs()]
-    output = convert.output(0)
+    readers = [target.get_node() for target in source.get_target_inputs()]
+    if len(readers) != 1 or readers[0].get_type_name() != "Convert":
+        return
+    output = readers[0].output(0)
     while True:
         readers = [target.get_node() for target in output.get_target_inputs()]
         if len(readers) != 1 or readers[0].get_type_name() != "Concat":

@@ -155,7 +155,10 @@ class _Writer:
         """
         nodes = self.model.graph.node
         image = self.model.graph.input[0].name
-        cast = next(node for node in nodes if node.op_type == "Cast" and node.input[0] == image)
+        readers = [node for node in nodes if image in node.input]
+        if len(readers) != 1 or readers[0].op_type != "Cast":
+            return
+        cast = readers[0]
         tensor, replacement = cast.output[0], cast.input[0]
         nodes.remove(cast)
         while True:

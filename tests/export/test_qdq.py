@@ -74,12 +74,12 @@ def in_tflite(artifact: Artifact) -> list[Found | None]:
         if operator["op_name"] not in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
             continue
         source, weight = operator["inputs"][:2]
+        if operator["op_name"] == "FULLY_CONNECTED":
+            # The last one gives float logits: float values that lie on the grid, times integers made float.
+            source, weight = dequantised.get(source, source), dequantised.get(weight, weight)
         if details[weight]["dtype"] is np.float32:
             found.append(None)
             continue
-        if operator["op_name"] == "FULLY_CONNECTED":
-            # The last one gives float logits, and takes float values that lie on the grid.
-            source = dequantised.get(source, source)
         assert details[source]["dtype"] is details[weight]["dtype"] is np.int8
         parameters = details[weight]["quantization_parameters"]
         assert not parameters["zero_points"].any()
@@ -191,7 +191,8 @@ def test_the_files_decide_alike(network: Int8) -> None:
     logits = {target: network.logits(target) for target in TARGETS}
     for target, other in (("onnx", "tflite"), ("onnx", "openvino"), ("tflite", "openvino")):
         assert (logits[target].argmax(1) == logits[other].argmax(1)).mean() >= 0.985
-        assert sqnr_db(logits[target], logits[other]) > sqnr_db(network.reference, logits[target]) + 3
+        # ONNX Runtime and TFLite round inside a SiLU too, OpenVINO does not.
+        assert sqnr_db(logits[target], logits[other]) > 30
 
 
 def test_nothing_in_the_onnx_file_is_on_a_grid_of_its_own(network: Int8) -> None:
@@ -265,7 +266,7 @@ def test_a_layer_stays_in_float_in_every_format(target: str, name: str, int8: In
     assert in_float == [name]
     assert artifact.quantization is not None
     assert sum(artifact.quantization["float_operators"].values()) > 0
-    assert sqnr_db(int8.reference, int8.logits(target, artifact)) > sqnr_db(int8.reference, int8.logits(target)) - 1
+    assert sqnr_db(int8.reference, int8.logits(target, artifact)) > 35
 
 
 @pytest.mark.parametrize("target", ["onnx", "openvino"])

@@ -48,6 +48,7 @@ def quantize_qdq(model: onnx.ModelProto, quantized: Quantized) -> QdqModel:
     if quantized.captured.takes_pixels:
         writer.feed_pixels()
     kept = {name for name, node in nodes.items() if node in quantized.quantization.in_float}
+    kept |= {name for node in model.graph.node if kept.intersection(node.output) for name in fixed if name in node.input}
     chosen, left = _choose(model, writer.grids, kept)
     if not chosen:
         raise ExportError("no operator of this network could be quantised", fix="leave int8 out of --precisions")

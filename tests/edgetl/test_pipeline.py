@@ -97,7 +97,7 @@ def test_what_exists_is_only_replaced_when_forced_and_only_after_success(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(to_onnx.OnnxTarget, "build", interrupt)
+        patched.setattr(to_onnx.OnnxTarget, "write", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(with_photos(photos), out, force=True)
     assert (out / "manifest.json").read_bytes() == before
@@ -109,14 +109,14 @@ def test_what_exists_is_only_replaced_when_forced_and_only_after_success(
 def test_a_variant_that_could_not_be_written_fails_the_verdict(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = to_onnx.OnnxTarget.build
+    right = to_onnx.OnnxTarget.write
 
-    def fail_fp16(self: to_onnx.OnnxTarget, workshop: object, precision: str) -> object:
+    def fail_fp16(self: to_onnx.OnnxTarget, captured: object, precision: str) -> object:
         if precision == "fp16":
             raise RuntimeError("no such kernel")
-        return right(self, workshop, precision)  # type: ignore[arg-type]
+        return right(self, captured, precision)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(to_onnx.OnnxTarget, "build", fail_fp16)
+    monkeypatch.setattr(to_onnx.OnnxTarget, "write", fail_fp16)
     outcome = run(with_photos(photos), tmp_path / "a.edgetl")
     assert not outcome.report.verdict.passed
     assert "no such kernel" in (outcome.report.variant("onnx.fp16").error or "")

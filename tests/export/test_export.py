@@ -103,11 +103,9 @@ def test_int8_layers_run_on_integers(bundle) -> None:
     interpreter = Interpreter(model_path=str(folder / "tflite/model.int8.tflite"))
     details = {tensor["index"]: tensor for tensor in interpreter.get_tensor_details()}
     for operator in interpreter._get_ops_details():
-        if operator["op_name"] in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
-            assert details[operator["inputs"][1]]["dtype"] is np.int8
-            if operator["op_name"] != "FULLY_CONNECTED":
-                assert details[operator["inputs"][0]]["dtype"] is np.int8
-                assert details[operator["outputs"][0]]["dtype"] is np.int8
+        if operator["op_name"] in ("CONV_2D", "DEPTHWISE_CONV_2D"):
+            tensors = (*operator["inputs"][:2], operator["outputs"][0])
+            assert all(details[tensor]["dtype"] is np.int8 for tensor in tensors)
     for variant in ("onnx.int8", "openvino.int8"):
         left = exported.manifest.variant(variant).quantization["float_operators"]
         assert not {"Conv", "Gemm", "Convolution", "GroupConvolution"} & set(left)

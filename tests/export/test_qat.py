@@ -99,7 +99,7 @@ def cross_entropy(quantized: Quantized, tensors: npt.NDArray[np.uint8], labels: 
 
 def test_labels_are_learned_with_their_own_images(int8: Int8) -> None:
     tensors, kinds = int8.trained.tensors[:100], int8.trained.kinds[:100]
-    options = DistillOptions(epochs=3, labels=20.0, rate=3e-3, scale_rate=1e-3)
+    options = DistillOptions(epochs=6, labels=20.0, rate=1e-2, scale_rate=1e-3)
     with_labels = distill(int8.quantized, tensors, options, labels=kinds)
     without = distill(int8.quantized, tensors, options)
     assert (with_labels.quantization.rung, without.quantization.rung) == ("qat", "distill")

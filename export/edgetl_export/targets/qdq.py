@@ -11,7 +11,7 @@ import onnxruntime
 from onnx import helper, numpy_helper
 
 from edgetl_export.quantize.match import match_by_value
-from edgetl_export.quantize.quantization import PROBABILITIES, Grid, Quantized
+from edgetl_export.quantize.quantization import Grid, Quantized
 from edgetl_runtime.errors import ExportError
 
 __all__ = ["QdqModel", "quantize_qdq"]
@@ -42,13 +42,16 @@ def quantize_qdq(model: onnx.ModelProto, quantized: Quantized) -> QdqModel:
     """
     model = _prepared(model)
     nodes = match_by_value(quantized.values, _values_on(model, quantized.probe))
-    # The sigmoid inside a SiLU is no node of its own.
-    fixed = {node.output[0]: PROBABILITIES for node in model.graph.node if node.op_type == "Sigmoid"}
+    # The sigmoid inside a SiLU is no node of its own. It reaches one, which TFLite's grid for sigmoids does not.
+    inner = [node.output[0] for node in model.graph.node if node.op_type == "Sigmoid" and node.output[0] not in nodes]
+    fixed = dict.fromkeys(inner, Grid(1 / 255, 0))
     writer = _Writer(model, {**quantized.grids(nodes), **fixed}, quantized)
     if quantized.captured.takes_pixels:
         writer.feed_pixels()
     kept = {name for name, node in nodes.items() if node in quantized.quantization.in_float}
-    kept |= {name for node in model.graph.node if kept.intersection(node.output) for name in fixed if name in node.input}
+    kept |= {
+        name for node in model.graph.node if kept.intersection(node.output) for name in fixed if name in node.input
+    }
     chosen, left = _choose(model, writer.grids, kept)
     if not chosen:
         raise ExportError("no operator of this network could be quantised", fix="leave int8 out of --precisions")

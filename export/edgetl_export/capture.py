@@ -106,7 +106,9 @@ class Captured:
         return torch.zeros(self.input.shape, dtype=torch.uint8)
 
     def with_parameters(self, values: Mapping[str, torch.Tensor]) -> Captured:
-        """A copy whose parameters of these names (as in `batched`) have these values."""
+        """A copy whose parameters of these names (as in `batched`) have these values; itself when there are none."""
+        if not values:
+            return self
         module = copy.deepcopy(self.module)
         for name, value in values.items():
             module.get_parameter(name).data = value.detach().clone()

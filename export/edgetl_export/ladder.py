@@ -26,10 +26,7 @@ from edgetl_export.quantize.simulate import Simulation
 from edgetl_export.quantize.static import quantize_static
 from edgetl_runtime.comparison import sqnr_db
 
-__all__ = ["RUNGS", "Climb", "Climbed", "Rung", "climb", "rungs"]
-
-RUNGS = ("static", "repair", "mixed", "distill")
-"""From the cheapest to the dearest."""
+__all__ = ["Climb", "Climbed", "Rung", "climb", "rungs"]
 
 _SHARES = (0.5, 0.8, 0.95)
 """Shares of the predicted noise that mixed precision takes out, one after the other."""

@@ -13,7 +13,7 @@ import pytest
 
 from edgetl_export import ladder
 from edgetl_export.artifact import Artifact
-from edgetl_export.ladder import RUNGS, Climb, Climbed, climb, rungs
+from edgetl_export.ladder import Climb, Climbed, climb, rungs
 from edgetl_export.quantize.distill import DistillOptions
 from edgetl_export.quantize.quantization import Quantized
 from edgetl_export.quantize.static import quantize_static
@@ -66,7 +66,7 @@ def plan(int8: Int8, monkeypatch: pytest.MonkeyPatch) -> Climb:
     """For engines that are made up; the rungs are all there, and cost nothing."""
 
     def cheap(_plan: Climb, *, track: object) -> Iterator[tuple[Quantized, str | None]]:
-        for rung in RUNGS:
+        for rung in ("static", "repair", "mixed", "distill"):
             yield int8.quantized.on_rung(rung), f"about {rung}"
 
     monkeypatch.setattr(ladder, "rungs", cheap)

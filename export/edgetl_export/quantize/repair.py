@@ -8,9 +8,9 @@ import torch
 from torch import fx
 
 from edgetl_export.capture import Captured
-from edgetl_export.quantize.layers import Layer, scalable
+from edgetl_export.quantize.layers import scalable
 from edgetl_export.quantize.quantization import Quantized
-from edgetl_export.quantize.simulate import Simulation
+from edgetl_export.quantize.simulate import Simulation, float_outputs
 
 __all__ = ["correct_biases", "equalize"]
 
@@ -31,14 +31,14 @@ def correct_biases(quantized: Quantized, images: npt.NDArray[np.uint8]) -> dict[
     biases: dict[str, torch.Tensor] = {}
     with torch.inference_mode():
         _, exact = simulation.run_float(batch, keep=corrected)
-        means = {name: _channel_means(value, corrected[name]) for name, value in exact.items()}
+        means = {name: _channel_means(value) for name, value in exact.items()}
         del exact
 
         def shift(node: fx.Node, value: torch.Tensor) -> torch.Tensor:
             layer = corrected.get(node.name)
             if layer is None or layer.bias is None:
                 return value
-            error = means[node.name] - _channel_means(value, layer)
+            error = means[node.name] - _channel_means(value)
             biases[layer.bias] = simulation.parameters[layer.bias].detach() + error
             return value + (error[:, None, None] if value.ndim == 4 else error)
 
@@ -46,7 +46,7 @@ def correct_biases(quantized: Quantized, images: npt.NDArray[np.uint8]) -> dict[
     return {name: bias.clone() for name, bias in biases.items()}
 
 
-def _channel_means(value: torch.Tensor, layer: Layer) -> torch.Tensor:
+def _channel_means(value: torch.Tensor) -> torch.Tensor:
     return value.mean((0, 2, 3)) if value.ndim == 4 else value.flatten(0, -2).mean(0)
 
 
@@ -58,9 +58,8 @@ def equalize(captured: Captured, images: npt.NDArray[np.uint8]) -> tuple[Capture
     range of the largest (half of the way, as in Xiao et al., "SmoothQuant", ICML 2023, since the weights behind pay).
     """
     pairs = scalable(captured.batched.graph)
-    simulation_keep = [front.output for front, _ in pairs]
     with torch.inference_mode():
-        kept = _outputs(captured, torch.from_numpy(images), simulation_keep)
+        kept = float_outputs(captured, torch.from_numpy(images), [front.output for front, _ in pairs])
     changed: dict[str, torch.Tensor] = {}
 
     def current(name: str) -> torch.Tensor:
@@ -77,16 +76,3 @@ def equalize(captured: Captured, images: npt.NDArray[np.uint8]) -> tuple[Capture
             scale[:, None, None, None] if depthwise else scale[None, :, None, None]
         )
     return captured.with_parameters(changed), len(pairs)
-
-
-def _outputs(captured: Captured, images: torch.Tensor, names: list[str]) -> dict[str, torch.Tensor]:
-    class Keeping(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> object:
-            result = super().run_node(n)
-            if n.name in names:
-                kept[n.name] = result.clone()
-            return result
-
-    kept: dict[str, torch.Tensor] = {}
-    Keeping(captured.batched).run(images)
-    return kept

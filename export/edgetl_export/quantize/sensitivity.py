@@ -30,7 +30,7 @@ def noise_by_node(quantized: Quantized, images: npt.NDArray[np.uint8]) -> dict[s
     for start in range(0, len(images), _BATCH):
         batch = torch.from_numpy(images[start : start + _BATCH])
         watch = _Watch(simulation)
-        logits = simulation.run_watched(batch, watch)
+        logits, _ = simulation.run_float(batch, adjust=watch)
         sign = torch.randint(0, 2, logits.shape, generator=generator) * 2.0 - 1.0
         ((logits * sign).sum(1) / logits.detach().norm(dim=1).clamp(min=1e-12)).sum().backward()
         for name, value in watch.seen.items():

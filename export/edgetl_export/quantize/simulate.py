@@ -21,7 +21,7 @@ from edgetl_export.capture import Captured
 from edgetl_export.quantize.layers import Layer, layers, rounded
 from edgetl_export.quantize.quantization import Quantization, weight_scales
 
-__all__ = ["Simulation"]
+__all__ = ["Simulation", "float_outputs"]
 
 _BATCH = 16
 
@@ -85,16 +85,11 @@ class Simulation:
         return np.concatenate(parts)
 
     def run_float(
-        self, images: torch.Tensor, *, keep: Collection[str] = ()
+        self, images: torch.Tensor, *, keep: Collection[str] = (), adjust: Adjust | None = None
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The same without any rounding, from the captured module's own parameters."""
-        interpreter = _Rounding(self.module, {}, {}, keep, {}, None)
+        interpreter = _Rounding(self.module, {}, {}, keep, {}, adjust)
         return interpreter.run(images), interpreter.kept
-
-    def run_watched(self, images: torch.Tensor, watch: Adjust) -> torch.Tensor:
-        """Logits of the float network, whose activations `watch` sees and may replace."""
-        logits: torch.Tensor = _Rounding(self.module, {}, {}, (), {}, watch).run(images)
-        return logits
 
     def weight_scales(self, name: str) -> torch.Tensor:
         """Scale per output channel for a weight as it is now: the quantisation's, moved with the largest weight."""
@@ -109,6 +104,13 @@ class Simulation:
         scales = self.weight_scales(name)
         zeros = torch.zeros(len(scales), dtype=torch.int32)
         return torch.fake_quantize_per_channel_affine(value, scales, zeros, 0, -levels, levels)
+
+
+def float_outputs(captured: Captured, images: torch.Tensor, nodes: Collection[str]) -> dict[str, torch.Tensor]:
+    """What these nodes give for uint8 `images` (n, H, W, 3) in the network as it was captured."""
+    interpreter = _Rounding(_out_of_place(captured.batched), {}, {}, nodes, {}, None)
+    interpreter.run(images)
+    return interpreter.kept
 
 
 class _Rounding(fx.Interpreter):

@@ -13,7 +13,7 @@ from edgetl_export.quantize.layers import Layer, before_layers, layers
 from edgetl_export.quantize.quantization import PIXELS, PROBABILITIES, Grid, Quantization, Quantized, weight_scales
 from edgetl_runtime.errors import ExportError, UsageError, nearest
 
-__all__ = ["FULL_LEVELS", "SAFE_LEVELS", "quantize_static"]
+__all__ = ["FULL_LEVELS", "SAFE_LEVELS", "quantize_static", "revived"]
 
 _GIVES_PROBABILITIES = (
     torch.ops.aten.sigmoid.default,
@@ -23,6 +23,10 @@ _GIVES_PROBABILITIES = (
 
 FULL_LEVELS, SAFE_LEVELS = 127, 63
 """The largest integer weight of 8 bits, and of the 7 bits with which no pair of products outgrows 16 bits."""
+
+
+_LARGEST_BIAS = 2.0**30
+"""Half of what 32 bits hold; ai-edge-quantizer keeps to 31 bits even where biases are stored in 64."""
 
 
 def quantize_static(
@@ -41,10 +45,10 @@ def quantize_static(
         grids |= {name: PIXELS for name in before_layers(graph_module.graph) if name in grids}
     grids |= _fixed_grids(graph_module.graph, grids)
     _check_finite(captured, found)
-    captured = captured.with_parameters(_revived(captured, found, grids, weight_levels))
-    weights = {}
-    for layer in found:
-        weights[layer.weight] = weight_scales(captured.module.get_parameter(layer.weight), weight_levels)
+    captured = revived(captured, {name: grid.scale for name, grid in grids.items()}, weight_levels)
+    weights = {
+        layer.weight: weight_scales(captured.module.get_parameter(layer.weight), weight_levels) for layer in found
+    }
     summary = {"n": calibration.n, "fingerprint": calibration.fingerprint, "ranges": method}
     quantization = Quantization(grids, weights, "static", summary, weight_levels)
     return Quantized(captured, quantization, calibration.probe, node_values(captured, calibration.probe))
@@ -72,25 +76,23 @@ def _check_finite(captured: Captured, found: list[Layer]) -> None:
                 )
 
 
-def _revived(
-    captured: Captured, found: list[Layer], grids: Mapping[str, Grid], weight_levels: int
-) -> dict[str, torch.Tensor]:
-    """Weights of layers with dead channels, each of which gets one tiny weight.
+def revived(captured: Captured, steps: Mapping[str, float], weight_levels: int) -> Captured:
+    """The network with one tiny weight in each dead channel; `steps` has the step of every layer's input by its node.
 
-    A bias is an int32 in steps of input scale times weight scale. Where all weights of a channel are zero, training
-    having switched it off, that step would be zero and the bias lost. The tiny weight changes the output by less than
-    a ten thousandth of the bias.
+    A bias is an integer in steps of input scale times weight scale. Where all weights of a channel are zero, training
+    having switched it off, that step would be zero and the bias lost. With 8-bit inputs the tiny weight changes the
+    output by less than a ten thousandth of the bias, with 16-bit inputs by at most half a percent.
     """
-    revived: dict[str, torch.Tensor] = {}
-    for layer in found:
+    changed: dict[str, torch.Tensor] = {}
+    for layer in layers(captured.batched.graph):
         if layer.bias is None:
             continue
         weight, bias = captured.module.get_parameter(layer.weight), captured.module.get_parameter(layer.bias)
-        least = bias.abs() * weight_levels / (grids[layer.input].scale * 2.0**30)
+        least = bias.abs() * weight_levels / (steps[layer.input] * _LARGEST_BIAS)
         flat = weight.reshape(len(weight), -1)
         dead = flat.abs().amax(1) < least
         if dead.any():
             flat = flat.clone()
             flat[dead, 0] = least[dead]
-            revived[layer.weight] = flat.reshape(weight.shape)
-    return revived
+            changed[layer.weight] = flat.reshape(weight.shape)
+    return captured.with_parameters(changed)

@@ -216,7 +216,7 @@ class _Writer:
                     if name not in self.outputs:
                         self._round(name)
             self._round_inputs(node)
-        made = {name: node.name for node in chosen if node.op_type not in _GIVES_FLOAT for name in node.output}
+        made = {name for node in chosen if node.op_type not in _GIVES_FLOAT for name in node.output}
         for node in self.model.graph.node:
             for place, name in enumerate(node.input):
                 if name in self.rounded and (node.name in in_integers or name in made):
@@ -235,7 +235,7 @@ class _Writer:
             self._round_weight(weight, axis if rows_first else 1)
         node.input[1] = f"{weight}_rounded"
         if len(node.input) > 2 and node.input[2] in self.constants:
-            node.input[2] = self._round_bias(node.input[2], source, self.weight_scales[weight])
+            node.input[2] = self._round_bias(node, source, self.weight_scales[weight])
 
     def _round(self, name: str) -> None:
         """A pair behind the tensor `name`, once."""
@@ -264,16 +264,19 @@ class _Writer:
         self.before[name] = [node]
         self.weight_scales[name] = scales
 
-    def _round_bias(self, name: str, source: Grid, weight_scales: npt.NDArray[np.float32]) -> str:
+    def _round_bias(self, node: onnx.NodeProto, source: Grid, weight_scales: npt.NDArray[np.float32]) -> str:
+        bias = node.input[2]
+        # Two layers may share one, each with steps of its own.
+        name = bias if bias not in self.before else f"{bias}_{node.name}"
         scales = (np.float32(source.scale) * weight_scales).astype(np.float32)
         limits = np.iinfo(np.int32)
-        integers = np.clip(np.round(self.constants[name].astype(np.float64) / scales), limits.min, limits.max)
+        integers = np.clip(np.round(self.constants[bias].astype(np.float64) / scales), limits.min, limits.max)
         self._add(f"{name}_levels", integers.astype(np.int32))
         self._add(f"{name}_scale", scales)
-        node = helper.make_node(
+        rounding = helper.make_node(
             "DequantizeLinear", [f"{name}_levels", f"{name}_scale"], [f"{name}_rounded"], f"{name}_dequantize", axis=0
         )
-        self.before[name] = [node]
+        self.before[name] = [rounding]
         return f"{name}_rounded"
 
     def _parameters(self, name: str, scale: npt.ArrayLike, zero_point: npt.ArrayLike) -> list[str]:

@@ -18,13 +18,13 @@ from edgetl_runtime import console
 from edgetl_runtime.advice import Advice, Recommendation, advise
 from edgetl_runtime.bench import BenchOptions, bench_image, bench_variants
 from edgetl_runtime.bundle import Bundle, open_bundle
-from edgetl_runtime.choice import Obstacle, obstacle
 from edgetl_runtime.classifier import load
 from edgetl_runtime.engines import ENGINES, engine_info
 from edgetl_runtime.errors import EdgetlError, EngineError
 from edgetl_runtime.fidelity import read_fidelity
 from edgetl_runtime.machine import cpu_features, describe_machine
 from edgetl_runtime.manifest import Variant
+from edgetl_runtime.preflight import Obstacle, obstacle
 from edgetl_runtime.selftest import SelfTest, self_test
 
 __all__ = ["main"]

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from edgetl_runtime.bundle import Bundle, GoldenSamples
-from edgetl_runtime.choice import obstacle
 from edgetl_runtime.classifier import Classifier
 from edgetl_runtime.comparison import sqnr_db
 from edgetl_runtime.errors import BundleError, EngineError
 from edgetl_runtime.manifest import Variant
+from edgetl_runtime.preflight import obstacle
 from edgetl_runtime.preprocess import preprocess
 
 __all__ = ["Limits", "SelfTest", "VariantTest", "limits_for", "self_test"]

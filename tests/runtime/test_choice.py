@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from edgetl_runtime import BundleError, EngineError, MissingDependency, UsageError, choose_variant, open_bundle
-from edgetl_runtime.choice import obstacle
 
 
 def test_int8_first_then_the_order_of_the_engines(pristine_bundle: Path, no_engines: Callable[..., None]) -> None:
@@ -63,18 +62,6 @@ def test_names_that_do_not_fit(pristine_bundle: Path) -> None:
         choose_variant(bundle, variant="tflite.fp32", engine="onnxruntime")
     with pytest.raises(EngineError, match="no variant for engine 'openvino'"):
         choose_variant(open_bundle(pristine_bundle / "onnx/model.fp32.onnx"), engine="openvino")
-
-
-@pytest.mark.parametrize(
-    ("minimum", "able"), [("99", False), ("1.9", True), ("1.17.0", True), (None, True), ("any", True)]
-)
-def test_version_is_compared_by_numbers(
-    minimum: str | None, able: bool, bundle_path: Path, edit_manifest: Callable[..., None]
-) -> None:
-    edit_manifest(bundle_path, lambda raw: raw["variants"][0]["requires"].update(min_version=minimum))
-    found = obstacle(open_bundle(bundle_path).manifest.variant("onnx.fp32"))
-    assert (found is None) is able
-    assert found is None or "pip install --upgrade onnxruntime" in str(found.error)
 
 
 def test_engine_of_a_newer_edgetl_is_no_crash(bundle_path: Path, edit_manifest: Callable[..., None]) -> None:

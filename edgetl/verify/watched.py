@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgetl.verify.operators import Operator, Point, points
-from edgetl_runtime.engines import ModelBytes, Signature, installed, missing, open_session
+from edgetl_runtime.engines import Execution, ModelBytes, Signature, installed, missing, open_session
 from edgetl_runtime.errors import EngineError, MissingDependency
 from edgetl_runtime.manifest import TensorSpec
 
@@ -77,7 +77,7 @@ class _WatchedOnnx:
         }
         self._image = image.name
         watched = ModelBytes(loaded.SerializeToString(), name=model.name)
-        self._session = open_session("onnxruntime", watched, Signature((image,), outputs), threads=threads)
+        self._session = open_session("onnxruntime", watched, Signature((image,), outputs), Execution(threads=threads))
 
     def run(self, image: npt.NDArray[np.uint8]) -> list[Floats]:
         values = self._session.run({self._image: image})

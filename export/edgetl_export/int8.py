@@ -16,13 +16,14 @@ from edgetl_export.calibration import CalibrationSamples
 from edgetl_export.capture import Captured, Source
 from edgetl_export.ladder import Climb, Climbed, climb
 from edgetl_export.progress import Track, silent
-from edgetl_export.quantize.cache import cache_folder, calibrate_once, key_of
+from edgetl_export.quantize.cache import calibrate_once, key_of
 from edgetl_export.quantize.calibrate import METHODS, Calibration
 from edgetl_export.quantize.distill import DistillOptions, distill
 from edgetl_export.quantize.quantization import Quantized
 from edgetl_export.quantize.saturation import without_saturation
 from edgetl_export.quantize.static import quantize_static
 from edgetl_export.targets import TARGETS
+from edgetl_runtime.cache import cache_folder
 from edgetl_runtime.engines import open_session
 from edgetl_runtime.engines.binding import ModelBytes, Signature
 from edgetl_runtime.errors import UsageError, nearest

@@ -11,10 +11,10 @@
 from __future__ import annotations
 
 from edgetl_runtime.bundle import Bundle, FailedCheck, GoldenSamples, open_bundle
-from edgetl_runtime.choice import choose_variant
+from edgetl_runtime.choice import Candidate, Choice, Wish, choose
 from edgetl_runtime.classifier import Classifier, Prediction, Score, load, softmax
 from edgetl_runtime.comparison import sqnr_db
-from edgetl_runtime.engines import ENGINES, installed
+from edgetl_runtime.engines import DEVICES, ENGINES, installed
 from edgetl_runtime.errors import (
     BundleError,
     CheckpointError,
@@ -38,6 +38,7 @@ from edgetl_runtime.manifest import (
     TensorSpec,
     Variant,
 )
+from edgetl_runtime.placement import FallbackWarning, OperatorPlace, Placement
 from edgetl_runtime.preprocess import load_image, preprocess
 from edgetl_runtime.selftest import SelfTest, VariantTest, self_test
 from edgetl_runtime.session import FakeSession, Session
@@ -46,10 +47,13 @@ from edgetl_runtime.timing import LatencyStats, measure
 __version__ = "0.1.0"
 
 __all__ = [
+    "DEVICES",
     "ENGINES",
     "Bundle",
     "BundleError",
+    "Candidate",
     "CheckpointError",
+    "Choice",
     "Classifier",
     "DataError",
     "EdgetlError",
@@ -57,6 +61,7 @@ __all__ = [
     "ExportError",
     "FailedCheck",
     "FakeSession",
+    "FallbackWarning",
     "FileEntry",
     "Golden",
     "GoldenSamples",
@@ -66,7 +71,9 @@ __all__ = [
     "Manifest",
     "MissingDependency",
     "Normalize",
+    "OperatorPlace",
     "OutputError",
+    "Placement",
     "Prediction",
     "Preprocess",
     "Requires",
@@ -77,7 +84,8 @@ __all__ = [
     "UsageError",
     "Variant",
     "VariantTest",
-    "choose_variant",
+    "Wish",
+    "choose",
     "installed",
     "load",
     "load_image",

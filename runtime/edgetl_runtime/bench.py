@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -35,10 +35,14 @@ _MOST_AT_ONCE = 12
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """``threads``: cores of one run, None for all; ``seconds``: how long the steady state of a variant is measured."""
+    """``threads``: cores of one run, None for all; ``seconds``: how long the steady state of a variant is measured;
+    ``device``, ``device_options`` and ``strict`` as in `load`."""
 
     threads: int | None = None
     seconds: float = 2.0
+    device: str = "cpu"
+    device_options: Mapping[str, str] = field(default_factory=dict)
+    strict: bool = False
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.seconds) and self.seconds > 0):
@@ -152,12 +156,22 @@ def _groups(variants: Sequence[Variant]) -> list[list[Variant]]:
 def _load(bundle: Bundle, variant: Variant, feeds: Tensors, options: BenchOptions, stack: ExitStack) -> _Loaded:
     clocks = Stopwatch()
     # Twice, because the first one pays for importing the library: a device pays that once, whatever it loads.
-    bundle.session(variant.id, threads=options.threads).close()
+    _open(bundle, variant, options).close()
     with clocks("load"):
-        session = stack.enter_context(bundle.session(variant.id, threads=options.threads))
+        session = stack.enter_context(_open(bundle, variant, options))
     with clocks("first"):
         session.run(feeds)
     return _Loaded(variant, session, clocks)
+
+
+def _open(bundle: Bundle, variant: Variant, options: BenchOptions) -> Session:
+    return bundle.session(
+        variant.id,
+        threads=options.threads,
+        device=options.device,
+        device_options=options.device_options,
+        strict=options.strict,
+    )
 
 
 def _call(session: Session, feeds: Tensors) -> Callable[[], object]:

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgetl_runtime.engines import ModelBytes, Signature, open_session
+from edgetl_runtime.engines import Execution, ModelBytes, Signature, open_session
 from edgetl_runtime.errors import BundleError
 from edgetl_runtime.files import BundleFiles, Folder, Memory, Zip
 from edgetl_runtime.manifest import FileEntry, Manifest, Variant
@@ -85,16 +86,27 @@ class Bundle:
         name = str(self.path) if main == self.path.name else f"{self.path}: {main}"
         return ModelBytes(contents[main], name=name, weights=None if weights is None else contents.get(weights))
 
-    def session(self, variant_id: str, *, threads: int | None = None, verify: bool = True) -> Session:
+    def session(
+        self,
+        variant_id: str,
+        *,
+        threads: int | None = None,
+        device: str = "cpu",
+        device_options: Mapping[str, str] | None = None,
+        strict: bool = False,
+        verify: bool = True,
+    ) -> Session:
         """Load a variant into its engine; its files are held against their hashes unless `verify` is False.
 
+        `threads`: cores of one run, None for all; `device`, `device_options` and `strict` as in `load`.
         Raises `BundleError`, `MissingDependency` or `EngineError`.
         """
         variant = self.manifest.variant(variant_id)
         model = self.model(variant_id, verify=verify)
         manifest = self.manifest
         signature = Signature((variant.input or manifest.input,), (variant.output or manifest.output,))
-        session = open_session(variant.requires.engine, model, signature, threads=threads)
+        execution = Execution(threads, device, dict(device_options or {}), strict)
+        session = open_session(variant.requires.engine, model, signature, execution)
         plain = variant.input is None and variant.output is None
         return session if plain else IntegerSession(session, manifest.input, manifest.output)
 

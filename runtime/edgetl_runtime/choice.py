@@ -1,51 +1,137 @@
-"""Which variant to load on this machine."""
+"""Which variant to load on this machine: the fastest that runs here and is accurate enough, found by trying.
+
+What was found is kept in the user's cache for the bundle, the machine and the versions of its engines, so that only
+the first start pays for it.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
 from edgetl_runtime.bundle import Bundle
-from edgetl_runtime.engines import ENGINES, engine_info
-from edgetl_runtime.errors import EngineError
+from edgetl_runtime.cache import cache_folder, keep
+from edgetl_runtime.console import size, table
+from edgetl_runtime.engines import ENGINES, engine_info, installed
+from edgetl_runtime.errors import EdgetlError, EngineError, UsageError
+from edgetl_runtime.fidelity import Fidelity, read_fidelity
+from edgetl_runtime.machine import cpu_features, describe_machine
 from edgetl_runtime.manifest import Variant
 from edgetl_runtime.preflight import obstacle
+from edgetl_runtime.session import Session, Tensors
 
-__all__ = ["choose_variant"]
+__all__ = ["Candidate", "Choice", "Wish", "choose"]
 
 _PREFERRED_PRECISIONS = ("int8", "fp16", "fp32")
+_VERSION = 1  # of what is kept
+_RUNS = 7  # of each variant, in turns
+_LEAST_RUNS = 2
+_HOPELESS = 2.0  # times the fastest: not worth more runs
+_UNKNOWN = Fidelity()
+_ROUNDING = 1e-9  # of shares that are differences
+_NOISE = 0.03  # times that differ by less are equal
 
 
-def choose_variant(bundle: Bundle, *, variant: str | None = None, engine: str = "auto") -> Variant:
-    """The variant to load: the one that is named, or the best that can run here and passed verification.
+@dataclass(frozen=True)
+class Wish:
+    """What a variant has to fit.
 
-    Best is int8, then fp16, then fp32, then any other; among equals the order of `ENGINES`. A variant that failed a
-    check in the bundle's report is taken only when it is named. Raises the `EdgetlError` that says what is missing.
+    ``variant`` names one and ``engine`` one engine ("auto": any installed); ``device``, ``device_options``,
+    ``threads`` and ``strict`` are those of `load`. ``min_top1`` is the least top-1 accuracy in the bundle's report
+    (share of 1), ``max_drop`` the most that it may lie below the original's; where accuracy was not measured, the
+    share of decisions that differ stands for the drop, which cannot be larger.
     """
-    if engine != "auto":
-        engine_info(engine)
-    if variant is not None:
-        return _named(bundle, variant, engine)
-    candidates = [item for item in bundle.manifest.variants if engine in ("auto", item.requires.engine)]
+
+    variant: str | None = None
+    engine: str = "auto"
+    device: str = "cpu"
+    device_options: Mapping[str, str] = field(default_factory=dict)
+    threads: int | None = None
+    strict: bool = False
+    min_top1: float | None = None
+    max_drop: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.engine != "auto":
+            engine_info(self.engine)
+        for name, value in (("min_top1", self.min_top1), ("max_drop", self.max_drop)):
+            if value is not None and not 0.0 <= value <= 1.0:
+                raise UsageError(f"{name} is a share of 1, not {value}", fix=f"{name}=0.8 is 80 %")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A variant as it was considered: ``fastest_ms`` is the shortest of its runs here (one image), None when it was
+    not run; ``top1_agreement`` and ``delta`` are the report's; ``problem`` says why it was not taken, None when it
+    could have been."""
+
+    variant: str
+    engine: str
+    bytes: int
+    fastest_ms: float | None = None
+    top1_agreement: float | None = None
+    delta: float | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The ``variant`` to load, the ``reason``, and all ``candidates`` in the manifest's order. ``cached``: found by
+    an earlier start. Printed, it is the table it was chosen from."""
+
+    variant: str
+    reason: str
+    candidates: tuple[Candidate, ...]
+    cached: bool = False
+
+    def __str__(self) -> str:
+        rows = [_row(candidate, self.variant) for candidate in self.candidates]
+        found = " (found by an earlier start)" if self.cached else ""
+        head = ["", "variant", "engine", "ms", "agree", "delta", "size", "state"]
+        return "\n".join([f"{self.variant}: {self.reason}{found}", *(table(head, rows) if rows else ())])
+
+
+def choose(bundle: Bundle, wish: Wish) -> Choice:
+    """The variant to load: the one that is named, or the fastest of those that run here and fit the wish.
+
+    Among equally fast ones the better agreement with the original decides, then the smaller size. A variant that
+    failed a check in the bundle's report is taken only when it is named, and one that was not verified only where
+    none was. Raises the `EdgetlError` that says what is missing.
+    """
+    if wish.variant is not None:
+        named = _named(bundle, wish.variant, wish.engine)
+        return Choice(named.id, "it was named", ())
+    candidates = [item for item in bundle.manifest.variants if wish.engine in ("auto", item.requires.engine)]
     if not candidates:
         engines = sorted({item.requires.engine for item in bundle.manifest.variants})
         raise EngineError(
-            f"{bundle.path} has no variant for engine {engine!r}", fix=f"choose one of: {', '.join(engines)}"
+            f"{bundle.path} has no variant for engine {wish.engine!r}", fix=f"choose one of: {', '.join(engines)}"
         )
-    failed = bundle.failed_checks()
-    obstacles = {item.id: obstacle(item) for item in candidates}
-    fit = [item for item in candidates if obstacles[item.id] is None and item.id not in failed]
-    if fit:
-        return min(fit, key=_rank)
-    able = [item.id for item in candidates if obstacles[item.id] is None]
-    if able:
-        reasons = "; ".join(f"{id_}: {failed[id_][0]}" for id_ in able)
-        raise EngineError(
-            f"every variant of {bundle.path} that can run here failed verification ({reasons})",
-            fix="export the bundle again, install another engine, or name one of them as the variant to use it anyway",
-        )
-    errors = {item.error.what: item.error for item in obstacles.values() if item is not None}
-    if len(errors) == 1:
-        raise next(iter(errors.values()))
-    fixes = list(dict.fromkeys(error.fix for error in errors.values() if error.fix))
-    raise EngineError(f"no variant of {bundle.path} can run here: {'; '.join(errors)}", fix="   or   ".join(fixes))
+    fidelity = read_fidelity(bundle)
+    errors = {item.id: found.error for item in candidates if (found := obstacle(item)) is not None}
+    problems = {id_: error.what for id_, error in errors.items()} | _unfit(candidates, errors, fidelity, wish)
+    fit = [item for item in candidates if item.id not in problems]
+    if not fit:
+        raise _nothing_fits(bundle, candidates, errors, problems)
+    if len(fit) == 1:
+        return _choice(candidates, fidelity, problems, {}, fit[0].id, "the only one that runs here and fits")
+    race = _raced(bundle, fit, fidelity, wish)
+    problems |= race.failed
+    if not race.times:
+        raise _nothing_fits(bundle, candidates, errors, problems)
+    reason = f"the fastest of {len(race.times)} that run here and fit"
+    chosen = _choice(candidates, fidelity, problems, race.times, _best(fit, race.times, fidelity), reason)
+    return dataclasses.replace(chosen, cached=race.cached)
 
 
 def _named(bundle: Bundle, variant_id: str, engine: str) -> Variant:
@@ -60,10 +146,200 @@ def _named(bundle: Bundle, variant_id: str, engine: str) -> Variant:
     return variant
 
 
+def _unfit(
+    candidates: Sequence[Variant], errors: Mapping[str, EdgetlError], fidelity: Mapping[str, Fidelity], wish: Wish
+) -> dict[str, str]:
+    """Why variants that could run are not to be taken."""
+    able = [item for item in candidates if item.id not in errors]
+    some_verified = any(fidelity.get(item.id, _UNKNOWN).top1_agreement is not None for item in able)
+    problems = {}
+    for item in able:
+        found = fidelity.get(item.id, _UNKNOWN)
+        if found.failed:
+            problems[item.id] = f"failed verification: {found.failed[0]}"
+        elif some_verified and found.top1_agreement is None:
+            problems[item.id] = "not verified"
+        elif (reason := _too_inaccurate(found, wish)) is not None:
+            problems[item.id] = reason
+    return problems
+
+
+def _too_inaccurate(found: Fidelity, wish: Wish) -> str | None:
+    if wish.min_top1 is not None:
+        if found.top1 is None:
+            return "its accuracy is not recorded: run edgetl verify"
+        if found.top1 < wish.min_top1 - _ROUNDING:
+            return f"top-1 {found.top1:.1%}, asked for {wish.min_top1:.1%}"
+    if wish.max_drop is not None:
+        drop = found.drop
+        if drop is None:
+            return "its accuracy is not recorded: run edgetl verify"
+        if drop > wish.max_drop + _ROUNDING:
+            return f"drop {drop:.1%}, asked for {wish.max_drop:.1%} at most"
+    return None
+
+
+def _nothing_fits(
+    bundle: Bundle, candidates: Sequence[Variant], errors: Mapping[str, EdgetlError], problems: Mapping[str, str]
+) -> EdgetlError:
+    """The error for a bundle of which nothing can be taken: what is missing, or what each variant lacks."""
+    able = [item.id for item in candidates if item.id not in errors]
+    if able:
+        reasons = "; ".join(f"{id_}: {problems[id_]}" for id_ in able)
+        return EngineError(
+            f"no variant of {bundle.path} that can run here is good enough ({reasons})",
+            fix="export the bundle again, install another engine, or name one of them as the variant to use it anyway",
+        )
+    found = {error.what: error for error in errors.values()}
+    if len(found) == 1:
+        return next(iter(found.values()))
+    fixes = list(dict.fromkeys(error.fix for error in found.values() if error.fix))
+    return EngineError(f"no variant of {bundle.path} can run here: {'; '.join(found)}", fix="   or   ".join(fixes))
+
+
+@dataclass(frozen=True)
+class _Race:
+    """Fastest run (ms) by variant id, and why the others could not run after all."""
+
+    times: dict[str, float]
+    failed: dict[str, str]
+    cached: bool = False
+
+
+def _raced(bundle: Bundle, fit: Sequence[Variant], fidelity: Mapping[str, Fidelity], wish: Wish) -> _Race:
+    """`_race`, or what it gave before for the same bundle, machine, engines and wish."""
+    folder = cache_folder()
+    if folder is None:
+        return _race(bundle, fit, wish)
+    file = folder / "choices" / f"{_key(bundle, fit, fidelity, wish)}.json"
+    race = _read(file, {item.id for item in fit})
+    if race is None:
+        race = _race(bundle, fit, wish)
+        keep(file, json.dumps({"times": race.times, "failed": race.failed}).encode())
+    return race
+
+
+def _race(bundle: Bundle, variants: Sequence[Variant], wish: Wish) -> _Race:
+    """Run the variants: one engine is open at a time, and its variants take turns. One that is hopeless after its
+    first turns is left at that."""
+    feeds: Tensors = {bundle.manifest.input.name: np.full((1, *bundle.manifest.preprocess.crop, 3), 128, np.uint8)}
+    times: dict[str, list[float]] = {}
+    failed: dict[str, str] = {}
+    ranked = sorted(variants, key=_rank)
+    for engine in dict.fromkeys(variant.requires.engine for variant in ranked):
+        with ExitStack() as stack:
+            sessions: dict[str, Session] = {}
+            for variant in (item for item in ranked if item.requires.engine == engine):
+                try:
+                    session = stack.enter_context(_open(bundle, variant.id, wish))
+                    session.run(feeds)  # the first run allocates
+                except EngineError as error:
+                    failed[variant.id] = error.what
+                else:
+                    sessions[variant.id] = session
+            for _ in range(_RUNS):
+                fastest = min((min(found) for found in times.values()), default=math.inf)
+                for id_, session in sessions.items():
+                    found = times.setdefault(id_, [])
+                    if len(found) < _LEAST_RUNS or min(found) <= _HOPELESS * fastest:
+                        found.append(_run_ms(session, feeds))
+    # The least of the runs: whatever else the machine does can only make one slower.
+    return _Race({id_: min(found) for id_, found in times.items()}, failed)
+
+
+def _open(bundle: Bundle, variant_id: str, wish: Wish) -> Session:
+    return bundle.session(
+        variant_id,
+        threads=wish.threads,
+        device=wish.device,
+        device_options=wish.device_options,
+        strict=wish.strict,
+    )
+
+
+def _run_ms(session: Session, feeds: Tensors) -> float:
+    before = time.perf_counter_ns()
+    session.run(feeds)
+    return (time.perf_counter_ns() - before) / 1e6
+
+
+def _best(fit: Sequence[Variant], times: Mapping[str, float], fidelity: Mapping[str, Fidelity]) -> str:
+    limit = min(times.values()) * (1 + _NOISE)
+    rivals = [item for item in fit if times.get(item.id, math.inf) <= limit]
+    return min(rivals, key=lambda item: (-(fidelity.get(item.id, _UNKNOWN).top1_agreement or 0.0), item.bytes)).id
+
+
 def _rank(variant: Variant) -> tuple[int, int]:
+    """Engine by engine, and in each the likely winners first."""
     precision = variant.precision
     known = _PREFERRED_PRECISIONS
     return (
-        known.index(precision) if precision in known else len(known),
         list(ENGINES).index(variant.requires.engine),
+        known.index(precision) if precision in known else len(known),
     )
+
+
+def _key(bundle: Bundle, fit: Sequence[Variant], fidelity: Mapping[str, Fidelity], wish: Wish) -> str:
+    """SHA-256 over all that the choice depends on; the manifest has the hash of every file."""
+    engines = {engine: installed(engine) for engine in sorted({item.requires.engine for item in fit})}
+    facts: dict[str, Any] = {
+        "version": _VERSION,
+        "manifest": bundle.manifest.to_json(compact=True),
+        "fit": [item.id for item in fit],
+        "fidelity": {id_: dataclasses.asdict(found) for id_, found in fidelity.items()},
+        "wish": dataclasses.asdict(wish),
+        "machine": describe_machine(),
+        "cpu": cpu_features().flags,
+        "engines": engines,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _read(file: Path, fit: set[str]) -> _Race | None:
+    """What `file` holds; None when it is not there, damaged, or speaks of other variants."""
+    try:
+        kept = json.loads(file.read_bytes())
+        times = {str(id_): float(ms) for id_, ms in kept["times"].items()}
+        failed = {str(id_): str(reason) for id_, reason in kept["failed"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    sound = times and {*times, *failed} == fit and all(0.0 < ms < math.inf for ms in times.values())
+    return _Race(times, failed, cached=True) if sound else None
+
+
+def _choice(
+    candidates: Sequence[Variant],
+    fidelity: Mapping[str, Fidelity],
+    problems: Mapping[str, str],
+    times: Mapping[str, float],
+    chosen: str,
+    reason: str,
+) -> Choice:
+    considered = []
+    for item in candidates:
+        found = fidelity.get(item.id, _UNKNOWN)
+        considered.append(
+            Candidate(
+                variant=item.id,
+                engine=item.requires.engine,
+                bytes=item.bytes,
+                fastest_ms=times.get(item.id),
+                top1_agreement=found.top1_agreement,
+                delta=found.delta,
+                problem=problems.get(item.id),
+            )
+        )
+    return Choice(chosen, reason, tuple(considered))
+
+
+def _row(candidate: Candidate, chosen: str) -> list[str]:
+    return [
+        "*" if candidate.variant == chosen else " ",
+        candidate.variant,
+        candidate.engine,
+        "-" if candidate.fastest_ms is None else f"{candidate.fastest_ms:.2f}",
+        "-" if candidate.top1_agreement is None else f"{candidate.top1_agreement:.1%}",
+        "-" if candidate.delta is None else f"{candidate.delta:+.1%}",
+        size(candidate.bytes),
+        candidate.problem or "fits",
+    ]

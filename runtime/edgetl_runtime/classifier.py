@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, overload
+from typing import Any, Literal, Self, overload
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from edgetl_runtime.bundle import Bundle, open_bundle
-from edgetl_runtime.choice import choose_variant
-from edgetl_runtime.errors import BundleError, EngineError, UsageError
+from edgetl_runtime.choice import Choice, Wish, choose
+from edgetl_runtime.errors import BundleError, EngineError, ImageError, UsageError
+from edgetl_runtime.machine import usable_cores
 from edgetl_runtime.manifest import Manifest, Variant
+from edgetl_runtime.placement import Placement
 from edgetl_runtime.preprocess import ColorOrder, ImageSource, preprocess
-from edgetl_runtime.session import Session
+from edgetl_runtime.session import Session, Tensors
+from edgetl_runtime.streaming import map_ahead
 
 __all__ = ["Classifier", "Prediction", "Score", "load", "softmax"]
+
+_ONE_IMAGE = (str, Path, bytes, bytearray, memoryview, Image.Image, np.ndarray)
+_MOST_AT_ONCE = 32  # images in one run of a model that takes any number
 
 
 @dataclass(frozen=True)
@@ -36,23 +47,25 @@ class Score:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable labels of one image, the best first."""
+    """What one image is: ``top``, the most probable label, and ``scores``, the labels that were asked for, the best
+    first. Below a threshold ``scores`` is empty, and the image is none of the labels as far as one can say."""
 
+    top: Score
     scores: tuple[Score, ...]
 
     @property
-    def top(self) -> Score:
-        """The most probable label."""
-        return self.scores[0]
+    def accepted(self) -> bool:
+        """Whether any label reached the threshold."""
+        return bool(self.scores)
 
     def __str__(self) -> str:
-        return ", ".join(str(score) for score in self.scores)
+        return ", ".join(str(score) for score in self.scores) or f"none of the labels (nearest: {self.top})"
 
 
 class Classifier:
     """A classification variant, loaded. Made by `load`; a context manager; threads may share it."""
 
-    def __init__(self, manifest: Manifest, variant: Variant, session: Session) -> None:
+    def __init__(self, manifest: Manifest, variant: Variant, session: Session, *, choice: Choice | None = None) -> None:
         if manifest.task != "classification":
             raise BundleError(
                 f"{manifest.name!r} is for {manifest.task}; a Classifier takes classification",
@@ -74,40 +87,124 @@ class Classifier:
         self.manifest = manifest
         self.variant = variant
         self.session = session
+        self.choice = choice
 
     @overload
-    def predict(self, image: ImageSource, *, top: int = 5, color: ColorOrder = "RGB") -> Prediction: ...  # type: ignore[overload-overlap] # a str is a path, though also a sequence
+    def predict(  # type: ignore[overload-overlap] # a str is a path, though also an iterable
+        self, image: ImageSource, *, top: int = 5, threshold: float = 0.0, color: ColorOrder = "RGB"
+    ) -> Prediction: ...
     @overload
-    def predict(self, image: Sequence[ImageSource], *, top: int = 5, color: ColorOrder = "RGB") -> list[Prediction]: ...
     def predict(
-        self, image: ImageSource | Sequence[ImageSource], *, top: int = 5, color: ColorOrder = "RGB"
+        self, image: Iterable[ImageSource], *, top: int = 5, threshold: float = 0.0, color: ColorOrder = "RGB"
+    ) -> list[Prediction]: ...
+    def predict(
+        self,
+        image: ImageSource | Iterable[ImageSource],
+        *,
+        top: int = 5,
+        threshold: float = 0.0,
+        color: ColorOrder = "RGB",
     ) -> Prediction | list[Prediction]:
-        """The `top` labels of an image, or of each image in a list.
+        """The `top` labels of an image, or of each image of an iterable, one after the other.
 
-        An image is a path, the bytes of a file, a PIL image, or a uint8 array (H, W, 3); `color` is the channel order
-        of arrays ("BGR" for OpenCV frames). Raises `ImageError` when an image cannot be read.
+        An image is a path, the bytes of a file, a PIL image, or a uint8 array (H, W, 3); an array (n, H, W, 3) is n of
+        them. `color` is the channel order of arrays ("BGR" for OpenCV frames). Labels less probable than `threshold`
+        (0..1) are left out. Raises `ImageError` when an image cannot be read.
         """
-        if top < 1:
-            raise UsageError(f"top must be at least 1, not {top}")
-        if isinstance(image, (list, tuple)):
-            return [self.predict(item, top=top, color=color) for item in image]
-        tensor = preprocess(image, self.manifest.preprocess, color=color)  # type: ignore[arg-type]
-        return self.interpret(self.logits(tensor), top=top)
+        _check_asked(top, threshold)
+        if isinstance(image, _ONE_IMAGE) and not (isinstance(image, np.ndarray) and image.ndim == 4):
+            tensor = preprocess(image, self.manifest.preprocess, color=color)  # type: ignore[arg-type] # or its error
+            return self.interpret(self.logits(tensor), top=top, threshold=threshold)
+        if not isinstance(image, Iterable):
+            raise UsageError(
+                f"cannot read an image from {type(image).__name__}",
+                fix="pass a path, bytes, a PIL image, a numpy array (H, W, 3) of uint8, or an iterable of them",
+            )
+        return [self.predict(item, top=top, threshold=threshold, color=color) for item in image]
+
+    def predict_batch(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        workers: int | None = None,
+        top: int = 5,
+        threshold: float = 0.0,
+        color: ColorOrder = "RGB",
+    ) -> list[Prediction]:
+        """`predict` for many images at once: they are decoded on `workers` threads (default: one per core) and run in
+        batches as large as the model takes. Raises `ImageError` when one of them cannot be read."""
+        _check_asked(top, threshold)
+        ready = map_ahead(self._preprocessor(color), images, workers=_count_workers(workers))
+        with closing(ready):
+            rows = self._rows(future.result() for future in ready)
+            return [self.interpret(row, top=top, threshold=threshold) for row in rows]
+
+    @overload
+    def stream(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        workers: int | None = None,
+        top: int = 5,
+        threshold: float = 0.0,
+        color: ColorOrder = "RGB",
+        errors: Literal["raise"] = "raise",
+    ) -> Iterator[Prediction]: ...
+    @overload
+    def stream(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        workers: int | None = None,
+        top: int = 5,
+        threshold: float = 0.0,
+        color: ColorOrder = "RGB",
+        errors: Literal["return"],
+    ) -> Iterator[Prediction | ImageError]: ...
+    def stream(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        workers: int | None = None,
+        top: int = 5,
+        threshold: float = 0.0,
+        color: ColorOrder = "RGB",
+        errors: Literal["raise", "return"] = "raise",
+    ) -> Iterator[Prediction | ImageError]:
+        """`predict` for a stream, endless if need be: predictions in the order of the images.
+
+        Images are decoded and preprocessed ahead on `workers` threads (default: one per core) while the engine runs;
+        at most twice as many as there are workers are held. An image that cannot be read raises its `ImageError` in
+        its place, or, with ``errors="return"``, is that error in its place, and the stream goes on.
+        """
+        _check_asked(top, threshold)
+        if errors not in ("raise", "return"):
+            raise UsageError(f"unknown errors {errors!r}", fix='errors="raise" or errors="return"')
+        ready = map_ahead(self._preprocessor(color), images, workers=_count_workers(workers))
+        return self._answers(ready, top=top, threshold=threshold, errors=errors)
+
+    def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Tensors:
+        """Raw tensors in and out, by name: preprocessing and softmax are the caller's. See `Session.run`."""
+        return self.session.run(feeds)
 
     def logits(self, tensor: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """What the model gives for one preprocessed image: (H, W, 3) uint8 to (classes,) float32."""
-        result = self.session.run({self.manifest.input.name: tensor[np.newaxis]})
-        logits: npt.NDArray[np.float32] = result[self.manifest.output.name]
-        if logits.shape != (1, len(self.manifest.labels)):
-            raise EngineError(
-                f"variant {self.variant.id} gave {list(logits.shape)} for {len(self.manifest.labels)} labels",
-                fix="export the bundle again",
-            )
-        row: npt.NDArray[np.float32] = logits[0]
+        row: npt.NDArray[np.float32] = self._run_batch(tensor[np.newaxis])[0]
         return row
 
-    def interpret(self, logits: npt.NDArray[np.float32], *, top: int = 5) -> Prediction:
-        """The `top` labels for logits (classes,). Raises `EngineError` when they are not finite."""
+    def placement(self) -> Placement:
+        """Where each operator runs. Raises `EngineError` when the engine cannot tell."""
+        return self.session.placement()
+
+    def explain(self) -> None:
+        """Print why this variant was taken, with the table of those it was chosen from."""
+        print(self.choice or f"{self.variant.id}: made without a choice")
+
+    def interpret(self, logits: npt.NDArray[np.float32], *, top: int = 5, threshold: float = 0.0) -> Prediction:
+        """The `top` labels for logits (classes,), of those as probable as `threshold`.
+
+        Raises `EngineError` when the logits are not finite.
+        """
         if not np.isfinite(logits).all():
             raise EngineError(
                 f"variant {self.variant.id} gave logits that are not finite", fix="edgetl-run self-test BUNDLE"
@@ -116,9 +213,8 @@ class Classifier:
         # Stable, so that equal logits come in the order of the labels: the same decision everywhere.
         best = np.argsort(-logits, kind="stable")[:top]
         labels = self.manifest.labels
-        return Prediction(
-            tuple(Score(labels[i].id, labels[i].name, int(i), float(probabilities[i])) for i in best.tolist())
-        )
+        scores = [Score(labels[i].id, labels[i].name, i, float(probabilities[i])) for i in best.tolist()]
+        return Prediction(scores[0], tuple(score for score in scores if score.probability >= threshold))
 
     def close(self) -> None:
         """Let the engine go; closing twice is fine."""
@@ -132,29 +228,94 @@ class Classifier:
     ) -> None:
         self.close()
 
+    def _answers(
+        self, ready: Generator[Future[npt.NDArray[np.uint8]], None, None], *, top: int, threshold: float, errors: str
+    ) -> Iterator[Prediction | ImageError]:
+        with closing(ready):
+            for future in ready:
+                error = future.exception()
+                if errors == "return" and isinstance(error, ImageError):
+                    yield error
+                else:
+                    yield self.interpret(self.logits(future.result()), top=top, threshold=threshold)
+
+    def _preprocessor(self, color: ColorOrder) -> Callable[[ImageSource], npt.NDArray[np.uint8]]:
+        return partial(preprocess, spec=self.manifest.preprocess, color=color)
+
+    def _rows(self, tensors: Iterable[npt.NDArray[np.uint8]]) -> Iterator[npt.NDArray[np.float32]]:
+        """Logits (classes,) of each tensor, run in batches as large as the model takes."""
+        fixed = self.manifest.input.shape[0]
+        most = _MOST_AT_ONCE if fixed == -1 else fixed
+        waiting = iter(tensors)
+        while batch := list(islice(waiting, most)):
+            stacked = np.stack(batch)
+            if fixed > len(batch):
+                # What is missing to a fixed batch is filled up, and its answers are dropped.
+                stacked = np.concatenate([stacked, np.zeros((fixed - len(batch), *stacked.shape[1:]), np.uint8)])
+            yield from self._run_batch(stacked)[: len(batch)]
+
+    def _run_batch(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """(n, H, W, 3) uint8 to (n, classes) float32."""
+        result = self.session.run({self.manifest.input.name: images})
+        logits: npt.NDArray[np.float32] = result[self.manifest.output.name]
+        if logits.shape != (len(images), len(self.manifest.labels)):
+            raise EngineError(
+                f"variant {self.variant.id} gave {list(logits.shape)} for {len(self.manifest.labels)} labels",
+                fix="export the bundle again",
+            )
+        return logits
+
 
 def load(
     path: str | Path | Bundle,
     *,
     variant: str | None = None,
     engine: str = "auto",
+    device: str = "cpu",
+    device_options: Mapping[str, str] | None = None,
     threads: int | None = None,
+    strict: bool = False,
+    min_top1: float | None = None,
+    max_drop: float | None = None,
     verify: bool = True,
 ) -> Classifier:
     """Load a classifier from a bundle folder, a zip of one, or one model file.
 
-    Without `variant` the best one that an installed engine runs and that passed verification is taken (see
-    `choose_variant`). `threads` limits the cores of one run; `verify` holds the files against their hashes.
+    Without `variant` the fastest one that an installed engine runs and that passed verification is taken, with a
+    recorded top-1 of at least `min_top1` and at most `max_drop` below the original's: see `choose`, which tries them
+    on the first start. `engine` limits that to one engine.
+
+    `device` is "cpu", "gpu", "npu", "edgetpu", "auto", or an engine's own name for one (an ONNX Runtime provider like
+    "xnnpack" or "tensorrt", the path of a LiteRT delegate, an OpenVINO device like "HETERO:GPU,CPU");
+    `device_options` go to it. Operators that run elsewhere are a `FallbackWarning`, or with `strict` an error.
+
+    `threads` limits the cores of one run; `verify` holds the files against their hashes.
     Raises `BundleError`, `MissingDependency` or `EngineError`.
     """
     bundle = path if isinstance(path, Bundle) else open_bundle(path)
-    chosen = choose_variant(bundle, variant=variant, engine=engine)
-    session = bundle.session(chosen.id, threads=threads, verify=verify)
+    wish = Wish(variant, engine, device, dict(device_options or {}), threads, strict, min_top1, max_drop)
+    choice = choose(bundle, wish)
+    session = bundle.session(
+        choice.variant, threads=threads, device=device, device_options=device_options, strict=strict, verify=verify
+    )
     try:
-        return Classifier(bundle.manifest, chosen, session)
+        return Classifier(bundle.manifest, bundle.manifest.variant(choice.variant), session, choice=choice)
     except BundleError:
         session.close()
         raise
+
+
+def _check_asked(top: int, threshold: float) -> None:
+    if top < 1:
+        raise UsageError(f"top must be at least 1, not {top}")
+    if not 0.0 <= threshold <= 1.0:
+        raise UsageError(f"a threshold is a probability, not {threshold}", fix="0 <= threshold <= 1")
+
+
+def _count_workers(workers: int | None) -> int:
+    if workers is not None and workers < 1:
+        raise UsageError(f"workers must be at least 1, not {workers}", fix="leave it out for one per core")
+    return workers or usable_cores()
 
 
 def softmax(logits: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:

@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import json
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,11 +20,12 @@ from edgetl_runtime.advice import Advice, Recommendation, advise
 from edgetl_runtime.bench import BenchOptions, bench_image, bench_variants
 from edgetl_runtime.bundle import Bundle, open_bundle
 from edgetl_runtime.classifier import load
-from edgetl_runtime.engines import ENGINES, engine_info
-from edgetl_runtime.errors import EdgetlError, EngineError
+from edgetl_runtime.engines import DEVICES, ENGINES, engine_info
+from edgetl_runtime.errors import EdgetlError, EngineError, UsageError
 from edgetl_runtime.fidelity import read_fidelity
 from edgetl_runtime.machine import cpu_features, describe_machine
 from edgetl_runtime.manifest import Variant
+from edgetl_runtime.placement import FallbackWarning, Placement
 from edgetl_runtime.preflight import Obstacle, obstacle
 from edgetl_runtime.selftest import SelfTest, self_test
 
@@ -40,13 +42,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.json is not None:
             console.check_json_destination(arguments.json)
-        return command(arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return command(arguments)
     except EdgetlError as error:
         print(f"edgetl-run: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("edgetl-run: interrupted", file=sys.stderr)
         return _INTERRUPTED
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """Without file and line: they are of no use to who runs a command."""
+    console.note(f"edgetl-run: warning: {message}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,13 +74,22 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--json", metavar="FILE", help="write the result as JSON; - is stdout")
     for sub in (predict, bench, test):
         sub.add_argument("--threads", type=int, metavar="N", help="cores of one run (default: all)")
+        sub.add_argument("--strict", action="store_true", help="fail when an operator falls back to another device")
+    for sub in (info, predict, bench, test):
+        sub.add_argument("--device", default="cpu", help=f"{', '.join(DEVICES)} or an engine's own (default: cpu)")
+        sub.add_argument("--device-option", metavar="KEY=VALUE", action="append", default=[], help="for that device")
+    info.add_argument("--placement", action="store_true", help="load what runs here and say where its operators run")
     for sub in (predict, bench):
         sub.add_argument("--engine", choices=_ENGINE_CHOICES, default="auto", help="only variants of this engine")
     for sub in (bench, test):
         sub.add_argument("--variants", metavar="ID,...", help="only these variants, separated by commas")
     predict.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
-    predict.add_argument("--variant", metavar="ID", help="this variant (default: the best that runs here)")
+    predict.add_argument("--variant", metavar="ID", help="this variant (default: the fastest that runs here and fits)")
+    predict.add_argument("--min-top1", type=float, metavar="SHARE", help="least recorded accuracy, 0.8 is 80 %%")
+    predict.add_argument("--max-drop", type=float, metavar="SHARE", help="most that it may lie below the original's")
+    predict.add_argument("--explain", action="store_true", help="say what the variant was chosen from")
     predict.add_argument("--top", type=int, default=5, metavar="K", help="labels per image (default: 5)")
+    predict.add_argument("--threshold", type=float, default=0.0, metavar="P", help="leave out labels less probable")
     bench.add_argument("--seconds", type=float, default=2.0, metavar="S", help="time per variant (default: 2)")
     bench.add_argument("--image", metavar="FILE", help="image to measure with (default: a golden sample)")
     return parser
@@ -81,10 +99,14 @@ def _info(arguments: argparse.Namespace) -> int:
     """Show the manifest and, for each variant, whether it runs here and passed verification."""
     bundle = open_bundle(arguments.bundle)
     manifest, failed = bundle.manifest, bundle.failed_checks()
-    rows, variants = [], []
+    rows: list[list[str]] = []
+    variants: list[dict[str, Any]] = []
     for variant in manifest.variants:
         found = obstacle(variant)
         runs = "runs here" if found is None else " ".join(str(found.error).split())
+        places = None
+        if arguments.placement and found is None:
+            places, runs = _placed(bundle, variant, arguments)
         verdict = "; ".join(map(str, failed.get(variant.id, ())))
         state = f"{runs}; FAILED verification: {verdict}" if verdict else runs
         rows.append([variant.id, console.size(variant.bytes), variant.requires.engine, state])
@@ -93,6 +115,8 @@ def _info(arguments: argparse.Namespace) -> int:
         variants.append(
             {"id": variant.id, "engine": variant.requires.engine, "bytes": variant.bytes, **runnable, "failed": checks}
         )
+        if arguments.placement:
+            variants[-1]["placement"] = None if places is None else dataclasses.asdict(places)
     spec = manifest.preprocess
     lines = [
         f"{manifest.name}: {manifest.task}, {len(manifest.labels)} labels, schema {manifest.schema}",
@@ -109,6 +133,31 @@ def _info(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _placed(bundle: Bundle, variant: Variant, arguments: argparse.Namespace) -> tuple[Placement | None, str]:
+    """Where its operators run on the device that was asked for, and that in words; None and why when it does not."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FallbackWarning)  # the words say it
+            with bundle.session(variant.id, **_on_device(arguments)) as session:
+                placement = session.placement()
+    except EngineError as error:
+        return None, " ".join(str(error).split())
+    places = ", ".join(f"{n} on {device}" for device, n in placement.counts.items())
+    fallen = len(placement.fallen_back)
+    return placement, f"{places}; {fallen} fallen back" if fallen else places
+
+
+def _on_device(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The keywords of `load` for ``--device`` and its options."""
+    options = {}
+    for text in arguments.device_option:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise UsageError(f"--device-option {text!r} is not KEY=VALUE", fix="--device-option device_type=GPU")
+        options[key] = value
+    return {"device": arguments.device, "device_options": options}
+
+
 def _saturating(variants: Sequence[Variant]) -> list[str]:
     """A line for every variant whose sums may outgrow 16 bits on some processors."""
     lines = []
@@ -123,14 +172,26 @@ def _saturating(variants: Sequence[Variant]) -> list[str]:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    """Classify images with the best variant that runs here, or the one that is named."""
+    """Classify images with the fastest variant that runs here and is accurate enough, or the one that is named."""
     bundle = open_bundle(arguments.bundle)
-    with load(bundle, variant=arguments.variant, engine=arguments.engine, threads=arguments.threads) as classifier:
+    with load(
+        bundle,
+        variant=arguments.variant,
+        engine=arguments.engine,
+        threads=arguments.threads,
+        strict=arguments.strict,
+        min_top1=arguments.min_top1,
+        max_drop=arguments.max_drop,
+        **_on_device(arguments),
+    ) as classifier:
         session, chosen = classifier.session, classifier.variant.id
         console.note(f"{chosen} in {session.engine} {session.engine_version}")
         if chosen in bundle.failed_variants():
             console.note(f"warning: {chosen} failed verification; it runs because it was named")
-        predictions = classifier.predict([Path(image) for image in arguments.images], top=arguments.top)
+        if arguments.explain:
+            console.note(str(classifier.choice))
+        images = [Path(image) for image in arguments.images]
+        predictions = classifier.predict(images, top=arguments.top, threshold=arguments.threshold)
     results = [
         {"image": image, **dataclasses.asdict(prediction)}
         for image, prediction in zip(arguments.images, predictions, strict=True)
@@ -150,7 +211,8 @@ def _bench(arguments: argparse.Namespace) -> int:
         image, what = bench_image(bundle)
     else:
         image, what = console.read_image(arguments.image), arguments.image
-    options = BenchOptions(threads=arguments.threads, seconds=arguments.seconds)
+    device = _on_device(arguments)
+    options = BenchOptions(arguments.threads, arguments.seconds, strict=arguments.strict, **device)
     results = bench_variants(bundle, [variant.id for variant in able], image, options, note=console.note)
     features = cpu_features()
     advice = advise(results, fidelity, features)
@@ -159,7 +221,7 @@ def _bench(arguments: argparse.Namespace) -> int:
         times = (result.load_ms, result.first_ms, result.preprocess_ms, result.run.p50_ms, result.run.p95_ms)
         rows.append([result.id, *(f"{time:.2f}" for time in times), console.size(result.bytes)])
     lines = [
-        f"milliseconds, batch 1, {arguments.threads or 'all'} threads; image: {what}",
+        f"milliseconds, batch 1, {arguments.threads or 'all'} threads, device {arguments.device}; image: {what}",
         *console.table(["variant", "load", "first", "preprocess", "p50", "p95", "size"], rows),
         *_not_run(unable),
         "",
@@ -203,7 +265,9 @@ def _self_test(arguments: argparse.Namespace) -> int:
     able, unable = _split(_wanted(bundle, arguments.variants, "auto"))
     bundle.check()
     ids = tuple(variant.id for variant in able)
-    result = self_test(bundle, variant_ids=ids, threads=arguments.threads)
+    result = self_test(
+        bundle, variant_ids=ids, threads=arguments.threads, strict=arguments.strict, **_on_device(arguments)
+    )
     document = {"bundle": str(bundle.path), "machine": describe_machine(), "passed": result.passed}
     not_run = [{"id": found.variant, "problem": str(found.error)} for found in unable]
     tests = {**dataclasses.asdict(result), "not_run": not_run}

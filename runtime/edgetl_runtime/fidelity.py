@@ -18,12 +18,22 @@ _REPORT = "report.json"
 @dataclass(frozen=True)
 class Fidelity:
     """How close a variant is to its original: over ``n`` photos the share with the same label, and ``delta``, its
-    top-1 minus the original's (shares of 1). None was not measured. ``failed``: the checks of the gate it failed."""
+    top-1 minus the original's (shares of 1); ``top1``: that top-1. None was not measured. ``failed``: the checks of
+    the gate it failed."""
 
     n: int | None = None
     top1_agreement: float | None = None
     delta: float | None = None
     failed: tuple[str, ...] = ()
+    top1: float | None = None
+
+    @property
+    def drop(self) -> float | None:
+        """How far its top-1 lies below the original's (share of 1, negative above). Without labelled photos the share
+        of decisions that differ, which is the most that it can be; None when neither was measured."""
+        if self.delta is not None:
+            return -self.delta
+        return None if self.top1_agreement is None else 1.0 - self.top1_agreement
 
 
 def read_fidelity(bundle: Bundle) -> dict[str, Fidelity]:
@@ -51,6 +61,7 @@ def _fidelity(entry: Mapping[str, Any], failed: tuple[str, ...]) -> Fidelity:
         top1_agreement=_number(parity.get("top1_agreement")),
         delta=_number(accuracy.get("delta")),
         failed=failed,
+        top1=_number(accuracy.get("top1")),
     )
 
 

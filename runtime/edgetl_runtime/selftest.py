@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,7 @@ from edgetl_runtime.errors import BundleError, EngineError
 from edgetl_runtime.manifest import Variant
 from edgetl_runtime.preflight import obstacle
 from edgetl_runtime.preprocess import preprocess
+from edgetl_runtime.session import Session
 
 __all__ = ["Limits", "SelfTest", "VariantTest", "limits_for", "self_test"]
 
@@ -85,15 +88,25 @@ def limits_for(precision: str) -> Limits:
     return _LIMITS.get(precision, _QUANTISED)
 
 
-def self_test(bundle: Bundle, *, variant_ids: tuple[str, ...] | None = None, threads: int | None = None) -> SelfTest:
+def self_test(
+    bundle: Bundle,
+    *,
+    variant_ids: tuple[str, ...] | None = None,
+    threads: int | None = None,
+    device: str = "cpu",
+    device_options: Mapping[str, str] | None = None,
+    strict: bool = False,
+) -> SelfTest:
     """Run the golden samples through `variant_ids`, by default through every variant of the bundle.
 
+    `threads`, `device`, `device_options` and `strict` are those of `load`.
     A bundle without golden samples (a single model file) is only run on a grey image and checked for finite logits.
     Raises `BundleError` when a file is damaged; what an engine cannot do is in the result.
     """
     variants = [bundle.manifest.variant(id_) for id_ in variant_ids or ()] or list(bundle.manifest.variants)
     golden = bundle.golden()
     failed = bundle.failed_variants()
+    opening = partial(bundle.session, threads=threads, device=device, device_options=device_options, strict=strict)
     tests: list[VariantTest] = []
     not_run: list[tuple[str, str]] = []
     for variant in variants:
@@ -101,7 +114,7 @@ def self_test(bundle: Bundle, *, variant_ids: tuple[str, ...] | None = None, thr
         if found is not None:
             not_run.append((variant.id, str(found.error)))
         else:
-            tests.append(_test(bundle, variant, golden, threads=threads, counted=variant.id not in failed))
+            tests.append(_test(bundle, variant, golden, opening, counted=variant.id not in failed))
     pixels = None if golden is None else _pixel_difference(bundle, golden)
     return SelfTest(0 if golden is None else len(golden.names), pixels, tuple(tests), tuple(not_run))
 
@@ -118,12 +131,17 @@ def _pixel_difference(bundle: Bundle, golden: GoldenSamples) -> int:
 
 
 def _test(
-    bundle: Bundle, variant: Variant, golden: GoldenSamples | None, *, threads: int | None, counted: bool
+    bundle: Bundle,
+    variant: Variant,
+    golden: GoldenSamples | None,
+    opening: Callable[[str], Session],
+    *,
+    counted: bool,
 ) -> VariantTest:
     engine, version = variant.requires.engine, ""
     agreement = noise = largest = problem = None
     try:
-        with Classifier(bundle.manifest, variant, bundle.session(variant.id, threads=threads)) as classifier:
+        with Classifier(bundle.manifest, variant, opening(variant.id)) as classifier:
             engine, version = classifier.session.engine, classifier.session.engine_version
             if golden is None:
                 grey = np.full((*bundle.manifest.preprocess.crop, 3), 128, dtype=np.uint8)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from edgetl_runtime.errors import EngineError
 from edgetl_runtime.manifest import TensorSpec
+from edgetl_runtime.placement import OperatorPlace, Placement
 
 __all__ = ["FakeSession", "IntegerSession", "Session", "Tensors"]
 
@@ -22,11 +23,14 @@ class Session(ABC):
     """An engine with a variant loaded.
 
     ``inputs`` and ``outputs`` describe the tensors as the file has them; ``engine`` and ``engine_version`` say
-    what runs it. A session is a context manager; closing twice is fine, running after that is an `EngineError`.
+    what runs it, ``device`` where it was asked to, ``wanted`` the places in a `Placement` that keep that promise.
+    A session is a context manager; closing twice is fine, running after that is an `EngineError`.
     """
 
     engine: str
     engine_version: str
+    device: str = "cpu"
+    wanted: tuple[str, ...] = ()
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     _closed: bool = False
@@ -40,6 +44,12 @@ class Session(ABC):
             raise EngineError("this session is closed", fix="load the model again")
         self._check(feeds)
         return self._run(feeds)
+
+    def placement(self) -> Placement:
+        """Where each operator runs. Raises `EngineError` when the session is closed, or its engine cannot tell."""
+        if self._closed:
+            raise EngineError("this session is closed", fix="load the model again")
+        return Placement(self.engine, self.device, self._operators(), self.wanted)
 
     def close(self) -> None:
         """Let the engine go."""
@@ -60,6 +70,9 @@ class Session(ABC):
 
     @abstractmethod
     def _close(self) -> None: ...
+
+    @abstractmethod
+    def _operators(self) -> tuple[OperatorPlace, ...]: ...
 
     def _check(self, feeds: Mapping[str, npt.NDArray[Any]]) -> None:
         if len(feeds) != len(self.inputs) or any(spec.name not in feeds for spec in self.inputs):
@@ -102,6 +115,9 @@ class FakeSession(Session):
     def _close(self) -> None:
         return None
 
+    def _operators(self) -> tuple[OperatorPlace, ...]:
+        return ()
+
 
 class IntegerSession(Session):
     """A file that takes int8 images, or gives int8 logits, behind uint8 pixels and float32 logits.
@@ -112,6 +128,7 @@ class IntegerSession(Session):
 
     def __init__(self, inner: Session, image: TensorSpec, logits: TensorSpec) -> None:
         self.engine, self.engine_version = inner.engine, inner.engine_version
+        self.device, self.wanted = inner.device, inner.wanted
         self.inputs, self.outputs = (image,), (logits,)
         self._inner = inner
 
@@ -128,3 +145,6 @@ class IntegerSession(Session):
 
     def _close(self) -> None:
         self._inner.close()
+
+    def _operators(self) -> tuple[OperatorPlace, ...]:
+        return self._inner.placement().operators

@@ -13,8 +13,9 @@ import torch
 
 from edgetl_export.calibration import CalibrationSamples
 from edgetl_export.quantize import cache
-from edgetl_export.quantize.cache import CACHE_VARIABLE, cache_folder, calibrate_once
+from edgetl_export.quantize.cache import calibrate_once
 from edgetl_export.quantize.calibrate import Calibration, calibrate
+from edgetl_runtime.cache import CACHE_VARIABLE, cache_folder
 
 if TYPE_CHECKING:
     from tests.export.conftest import Int8

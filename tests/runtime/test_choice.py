@@ -2,71 +2,268 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from edgetl_runtime import BundleError, EngineError, MissingDependency, UsageError, choose_variant, open_bundle
+from edgetl_runtime import (
+    Bundle,
+    BundleError,
+    Choice,
+    EngineError,
+    FakeSession,
+    MissingDependency,
+    Session,
+    UsageError,
+    Wish,
+    choose,
+    load,
+    open_bundle,
+)
+from edgetl_runtime.cache import CACHE_VARIABLE
+
+MILLISECONDS = {"onnx.fp32": 6.0, "onnx.int8": 2.0, "tflite.fp32": 9.0, "openvino.fp32": 4.0}
 
 
-def test_int8_first_then_the_order_of_the_engines(pristine_bundle: Path, no_engines: Callable[..., None]) -> None:
-    bundle = open_bundle(pristine_bundle)
-    assert choose_variant(bundle).id == "onnx.int8"
-    assert choose_variant(bundle, engine="openvino").id == "openvino.fp32"
-    no_engines("onnxruntime")
-    assert choose_variant(bundle).id == "tflite.fp32"
-    no_engines("ai_edge_litert")
-    assert choose_variant(bundle).id == "openvino.fp32"
+class Engines:
+    """Sessions that take as long as they are told to, in the place of the real ones."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.milliseconds = dict(MILLISECONDS)
+        self.broken: set[str] = set()
+        self.opened: list[str] = []
+        self.open = 0
+        monkeypatch.setattr(Bundle, "session", lambda bundle, id_, **_: self._session(bundle, id_))
+
+    def _session(self, bundle: Bundle, id_: str) -> Session:
+        if id_ in self.broken:
+            raise EngineError(f"{id_} has an operator that this engine lacks")
+        self.opened.append(id_)
+        manifest, times, engines = bundle.manifest, self.milliseconds, self
+
+        class Timed(FakeSession):
+            def _close(self) -> None:
+                engines.open -= 1
+
+        def compute(feeds: Mapping[str, Any]) -> dict[str, Any]:
+            time.sleep(times[id_] / 1e3)
+            return {"logits": np.zeros((1, len(manifest.labels)), np.float32)}
+
+        engines.open += 1
+        return Timed((manifest.input,), (manifest.output,), compute)
 
 
-def test_fp16_comes_before_fp32_and_after_int8(bundle_path: Path, edit_manifest: Callable[..., None]) -> None:
-    edit_manifest(bundle_path, lambda raw: raw["variants"][2].update(precision="fp16"))
-    edit_manifest(bundle_path, lambda raw: raw["variants"][3].update(precision="w8a16"))
-    assert choose_variant(open_bundle(bundle_path)).id == "openvino.fp32"
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Engines:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    return Engines(monkeypatch)
 
 
-def test_failed_variants_are_passed_over_unless_named(bundle_path: Path, fail_in_report: Callable[..., None]) -> None:
+@pytest.fixture
+def report() -> Callable[..., None]:
+    """Write a report.json: ``report(path, {"onnx.int8": (top1_agreement, top1, delta)})``."""
+
+    def write(path: Path, found: Mapping[str, tuple[float, float | None, float | None]]) -> None:
+        variants = [
+            {
+                "id": id_,
+                "parity": {"n": 100, "top1_agreement": agreement},
+                "accuracy": None if top1 is None else {"top1": top1, "delta": delta},
+            }
+            for id_, (agreement, top1, delta) in found.items()
+        ]
+        verdict = {"passed": True, "checks": []}
+        (path / "report.json").write_text(json.dumps({"schema": 1, "variants": variants, "verdict": verdict}))
+
+    return write
+
+
+def choice_of(path: Path, **wish: Any) -> Choice:
+    return choose(open_bundle(path), Wish(**wish))
+
+
+def test_fastest_is_taken_whatever_its_precision(engines: Engines, bundle_path: Path) -> None:
+    assert choice_of(bundle_path).variant == "onnx.int8"
+    assert choice_of(bundle_path, engine="litert").variant == "tflite.fp32"
+    engines.milliseconds["openvino.fp32"] = 0.5
+    assert choice_of(bundle_path, threads=1).variant == "openvino.fp32"
+    assert engines.open == 0
+
+
+def test_of_equally_fast_ones_the_more_faithful(
+    engines: Engines, bundle_path: Path, report: Callable[..., None]
+) -> None:
+    engines.milliseconds = dict.fromkeys(MILLISECONDS, 20.0)
+    agreement = {"onnx.fp32": 0.97, "onnx.int8": 0.96, "tflite.fp32": 0.99, "openvino.fp32": 0.98}
+    report(bundle_path, {id_: (share, 0.8, 0.0) for id_, share in agreement.items()})
+    assert choice_of(bundle_path).variant == "tflite.fp32"
+
+
+def test_accuracy_that_is_asked_for(engines: Engines, bundle_path: Path, report: Callable[..., None]) -> None:
+    found = {
+        "onnx.int8": (0.95, 0.76, -0.04),
+        "openvino.fp32": (0.99, 0.795, -0.005),
+        "onnx.fp32": (1.0, 0.8, 0.0),
+        "tflite.fp32": (0.98, None, None),
+    }
+    report(bundle_path, found)
+    assert choice_of(bundle_path).variant == "onnx.int8"
+    assert choice_of(bundle_path, max_drop=0.005).variant == "openvino.fp32"
+    assert choice_of(bundle_path, max_drop=0.004).variant == "onnx.fp32"
+    assert choice_of(bundle_path, min_top1=0.8).variant == "onnx.fp32"
+    # Without labels the share of other decisions stands for the drop.
+    assert choice_of(bundle_path, engine="litert", max_drop=0.02).variant == "tflite.fp32"
+    with pytest.raises(EngineError, match=r"tflite\.fp32: drop 2\.0%, asked for 1\.9% at most"):
+        choice_of(bundle_path, engine="litert", max_drop=0.019)
+    with pytest.raises(EngineError, match=r"tflite\.fp32: its accuracy is not recorded"):
+        choice_of(bundle_path, engine="litert", min_top1=0.5)
+    with pytest.raises(EngineError, match=r"onnx\.int8: top-1 76\.0%, asked for 90\.0%"):
+        choice_of(bundle_path, min_top1=0.9)
+
+
+@pytest.mark.parametrize("wish", [{"min_top1": 80}, {"max_drop": -0.1}, {"max_drop": float("nan")}])
+def test_shares_are_of_one(wish: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match="is a share of 1"):
+        Wish(**wish)  # type: ignore[arg-type]
+
+
+def test_not_verified_only_where_nothing_is(engines: Engines, bundle_path: Path, report: Callable[..., None]) -> None:
+    report(bundle_path, {"onnx.fp32": (1.0, 0.8, 0.0), "tflite.fp32": (1.0, 0.8, 0.0)})
+    found = choice_of(bundle_path)
+    assert found.variant == "onnx.fp32"
+    assert {item.variant: item.problem for item in found.candidates}["onnx.int8"] == "not verified"
+
+
+def test_failed_variants_are_passed_over_unless_named(
+    engines: Engines, bundle_path: Path, fail_in_report: Callable[..., None]
+) -> None:
     fail_in_report(bundle_path, "onnx.int8")
-    bundle = open_bundle(bundle_path)
-    assert choose_variant(bundle).id == "onnx.fp32"
-    assert choose_variant(bundle, variant="onnx.int8").id == "onnx.int8"
+    assert choice_of(bundle_path).variant == "openvino.fp32"
+    assert choice_of(bundle_path, variant="onnx.int8").variant == "onnx.int8"
     fail_in_report(bundle_path, "onnx.int8", "onnx.fp32")
-    with pytest.raises(EngineError, match=r"failed verification .*onnx\.int8: top1_agreement 0\.25 \(limit 0\.97\)"):
-        choose_variant(bundle, engine="onnxruntime")
+    with pytest.raises(EngineError, match=r"onnx\.int8: failed verification: top1_agreement 0\.25 \(limit 0\.97\)"):
+        choice_of(bundle_path, engine="onnxruntime")
+
+
+def test_second_start_remembers_and_nothing_else_does(
+    engines: Engines, bundle_path: Path, edit_manifest: Callable[..., None], report: Callable[..., None]
+) -> None:
+    first = choice_of(bundle_path)
+    engines.opened.clear()
+    second = choice_of(bundle_path)
+    assert (first.cached, second.cached, engines.opened) == (False, True, [])
+    assert second.candidates == first.candidates
+    engines.milliseconds["openvino.fp32"] = 0.5
+    assert choice_of(bundle_path).variant == "onnx.int8"
+    # Another number of threads, another device, another report and another manifest are other questions.
+    assert choice_of(bundle_path, threads=1).variant == "openvino.fp32"
+    assert choice_of(bundle_path, device="auto").variant == "openvino.fp32"
+    report(bundle_path, dict.fromkeys(MILLISECONDS, (1.0, 0.8, 0.0)))
+    assert not choice_of(bundle_path).cached
+    edit_manifest(bundle_path, lambda raw: raw.update(name="other"))
+    assert not choice_of(bundle_path).cached
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "[]", '{"times": {"onnx.int8": 1}, "failed": {}}', '{"times": 3, "failed": {}}']
+)
+def test_damaged_memory_is_found_anew(damage: str, engines: Engines, bundle_path: Path, tmp_path: Path) -> None:
+    choice_of(bundle_path)
+    (file,) = (tmp_path / "cache" / "choices").iterdir()
+    file.write_text(damage)
+    assert not choice_of(bundle_path).cached
+    assert choice_of(bundle_path).cached
+
+
+def test_memory_that_cannot_be_kept_or_is_off(
+    engines: Engines, bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    for where in (str(blocked / "cache"), ""):
+        monkeypatch.setenv(CACHE_VARIABLE, where)
+        assert not choice_of(bundle_path).cached
+        assert not choice_of(bundle_path).cached
+
+
+def test_variant_that_does_not_run_after_all_is_passed_over(engines: Engines, bundle_path: Path) -> None:
+    engines.broken = {"onnx.int8"}
+    for cached in (False, True):
+        found = choice_of(bundle_path)
+        assert (found.variant, found.cached) == ("openvino.fp32", cached)
+        assert "an operator that this engine lacks" in str(found)
+    engines.broken = set(MILLISECONDS)
+    with pytest.raises(EngineError, match=r"tflite\.fp32 has an operator that this engine lacks"):
+        choice_of(bundle_path, threads=2)
+    assert engines.open == 0
+
+
+def test_one_that_can_is_not_measured(engines: Engines, bundle_path: Path, no_engines: Callable[..., None]) -> None:
+    no_engines("onnxruntime", "openvino")
+    assert choice_of(bundle_path).variant == "tflite.fp32"
+    assert engines.opened == []
+
+
+def test_explain_prints_the_table(
+    engines: Engines, bundle_path: Path, report: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    report(bundle_path, dict.fromkeys(MILLISECONDS, (0.99, 0.8, -0.01)))
+    with load(bundle_path) as classifier:
+        classifier.explain()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "onnx.int8: the fastest of 4 that run here and fit"
+    (chosen,) = [line for line in lines if line.startswith("*")]
+    assert "onnx.int8" in chosen
+    assert "99.0%" in chosen
+    assert len(lines) == 6
+    with load(bundle_path, variant="onnx.fp32") as classifier:
+        classifier.explain()
+    assert capsys.readouterr().out == "onnx.fp32: it was named\n"
+
+
+def test_real_engines_are_measured(pristine_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    found = choice_of(pristine_bundle)
+    times = {item.variant: item.fastest_ms for item in found.candidates}
+    assert set(times) == set(MILLISECONDS)
+    assert all(time_ms is not None and time_ms > 0 for time_ms in times.values())
 
 
 def test_nothing_installed_names_every_way_out(pristine_bundle: Path, no_engines: Callable[..., None]) -> None:
     no_engines()
     with pytest.raises(EngineError) as caught:
-        choose_variant(open_bundle(pristine_bundle))
+        choice_of(pristine_bundle)
     for extra in ("onnx", "tflite", "openvino"):
         assert f'pip install "edgetl[{extra}]"' in str(caught.value)
 
 
 def test_one_missing_engine_is_its_own_error(pristine_bundle: Path, no_engines: Callable[..., None]) -> None:
     no_engines("openvino")
-    bundle = open_bundle(pristine_bundle)
-    for arguments in ({"engine": "openvino"}, {"variant": "openvino.fp32"}):
+    for wish in ({"engine": "openvino"}, {"variant": "openvino.fp32"}):
         with pytest.raises(MissingDependency, match=r"edgetl\[openvino\]"):
-            choose_variant(bundle, **arguments)
+            choice_of(pristine_bundle, **wish)
 
 
 def test_names_that_do_not_fit(pristine_bundle: Path) -> None:
-    bundle = open_bundle(pristine_bundle)
     with pytest.raises(UsageError, match="did you mean 'litert'"):
-        choose_variant(bundle, engine="litret")
+        choice_of(pristine_bundle, engine="litret")
     with pytest.raises(BundleError, match=r"no variant 'onnx\.fp16'"):
-        choose_variant(bundle, variant="onnx.fp16")
+        choice_of(pristine_bundle, variant="onnx.fp16")
     with pytest.raises(EngineError, match="runs in litert, not in onnxruntime"):
-        choose_variant(bundle, variant="tflite.fp32", engine="onnxruntime")
+        choice_of(pristine_bundle, variant="tflite.fp32", engine="onnxruntime")
     with pytest.raises(EngineError, match="no variant for engine 'openvino'"):
-        choose_variant(open_bundle(pristine_bundle / "onnx/model.fp32.onnx"), engine="openvino")
+        choice_of(pristine_bundle / "onnx/model.fp32.onnx", engine="openvino")
 
 
-def test_engine_of_a_newer_edgetl_is_no_crash(bundle_path: Path, edit_manifest: Callable[..., None]) -> None:
+def test_engine_of_a_newer_edgetl_is_no_crash(
+    engines: Engines, bundle_path: Path, edit_manifest: Callable[..., None]
+) -> None:
     edit_manifest(bundle_path, lambda raw: raw["variants"][3]["requires"].update(engine="hailort"))
-    bundle = open_bundle(bundle_path)
-    assert choose_variant(bundle).id == "onnx.fp32"
+    assert choice_of(bundle_path).variant == "openvino.fp32"
     with pytest.raises(EngineError, match="'hailort', which this edgetl does not know"):
-        choose_variant(bundle, variant="onnx.int8")
+        choice_of(bundle_path, variant="onnx.int8")

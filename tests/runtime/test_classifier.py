@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from edgetl_runtime import (
     open_bundle,
     softmax,
 )
+from edgetl_runtime.session import Tensors
 
 
 @pytest.fixture
@@ -50,6 +53,8 @@ def test_every_source_gives_the_same_prediction(pristine_bundle: Path, red_photo
         assert classifier.predict(array[:, :, ::-1]).top.id == "blue"
         assert classifier.predict([red_photo, path]) == [expected, expected]
         assert classifier.predict([]) == []
+        assert classifier.predict(item for item in (red_photo, array)) == [expected, expected]
+        assert classifier.predict(np.stack([array, array])) == [expected, expected]
 
 
 def test_prediction_is_typed_and_printable(pristine_bundle: Path, red_photo: bytes) -> None:
@@ -125,3 +130,119 @@ def test_logits_are_the_models(pristine_bundle: Path) -> None:
     with load(pristine_bundle, engine="openvino", threads=1) as classifier:
         for tensor, logits in zip(golden.tensors, golden.logits, strict=True):
             np.testing.assert_allclose(classifier.logits(tensor), logits, rtol=1e-5, atol=1e-5)
+
+
+def test_threshold_leaves_out_what_is_less_probable(manifest: Manifest) -> None:
+    classifier = faked(manifest, np.log([[0.1, 0.6, 0.25, 0.05]]).astype(np.float32))
+    grey = np.zeros((30, 30, 3), np.uint8)
+    prediction = classifier.predict(grey, threshold=0.2)
+    assert [score.index for score in prediction.scores] == [1, 2]
+    assert prediction.accepted
+    prediction = classifier.predict(grey, threshold=0.7)
+    assert prediction.scores == ()
+    assert not prediction.accepted
+    assert prediction.top.index == 1
+    assert str(prediction).startswith("none of the labels (nearest: ")
+    assert [item.accepted for item in classifier.stream([grey], threshold=0.7)] == [False]
+    assert not classifier.predict_batch([grey], threshold=0.7)[0].accepted
+    for threshold in (-0.1, 1.5, float("nan")):
+        with pytest.raises(UsageError, match="threshold"):
+            classifier.predict(grey, threshold=threshold)
+
+
+@pytest.mark.parametrize("variant", ["onnx.int8", "tflite.fp32", "openvino.fp32"])
+def test_stream_and_batch_answer_like_predict(variant: str, pristine_bundle: Path, tmp_path: Path) -> None:
+    golden = open_bundle(pristine_bundle).golden()
+    assert golden is not None
+    photos = [*golden.images] * 5
+    with load(pristine_bundle, variant=variant) as classifier:
+        expected = [classifier.predict(photo) for photo in photos]
+        assert len({prediction.top.id for prediction in expected}) > 1
+        for workers in (None, 1, 4):
+            assert list(classifier.stream(iter(photos), workers=workers)) == expected
+            assert classifier.predict_batch(iter(photos), workers=workers) == expected
+        assert list(classifier.stream([])) == classifier.predict_batch([]) == []
+
+
+def test_unreadable_image_in_a_stream(pristine_bundle: Path, red_photo: bytes) -> None:
+    with load(pristine_bundle) as classifier:
+        expected = classifier.predict(red_photo)
+        photos = [red_photo, b"no image", red_photo]
+        found = list(classifier.stream(photos, errors="return"))
+        assert [found[0], found[2]] == [expected, expected]
+        assert isinstance(found[1], ImageError)
+        stream = classifier.stream(photos)
+        assert next(stream) == expected
+        with pytest.raises(ImageError):
+            next(stream)
+        with pytest.raises(ImageError):
+            classifier.predict_batch(photos)
+        for arguments in ({"errors": "ignore"}, {"workers": 0}, {"top": 0}):
+            with pytest.raises(UsageError):
+                classifier.stream(photos, **arguments)  # type: ignore[call-overload]
+
+
+def test_stream_is_left_early_and_without_end(pristine_bundle: Path, red_photo: bytes) -> None:
+    taken = []
+
+    def camera() -> Iterator[bytes]:
+        while True:
+            taken.append(1)
+            yield red_photo
+
+    with load(pristine_bundle) as classifier:
+        for number, prediction in enumerate(classifier.stream(camera(), workers=2)):
+            assert prediction.top.id == "red"
+            if number == 9:
+                break
+    assert len(taken) <= 10 + 2 * 2
+
+
+def test_threads_share_a_classifier(pristine_bundle: Path) -> None:
+    golden = open_bundle(pristine_bundle).golden()
+    assert golden is not None
+    for variant in ("onnx.int8", "tflite.fp32", "openvino.fp32"):
+        with load(pristine_bundle, variant=variant) as classifier, ThreadPoolExecutor(8) as pool:
+            expected = [classifier.predict(photo) for photo in golden.images]
+            assert list(pool.map(classifier.predict, [*golden.images] * 20)) == expected * 20
+
+
+@pytest.mark.parametrize(("size", "batches"), [(-1, [32, 8]), (3, [3] * 14), (1, [1] * 40)])
+def test_batches_are_as_large_as_the_model_takes(size: int, batches: list[int], manifest: Manifest) -> None:
+    ran = []
+
+    def compute(feeds: Tensors) -> Tensors:
+        ran.append(len(feeds["image"]))
+        means = feeds["image"].mean(axis=(1, 2))
+        return {"logits": np.pad(means, ((0, 0), (0, 1))).astype(np.float32)}
+
+    shape = (size, *manifest.input.shape[1:])
+    batched = dataclasses.replace(
+        manifest,
+        input=dataclasses.replace(manifest.input, shape=shape),
+        output=dataclasses.replace(manifest.output, shape=(size, 4)),
+    )
+    session = FakeSession((batched.input,), (batched.output,), compute)
+    classifier = Classifier(batched, batched.variants[0], session)
+    images = [
+        np.full((30, 30, 3), (10 * (i % 3 == 0), 10 * (i % 3 == 1), 10 * (i % 3 == 2)), np.uint8) for i in range(40)
+    ]
+    found = classifier.predict_batch(images)
+    assert [prediction.top.index for prediction in found] == [i % 3 for i in range(40)]
+    assert ran == batches
+
+
+def test_raw_tensors(pristine_bundle: Path) -> None:
+    golden = open_bundle(pristine_bundle).golden()
+    assert golden is not None
+    with load(pristine_bundle) as classifier:
+        found = classifier.run({"image": golden.tensors[:1]})
+        np.testing.assert_array_equal(found["logits"][0], classifier.logits(golden.tensors[0]))
+        with pytest.raises(EngineError, match="must be uint8"):
+            classifier.run({"image": golden.tensors[:1].astype(np.float32)})
+
+
+@pytest.mark.parametrize("thing", [5, None, 2.5, bytearray(b"x"), [3]])
+def test_things_that_are_no_images(thing: object, pristine_bundle: Path) -> None:
+    with load(pristine_bundle) as classifier, pytest.raises(UsageError, match="cannot read an image from"):
+        classifier.predict(thing)  # type: ignore[call-overload]

@@ -82,10 +82,10 @@ def test_info_warns_of_saturation(
 
 
 def test_predict_prints_a_line_per_image_and_json(pristine_bundle: Path, photos: list[str], capsys: Capture) -> None:
-    assert main(["predict", str(pristine_bundle), *photos, "--top", "2", "--json", "-"]) == 0
+    assert main(["predict", str(pristine_bundle), *photos, "--top", "2", "--json", "-", "--explain"]) == 0
     captured = capsys.readouterr()
     document: dict[str, Any] = json.loads(captured.out)
-    assert document["variant"] == "onnx.int8"
+    assert f"{document['variant']}: the fastest of 4 that run here and fit" in captured.err
     assert [item["image"] for item in document["predictions"]] == photos
     assert [score["id"] for score in document["predictions"][0]["scores"]] == ["red", "grey"]
     assert f"{photos[0]}: Red 9" in captured.err
@@ -102,7 +102,37 @@ def test_predict_warns_of_a_named_variant_that_failed(
     assert main(["predict", str(bundle_path), photos[0]]) == 0
     captured = capsys.readouterr().err
     assert "warning" not in captured
-    assert "onnx.fp32 in onnxruntime" in captured
+    assert not captured.startswith("onnx.int8")
+
+
+def test_predict_with_a_threshold_and_an_accuracy_that_nothing_has(
+    bundle_path: Path, photos: list[str], capsys: Capture
+) -> None:
+    assert main(["predict", str(bundle_path), photos[0], "--threshold", "1"]) == 0
+    assert "none of the labels (nearest: Red 9" in capsys.readouterr().out
+    assert main(["predict", str(bundle_path), photos[0], "--max-drop", "0.1"]) == 2
+    assert "its accuracy is not recorded: run edgetl verify" in capsys.readouterr().err
+
+
+def test_placement_and_devices(pristine_bundle: Path, photos: list[str], tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "info.json"
+    assert main(["info", str(pristine_bundle), "--placement", "--device", "xnnpack", "--json", str(out)]) == 0
+    found = {item["id"]: item["placement"] for item in json.loads(out.read_text())["variants"]}
+    assert found["onnx.fp32"] is None
+    assert {operator["device"] for operator in found["tflite.fp32"]["operators"]} <= {"XNNPACK", "CPU"}
+    text = capsys.readouterr().out
+    assert "onnxruntime has no device 'xnnpack' here" in text
+    # A device that takes no operator at all: a warning, or with --strict an error.
+    device = ["--variant", "onnx.fp32", "--device", "AzureExecutionProvider"]
+    assert main(["predict", str(pristine_bundle), photos[0], *device]) == 0
+    assert "edgetl-run: warning: " in capsys.readouterr().err
+    assert main(["predict", str(pristine_bundle), photos[0], *device, "--strict"]) == 2
+    assert "fallen back: " in capsys.readouterr().err
+    assert main(["predict", str(pristine_bundle), photos[0], "--device-option", "level"]) == 2
+    assert "is not KEY=VALUE" in capsys.readouterr().err
+    assert main(["self-test", str(pristine_bundle), "--variants", "openvino.fp32", "--device", "auto"]) == 0
+    assert main(["self-test", str(pristine_bundle), "--variants", "openvino.fp32", "--device", "gpu"]) == 1
+    assert "OpenVINO finds CPU" in capsys.readouterr().out
 
 
 def test_bench_measures_what_runs_and_lists_the_rest(

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 
 from edgetl_runtime import EngineError, MissingDependency, TensorSpec, UsageError, open_bundle
-from edgetl_runtime.engines import ENGINES, ModelBytes, Signature, installed, open_session
+from edgetl_runtime.engines import ENGINES, Execution, ModelBytes, Signature, installed, open_session
 from edgetl_runtime.engines.binding import bind
 
 VARIANTS = ("onnx.fp32", "tflite.fp32", "openvino.fp32")
@@ -155,7 +155,7 @@ def test_unknown_engine_and_threads_are_usage_errors() -> None:
     with pytest.raises(UsageError, match="did you mean 'openvino'"):
         installed("openvin")
     with pytest.raises(UsageError, match="threads"):
-        open_session("litert", ModelBytes(b"", name="x"), Signature((), ()), threads=0)
+        open_session("litert", ModelBytes(b"", name="x"), Signature((), ()), Execution(threads=0))
 
 
 def test_importing_the_runtime_imports_no_engine() -> None:

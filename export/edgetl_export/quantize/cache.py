@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import io
 import zipfile
 import zlib
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,24 +15,14 @@ from edgetl_export.capture import Captured
 from edgetl_export.progress import Track, silent
 from edgetl_export.quantize.calibrate import Calibration, calibrate
 from edgetl_export.quantize.ranges import Range
+from edgetl_runtime.cache import cache_folder, keep
 
-__all__ = ["CACHE_VARIABLE", "cache_folder", "calibrate_once", "key_of"]
-
-CACHE_VARIABLE = "EDGETL_CACHE"
-"""Environment variable with the folder of the cache; empty switches it off."""
+__all__ = ["calibrate_once", "key_of"]
 
 _VERSION = 1
 
 _UNREADABLE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 """What reading a damaged zip of arrays raises; RuntimeError where a flipped bit says that it is encrypted."""
-
-
-def cache_folder() -> Path | None:
-    """Where results are kept: ``$EDGETL_CACHE``, else ``edgetl`` in the user's cache folder. None when it is off."""
-    chosen = os.environ.get(CACHE_VARIABLE)
-    if chosen is not None:
-        return Path(chosen) if chosen else None
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgetl"
 
 
 def key_of(captured: Captured, samples: CalibrationSamples, *facts: object) -> str:
@@ -81,21 +70,14 @@ def _write(file: Path, calibration: Calibration) -> None:
         [(found.low, found.high) for found in (calibration.ranges[method][node] for node in nodes)]
         for method in methods
     ]
-    beside = file.with_name(f"{file.name}.{os.getpid()}.part")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as stream:
-            np.savez_compressed(
-                stream,
-                nodes=np.array(nodes),
-                methods=np.array(methods),
-                ranges=np.array(ranges, np.float64),
-                probe=calibration.probe,
-                n=np.array(calibration.n),
-                fingerprint=np.array(calibration.fingerprint),
-            )
-        beside.replace(file)
-    except OSError:
-        # Where the folder cannot be made, there is nothing to remove and no way to.
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
+    content = io.BytesIO()
+    np.savez_compressed(
+        content,
+        nodes=np.array(nodes),
+        methods=np.array(methods),
+        ranges=np.array(ranges, np.float64),
+        probe=calibration.probe,
+        n=np.array(calibration.n),
+        fingerprint=np.array(calibration.fingerprint),
+    )
+    keep(file, content.getvalue())

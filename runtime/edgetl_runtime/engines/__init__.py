@@ -1,7 +1,7 @@
 """The engines that run variants: a literal table, and sessions opened through it.
 
 A library is imported when a session is opened, never before. To add an engine: a line in `ENGINES`, and a module
-beside this one with ``open_session(model, signature, *, threads)``.
+beside this one with ``open_session(model, signature, execution)``.
 """
 
 from __future__ import annotations
@@ -9,16 +9,21 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 
-from edgetl_runtime.engines.binding import ModelBytes, Signature
-from edgetl_runtime.errors import MissingDependency, UsageError, nearest
+from edgetl_runtime.engines.binding import Execution, ModelBytes, Signature
+from edgetl_runtime.engines.devices import ANYWHERE, DEVICES
+from edgetl_runtime.errors import EngineError, MissingDependency, UsageError, nearest
 from edgetl_runtime.machine import usable_cores
+from edgetl_runtime.placement import FallbackWarning
 from edgetl_runtime.session import Session
 
 __all__ = [
+    "DEVICES",
     "ENGINES",
     "EngineInfo",
+    "Execution",
     "Library",
     "ModelBytes",
     "Signature",
@@ -122,17 +127,35 @@ def missing(engine: str) -> MissingDependency:
     return MissingDependency(names, needed_for=f"engine {engine}", extra=info.extra)
 
 
-def open_session(engine: str, model: ModelBytes, signature: Signature, *, threads: int | None = None) -> Session:
-    """Load `model` into `engine`. `threads` limits the cores of one run; None is all that this process may use.
+_ON_CPU = Execution()
 
-    Raises `MissingDependency` when the library is not installed, `EngineError` when it cannot take the model.
+
+def open_session(engine: str, model: ModelBytes, signature: Signature, execution: Execution = _ON_CPU) -> Session:
+    """Load `model` into `engine` on the device of `execution`.
+
+    Operators that then run elsewhere than on a device that was named are a `FallbackWarning`, or, if it is strict, an
+    `EngineError`. Raises `MissingDependency` when the library is not installed, `EngineError` when it cannot take the
+    model or has no such device.
     """
     info = engine_info(engine)
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads must be at least 1, not {threads}", fix="leave it out for all cores")
+    if execution.threads is not None and execution.threads < 1:
+        raise UsageError(f"threads must be at least 1, not {execution.threads}", fix="leave it out for all cores")
     if info.library() is None:
         raise missing(engine)
-    session: Session = importlib.import_module(info.module).open_session(
-        model, signature, threads=threads or usable_cores()
-    )
+    execution = replace(execution, threads=execution.threads or usable_cores())
+    session: Session = importlib.import_module(info.module).open_session(model, signature, execution)
+    if execution.kind not in ANYWHERE:
+        _hold_to_device(session, model, strict=execution.strict)
     return session
+
+
+def _hold_to_device(session: Session, model: ModelBytes, *, strict: bool) -> None:
+    """Say which operators fell back, if any did: no accelerator is left without a word."""
+    placement = session.placement()
+    if not placement.fallen_back:
+        return
+    message = f"{model.name} does not wholly run on the device that was asked for: {placement}"
+    if strict:
+        session.close()
+        raise EngineError(message, fix="another device or variant, or leave strict out to accept it")
+    warnings.warn(message, FallbackWarning, stacklevel=4)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from edgetl_runtime.errors import EngineError
 from edgetl_runtime.manifest import TensorSpec
 
-__all__ = ["ModelBytes", "Signature", "bind"]
+__all__ = ["Execution", "ModelBytes", "Signature", "bind"]
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,23 @@ class ModelBytes:
     main: bytes
     name: str
     weights: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a session runs: ``threads``, cores of one run, None for all that this process may use; ``device``, a word of
+    `edgetl_runtime.engines.devices` or a name of the engine's own; ``options`` for that device, as the engine spells
+    them; ``strict``: an operator that runs elsewhere is an error instead of a warning."""
+
+    threads: int | None = None
+    device: str = "cpu"
+    options: Mapping[str, str] = field(default_factory=dict)
+    strict: bool = False
+
+    @property
+    def kind(self) -> str:
+        """The device in lower case: how the words are looked up."""
+        return self.device.lower()
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,22 @@
-"""LiteRT (TensorFlow Lite) on the CPU, from whichever library brings its interpreter."""
+"""LiteRT (TensorFlow Lite), from whichever library brings its interpreter: on the CPU or through a delegate."""
 
 from __future__ import annotations
 
 import importlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgetl_runtime.engines import ENGINES, installed
-from edgetl_runtime.engines.binding import ModelBytes, Signature, bind
+from edgetl_runtime.engines.binding import Execution, ModelBytes, Signature, bind
+from edgetl_runtime.engines.delegates import BUILTIN, Delegation, delegation, load_library
 from edgetl_runtime.errors import EngineError
 from edgetl_runtime.manifest import TensorSpec
+from edgetl_runtime.placement import OperatorPlace
 from edgetl_runtime.session import Session, Tensors
 
 __all__ = ["LiteRtSession", "open_session"]
@@ -23,6 +26,9 @@ _INTERPRETERS = {
     "tflite_runtime": "tflite_runtime.interpreter",
     "tensorflow": "tensorflow.lite",
 }
+# Members of OpResolverType: XNNPACK is on with the first, off with the second.
+_AUTO, _WITHOUT_DEFAULT_DELEGATES = "AUTO", "BUILTIN_WITHOUT_DEFAULT_DELEGATES"
+_DELEGATE = "DELEGATE"
 
 
 class LiteRtSession(Session):
@@ -30,12 +36,16 @@ class LiteRtSession(Session):
 
     engine = "litert"
 
-    def __init__(self, interpreter: Any, signature: Signature, *, model: ModelBytes, where: str) -> None:
+    def __init__(
+        self, interpreter: Any, signature: Signature, *, model: ModelBytes, delegated: Delegation, where: str
+    ) -> None:
         self.engine_version = installed(self.engine) or "unknown"
         self.inputs, self.outputs = signature.inputs, signature.outputs
         self._interpreter = interpreter
         self._model: ModelBytes | None = model  # the interpreter reads weights from these bytes, it has no copy
         self._where = where
+        self._delegated = delegated
+        self.wanted = delegated.wanted
         self._lock = threading.Lock()
         inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
         into = bind(self.inputs, [_spec(detail) for detail in inputs], what="input", where=where)
@@ -71,26 +81,77 @@ class LiteRtSession(Session):
         interpreter.allocate_tensors()
         self._shapes = shapes
 
+    def _operators(self) -> tuple[OperatorPlace, ...]:
+        with self._lock:
+            details = self._interpreter._get_ops_details()
+            names = {detail["index"]: detail["name"] for detail in self._interpreter.get_tensor_details()}
+        inside = _delegated(details)
+        # An operator of a TFLite file has no name: its result has.
+        return tuple(
+            OperatorPlace(
+                names.get(int(detail["outputs"][0]), ""),
+                detail["op_name"],
+                self._delegated.place if detail["index"] in inside else BUILTIN,
+            )
+            for detail in details
+            if detail["op_name"] != _DELEGATE
+        )
+
     def _close(self) -> None:
         with self._lock:
             self._interpreter = None
             self._model = None
 
 
-def open_session(model: ModelBytes, signature: Signature, *, threads: int) -> LiteRtSession:
-    """`model` on the CPU (XNNPACK where the library has it). Raises `EngineError` when LiteRT cannot take it."""
+def open_session(model: ModelBytes, signature: Signature, execution: Execution) -> LiteRtSession:
+    """`model` on ``execution.device``: the CPU (XNNPACK where the library has it) or a delegate.
+
+    Raises `EngineError` when LiteRT cannot take it, or has no such delegate.
+    """
     library = ENGINES["litert"].library()
     if library is None:  # removed since the caller looked
         raise EngineError(f"no LiteRT library is left to load {model.name}", fix='pip install "edgetl[tflite]"')
     where = f"{model.name} in litert ({library.module} {library.version()})"
-    interpreter_class = importlib.import_module(_INTERPRETERS[library.module]).Interpreter
+    module = importlib.import_module(_INTERPRETERS[library.module])
+    load_delegate = getattr(module, "load_delegate", None) or module.experimental.load_delegate
+    delegated = delegation(execution, partial(load_library, load_delegate))
+    resolvers = getattr(module, "OpResolverType", None) or module.experimental.OpResolverType
     try:
-        interpreter = interpreter_class(model_content=model.main, num_threads=threads)
+        interpreter = module.Interpreter(
+            model_content=model.main,
+            num_threads=execution.threads,
+            experimental_delegates=None if delegated.delegate is None else [delegated.delegate],
+            experimental_op_resolver_type=resolvers[_AUTO if delegated.xnnpack else _WITHOUT_DEFAULT_DELEGATES],
+        )
         interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:
         upgrade = f"pip install --upgrade {library.distributions[0]}"
         raise EngineError(f"cannot load {where}: {error}", fix=upgrade) from error
-    return LiteRtSession(interpreter, signature, model=model, where=where)
+    session = LiteRtSession(interpreter, signature, model=model, delegated=delegated, where=where)
+    session.device = execution.device
+    return session
+
+
+def _delegated(details: Sequence[Mapping[str, Any]]) -> set[int]:
+    """The operators that a delegate's node stands for.
+
+    The interpreter lists the original operators and, behind them, the nodes that replace some: an operator is
+    replaced when its result is needed for a delegate's outputs and is not one of its inputs.
+    """
+    makers = {
+        int(tensor): detail for detail in details if detail["op_name"] != _DELEGATE for tensor in detail["outputs"]
+    }
+    inside: set[int] = set()
+    for node in (detail for detail in details if detail["op_name"] == _DELEGATE):
+        given = {int(tensor) for tensor in node["inputs"]}
+        pending = [int(tensor) for tensor in node["outputs"]]
+        while pending:
+            maker = makers.get(pending.pop())
+            if maker is None or maker["index"] in inside:
+                continue
+            inside.add(maker["index"])
+            pending += [int(tensor) for tensor in maker["inputs"] if int(tensor) not in given]
+    return inside
 
 
 def _spec(detail: Mapping[str, Any]) -> TensorSpec:

@@ -1,8 +1,11 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime, on the CPU or through another of its execution providers."""
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +13,12 @@ import numpy.typing as npt
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state
 
-from edgetl_runtime.engines.binding import ModelBytes, Signature, bind
+from edgetl_runtime.engines.binding import Execution, ModelBytes, Signature, bind
+from edgetl_runtime.engines.devices import ANYWHERE
+from edgetl_runtime.engines.providers import CPU, Provider, short_name, wanted_provider
 from edgetl_runtime.errors import EngineError
 from edgetl_runtime.manifest import TensorSpec
+from edgetl_runtime.placement import OperatorPlace
 from edgetl_runtime.session import Session, Tensors
 
 __all__ = ["OnnxRuntimeSession", "open_session"]
@@ -28,6 +34,8 @@ _FAILURES: tuple[type[Exception], ...] = (
         if isinstance(kind, type) and issubclass(kind, Exception)
     ),
 )
+# From 1.24 on a session tells which provider has which node; before that only a profile of a run does.
+_TELLS_ASSIGNMENT = hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info")
 _DTYPES = {
     "tensor(uint8)": "uint8",
     "tensor(int8)": "int8",
@@ -45,10 +53,18 @@ class OnnxRuntimeSession(Session):
     engine = "onnxruntime"
     engine_version = str(onnxruntime.__version__)
 
-    def __init__(self, session: Any, signature: Signature, *, where: str) -> None:
+    def __init__(
+        self,
+        session: Any,
+        signature: Signature,
+        *,
+        where: str,
+        profiled: tuple[OperatorPlace, ...] | None = None,
+    ) -> None:
         self.inputs, self.outputs = signature.inputs, signature.outputs
         self._session = session
         self._where = where
+        self._profiled = profiled
         found_inputs, found_outputs = _specs(session.get_inputs()), _specs(session.get_outputs())
         into = bind(self.inputs, found_inputs, what="input", where=where)
         out_of = bind(self.outputs, found_outputs, what="output", where=where)
@@ -66,26 +82,85 @@ class OnnxRuntimeSession(Session):
             raise EngineError(f"{self._where} failed to run: {error}") from error
         return {spec.name: np.asarray(result) for spec, result in zip(self.outputs, results, strict=True)}
 
+    def _operators(self) -> tuple[OperatorPlace, ...]:
+        if self._profiled is not None:
+            return self._profiled
+        if not _TELLS_ASSIGNMENT:
+            raise EngineError(
+                f"onnxruntime {self.engine_version} cannot tell where operators run",
+                fix='pip install "onnxruntime>=1.24"',
+            )
+        return tuple(
+            OperatorPlace(node.name, node.op_type, short_name(part.ep_name))
+            for part in self._session.get_provider_graph_assignment_info()
+            for node in part.get_nodes()
+        )
+
     def _close(self) -> None:
         self._session = None
 
 
-def open_session(model: ModelBytes, signature: Signature, *, threads: int) -> OnnxRuntimeSession:
-    """`model` on the CPU provider. Raises `EngineError` when ONNX Runtime cannot take it."""
+def open_session(model: ModelBytes, signature: Signature, execution: Execution) -> OnnxRuntimeSession:
+    """`model` on the provider of ``execution.device``, the CPU behind it.
+
+    Raises `EngineError` when ONNX Runtime cannot take it, or the provider is not there or does not start.
+    """
     where = f"{model.name} in onnxruntime {onnxruntime.__version__}"
+    provider = wanted_provider(execution, onnxruntime.get_available_providers())
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = execution.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERRORS_ONLY
     # Waiting threads sleep instead of spinning. Spinning burns cores that the application, or another engine, needs:
     # MobileNetV2 on 2 threads of a busy 2-core machine took 28 ms and, at a frame each 50 ms, 51 ms of CPU time per
     # run with it, 12 ms and 13 ms without; on 1 thread there was no difference.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if provider.name == "DmlExecutionProvider":
+        options.enable_mem_pattern = False  # DirectML refuses to start with it
+    profiled = None
     try:
-        session = onnxruntime.InferenceSession(model.main, options, providers=["CPUExecutionProvider"])
+        if execution.kind in ANYWHERE or _TELLS_ASSIGNMENT:
+            session = _start(model, options, provider)
+        else:
+            session, profiled = _profile(model, options, provider)
     except _FAILURES as error:
         raise EngineError(f"cannot load {where}: {error}", fix="pip install --upgrade onnxruntime") from error
-    return OnnxRuntimeSession(session, signature, where=where)
+    opened = OnnxRuntimeSession(session, signature, where=where, profiled=profiled)
+    opened.device = execution.device
+    opened.wanted = () if execution.kind in ANYWHERE else (short_name(provider.name),)
+    return opened
+
+
+def _start(model: ModelBytes, options: Any, provider: Provider) -> Any:
+    """A session; RuntimeError when the provider is left out, which ONNX Runtime would only log."""
+    names, settings = [provider.name], [dict(provider.options)]
+    if provider.name != CPU:
+        names, settings = [*names, CPU], [*settings, {}]
+    session = onnxruntime.InferenceSession(model.main, options, providers=names, provider_options=settings)
+    if provider.name not in session.get_providers():
+        raise RuntimeError(f"{provider.name} did not start; its libraries or its hardware are missing")
+    return session
+
+
+def _profile(model: ModelBytes, options: Any, provider: Provider) -> tuple[Any, tuple[OperatorPlace, ...]]:
+    """A session, and where its operators ran in a first run on zeros."""
+    with tempfile.TemporaryDirectory(prefix="edgetl-") as folder:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "run")
+        session = _start(model, options, provider)
+        feeds = {
+            spec.name: np.zeros([max(size, 1) for size in spec.shape], spec.dtype)
+            for spec in _specs(session.get_inputs())
+        }
+        session.run(None, feeds)
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    nodes = [event["args"] | {"event": event["name"]} for event in events if event.get("cat") == "Node"]
+    ran = [node for node in nodes if node["event"].endswith("_kernel_time")]
+    return session, tuple(
+        OperatorPlace(node["event"].removesuffix("_kernel_time"), node["op_name"], short_name(node["provider"]))
+        for node in ran
+    )
 
 
 def _specs(arguments: list[Any]) -> list[TensorSpec]:

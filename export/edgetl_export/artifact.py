@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgetl_runtime.manifest import TensorSpec
+from edgetl_runtime.seal import sealed
 
 __all__ = ["Artifact"]
 
@@ -21,3 +22,7 @@ class Artifact:
     quantization: dict[str, object] | None = None
     input: TensorSpec | None = None
     output: TensorSpec | None = None
+
+    def sealed(self) -> Artifact:
+        """The same with the seal in its first file, which has room for one (see `edgetl_runtime.seal`)."""
+        return replace(self, files=dict(zip(self.files, sealed(tuple(self.files.values())), strict=True)))

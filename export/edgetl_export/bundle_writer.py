@@ -18,6 +18,7 @@ from edgetl_export.quantize.quantization import Quantization
 from edgetl_export.quantize.saturation import LayerRisk
 from edgetl_runtime.manifest import FileEntry, Golden, Manifest, Variant
 from edgetl_runtime.preprocess import ImageSource, load_image, preprocess
+from edgetl_runtime.seal import sealed, with_room_for_seal
 
 __all__ = ["write_file", "write_golden", "write_manifest", "write_quantizations", "write_variant"]
 
@@ -99,8 +100,9 @@ def write_quantizations(
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """``manifest.json``, last of all."""
-    (folder / "manifest.json").write_text(manifest.to_json() + "\n", encoding="utf-8")
+    """``manifest.json``, sealed, last of all."""
+    (content,) = sealed([with_room_for_seal(manifest.to_json()).encode() + b"\n"])
+    (folder / "manifest.json").write_bytes(content)
 
 
 def _png(image: Image.Image) -> bytes:

@@ -2,22 +2,22 @@
 
 ``manifest.json`` stands in every bundle; the same JSON, with one variant and without the files that cannot hold
 their own hash, stands inside every model file. Fields may be added within a schema, never renamed or removed, so
-unknown fields are passed over when reading.
+unknown fields are passed over when reading. The two fields of a seal (`edgetl_runtime.seal`) belong to the bytes of a
+file and are not among the `Manifest`'s.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import types
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgetl_runtime.decoding import decode, parse
 from edgetl_runtime.errors import BundleError
 
 __all__ = [
+    "LARGEST_MANIFEST",
     "METADATA_KEY",
     "SCHEMA",
     "FileEntry",
@@ -35,6 +35,14 @@ SCHEMA = 1
 METADATA_KEY = "edgetl_manifest"
 """Where a model file carries its manifest: ONNX metadata_props key, TFLite metadata name, OpenVINO rt_info key."""
 
+LARGEST_MANIFEST = 8 * 2**20
+"""Bytes. The manifest of nine variants and 1,000 labels has 60 kB."""
+
+_LARGEST_SIDE = 2**14
+"""Pixels. What is resized or cropped to more would not fit the memory of any device."""
+_LONGEST_VERSION = 64
+_DTYPES = ("uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
+_INTERPOLATIONS = ("bilinear", "bicubic")
 _OF_THE_BUNDLE = ("ladder", "methods")
 """Provenance about all variants, which would only make every model file larger."""
 
@@ -182,8 +190,10 @@ class Manifest:
 
         Raises `BundleError` when it is not JSON, of a newer schema, or a field is missing or of another type.
         """
+        if len(text) > LARGEST_MANIFEST:
+            raise BundleError(f"the manifest of {where} has {len(text)} bytes", fix="export the bundle again")
         try:
-            raw = json.loads(text)
+            raw = parse(text)
         except (ValueError, RecursionError) as error:
             raise BundleError(f"the manifest of {where} is not JSON: {error}", fix="export the bundle again") from None
         if not isinstance(raw, dict):
@@ -194,7 +204,7 @@ class Manifest:
                 f"{where} has manifest schema {schema!r}; this edgetl reads up to {SCHEMA}",
                 fix="pip install --upgrade edgetl",
             )
-        manifest = _decode(cls, raw, where)
+        manifest = decode(cls, raw, where)
         assert isinstance(manifest, cls)
         _check_consistent(manifest, where)
         return manifest
@@ -203,12 +213,19 @@ class Manifest:
 def _check_consistent(manifest: Manifest, where: str) -> None:
     """What types cannot say. Raises `BundleError`."""
     ids = [variant.id for variant in manifest.variants]
-    golden = manifest.golden
+    golden, spec = manifest.golden, manifest.preprocess
+    sides = (spec.resize, *spec.crop)
+    tensors = [manifest.input, manifest.output]
+    tensors += [spec for variant in manifest.variants for spec in (variant.input, variant.output) if spec is not None]
     problems = {
         "it has no variants": not ids,
         "two variants have the same id": len(set(ids)) < len(ids),
-        "the sizes to resize and crop to must be positive": min(manifest.preprocess.resize, *manifest.preprocess.crop)
-        < 1,
+        f"the sizes to resize and crop to must be positive, and at most {_LARGEST_SIDE}": min(sides) < 1
+        or max(sides) > _LARGEST_SIDE,
+        f"interpolation {spec.interpolation!r:.60} is not one of {', '.join(_INTERPOLATIONS)}": (
+            spec.interpolation not in _INTERPOLATIONS
+        ),
+        "a tensor has a dtype or a shape that none has": not all(map(_is_possible, tensors)),
         f"{len(manifest.labels)} labels for an output of {list(manifest.output.shape)}": (
             manifest.task == "classification" and manifest.output.shape[-1:] != (len(manifest.labels),)
         ),
@@ -217,10 +234,17 @@ def _check_consistent(manifest: Manifest, where: str) -> None:
         "an int8 input is not grey levels, or an int8 output has no scale": not all(
             _is_convertible(variant) for variant in manifest.variants
         ),
+        "it asks for a version that is none": any(
+            len(variant.requires.min_version or "") > _LONGEST_VERSION for variant in manifest.variants
+        ),
     }
     for problem, found in problems.items():
         if found:
             raise BundleError(f"the manifest of {where} is damaged: {problem}", fix="export the bundle again")
+
+
+def _is_possible(tensor: TensorSpec) -> bool:
+    return tensor.dtype in _DTYPES and all(size == -1 or 0 < size < 2**31 for size in tensor.shape)
 
 
 def _is_convertible(variant: Variant) -> bool:
@@ -228,48 +252,3 @@ def _is_convertible(variant: Variant) -> bool:
     image, logits = variant.input, variant.output
     shifted = image is None or (image.dtype == "int8" and image.scale == 1.0 and image.zero_point == -128)
     return shifted and (logits is None or None not in (logits.scale, logits.zero_point))
-
-
-def _decode(kind: Any, value: Any, where: str) -> Any:
-    """`value` (from JSON) as an instance of the annotation `kind`: dataclasses, tuples, unions with None, scalars."""
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return _decode_dataclass(kind, value, where)
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        if value is None:
-            return None
-        return _decode(next(arg for arg in args if arg is not type(None)), value, where)
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise _mismatch(where, "a list", value)
-        if args[-1] is Ellipsis:
-            return tuple(_decode(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-        if len(args) != len(value):
-            raise _mismatch(where, f"{len(args)} items", value)
-        return tuple(_decode(arg, item, f"{where}[{i}]") for i, (arg, item) in enumerate(zip(args, value, strict=True)))
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise _mismatch(where, "an object", value)
-        return value
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise _mismatch(where, kind.__name__, value)
-    return value
-
-
-def _decode_dataclass(kind: type[Any], value: Any, where: str) -> Any:
-    if not isinstance(value, Mapping):
-        raise _mismatch(where, "an object", value)
-    hints = typing.get_type_hints(kind)
-    found: dict[str, Any] = {}
-    for item in dataclasses.fields(kind):
-        if item.name in value:
-            found[item.name] = _decode(hints[item.name], value[item.name], f"{where}: {item.name}")
-        elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
-            raise BundleError(f"{where}: field {item.name!r} is missing", fix="export the bundle again")
-    return kind(**found)
-
-
-def _mismatch(where: str, wanted: str, value: Any) -> BundleError:
-    return BundleError(f"{where}: expected {wanted}, found {value!r:.60}", fix="export the bundle again")

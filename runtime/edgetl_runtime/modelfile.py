@@ -14,10 +14,12 @@ from pathlib import Path
 from edgetl_runtime.errors import BundleError
 from edgetl_runtime.manifest import METADATA_KEY, Manifest
 
-__all__ = ["MODEL_SUFFIXES", "embedded_manifest", "weights_path"]
+__all__ = ["MODEL_SUFFIXES", "embedded_manifest", "embedded_text", "weights_path"]
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _ONNX_METADATA_PROPS = 14  # ModelProto: repeated StringStringEntryProto {1: key, 2: value}
+_MOST_FIELDS = 100_000
+"""A model has a few; more would only keep the reader busy."""
 _TFLITE_BUFFERS, _TFLITE_METADATA = 4, 6  # fields of the schema's table Model
 
 
@@ -30,6 +32,11 @@ def embedded_manifest(content: bytes, *, suffix: str, where: str) -> Manifest:
 
     `where` names the file in errors. Raises `BundleError` when the file is damaged or carries no manifest.
     """
+    return Manifest.from_json(embedded_text(content, suffix=suffix, where=where), where=where)
+
+
+def embedded_text(content: bytes, *, suffix: str, where: str) -> bytes:
+    """The JSON of `embedded_manifest`, as it stands in the file."""
     try:
         text = _READERS[suffix](content)
     except (_Damaged, struct.error) as error:
@@ -42,7 +49,7 @@ def embedded_manifest(content: bytes, *, suffix: str, where: str) -> Manifest:
             f"{where} carries no edgetl manifest: edgetl did not write it",
             fix="load a file that `edgetl export` wrote, or the bundle it came from",
         )
-    return Manifest.from_json(text, where=where)
+    return text
 
 
 def weights_path(path: str) -> str | None:
@@ -63,8 +70,11 @@ def _from_onnx(content: bytes) -> bytes | None:
 
 def _fields(view: memoryview) -> Iterator[tuple[int, memoryview | None]]:
     """Fields of a protobuf message: number, and the bytes of those that have a length (a view, nothing is copied)."""
-    position = 0
+    position = found = 0
     while position < len(view):
+        found += 1
+        if found > _MOST_FIELDS:
+            raise _Damaged(f"more than {_MOST_FIELDS} fields")
         tag, position = _varint(view, position)
         number, kind = tag >> 3, tag & 7
         if number == 0:
@@ -175,21 +185,22 @@ class _Flatbuffer:
         return int(value)
 
 
-def _from_openvino(content: bytes) -> str | None:
-    if b"<!DOCTYPE" in content[:4096]:  # no IR has one; entities could blow up the parser
-        raise _Damaged("it has a DOCTYPE")
+def _from_openvino(content: bytes) -> bytes | None:
+    # No IR has one; entities could blow up the parser. In UTF-16 it would not be found.
+    if b"<!DOCTYPE" in content or b"\0" in content:
+        raise _Damaged("it has a DOCTYPE or NUL characters")
     try:
         root = ElementTree.fromstring(content)
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the last two: unknown encodings
         raise _Damaged(str(error)) from None
     if root.tag != "net":
         raise _Damaged(f"its root is <{root.tag}>, not <net>")
     info = root.find("rt_info")
     found = None if info is None else next(info.iter(METADATA_KEY), None)
-    return None if found is None else found.get("value", found.text or "")
+    return None if found is None else found.get("value", found.text or "").encode()
 
 
-_READERS: dict[str, Callable[[bytes], bytes | str | None]] = {
+_READERS: dict[str, Callable[[bytes], bytes | None]] = {
     ".onnx": _from_onnx,
     ".tflite": _from_tflite,
     ".xml": _from_openvino,

@@ -25,18 +25,40 @@ __all__ = ["ColorOrder", "ImageSource", "load_image", "preprocess", "resize_and_
 ImageSource: TypeAlias = "str | Path | bytes | Image.Image | npt.NDArray[np.uint8]"
 ColorOrder: TypeAlias = Literal["RGB", "BGR"]
 
-# Pillow's own limit for files, held again after resizing: a line of 1 x 10,000 pixels would take gigabytes.
+# Pillow's own limit, also for what it does not read from files and for what is resized: a line of 1 x 10,000 pixels
+# would take gigabytes.
 _MAX_PIXELS = 2 * 89_478_485
 _PILLOW_FAILURES = (
-    OSError,
-    SyntaxError,
-    ValueError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
     EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
     RuntimeError,  # AVIF
+    SyntaxError,
+    TypeError,
+    ValueError,
+    Warning,  # where warnings are errors
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
 )
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By the value of EXIF's Orientation, which Pillow also finds in XMP."""
+_ORIENTATION_TAG = 0x0112
+_ORIENTATION_KEYS = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
+_PROGRAMS = ("EPS", "WMF")
+"""Formats that another program would have to draw."""
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -54,6 +76,8 @@ def load_image(source: ImageSource, *, color: ColorOrder = "RGB") -> Image.Image
 
     A numpy array is (H, W, 3), (H, W, 1) or (H, W), uint8. Raises `ImageError` when it cannot be read.
     """
+    if not isinstance(color, str) or color not in ("RGB", "BGR"):
+        raise UsageError(f"unknown colour order {color!r:.60}", fix='color="RGB" or color="BGR"')
     if isinstance(source, np.ndarray):
         return _from_array(source, color)
     if isinstance(source, Image.Image):
@@ -64,10 +88,11 @@ def load_image(source: ImageSource, *, color: ColorOrder = "RGB") -> Image.Image
             return _upright_rgb(image)
     if isinstance(source, (str, Path)):
         path = Path(source)
-        if not path.is_file():
-            raise ImageError(f"no image file at {path}", fix="check the path")
-        with _readable(str(path)), Image.open(path) as image:
-            return _upright_rgb(image)
+        with _readable(str(path)):
+            if not path.is_file():  # a pipe or a device is none: reading it could wait for ever
+                raise ImageError(f"no image file at {path}", fix="check the path")
+            with Image.open(path) as image:
+                return _upright_rgb(image)
     raise UsageError(
         f"cannot read an image from {type(source).__name__}",
         fix="pass a path, bytes, a PIL image or a numpy array (H, W, 3) of uint8",
@@ -81,6 +106,11 @@ def resize_and_crop(image: Image.Image, spec: Preprocess) -> Image.Image:
     """
     if spec.interpolation not in _FILTERS:
         raise UsageError(f"unknown interpolation {spec.interpolation!r}", fix=f"one of: {', '.join(_FILTERS)}")
+    crop_height, crop_width = spec.crop
+    if min(spec.resize, crop_height, crop_width) < 1 or crop_height * crop_width > _MAX_PIXELS:
+        raise UsageError(
+            f"cannot resize to {spec.resize} and crop to {list(spec.crop)} pixels", fix="positive sizes, as the model's"
+        )
     width, height = image.size
     short, long = min(width, height), max(width, height)
     if short != spec.resize:
@@ -93,7 +123,6 @@ def resize_and_crop(image: Image.Image, spec: Preprocess) -> Image.Image:
         size = (spec.resize, new_long) if width <= height else (new_long, spec.resize)
         image = image.resize(size, _FILTERS[spec.interpolation])
     width, height = image.size
-    crop_height, crop_width = spec.crop
     if crop_height > height or crop_width > width:
         image = _pad_to(image, crop_height, crop_width)
         width, height = image.size
@@ -114,8 +143,6 @@ def _pad_to(image: Image.Image, height: int, width: int) -> Image.Image:
 
 
 def _from_array(array: npt.NDArray[np.uint8], color: ColorOrder) -> Image.Image:
-    if color not in ("RGB", "BGR"):
-        raise UsageError(f"unknown colour order {color!r}", fix='color="RGB" or color="BGR"')
     if array.dtype != np.uint8:
         raise ImageError(
             f"an image array must be uint8, this one is {array.dtype}",
@@ -128,20 +155,39 @@ def _from_array(array: npt.NDArray[np.uint8], color: ColorOrder) -> Image.Image:
             f"an image array must be (H, W, 3) or (H, W), this one is {array.shape}",
             fix="pass one image at a time, channels last",
         )
+    if array.shape[0] * array.shape[1] > _MAX_PIXELS:
+        raise ImageError(
+            f"an image array of {array.shape[1]}x{array.shape[0]} pixels is too large", fix="make it smaller first"
+        )
+    if type(array) is not np.ndarray and np.ma.is_masked(array):
+        raise ImageError("an image array has masked pixels", fix="give them a colour first: array.filled(0)")
     if array.ndim == 3 and color == "BGR":
         array = array[:, :, ::-1]
     return Image.fromarray(np.ascontiguousarray(array)).convert("RGB")
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+    kind, (width, height) = image.format, image.size
+    if kind in _PROGRAMS:
+        raise ValueError(f"{kind} files are drawings, not pixels")
+    if width < 1 or height < 1:
+        raise ValueError("it has no pixels")
+    if width * height > _MAX_PIXELS:
+        raise ValueError(f"{width}x{height} pixels are too many")
+    image.load()  # in some formats what is known of an image stands behind its pixels
+    method = _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
+    if method is not None:
+        # Not Pillow's exif_transpose, which copies images that are upright, and stumbles over EXIF that nobody needs.
+        image = image.transpose(method)
+        for key in _ORIENTATION_KEYS:
+            image.info.pop(key, None)
+    if image.mode.startswith("I;16") or (image.mode == "I" and kind == "PNG"):
         # Pillow's convert clips 16-bit greys at 255, which leaves a white image; the high byte is what it takes of
         # 16-bit colours.
-        upright = np.asarray(ImageOps.exif_transpose(image)).astype(np.uint32)
-        return Image.fromarray((upright >> 8).astype(np.uint8)).convert("RGB")
+        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise ValueError(f"pixels of mode {image.mode!r} have no known range, convert them to 8 bits first")
-    return ImageOps.exif_transpose(image).convert("RGB")
+    return image.convert("RGB")
 
 
 @contextmanager
@@ -150,4 +196,5 @@ def _readable(what: str) -> Iterator[None]:
     try:
         yield
     except _PILLOW_FAILURES as error:
-        raise ImageError(f"cannot read {what}: {error}", fix="replace or remove the image") from error
+        reason = str(error) or type(error).__name__
+        raise ImageError(f"cannot read {what}: {reason}", fix="replace or remove the image") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -15,6 +17,7 @@ from edgetl_export.targets.qdq import quantize_qdq
 from edgetl_export.targets.summaries import weight_summary
 from edgetl_runtime.errors import ExportError
 from edgetl_runtime.manifest import METADATA_KEY
+from edgetl_runtime.seal import with_room_for_seal
 
 __all__ = ["OnnxTarget", "half_weights"]
 
@@ -52,13 +55,13 @@ class OnnxTarget:
         return self._converted[captured]
 
     def embed(self, artifact: Artifact, manifest_json: str) -> Artifact:
-        """The manifest as an entry of metadata_props."""
+        """The manifest as an entry of metadata_props, sealed."""
         model = onnx.ModelProto.FromString(artifact.files[".onnx"])
         kept = [entry for entry in model.metadata_props if entry.key != METADATA_KEY]
         del model.metadata_props[:]
         model.metadata_props.extend(kept)
-        model.metadata_props.add(key=METADATA_KEY, value=manifest_json)
-        return _artifact(model, artifact.quantization)
+        model.metadata_props.add(key=METADATA_KEY, value=with_room_for_seal(manifest_json))
+        return replace(artifact, files=_artifact(model).files).sealed()
 
 
 def _artifact(model: onnx.ModelProto, quantization: dict[str, object] | None = None) -> Artifact:

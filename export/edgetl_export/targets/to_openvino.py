@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,6 +17,7 @@ from edgetl_export.targets.compress import halve_in_place, quantize_in_place, ro
 from edgetl_export.targets.summaries import weight_summary
 from edgetl_runtime.errors import ExportError
 from edgetl_runtime.manifest import METADATA_KEY
+from edgetl_runtime.seal import with_room_for_seal
 
 __all__ = ["OpenvinoTarget"]
 
@@ -48,10 +50,10 @@ class OpenvinoTarget:
         return Artifact(_saved(model), {**summary, "activations": "uint8", "float_operators": left})
 
     def embed(self, artifact: Artifact, manifest_json: str) -> Artifact:
-        """The manifest as an entry of rt_info."""
+        """The manifest as an entry of rt_info, sealed."""
         model = openvino.Core().read_model(artifact.files[".xml"], artifact.files[".bin"])
-        model.set_rt_info(manifest_json, METADATA_KEY)
-        return Artifact(_saved(model), artifact.quantization)
+        model.set_rt_info(with_room_for_seal(manifest_json), METADATA_KEY)
+        return replace(artifact, files=_saved(model)).sealed()
 
 
 def _converted(captured: Captured) -> openvino.Model:

@@ -17,6 +17,7 @@ from edgetl_export.targets.summaries import weight_summary
 from edgetl_export.targets.wide import with_live_channels
 from edgetl_runtime.errors import ExportError
 from edgetl_runtime.manifest import METADATA_KEY
+from edgetl_runtime.seal import with_room_for_seal
 
 __all__ = ["TfliteTarget"]
 
@@ -70,15 +71,16 @@ class TfliteTarget:
         return self._converted[captured]
 
     def embed(self, artifact: Artifact, manifest_json: str) -> Artifact:
-        """The manifest as a metadata buffer."""
+        """The manifest as a metadata buffer, sealed."""
         from ai_edge_litert import schema_py_generated as schema
 
         model = flatbuffer.opened(artifact.files[".tflite"])
         entry = schema.MetadataT()
         entry.name, entry.buffer = METADATA_KEY, len(model.buffers)
-        model.metadata = [*(model.metadata or []), entry]
-        model.buffers.append(schema.BufferT(np.frombuffer(manifest_json.encode(), np.uint8)))
-        return replace(artifact, files={".tflite": flatbuffer.packed(model)})
+        kept = [item for item in model.metadata or () if item.name not in (METADATA_KEY, METADATA_KEY.encode())]
+        model.metadata = [*kept, entry]
+        model.buffers.append(schema.BufferT(np.frombuffer(with_room_for_seal(manifest_json).encode(), np.uint8)))
+        return replace(artifact, files={".tflite": flatbuffer.packed(model)}).sealed()
 
 
 def _exported(captured: Captured) -> bytes:

@@ -26,9 +26,11 @@ class Outputs:
 @dataclass(frozen=True)
 class Comparison:
     """Of ``n`` photos: ``same_decisions`` have the same first label on both machines, ``same_bits`` the same logits to
-    the last bit. ``max_abs`` is the largest difference of a logit (infinite when one is not finite), ``sigma`` that of
-    the reference's logits, to know whether that is much; ``pixels`` the largest difference in grey levels.
-    ``flips`` has the positions of the photos that are decided otherwise.
+    the last bit.
+
+    ``max_abs`` is the largest difference of a logit (infinite when one is not finite), ``sigma`` the standard deviation
+    of the reference's logits, to know whether that is much; ``pixels`` the largest difference in grey levels. ``flips``
+    has the positions of the photos that are decided otherwise.
     """
 
     n: int
@@ -64,14 +66,15 @@ def compare(reference: Outputs, other: Outputs) -> Comparison:
     same = finite & (reference.logits.argmax(axis=1) == other.logits.argmax(axis=1))
     # As integers: 0.0 and -0.0 are equal numbers, but not the same bits.
     bits = (_bits(reference.logits) == _bits(other.logits)).all(axis=1)
-    apart = np.abs(reference.logits.astype(np.float64) - other.logits) if finite.all() else np.array([math.inf])
+    signal = reference.logits[np.isfinite(reference.logits)].astype(np.float64)
+    apart = np.abs(reference.logits.astype(np.float64) - other.logits) if finite.all() else np.array(math.inf)
     grey = np.abs(reference.tensors.astype(np.int16) - other.tensors)
     return Comparison(
         n=len(same),
         same_decisions=int(same.sum()),
         same_bits=int(bits.sum()),
         max_abs=float(apart.max(initial=0.0)),
-        sigma=float(reference.logits.astype(np.float64).std()),
+        sigma=float(signal.std()) if signal.size else 0.0,
         pixels=int(grey.max(initial=0)),
         flips=tuple(np.flatnonzero(~same).tolist()),
     )

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> None:
             "engine_version": classifier.session.engine_version,
             "numpy": version("numpy"),
             "pillow": version("pillow"),
-            "edgetl": version("edgetl"),
+            "edgetl": edgetl_runtime.__version__,
             "seconds_per_photo": seconds / len(paths),
         }
     np.savez(out, tensors=tensors, logits=logits, about=np.array(json.dumps(about)))

@@ -27,6 +27,7 @@ from edgetl_runtime.errors import (
     OutputError,
     UsageError,
 )
+from edgetl_runtime.fake import fake_classifier
 from edgetl_runtime.manifest import (
     FileEntry,
     Golden,
@@ -86,6 +87,7 @@ __all__ = [
     "VariantTest",
     "Wish",
     "choose",
+    "fake_classifier",
     "installed",
     "load",
     "load_image",

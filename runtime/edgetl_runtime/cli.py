@@ -11,7 +11,6 @@ import json
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +59,7 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="edgetl-run", description="Run the variants of an edgetl bundle on a device.")
-    parser.add_argument("--version", action="version", version=f"edgetl-run {_version()}")
+    parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and leave")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     add = commands.add_parser
     info = add("info", help="what is in a bundle and what of it runs here")
@@ -327,11 +326,18 @@ def _report_entry(result: dict[str, Any]) -> dict[str, Any]:
     return {**identity, "latency": {**result.pop("run"), **result}}
 
 
-def _version() -> str:
-    try:
-        return version("edgetl")
-    except PackageNotFoundError:
-        return "(not installed)"
+class _ShowVersion(argparse.Action):
+    """Looks the version up when it is asked for: that takes longer than many a command."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            found = version("edgetl")
+        except PackageNotFoundError:
+            found = "(not installed)"
+        print(f"edgetl-run {found}")
+        parser.exit()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,65 @@
+"""A classifier without files and without an engine, so that an application can be tested anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgetl_runtime.classifier import Classifier
+from edgetl_runtime.errors import UsageError
+from edgetl_runtime.manifest import Label, Manifest, Normalize, Preprocess, Requires, TensorSpec, Variant
+from edgetl_runtime.session import FakeSession, Tensors
+
+__all__ = ["fake_classifier"]
+
+
+def fake_classifier(
+    labels: Sequence[str],
+    answer: Callable[[npt.NDArray[np.uint8]], Mapping[str, float]],
+    *,
+    size: tuple[int, int] = (224, 224),
+) -> Classifier:
+    """A `Classifier` that decodes and preprocesses like a real one, and lets `answer` decide.
+
+    `answer` gets the preprocessed image, (height, width, 3) uint8 of `size` = (height, width), and returns the
+    probability of labels, each above 0 and up to 1; labels it leaves out share what is missing to 1. It may raise any
+    error that the application is to be tested with. Raises `UsageError` without labels, and for labels that answer
+    and `labels` do not share.
+    """
+    if not labels or len(set(labels)) < len(labels):
+        raise UsageError(f"labels must be there and differ, not {list(labels)}")
+    height, width = size
+    manifest = Manifest(
+        name="fake",
+        task="classification",
+        labels=tuple(Label(label, label) for label in labels),
+        input=TensorSpec("image", "uint8", (1, height, width, 3), layout="NHWC"),
+        preprocess=Preprocess(resize=min(size), crop=size),
+        normalize=Normalize((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+        output=TensorSpec("logits", "float32", (1, len(labels))),
+        variants=(Variant("fake.fp32", "fake", "fp32", (), Requires(FakeSession.engine)),),
+    )
+
+    def compute(feeds: Mapping[str, npt.NDArray[Any]]) -> Tensors:
+        probabilities = answer(feeds["image"][0])
+        return {"logits": np.log(_spread(probabilities, labels))[np.newaxis].astype(np.float32)}
+
+    session = FakeSession((manifest.input,), (manifest.output,), compute)
+    return Classifier(manifest, manifest.variants[0], session)
+
+
+def _spread(probabilities: Mapping[str, float], labels: Sequence[str]) -> npt.NDArray[np.float64]:
+    """(labels,) probabilities, with what `probabilities` leaves out spread over the labels that it does not name."""
+    unknown = [label for label in probabilities if label not in labels]
+    total = sum(probabilities.values())
+    if unknown or not all(0.0 < share <= 1.0 for share in probabilities.values()) or total > 1.0 + 1e-9:
+        raise UsageError(
+            f"a fake classifier of {', '.join(labels)} cannot answer {dict(probabilities)}",
+            fix="probabilities above 0, together at most 1, of its own labels",
+        )
+    # Not quite 0, whose logarithm would be no finite logit.
+    rest = max(1.0 - total, 1e-9) / max(1, len(labels) - len(probabilities))
+    return np.array([probabilities.get(label, rest) for label in labels])

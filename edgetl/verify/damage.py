@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from edgetl.data import Sample
 from edgetl.verify.significance import mcnemar
 
 __all__ = ["MOST_FLIPS", "ClassDamage", "Damage", "Flip", "damage_of", "worst_classes"]
@@ -70,22 +71,22 @@ class Damage:
 
 
 def damage_of(
+    samples: Sequence[Sample],
+    truth: npt.NDArray[np.int64],
     reference: _Logits,
     variant: _Logits,
-    truth: npt.NDArray[np.int64],
-    *,
     labels: Sequence[str],
-    images: Sequence[str],
-    thumbnails: Callable[[int], str | None] | None = None,
+    *,
+    thumbnail: Callable[[Sample], str | None] | None = None,
 ) -> Damage:
-    """Compare the decisions of two (n, classes) float32 arrays of logits; `truth` are (n,) label indices.
+    """Compare the decisions of two (n, classes) float32 arrays of logits on the same n `samples`.
 
-    `labels` are ids in the order of the logits, `images` the n names, `thumbnails` gives a data URI for the index of
-    an image and is asked for the flips that are kept only. The logits of `reference` are finite; a row of `variant`
-    that is not decides nothing, which is a flip and wrong. Raises `ValueError` when lengths differ.
+    `truth` are (n,) indices into `labels`, which are ids in the order of the logits. `thumbnail` gives a data URI and
+    is asked for the flips that are kept only. The logits of `reference` are finite; a row of `variant` that is not
+    decides nothing, which is a flip and wrong. Raises `ValueError` when lengths differ.
     """
-    if reference.shape != variant.shape or not len(reference) == len(truth) == len(images):
-        raise ValueError(f"{reference.shape} and {variant.shape} logits, {len(truth)} labels, {len(images)} names")
+    if reference.shape != variant.shape or not len(reference) == len(truth) == len(samples):
+        raise ValueError(f"{reference.shape} and {variant.shape} logits, {len(truth)} labels, {len(samples)} samples")
     before = reference.argmax(axis=1)
     after = np.where(np.isfinite(variant).all(axis=1), variant.argmax(axis=1), -1)
     right, still_right = before == truth, after == truth
@@ -95,12 +96,12 @@ def damage_of(
     return Damage(
         flips=tuple(
             Flip(
-                image=images[index],
+                image=samples[index].name,
                 truth=labels[truth[index]],
                 original=labels[before[index]],
                 variant="" if after[index] < 0 else labels[after[index]],
                 original_margin=float(margins[index]),
-                thumbnail=None if thumbnails is None else thumbnails(int(index)),
+                thumbnail=None if thumbnail is None else thumbnail(samples[index]),
             )
             for index in kept
         ),

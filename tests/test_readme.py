@@ -1,14 +1,17 @@
-"""The README runs: its Python, its commands, its map of the tree, and its test command.
+"""The README and the other pages run: their Python, their commands, the map of the tree, and the test command.
 
 A Python block starts in a fresh interpreter, in a folder with ``flowers.edgetl`` and ``photo.jpg``. A comment before
 the block says otherwise: ``<!-- test: photos, random weights -->`` starts with a folder ``photos/``, no bundle, and
-weights that were never trained in the place of the published ones; ``<!-- test: skip REASON -->`` only compiles it.
+weights that were never trained in the place of the published ones; ``<!-- test: video -->`` has a film ``door.avi``
+too; ``<!-- test: save FILE -->`` is not run but a file beside the other blocks of its page;
+``<!-- test: skip REASON -->`` only compiles it.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import re
 import shlex
@@ -26,28 +29,40 @@ from PIL import Image
 
 from edgetl import cli
 from edgetl_runtime import cli as device_cli
+from edgetl_runtime import open_bundle
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ("README.md", "runtime/README.md")
 PROGRAMS = {"edgetl": cli, "edgetl-run": device_cli}
 PHOTOS = "photos, random weights"
+VIDEO = "video"
+SAVE = "save "
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, its text, the number of its first line, and what a comment before it asks for."""
+    """A fenced block: its language, its text, the number of its first line, what a comment before it asks for, and
+    its page."""
 
     language: str
     text: str
     line: int
     wish: str = ""
+    page: str = ""
 
 
-def blocks(markdown: str) -> list[Block]:
+def blocks(markdown: str, page: str = "") -> list[Block]:
     """The fenced blocks of a page, in their order."""
     pattern = r"(?:<!-- test: (?P<wish>.*?) -->\n\s*)?^```(?P<language>\w*)\n(?P<text>.*?)^```$"
     return [
-        Block(found["language"], found["text"], markdown.count("\n", 0, found.start("text")) + 1, found["wish"] or "")
+        Block(
+            found["language"],
+            found["text"],
+            markdown.count("\n", 0, found.start("text")) + 1,
+            found["wish"] or "",
+            page,
+        )
         for found in re.finditer(pattern, markdown, re.MULTILINE | re.DOTALL)
     ]
 
@@ -69,7 +84,7 @@ def commands(text: str) -> list[list[str]]:
     return found
 
 
-BLOCKS = blocks(README)
+BLOCKS = [block for page in PAGES for block in blocks((ROOT / page).read_text(encoding="utf-8"), page)]
 PYTHON = [block for block in BLOCKS if block.language == "python"]
 SHELL = [command for block in BLOCKS if block.language == "bash" for command in commands(block.text)]
 # Commands in the running text count too; most only name a command, and are asked for its help.
@@ -123,6 +138,10 @@ def test_blocks_and_commands_are_found() -> None:
 def folder(tmp_path: Path, pristine_bundle: Path, red_photo: bytes) -> Path:
     """What a block of Python finds beside it."""
     shutil.copytree(pristine_bundle, tmp_path / "flowers.edgetl")
+    parity, accuracy = {"n": 4, "top1_agreement": 1.0}, {"top1": 1.0, "delta": 0.0}
+    ids = [variant.id for variant in open_bundle(pristine_bundle).manifest.variants]
+    verified = [{"id": id_, "parity": parity, "accuracy": accuracy} for id_ in ids]
+    (tmp_path / "flowers.edgetl/report.json").write_text(json.dumps({"schema": 1, "variants": verified}))
     (tmp_path / "photo.jpg").write_bytes(red_photo)
     return tmp_path
 
@@ -149,12 +168,29 @@ def write_random_weights(cache: Path, backbone: str) -> None:
     torch.save(torchvision.models.get_model(backbone).state_dict(), path)
 
 
-@pytest.mark.parametrize("block", PYTHON, ids=lambda block: f"line {block.line}")
+def write_video(path: Path) -> None:
+    """A short film of red frames."""
+    import cv2
+
+    film = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    for _ in range(5):
+        film.write(np.full((48, 64, 3), (30, 40, 220), np.uint8))
+    film.release()
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=lambda block: f"{block.page} line {block.line}")
 def test_python_of_the_readme_runs(block: Block, folder: Path) -> None:
-    compile(block.text, f"README.md:{block.line}", "exec")
+    compile(block.text, f"{block.page}:{block.line}", "exec")
+    if block.wish.startswith(SAVE):
+        return
     if block.wish.startswith("skip "):
         pytest.skip(block.wish.removeprefix("skip "))
-    assert block.wish in ("", PHOTOS), block.wish
+    assert block.wish in ("", PHOTOS, VIDEO), block.wish
+    for other in PYTHON:
+        if other.page == block.page and other.wish.startswith(SAVE):
+            (folder / other.wish.removeprefix(SAVE)).write_text(other.text)
+    if block.wish == VIDEO:
+        write_video(folder / "door.avi")
     variables = dict(os.environ)
     if block.wish == PHOTOS:
         shutil.rmtree(folder / "flowers.edgetl")
@@ -171,7 +207,7 @@ def test_python_of_the_readme_runs(block: Block, folder: Path) -> None:
 
 def test_the_map_of_the_tree_is_true() -> None:
     """Every folder of the map is there, and every module that the map names in it; the README's other paths too."""
-    (tree,) = [block.text for block in BLOCKS if "runtime/edgetl_runtime/" in block.text]
+    (tree,) = [block.text for block in BLOCKS if block.page == "README.md" and "runtime/edgetl_runtime/" in block.text]
     rows = [line.split(maxsplit=1) for line in tree.splitlines()]
     assert {row[0] for row in rows} >= {"runtime/edgetl_runtime/", "export/edgetl_export/", "edgetl/", "tests/"}
     for where, about in rows:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 
 __all__ = ["peak_bytes", "report"]
 
@@ -9,9 +10,11 @@ _STATUS = "/proc/self/status"
 
 
 def report(label: str, ended: int, **more: float) -> None:
-    """Print one line of JSON for `runtime_processes.started`: label, `time.monotonic_ns` at the label, peak, modules."""
+    """Print one line of JSON for `runtime_processes.started`: label, `time.monotonic_ns` then, memory, modules."""
+    cpu = time.process_time() * 1e3
     modules = sorted({name.partition(".")[0] for name in sys.modules} - sys.stdlib_module_names - {"__main__"})
-    print(json.dumps({"label": label, "ended": ended, "peak": peak_bytes(), "modules": modules, **more}), flush=True)
+    found = {"label": label, "ended": ended, "cpu_ms": cpu, "peak": peak_bytes(), "modules": modules}
+    print(json.dumps({**found, **more}), flush=True)
 
 
 def peak_bytes() -> int:

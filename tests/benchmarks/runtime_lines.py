@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,10 @@ import numpy as np
 from edgetl_runtime.errors import OutputError
 from edgetl_runtime.machine import cpu_features, describe_machine
 
-__all__ = ["Line", "compared", "heading", "markdown_table", "measured", "write"]
+__all__ = ["CLOCKS", "Line", "compared", "heading", "in_rounds", "markdown_table", "measured", "write"]
+
+CLOCKS: dict[str, Callable[[], int]] = {"wall": time.perf_counter_ns, "cpu": time.process_time_ns}
+"""Nanoseconds. "cpu" is what all threads of the process used: it holds, for one thread, on a machine that is busy."""
 
 _COLUMNS = ("what", "unit", "by hand", "edgetl_runtime", "ratio", "half of the rounds", "target", "")
 
@@ -68,12 +72,31 @@ def measured(what: str, unit: str, values: Sequence[float], *, limit: float | No
     return Line(what, unit, float(np.median(values)), spread=spread, limit=limit)
 
 
-def heading(title: str, *, rounds: int) -> str:
+def in_rounds(
+    calls: Mapping[str, Callable[[], object]], rounds: int, *, clock: Callable[[], int] = time.perf_counter_ns
+) -> dict[str, list[float]]:
+    """Milliseconds of each call in each round: all take turns, and another one begins each time.
+
+    A first round is not counted.
+    """
+    names = list(calls)
+    found: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(-1, rounds):
+        first = number % len(names)
+        for name in (*names[first:], *names[:first]):
+            before = clock()
+            calls[name]()
+            if number >= 0:
+                found[name].append((clock() - before) / 1e6)
+    return found
+
+
+def heading(title: str, *, rounds: int, clock: str) -> str:
     """When and on what the numbers were found."""
     machine, flags = describe_machine(), cpu_features().flags or ()
     return (
         f"{title}. {datetime.now(UTC):%Y-%m-%d}, {machine['processor']}, {machine['cores']} cores ({' '.join(flags)}), "
-        f"{machine['system']}, Python {machine['python']}; {rounds} rounds."
+        f"{machine['system']}, Python {machine['python']}; {rounds} rounds, {clock} time."
     )
 
 

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/runtime_models.py FOLDER [--data DIR]
 
-The normalisation is not in these models, as it is not in those of any tutorial: the application normalises. FOLDER keeps
-them; what is there already is not made again.
+The normalisation is not in these models, as it is not in those of any tutorial: the application normalises. FOLDER
+keeps them; what is there already is not made again.
 """
 
 from __future__ import annotations

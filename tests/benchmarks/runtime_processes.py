@@ -23,11 +23,13 @@ _SECONDS = 300
 class Start:
     """A process: milliseconds from before it was started to its first label, peak memory in bytes, what it imported.
 
-    ``modules`` are the names of the packages that are not of the standard library; ``more`` is what else it said.
+    ``cpu_ms`` is what its threads used of the CPU; ``modules`` are the names of the packages that are not of the
+    standard library; ``more`` is what else it said.
     """
 
     label: str
     ms: float
+    cpu_ms: float
     peak: int
     modules: frozenset[str]
     more: dict[str, float]
@@ -57,8 +59,8 @@ def started(command: Sequence[str]) -> Start:
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     # CLOCK_MONOTONIC is the machine's, not the process's.
     ms = (found.pop("ended") - begun) / 1e6
-    label, peak, modules = found.pop("label"), found.pop("peak"), frozenset(found.pop("modules"))
-    return Start(label, ms, peak, modules, found)
+    modules = frozenset(found.pop("modules"))
+    return Start(found.pop("label"), ms, found.pop("cpu_ms"), found.pop("peak"), modules, found)
 
 
 def in_turns(commands: Mapping[str, Sequence[str]], *, rounds: int) -> dict[str, list[Start]]:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime_lines import Line, compared, heading, measured, write
+from runtime_lines import CLOCKS, Line, compared, heading, measured, write
 from runtime_models import HandMade, built
 from runtime_processes import Start, edgetl_command, hand_command, in_turns
 from workloads import data_folder
@@ -53,6 +53,7 @@ class Given:
     data: Path
     engines: tuple[str, ...]
     rounds: int
+    clock: str
     python: str
     wheel: bool
     json: Path | None
@@ -66,12 +67,14 @@ def main(arguments: Sequence[str]) -> int:
         bundle, by_hand = open_bundle(given.bundle), built(given.work, given.data)
         lines: list[Line] = []
         for engine in given.engines:
-            lines += lines_of(engine, in_turns(_commands(engine, bundle, by_hand, given), rounds=given.rounds))
+            starts = in_turns(_commands(engine, bundle, by_hand, given), rounds=given.rounds)
+            lines += lines_of(engine, starts, clock=given.clock)
         imports = in_turns({"import": [given.python, "-c", _IMPORT]}, rounds=given.rounds)["import"]
         lines.append(_import_line(imports))
         if given.wheel:
             lines.append(_wheel_line())
-        title = heading(f"From process start to first label, one thread, {_version(given.python)}", rounds=given.rounds)
+        title = f"From process start to first label, one thread, {_version(given.python)}"
+        title = heading(title, rounds=given.rounds, clock=given.clock)
         write(lines, title, markdown=given.markdown, as_json=given.json)
     except EdgetlError as error:
         print(f"runtime_startup: error: {error}", file=sys.stderr)
@@ -88,6 +91,7 @@ def parse(arguments: Sequence[str]) -> Given:
     parser.add_argument("--data", type=Path, help="weights and photos; default: EDGETL_DATA, else ../shared/data")
     parser.add_argument("--engines", default=",".join(ENGINES), help=f"of: {','.join(ENGINES)}")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu: on a busy machine")
     parser.add_argument("--python", default=sys.executable, help="of an environment with edgetl and the engines")
     parser.add_argument("--no-wheel", action="store_true", help="build no wheel to weigh it")
     parser.add_argument("--json", type=Path, help="write the results there as well")
@@ -102,7 +106,7 @@ def parse(arguments: Sequence[str]) -> Given:
     data = data_folder(found.data)
     if not found.photo.is_file():
         raise UsageError(f"no photo at {found.photo}", fix="check the path")
-    options = (found.rounds, found.python, not found.no_wheel, found.json, found.markdown)
+    options = (found.rounds, found.clock, found.python, not found.no_wheel, found.json, found.markdown)
     return Given(found.bundle, found.photo, found.work, data, engines, *options)
 
 
@@ -114,7 +118,7 @@ def variant_of(bundle: Bundle, engine: str) -> str:
     raise UsageError(f"{bundle.path} has no int8 variant for {engine}", fix="export one, or leave it out: --engines")
 
 
-def lines_of(engine: str, starts: dict[str, list[Start]]) -> list[Line]:
+def lines_of(engine: str, starts: dict[str, list[Start]], *, clock: str) -> list[Line]:
     """Time, memory and imports of one engine's starts. Raises `ExportError` when the programs disagree on the label.
 
     The own model is another network after quantisation, so only the two that run the same file must agree.
@@ -122,7 +126,7 @@ def lines_of(engine: str, starts: dict[str, list[Start]]) -> list[Line]:
     labels = {start.label for name in (SAME_FILE, EDGETL) for start in starts[name]}
     if len(labels) != 1:
         raise ExportError(f"the same file gives different labels in {engine}: {', '.join(sorted(labels))}")
-    ms = {name: [start.ms for start in found] for name, found in starts.items()}
+    ms = {name: [start.cpu_ms if clock == "cpu" else start.ms for start in found] for name, found in starts.items()}
     mb = {name: [start.peak / 1e6 for start in found] for name, found in starts.items()}
     lines = [
         compared(f"{engine}: {what}, {name}", unit, values[name], values[EDGETL], limit=limit)

@@ -141,7 +141,8 @@ def folder(tmp_path: Path, pristine_bundle: Path, red_photo: bytes) -> Path:
     parity, accuracy = {"n": 4, "top1_agreement": 1.0}, {"top1": 1.0, "delta": 0.0}
     ids = [variant.id for variant in open_bundle(pristine_bundle).manifest.variants]
     verified = [{"id": id_, "parity": parity, "accuracy": accuracy} for id_ in ids]
-    (tmp_path / "flowers.edgetl/report.json").write_text(json.dumps({"schema": 1, "variants": verified}))
+    report = {"schema": 1, "variants": verified, "verdict": {"passed": True, "checks": []}}
+    (tmp_path / "flowers.edgetl/report.json").write_text(json.dumps(report))
     (tmp_path / "photo.jpg").write_bytes(red_photo)
     return tmp_path
 

@@ -102,10 +102,24 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Requires:
-    """The engine that runs a variant and the least version of it, ``None`` where that was not tried."""
+    """The engine that runs a variant, and the least version of it that was tried and runs it.
+
+    ``min_version`` is that of the engine's first library, None where none was tried. ``libraries`` has the least
+    version by module name, for every library of the engine that was tried: each counts its versions on its own.
+    Raises `BundleError` when one of those is not a string.
+    """
 
     engine: str
     min_version: str | None = None
+    libraries: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for module, version in self.libraries.items():
+            if not isinstance(version, str):
+                raise BundleError(
+                    f"the least version of {module} for engine {self.engine} is {version!r}, not a string",
+                    fix="export the bundle again",
+                )
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,9 @@ class Latency:
     """Wall-clock milliseconds for one image at a time on ``threads`` threads.
 
     ``n`` runs gave ``p50_ms`` and ``p95_ms``. ``load_ms`` is from file to session, ``first_ms`` the first run after
-    it, ``preprocess_ms`` the median from image file to tensor (the same code for every variant).
+    it, ``preprocess_ms`` the median from image file to tensor (the same code for every variant). ``rounds_ms`` are the
+    medians of the rounds in order, ``ratio`` the cost of a run over one of the reference engine's in the same rounds
+    and ``speedup`` that of fp32 of the same target over it, each with its 95 % interval.
     """
 
     threads: int
@@ -37,6 +39,11 @@ class Latency:
     load_ms: float
     first_ms: float
     preprocess_ms: float
+    rounds_ms: tuple[float, ...] = ()
+    ratio: float | None = None
+    ratio_ci95: tuple[float, float] | None = None
+    speedup: float | None = None
+    speedup_ci95: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

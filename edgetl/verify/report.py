@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgetl.verify.accuracy import Accuracy
+from edgetl.verify.baseline import BaselineComparison
+from edgetl.verify.damage import Damage
+from edgetl.verify.diagnosis import Finding
 from edgetl.verify.fidelity import LayerFidelity
 from edgetl.verify.latency import Latency
 from edgetl.verify.parity import Parity
@@ -34,9 +37,17 @@ class Data:
 
 @dataclass(frozen=True)
 class Memory:
-    """The most memory, in bytes, that a fresh process held which loaded the variant and ran it once."""
+    """What a fresh process took to come from nothing to a first answer: the most memory it held, in bytes, and its cold
+    start in milliseconds.
+
+    ``import_ms``: the runtime, numpy and the engine's library; ``load_ms``: from files to a session; ``first_ms``: the
+    first run.
+    """
 
     peak_rss_bytes: int
+    load_ms: float | None = None
+    first_ms: float | None = None
+    import_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -44,7 +55,8 @@ class VariantReport:
     """One variant. What was not measured is ``None``; ``error`` says why when the variant could not be used.
 
     ``layers`` are in running order, ``suspects`` those of them where the variant first goes wrong; both are empty when
-    layers were not measured. ``layers_error`` says why when that was tried and failed.
+    layers were not measured. ``layers_error`` says why when that was tried and failed. ``damage``: which decisions
+    differ from the original's; ``findings``: the usual causes that were recognised.
     """
 
     id: str
@@ -61,6 +73,8 @@ class VariantReport:
     layers: tuple[LayerFidelity, ...] = ()
     suspects: tuple[LayerFidelity, ...] = ()
     layers_error: str | None = None
+    damage: Damage | None = None
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,7 +82,9 @@ class Check:
     """One line of a verdict: ``value`` ``relation`` ``limit``, and whether that holds.
 
     ``value`` is ``None`` when the quantity was not measured, ``limit`` when the check is that the variant works at
-    all; ``note`` says the reason then.
+    all; ``note`` says the reason then, and whatever else decided. ``undecided``: the interval straddles the limit even
+    after the longest measuring; ``passed`` is true then. ``interval`` is the 95 % interval of ``value`` and ``p_value``
+    the probability of such a value if the limit held, where they were part of the decision.
     """
 
     variant: str
@@ -78,6 +94,9 @@ class Check:
     passed: bool
     relation: str | None = None
     note: str | None = None
+    undecided: bool = False
+    interval: tuple[float, float] | None = None
+    p_value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +111,11 @@ class Verdict:
         """The checks that did not hold."""
         return tuple(check for check in self.checks if not check.passed)
 
+    @property
+    def undecided(self) -> tuple[Check, ...]:
+        """The checks that could not be decided; they count as passed."""
+        return tuple(check for check in self.checks if check.undecided)
+
 
 @dataclass(frozen=True)
 class Report:
@@ -99,7 +123,8 @@ class Report:
 
     ``reference`` is the accuracy of the original model on the same tensors; ``seconds`` goes by stage: train,
     calibrate, quantize, export, verify; ``labels`` are names by id. ``history`` is the training history, one dictionary
-    per epoch; ``provenance`` is the manifest's; ``created`` is ISO 8601 in UTC.
+    per epoch; ``provenance`` is the manifest's; ``created`` is ISO 8601 in UTC. ``baseline``: what changed since an
+    accepted report; ``disturbances``: what changed on the machine while latency was measured.
     """
 
     bundle: str
@@ -113,6 +138,8 @@ class Report:
     labels: dict[str, str] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     history: tuple[dict[str, Any], ...] = ()
+    baseline: BaselineComparison | None = None
+    disturbances: tuple[str, ...] = ()
     schema: int = SCHEMA
 
     def variant(self, variant_id: str) -> VariantReport:
@@ -159,8 +186,12 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
     """`value` (from JSON) as an instance of the annotation `kind`."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
-        inner = next(arg for arg in args if arg is not type(None))
-        return None if value is None else _decode(inner, value, where)
+        if value is None:
+            return None
+        inner = [arg for arg in args if arg is not type(None)]
+        # A number or a text, whichever stands there.
+        chosen = str if str in inner and isinstance(value, str) else inner[0]
+        return _decode(chosen, value, where)
     if kind is Any:
         return value
     if origin is tuple:

@@ -1,0 +1,136 @@
+"""Is a difference more than chance? Exact tests for counts of images, bootstrap intervals for the rest.
+
+Nothing here knows of variants or gates; all tests are exact, so they hold for few images too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "ALPHA",
+    "bootstrap_delta",
+    "fisher_worse",
+    "holm",
+    "images_to_decide",
+    "is_significant",
+    "mcnemar",
+    "mcnemar_worse",
+    "share_below",
+]
+
+ALPHA = 0.05
+"""What is less probable than this by chance is called significant."""
+
+RESAMPLES = 2000
+_MOST_IMAGES = 1_000_000
+
+
+def is_significant(p_value: float) -> bool:
+    """Whether `p_value` is at most `ALPHA`, up to the rounding of floats."""
+    return p_value <= ALPHA * (1 + 1e-9)
+
+
+def mcnemar(broken: int, repaired: int) -> float:
+    """Two-sided exact p value of McNemar's test: could `broken` and `repaired` decisions come from equal models?
+
+    Q. McNemar, "Note on the sampling error of the difference between correlated proportions or percentages",
+    Psychometrika 12 (1947) 153-157; the exact form is the sign test: under equality every changed decision is as likely
+    to be broken as repaired, so that `broken` is binomial with 1/2. Decisions that are the same in both say nothing.
+    """
+    return min(1.0, 2 * min(mcnemar_worse(broken, repaired), mcnemar_worse(repaired, broken)))
+
+
+def mcnemar_worse(broken: int, repaired: int) -> float:
+    """One-sided `mcnemar`: the probability of at least so many broken among the changed ones if none is likelier."""
+    return _binomial_tail(broken, broken + repaired, 0.5)
+
+
+def share_below(successes: int, n: int, limit: float) -> float:
+    """Exact p value: the probability of at most `successes` of `n` if each succeeded with probability `limit`.
+
+    The one-sided binomial test of C. J. Clopper and E. S. Pearson, "The use of confidence or fiducial limits illustrated
+    in the case of the binomial", Biometrika 26 (1934) 404-413.
+    """
+    return _binomial_tail(n - successes, n, min(1.0, max(0.0, 1.0 - limit)))
+
+
+def fisher_worse(before: tuple[int, int], after: tuple[int, int]) -> float:
+    """Exact p value of `after` = (successes, n) being no worse than `before`, for two samples of different images.
+
+    R. A. Fisher, "On the interpretation of chi-squared from contingency tables, and the calculation of P",
+    J. Royal Statistical Society 85 (1922) 87-94: the hypergeometric probability of at most so many successes after.
+    """
+    (right_before, n_before), (right_after, n_after) = before, after
+    right, n = right_before + right_after, n_before + n_after
+    least = max(0, right - n_before)
+    terms = [
+        _log_choose(n_after, k) + _log_choose(n_before, right - k) - _log_choose(n, right)
+        for k in range(least, right_after + 1)
+    ]
+    return min(1.0, math.fsum(math.exp(term) for term in terms))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """`p_values` of several tests at once, adjusted so that any of them may be compared with `ALPHA`.
+
+    S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian J. of Statistics 6 (1979) 65-70.
+    """
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, p_values[index] * (len(p_values) - rank)))
+        adjusted[index] = largest
+    return adjusted
+
+
+def bootstrap_delta(broken: int, repaired: int, n: int, *, seed: int = 0) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the paired difference (repaired - broken) / n over `n` images.
+
+    B. Efron, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7 (1979) 1-26. Drawing images with
+    replacement draws the three counts from a multinomial, so that the images themselves are not needed.
+    """
+    shares: npt.NDArray[np.float64] = np.array([broken, repaired, n - broken - repaired], np.float64) / n
+    drawn = np.random.default_rng(seed).multinomial(n, shares, size=RESAMPLES)
+    low, high = np.percentile((drawn[:, 1] - drawn[:, 0]) / n, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def images_to_decide(counts: Sequence[int], n: int, *, test: str, limit: float = 0.0) -> int | None:
+    """About how many images would make the same shares significant; `None` beyond a million.
+
+    `counts` are the counts found in `n` images: (broken, repaired) for ``test="mcnemar"``, (successes,) for
+    ``test="share"`` against `limit`. The counts are scaled up until the test decides.
+    """
+    factor = 1.0
+    while factor * n <= _MOST_IMAGES:
+        scaled = [round(count * factor) for count in counts]
+        size = round(n * factor)
+        p = mcnemar_worse(*scaled) if test == "mcnemar" else share_below(scaled[0], size, limit)
+        if is_significant(p):
+            return size
+        factor *= 1.1
+    return None
+
+
+def _binomial_tail(least: int, n: int, p: float) -> float:
+    """P(X >= least) for X binomial with `n` and `p`."""
+    if least <= 0:
+        return 1.0
+    if least > n or p <= 0.0:
+        return 0.0
+    if p >= 1.0:
+        return 1.0
+    log_p, log_q = math.log(p), math.log1p(-p)
+    # Twelve standard deviations from the mean there is less than a float can hold beside 1.
+    reach = 12 * math.sqrt(n * p * (1 - p)) + 12
+    first, last = max(least, math.floor(n * p - reach)), min(n, max(least, math.ceil(n * p)) + math.ceil(reach))
+    terms = (_log_choose(n, k) + k * log_p + (n - k) * log_q for k in range(first, last + 1))
+    return min(1.0, math.fsum(math.exp(term) for term in terms))
+
+
+def _log_choose(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)

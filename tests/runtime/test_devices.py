@@ -19,7 +19,7 @@ from edgetl_runtime import EngineError, FallbackWarning, Placement, load, open_b
 from edgetl_runtime.engines import litert, ort, ov
 from edgetl_runtime.engines.binding import Execution
 from edgetl_runtime.engines.delegates import BUILTIN, LIBRARIES, XNNPACK, delegation, load_library
-from edgetl_runtime.engines.providers import CPU, PROVIDERS, wanted_provider
+from edgetl_runtime.engines.providers import CPU, PROVIDERS, wanted_providers
 from edgetl_runtime.placement import OperatorPlace
 
 VARIANTS = ("onnx.fp32", "tflite.fp32", "openvino.fp32")
@@ -81,20 +81,20 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_device_means_a_provider(device: str, available: tuple[str, ...], name: str, options: dict[str, str]) -> None:
-    provider = wanted_provider(Execution(device=device), available)
+    provider = wanted_providers(Execution(device=device), available)[0]
     assert (provider.name, dict(provider.options)) == (name, options)
 
 
 def test_own_options_stand_before_those_of_the_table() -> None:
     execution = Execution(device="npu", options={"device_type": "NPU.1", "precision": "FP16"})
-    provider = wanted_provider(execution, ("OpenVINOExecutionProvider", CPU))
+    (provider,) = wanted_providers(execution, ("OpenVINOExecutionProvider", CPU))
     assert dict(provider.options) == {"device_type": "NPU.1", "precision": "FP16"}
 
 
 @pytest.mark.parametrize("device", [*PROVIDERS, "gpu", "npu", "edgetpu", "quantum"])
 def test_missing_provider_is_an_error_that_names_what_is_there(device: str) -> None:
     with pytest.raises(EngineError, match="onnxruntime has no device") as caught:
-        wanted_provider(Execution(device=device), (CPU,))
+        wanted_providers(Execution(device=device), (CPU,))
     assert "cpu, auto" in str(caught.value)
 
 
@@ -103,6 +103,31 @@ def test_provider_that_does_not_start_is_no_silent_cpu(pristine_bundle: Path, mo
     monkeypatch.setattr(ort.onnxruntime, "get_available_providers", lambda: there)
     with pytest.raises(EngineError, match="CUDA"):
         load(pristine_bundle, variant="onnx.fp32", device="gpu")
+
+
+@pytest.mark.parametrize("device", ["auto", "gpu"])
+def test_provider_that_is_left_out_is_tried_no_longer(
+    device: str, pristine_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a build for OpenVINO or CUDA on a machine without the hardware."""
+    real = ort.onnxruntime.InferenceSession
+    asked = []
+
+    def start(model: bytes, options: Any, *, providers: list[str], provider_options: list[dict[str, str]]) -> Any:
+        asked.append(providers[0])
+        return real(model, options, providers=[CPU])
+
+    monkeypatch.setattr(ort.onnxruntime, "InferenceSession", start)
+    there = ["CUDAExecutionProvider", "OpenVINOExecutionProvider", CPU]
+    monkeypatch.setattr(ort.onnxruntime, "get_available_providers", lambda: there)
+    if device == "auto":
+        with load(pristine_bundle, variant="onnx.fp32", device=device) as classifier:
+            assert set(classifier.placement().counts) == {"CPU"}
+        assert asked[0] == "CUDAExecutionProvider"
+        assert asked[-1] == CPU
+    else:
+        with pytest.raises(EngineError, match="CUDA or OpenVINO did not start"):
+            load(pristine_bundle, variant="onnx.fp32", device=device)
 
 
 @pytest.mark.parametrize("tells", [True, False], ids=["assignment", "profile"])

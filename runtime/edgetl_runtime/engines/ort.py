@@ -15,7 +15,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state
 
 from edgetl_runtime.engines.binding import Execution, ModelBytes, Signature, bind
 from edgetl_runtime.engines.devices import ANYWHERE
-from edgetl_runtime.engines.providers import CPU, Provider, short_name, wanted_provider
+from edgetl_runtime.engines.providers import CPU, Provider, not_started, short_name, wanted_providers
 from edgetl_runtime.errors import EngineError
 from edgetl_runtime.manifest import TensorSpec
 from edgetl_runtime.placement import OperatorPlace
@@ -105,8 +105,19 @@ def open_session(model: ModelBytes, signature: Signature, execution: Execution) 
 
     Raises `EngineError` when ONNX Runtime cannot take it, or the provider is not there or does not start.
     """
+    providers = wanted_providers(execution, onnxruntime.get_available_providers())
+    for provider in providers:
+        opened = _open(model, signature, execution, provider)
+        if opened is not None:
+            return opened
+    raise not_started(execution, providers)
+
+
+def _open(
+    model: ModelBytes, signature: Signature, execution: Execution, provider: Provider
+) -> OnnxRuntimeSession | None:
+    """A session on `provider`; None when that does not start."""
     where = f"{model.name} in onnxruntime {onnxruntime.__version__}"
-    provider = wanted_provider(execution, onnxruntime.get_available_providers())
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = execution.threads
     options.inter_op_num_threads = 1
@@ -124,6 +135,8 @@ def open_session(model: ModelBytes, signature: Signature, execution: Execution) 
             session = _start(model, options, provider)
         else:
             session, profiled = _profile(model, options, provider)
+    except _NotStartedError:
+        return None
     except _FAILURES as error:
         raise EngineError(f"cannot load {where}: {error}", fix="pip install --upgrade onnxruntime") from error
     opened = OnnxRuntimeSession(session, signature, where=where, profiled=profiled)
@@ -132,14 +145,17 @@ def open_session(model: ModelBytes, signature: Signature, execution: Execution) 
     return opened
 
 
+class _NotStartedError(Exception):
+    """ONNX Runtime left the provider out, which it would only log."""
+
+
 def _start(model: ModelBytes, options: Any, provider: Provider) -> Any:
-    """A session; RuntimeError when the provider is left out, which ONNX Runtime would only log."""
     names, settings = [provider.name], [dict(provider.options)]
     if provider.name != CPU:
         names, settings = [*names, CPU], [*settings, {}]
     session = onnxruntime.InferenceSession(model.main, options, providers=names, provider_options=settings)
     if provider.name not in session.get_providers():
-        raise RuntimeError(f"{provider.name} did not start; its libraries or its hardware are missing")
+        raise _NotStartedError
     return session
 
 

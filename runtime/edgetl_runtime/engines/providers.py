@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from edgetl_runtime.engines.binding import Execution
 from edgetl_runtime.engines.devices import unavailable
+from edgetl_runtime.errors import EngineError
 
-__all__ = ["CPU", "PROVIDERS", "Provider", "short_name", "wanted_provider"]
+__all__ = ["CPU", "PROVIDERS", "Provider", "not_started", "short_name", "wanted_providers"]
 
 CPU = "CPUExecutionProvider"
 _SUFFIX = "ExecutionProvider"
@@ -59,14 +60,25 @@ _KINDS: dict[str, tuple[Provider, ...]] = {
 }
 
 
-def wanted_provider(execution: Execution, available: Sequence[str]) -> Provider:
-    """The provider for ``execution.device``, of those `available`; its own options stand before the table's.
+def wanted_providers(execution: Execution, available: Sequence[str]) -> tuple[Provider, ...]:
+    """The providers for ``execution.device`` that are `available`, the first to be tried first; for "auto" the CPU is
+    the last of them. Options of the execution stand before the table's.
 
     A device is "cpu", "gpu", "npu", "auto", a name of `PROVIDERS`, or a provider's full name.
     Raises `EngineError` when ONNX Runtime has no such provider here.
     """
-    found = _find(execution, available)
-    return Provider(found.name, {**found.options, **execution.options}, found.brought_by)
+    return tuple(
+        Provider(found.name, {**found.options, **execution.options}, found.brought_by)
+        for found in _find(execution, available)
+    )
+
+
+def not_started(execution: Execution, providers: Sequence[Provider]) -> EngineError:
+    """The error for `providers` that are in the build and do not start, because of what the machine lacks."""
+    names = " or ".join(short_name(provider.name) for provider in providers)
+    reason = f"{names} did not start: its libraries or its hardware are missing"
+    fix = "install its driver and libraries"
+    return unavailable(execution.device, _ENGINE, reason, known=("cpu", "auto"), fix=fix)
 
 
 def short_name(provider: str) -> str:
@@ -74,22 +86,22 @@ def short_name(provider: str) -> str:
     return provider.removesuffix(_SUFFIX)
 
 
-def _find(execution: Execution, available: Sequence[str]) -> Provider:
+def _find(execution: Execution, available: Sequence[str]) -> list[Provider]:
     device, kind = execution.device, execution.kind
     if kind == "cpu":
-        return Provider(CPU)
+        return [Provider(CPU)]
     if kind == "auto":
-        there = (provider for providers in _KINDS.values() for provider in providers if provider.name in available)
-        return next(there, Provider(CPU))
+        accelerators = [provider for providers in _KINDS.values() for provider in providers]
+        return [*(provider for provider in accelerators if provider.name in available), Provider(CPU)]
     known = ["cpu", "auto", *_devices(available)]
     if kind == "edgetpu":
         raise unavailable(device, _ENGINE, "an Edge TPU runs TFLite files", known=known, fix='engine="litert"')
     if device in available:
-        return Provider(device)
+        return [Provider(device)]
     candidates = _KINDS.get(kind) or ((PROVIDERS[kind],) if kind in PROVIDERS else ())
-    for provider in candidates:
-        if provider.name in available:
-            return provider
+    there = [provider for provider in candidates if provider.name in available]
+    if there:
+        return there
     if not candidates:
         raise unavailable(device, _ENGINE, "it knows no provider of that name", known=known)
     names = " or ".join(short_name(provider.name) for provider in candidates)

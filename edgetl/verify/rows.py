@@ -13,6 +13,8 @@ __all__ = [
     "describe",
     "describe_limit",
     "describe_value",
+    "name_of",
+    "number_in_words",
     "rows",
     "speed_up",
     "verdict_line",
@@ -41,44 +43,71 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Row:
-    """One variant: ``cells`` go with `HEADINGS`; speed is how many times faster than fp32 of the same target."""
+    """One variant: ``cells`` go with `HEADINGS`; speed is how many times faster than fp32 of the same target.
+
+    ``undecided``: it passed, but not all of its checks could be decided.
+    """
 
     id: str
     cells: tuple[str, ...]
     passed: bool
+    undecided: bool = False
+
+    @property
+    def mark(self) -> str:
+        """``pass``, ``open`` (undecided) or ``fail``."""
+        return "fail" if not self.passed else "open" if self.undecided else "pass"
 
 
 def rows(report: Report) -> list[Row]:
     """One row per variant, in the report's order."""
     failed = {check.variant for check in report.verdict.failed}
-    return [_row(variant, report, passed=variant.id not in failed) for variant in report.variants]
+    undecided = {check.variant for check in report.verdict.undecided}
+    return [
+        _row(variant, report, passed=variant.id not in failed, undecided=variant.id in undecided)
+        for variant in report.variants
+    ]
 
 
 def describe(check: Check) -> str:
     """A check in words."""
+    where = f"{check.variant}: " if check.variant else ""
     if check.limit is None:
-        return f"{check.variant}: {check.note}"
+        return f"{where}{check.note}"
     found = check.note if check.value is None else f"is {describe_value(check)}"
-    return f"{check.variant}: {_NAMES[check.what]} {found}, the gate asks for {describe_limit(check)}"
+    said = f"{where}{name_of(check.what)} {found}, the gate asks for {describe_limit(check)}"
+    return f"{said} ({check.note})" if check.note and check.value is not None else said
+
+
+def name_of(what: str) -> str:
+    """A quantity of the gate in words; ``baseline.`` in front says that it is about a change since the baseline."""
+    rest = what.removeprefix("baseline.")
+    named = _NAMES.get(rest, rest.replace("_", " "))
+    return named if rest == what else f"{named} since the baseline"
 
 
 def describe_limit(check: Check) -> str:
     """The limit in words; empty when the check is that the variant works at all."""
     if check.limit is None:
         return ""
-    return f"{'at least' if check.relation == '>=' else 'at most'} {_number(check.limit)}"
+    return f"{'at least' if check.relation == '>=' else 'at most'} {number_in_words(check.limit)}"
 
 
 def describe_value(check: Check) -> str:
     """The measured value, or the reason why there is none."""
-    return str(check.note) if check.value is None else _number(check.value)
+    if check.value is None:
+        return str(check.note)
+    between = f" ({' to '.join(map(number_in_words, check.interval))})" if check.interval else ""
+    return f"{number_in_words(check.value)}{between}"
 
 
 def verdict_line(report: Report) -> str:
     """The verdict in one line."""
-    failed = {check.variant for check in report.verdict.failed}
+    failed = {check.variant or "the bundle" for check in report.verdict.failed}
     if report.verdict.passed:
-        return f"PASSED: all {len(report.variants)} variants hold the gate's {len(report.verdict.checks)} limits"
+        said = f"PASSED: all {len(report.variants)} variants hold the gate's {len(report.verdict.checks)} limits"
+        undecided = len(report.verdict.undecided)
+        return f"{said}, {undecided} of them undecided" if undecided else said
     if not report.verdict.checks:
         return "FAILED: nothing was measured"
     return f"FAILED: {len(failed)} of {len(report.variants)} variants: {', '.join(sorted(failed))}"
@@ -99,14 +128,19 @@ def where_it_goes_wrong(report: Report) -> list[str]:
 
 
 def speed_up(variant: VariantReport, report: Report) -> float | None:
-    """Median latency of fp32 of the same target over the variant's own; ``None`` when either is missing."""
+    """How many times faster than fp32 of the same target; ``None`` when either was not measured.
+
+    Where they were timed in the same rounds it is what those say, else the quotient of the medians.
+    """
+    if variant.latency is not None and variant.latency.speedup is not None:
+        return variant.latency.speedup
     for other in report.variants:
         if other.target == variant.target and other.precision == "fp32" and other.latency and variant.latency:
             return other.latency.p50_ms / variant.latency.p50_ms
     return None
 
 
-def _row(variant: VariantReport, report: Report, *, passed: bool) -> Row:
+def _row(variant: VariantReport, report: Report, *, passed: bool, undecided: bool) -> Row:
     parity, accuracy, latency = variant.parity, variant.accuracy, variant.latency
     faster = speed_up(variant, report)
     cells = (
@@ -119,9 +153,9 @@ def _row(variant: VariantReport, report: Report, *, passed: bool) -> Row:
         _EMPTY if latency is None else f"{latency.p95_ms:.2f}",
         _EMPTY if faster is None else f"{faster:.2f}x",
         _EMPTY if variant.bytes is None else f"{variant.bytes / 1e6:.2f}",
-        "pass" if passed else "FAIL",
+        "FAIL" if not passed else "open" if undecided else "pass",
     )
-    return Row(variant.id, cells, passed)
+    return Row(variant.id, cells, passed, undecided)
 
 
 def _share(share: float) -> str:
@@ -136,5 +170,6 @@ def _decibels(value: float) -> str:
     return "equal" if value > 0 else "broken"
 
 
-def _number(value: float) -> str:
+def number_in_words(value: float) -> str:
+    """Four digits, or all of them in front of the point."""
     return f"{value:.0f}" if value == int(value) and abs(value) >= 10 else f"{value:.4g}"

@@ -1,4 +1,9 @@
-"""The report for a person at a terminal: a table of at most 100 columns, what failed in words, the verdict last."""
+"""The report for a person at a terminal: a table of at most 100 columns, what failed in words, the verdict last.
+
+The lines below the table: FAIL, a limit that does not hold; CAUSE, why and what to do; LAYER, where it starts; OPEN,
+what measuring could not decide; CLASS, labels that got worse; BASE, changes since the baseline; NOISE, what disturbed
+the measuring; INT8, how it was made.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,7 @@ from collections.abc import Sequence
 from edgetl.verify.ladder import how_int8_was_made, surgery_line
 from edgetl.verify.report import Report
 from edgetl.verify.rows import HEADINGS, Row, describe, rows, verdict_line, where_it_goes_wrong
+from edgetl.verify.wording import causes, changes_in_words, class_in_words, damaged_classes, undecided_checks
 
 __all__ = ["render_terminal"]
 
@@ -23,12 +29,30 @@ def render_terminal(report: Report) -> str:
         "",
         *_table(rows(report)),
     ]
-    if report.verdict.failed:
-        lines += ["", *_wrapped("FAIL  ", [describe(check) for check in report.verdict.failed])]
-        lines += _wrapped("LAYER ", where_it_goes_wrong(report))
     surgery = surgery_line(report)
-    said = [*_wrapped("INT8  ", how_int8_was_made(report)), *_wrapped("", [surgery] if surgery else [])]
-    return "\n".join([*lines, *(["", *said] if said else []), "", verdict_line(report)])
+    for paragraph in (
+        [
+            *_wrapped("FAIL  ", [describe(check) for check in report.verdict.failed]),
+            *_wrapped("CAUSE ", [text for variant in report.variants for text in causes(variant)]),
+            *_wrapped("LAYER ", where_it_goes_wrong(report)),
+        ],
+        _wrapped("OPEN  ", undecided_checks(report)),
+        _wrapped("CLASS ", _damaged(report)),
+        _wrapped("BASE  ", changes_in_words(report)),
+        _wrapped("NOISE ", report.disturbances),
+        [*_wrapped("INT8  ", how_int8_was_made(report)), *_wrapped("", [surgery] if surgery else [])],
+    ):
+        lines += ["", *paragraph] if paragraph else []
+    return "\n".join([*lines, "", verdict_line(report)])
+
+
+def _damaged(report: Report) -> list[str]:
+    """A line for every variant that makes labels worse by more than chance."""
+    return [
+        f"{variant.id} damages " + ", ".join(class_in_words(label, found, report) for label, found in damaged[:3])
+        for variant in report.variants
+        if variant.damage and (damaged := damaged_classes(variant.damage))
+    ]
 
 
 def _table(table: Sequence[Row]) -> list[str]:

@@ -14,10 +14,13 @@ import pytest
 import edgetl.verify.verify as verify_module
 from edgetl.data import Sample
 from edgetl.verify.accuracy import Accuracy, ClassAccuracy, wilson_interval
+from edgetl.verify.baseline import BaselineComparison, Change
+from edgetl.verify.damage import ClassDamage, Damage, Flip
+from edgetl.verify.diagnosis import Finding
 from edgetl.verify.gate import Gate, judge
 from edgetl.verify.latency import Latency
 from edgetl.verify.parity import Parity
-from edgetl.verify.report import Data, Report, VariantReport
+from edgetl.verify.report import Check, Data, Memory, Report, VariantReport, Verdict
 from edgetl_runtime.errors import MissingDependency
 from edgetl_runtime.manifest import FileEntry, Label, Manifest, Normalize, Preprocess, Requires, TensorSpec, Variant
 from edgetl_runtime.session import FakeSession, Session, Tensors
@@ -128,6 +131,50 @@ def report() -> Report:
             {"epoch": 1, "train_loss": 1.2, "val_loss": 1.1, "val_top1": 0.7},
             {"epoch": 2, "train_loss": 0.8, "val_loss": 0.9, "val_top1": 0.87},
         ),
+    )
+
+
+@pytest.fixture
+def full_report(report: Report) -> Report:
+    """`report` with everything a report can hold: an undecided check, damage, findings, a baseline, disturbances."""
+    per_class = {
+        "id0": ClassDamage(122, 0.8, 0.8, 1.0),
+        "id1": ClassDamage(122, 0.85, 0.85 - 10 / 122, 0.002),
+        "id2": ClassDamage(122, 0.9, 0.9 + 1 / 122, 1.0),
+    }
+    flips = (
+        Flip("id1/a<b>.jpg", "id1", "id1", "id0", 0.8, "data:image/jpeg;base64,/9j/4AAQ"),
+        Flip("id2/c.jpg", "id2", "id0", "id2", 0.1, None),
+        Flip("id2/d.jpg", "id2", "id0", "", 0.05, None),
+    )
+    variants = list(report.variants)
+    variants[2] = replace(
+        variants[2],
+        damage=Damage(flips, 13, 11, 1, per_class),
+        memory=Memory(120_000_000, load_ms=31.0, first_ms=12.0, import_ms=140.0),
+    )
+    variants[5] = replace(
+        variants[5],
+        damage=Damage(flips[:1], 220, 200, 0, per_class),
+        findings=(Finding("colours in the order BGR", "with R and B swapped 99.2 % agree, as is 40 %", "feed RGB"),),
+    )
+    slow = Check("onnx.fp32", "p95_ms", 9.0, 9.1, True, "<=", "measured 4 times as long", True, (8.7, 9.4))
+    checks = [slow, *report.verdict.checks]
+    return replace(
+        report,
+        variants=tuple(variants),
+        verdict=Verdict(False, tuple(checks)),
+        baseline=BaselineComparison(
+            "accepted.json",
+            "2025-12-24T00:00:00+00:00",
+            (
+                Change("onnx.int8", "top1", 0.877, 0.864, False, True, "p 0.3"),
+                Change("onnx.int8", "bytes", 2_500_000, 2_400_000, True, False, "exact"),
+                Change("tflite.int8", "top1_agreement", 0.98, 0.4, True, True, "p 1e-50"),
+                Change("", "onnxruntime", "1.30.0", "1.31.0", True, False, "another version"),
+            ),
+        ),
+        disturbances=("the load of other processes rose from 0.1 to 1.3 cores",),
     )
 
 

@@ -38,3 +38,34 @@ def test_agreement_is_not_rounded_up_to_all(report: Report) -> None:
     nearly = replace(report.variants[0], parity=replace(parity, top1_agreement=0.9999))
     text = render_terminal(replace(report, variants=(nearly,)))
     assert " 99.9 " in text
+
+
+def test_everything_that_is_known_is_said(full_report: Report) -> None:
+    lines = render_terminal(full_report).splitlines()
+    assert max(map(len, lines)) <= 100
+    text = " ".join(" ".join(lines).split())
+    assert "CAUSE tflite.int8: colours in the order BGR" in text
+    assert "Fix: feed RGB" in text
+    assert "OPEN onnx.fp32: 95th percentile latency in ms: measured 4 times as long" in text
+    assert "CLASS onnx.int8 damages Label <1> 85.0 -> 76.8 % of 122 (p 0.002)" in text
+    assert "BASE tflite.int8: top-1 agreement with the original 0.98 -> 0.4 (worse; p 1e-50)" in text
+    assert "onnxruntime 1.30.0 -> 1.31.0 (changed; another version)" in text
+    assert "onnx.int8: size in bytes 2500000 -> 2400000 (better; exact)" in text
+    assert "1 more differences are within noise since accepted.json of 2025-12-24" in text
+    assert "top-1 accuracy 0.877" not in text
+    assert "NOISE the load of other processes rose from 0.1 to 1.3 cores" in text
+
+
+def test_an_undecided_variant_is_not_shown_as_passed(full_report: Report) -> None:
+    rows = {line.split()[0]: line.split() for line in render_terminal(full_report).splitlines() if line}
+    assert rows["onnx.fp32"][-1] == "open"
+    assert rows["onnx.fp16"][-1] == "pass"
+    only = tuple(check for check in full_report.verdict.checks if check.passed)
+    text = render_terminal(replace(full_report, verdict=Verdict(True, only)))
+    assert text.splitlines()[-1] == f"PASSED: all 9 variants hold the gate's {len(only)} limits, 1 of them undecided"
+
+
+def test_a_baseline_without_changes_is_said(full_report: Report) -> None:
+    assert full_report.baseline is not None
+    same = replace(full_report, baseline=replace(full_report.baseline, changes=()))
+    assert "BASE  nothing changed beyond noise since accepted.json of 2025-12-24" in render_terminal(same)

@@ -1,0 +1,138 @@
+"""What a report says beside its table, as plain text that all renderings share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgetl.verify.baseline import Change
+from edgetl.verify.damage import ClassDamage, Damage, worst_classes
+from edgetl.verify.report import Report, VariantReport
+from edgetl.verify.rows import name_of, number_in_words
+from edgetl.verify.significance import is_significant
+
+__all__ = [
+    "ChangeRow",
+    "causes",
+    "change_rows",
+    "changes_in_words",
+    "class_in_words",
+    "damage_in_words",
+    "damaged_classes",
+    "label_name",
+    "undecided_checks",
+]
+
+_MOST_CLASSES = 3
+
+
+@dataclass(frozen=True)
+class ChangeRow:
+    """One change since the baseline as text; ``mark`` is one of worse, better, changed, noise."""
+
+    variant: str
+    what: str
+    before: str
+    after: str
+    mark: str
+    note: str
+
+    def in_words(self) -> str:
+        """The change in one line."""
+        where = f"{self.variant}: " if self.variant else ""
+        return f"{where}{self.what} {self.before} -> {self.after} ({self.mark}; {self.note})"
+
+
+def change_rows(report: Report) -> list[ChangeRow]:
+    """Every change since the baseline, those that count first, the worse ones in front; empty without a baseline."""
+    if report.baseline is None:
+        return []
+    order = {"worse": 0, "changed": 1, "better": 2, "noise": 3}
+    return sorted(map(_change_row, report.baseline.changes), key=lambda row: order[row.mark])
+
+
+def changes_in_words(report: Report) -> list[str]:
+    """What changed since the baseline beyond noise, a line each, and how much did not; empty without a baseline."""
+    if report.baseline is None:
+        return []
+    rows = change_rows(report)
+    counted = [row.in_words() for row in rows if row.mark != "noise"]
+    noise = len(rows) - len(counted)
+    rest = f"{noise} more differences are within noise" if noise and counted else "nothing changed beyond noise"
+    when = f"since {report.baseline.source} of {report.baseline.created[:10]}"
+    return [*counted, f"{rest} {when}"] if noise or not counted else [*counted[:-1], f"{counted[-1]} {when}"]
+
+
+def causes(variant: VariantReport) -> list[str]:
+    """The causes that were recognised for a variant, a line each."""
+    return [f"{variant.id}: {found.cause}: {found.evidence}. Fix: {found.fix}" for found in variant.findings]
+
+
+def undecided_checks(report: Report) -> list[str]:
+    """A line for every check that the longest measuring did not decide."""
+    return [
+        f"{check.variant}: {name_of(check.what)}: {check.note or 'the interval straddles the limit'}"
+        for check in report.verdict.checks
+        if check.undecided
+    ]
+
+
+def damage_in_words(variant: VariantReport, report: Report) -> str | None:
+    """How many decisions of the original a variant changes, and the labels that lose most; None when it is unknown."""
+    damage = variant.damage
+    if damage is None:
+        return None
+    if not damage.flipped:
+        return f"{variant.id} decides like the original on all {report.data.n} images"
+    rest = damage.flipped - damage.broken - damage.repaired
+    counts = [f"{damage.broken} broken", f"{damage.repaired} repaired", f"{rest} wrong either way"]
+    said = f"{variant.id} changes {damage.flipped} of {report.data.n} decisions: {', '.join(counts)}"
+    worst = [item for item in worst_classes(damage.per_class, _MOST_CLASSES) if item[1].variant < item[1].original]
+    if worst:
+        said += "; most lost: " + ", ".join(class_in_words(label, found, report) for label, found in worst)
+    return said
+
+
+def damaged_classes(damage: Damage) -> list[tuple[str, ClassDamage]]:
+    """The labels that a variant makes worse by more than chance explains, the worst first."""
+    return [
+        (label, found)
+        for label, found in worst_classes(damage.per_class, len(damage.per_class))
+        if found.variant < found.original and is_significant(found.p_value)
+    ]
+
+
+def class_in_words(label: str, found: ClassDamage, report: Report) -> str:
+    """Accuracy of one label before and after, with the number of images and the p value."""
+    return (
+        f"{label_name(label, report)} {100 * found.original:.1f} -> {100 * found.variant:.1f} % of {found.n} "
+        f"(p {found.p_value:.2g})"
+    )
+
+
+def label_name(label: str, report: Report) -> str:
+    """The name of a label id; the empty id is no decision at all."""
+    return report.labels.get(label, label) if label else "no decision"
+
+
+def _change_row(change: Change) -> ChangeRow:
+    mark = "noise" if not change.significant else "worse" if change.worse else "changed"
+    if mark == "changed" and _is_number(change.before) and _is_number(change.after):
+        mark = "better"
+    return ChangeRow(
+        variant=change.variant,
+        what=name_of(change.what),
+        before=_value(change.before),
+        after=_value(change.after),
+        mark=mark,
+        note=change.note,
+    )
+
+
+def _is_number(value: float | str | None) -> bool:
+    return isinstance(value, (int, float))
+
+
+def _value(value: float | str | None) -> str:
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) else number_in_words(value)

@@ -143,9 +143,16 @@ def _ask(environment: Environment, bundle: Path, variants: Sequence[str]) -> dic
     if decided.code != 0 or labels is None:
         return decided.problem
     return {
-        id_: Outcome(problems[id_] or labels[id_].get("problem"), tuple(labels[id_].get("labels", ())))
+        id_: Outcome(
+            _without_path(problems[id_] or labels[id_].get("problem"), bundle), tuple(labels[id_].get("labels", ()))
+        )
         for id_ in variants
     }
+
+
+def _without_path(problem: str | None, bundle: Path) -> str | None:
+    """A problem that names files of the bundle as they stand in it."""
+    return None if problem is None else problem.replace(f"{bundle}: ", "")
 
 
 def _json(text: str) -> Mapping[str, Any] | None:

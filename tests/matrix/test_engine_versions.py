@@ -75,6 +75,16 @@ def test_a_version_that_fails_between_others_moves_the_least_above_it() -> None:
     assert search(VERSIONS, attempt).found("a") == Found("1.22", "1.21", "wrong")
 
 
+def test_a_hole_that_the_search_for_another_key_finds_is_measured() -> None:
+    def attempt(version: str) -> dict[str, str | None]:
+        minor = VERSIONS.index(version)
+        return {"a": "wrong" if 1 <= minor <= 20 else None, "b": None if minor >= 9 else "wrong"}
+
+    trials = search(VERSIONS, attempt)
+    assert trials.found("a") == Found("1.21", "1.20", "wrong")
+    assert trials.found("b") == Found("1.9", "1.8", "wrong")
+
+
 def test_a_version_that_cannot_be_installed_is_passed_over() -> None:
     tried: list[str] = []
     attempt = library({"a": 10}, tried)

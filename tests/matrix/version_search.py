@@ -79,7 +79,8 @@ def search(versions: Sequence[str], try_version: Callable[[str], Trial | None]) 
 
     while trials.versions and not trials.results:
         attempt(trials.versions[-1])
-    for key in [key for result in trials.results.values() for key in result]:
-        while (version := trials.next_version(key)) is not None:
-            attempt(version)
+    keys = [key for result in trials.results.values() for key in result]
+    # A trial for one key may find that another, settled before, fails in a newer version: all are looked at again.
+    while (following := next(filter(None, map(trials.next_version, keys)), None)) is not None:
+        attempt(following)
     return trials

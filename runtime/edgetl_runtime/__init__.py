@@ -10,10 +10,11 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from edgetl_runtime.bundle import Bundle, FailedCheck, GoldenSamples, open_bundle
-from edgetl_runtime.choice import Candidate, Choice, Wish, choose
 from edgetl_runtime.classifier import Classifier, Prediction, Score, load, softmax
-from edgetl_runtime.comparison import sqnr_db
 from edgetl_runtime.engines import DEVICES, ENGINES, installed
 from edgetl_runtime.errors import (
     BundleError,
@@ -27,7 +28,6 @@ from edgetl_runtime.errors import (
     OutputError,
     UsageError,
 )
-from edgetl_runtime.fake import fake_classifier
 from edgetl_runtime.manifest import (
     FileEntry,
     Golden,
@@ -41,9 +41,14 @@ from edgetl_runtime.manifest import (
 )
 from edgetl_runtime.placement import FallbackWarning, OperatorPlace, Placement
 from edgetl_runtime.preprocess import load_image, preprocess
-from edgetl_runtime.selftest import SelfTest, VariantTest, self_test
 from edgetl_runtime.session import FakeSession, Session
-from edgetl_runtime.timing import LatencyStats, measure
+
+if TYPE_CHECKING:
+    from edgetl_runtime.choice import Candidate, Choice, Wish, choose
+    from edgetl_runtime.comparison import sqnr_db
+    from edgetl_runtime.fake import fake_classifier
+    from edgetl_runtime.selftest import SelfTest, VariantTest, self_test
+    from edgetl_runtime.timing import LatencyStats, measure
 
 __version__ = "0.1.0"
 
@@ -98,3 +103,24 @@ __all__ = [
     "softmax",
     "sqnr_db",
 ]
+
+# Not needed to load and to predict, so imported when asked for.
+_LATER = {
+    "Candidate": "edgetl_runtime.choice",
+    "Choice": "edgetl_runtime.choice",
+    "Wish": "edgetl_runtime.choice",
+    "choose": "edgetl_runtime.choice",
+    "sqnr_db": "edgetl_runtime.comparison",
+    "fake_classifier": "edgetl_runtime.fake",
+    "SelfTest": "edgetl_runtime.selftest",
+    "VariantTest": "edgetl_runtime.selftest",
+    "self_test": "edgetl_runtime.selftest",
+    "LatencyStats": "edgetl_runtime.timing",
+    "measure": "edgetl_runtime.timing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LATER[name]), name)

@@ -46,13 +46,12 @@ _NOISE = 0.03  # times that differ by less are equal
 class Wish:
     """What a variant has to fit.
 
-    ``variant`` names one and ``engine`` one engine ("auto": any installed); ``device``, ``device_options``,
-    ``threads`` and ``strict`` are those of `load`. ``min_top1`` is the least top-1 accuracy in the bundle's report
+    ``engine`` names one engine ("auto": any installed); ``device``, ``device_options``, ``threads`` and ``strict``
+    are those of `load`. ``min_top1`` is the least top-1 accuracy in the bundle's report
     (share of 1), ``max_drop`` the most that it may lie below the original's; where accuracy was not measured, the
     share of decisions that differ stands for the drop, which cannot be larger.
     """
 
-    variant: str | None = None
     engine: str = "auto"
     device: str = "cpu"
     device_options: Mapping[str, str] = field(default_factory=dict)
@@ -98,19 +97,16 @@ class Choice:
         rows = [_row(candidate, self.variant) for candidate in self.candidates]
         found = " (found by an earlier start)" if self.cached else ""
         head = ["", "variant", "engine", "ms", "agree", "delta", "size", "state"]
-        return "\n".join([f"{self.variant}: {self.reason}{found}", *(table(head, rows) if rows else ())])
+        return "\n".join([f"{self.variant}: {self.reason}{found}", *table(head, rows)])
 
 
 def choose(bundle: Bundle, wish: Wish) -> Choice:
-    """The variant to load: the one that is named, or the fastest of those that run here and fit the wish.
+    """The fastest variant of those that run here and fit the wish.
 
     Among equally fast ones the better agreement with the original decides, then the smaller size. A variant that
-    failed a check in the bundle's report is taken only when it is named, and one that was not verified only where
-    none was. Raises the `EdgetlError` that says what is missing.
+    failed a check in the bundle's report is never taken, and one that was not verified only where none was.
+    Raises the `EdgetlError` that says what is missing.
     """
-    if wish.variant is not None:
-        named = _named(bundle, wish.variant, wish.engine)
-        return Choice(named.id, "it was named", ())
     candidates = [item for item in bundle.manifest.variants if wish.engine in ("auto", item.requires.engine)]
     if not candidates:
         engines = sorted({item.requires.engine for item in bundle.manifest.variants})
@@ -132,18 +128,6 @@ def choose(bundle: Bundle, wish: Wish) -> Choice:
     reason = f"the fastest of {len(race.times)} that run here and fit"
     chosen = _choice(candidates, fidelity, problems, race.times, _best(fit, race.times, fidelity), reason)
     return dataclasses.replace(chosen, cached=race.cached)
-
-
-def _named(bundle: Bundle, variant_id: str, engine: str) -> Variant:
-    variant = bundle.manifest.variant(variant_id)
-    if engine not in ("auto", variant.requires.engine):
-        raise EngineError(
-            f"variant {variant_id} runs in {variant.requires.engine}, not in {engine}", fix="leave the engine out"
-        )
-    found = obstacle(variant)
-    if found is not None:
-        raise found.error
-    return variant
 
 
 def _unfit(

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import Future
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from edgetl_runtime.bundle import Bundle, open_bundle
-from edgetl_runtime.choice import Choice, Wish, choose
+from edgetl_runtime.engines import engine_info
 from edgetl_runtime.errors import BundleError, EngineError, ImageError, UsageError
 from edgetl_runtime.machine import usable_cores
 from edgetl_runtime.manifest import Manifest, Variant
 from edgetl_runtime.placement import Placement
+from edgetl_runtime.preflight import obstacle
 from edgetl_runtime.preprocess import ColorOrder, ImageSource, preprocess
 from edgetl_runtime.session import Session, Tensors
-from edgetl_runtime.streaming import map_ahead
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from edgetl_runtime.choice import Choice
 
 __all__ = ["Classifier", "Prediction", "Score", "load", "softmax"]
 
@@ -134,7 +138,7 @@ class Classifier:
         """`predict` for many images at once: they are decoded on `workers` threads (default: one per core) and run in
         batches as large as the model takes. Raises `ImageError` when one of them cannot be read."""
         _check_asked(top, threshold)
-        ready = map_ahead(self._preprocessor(color), images, workers=_count_workers(workers))
+        ready = self._ahead(images, color=color, workers=workers)
         with closing(ready):
             rows = self._rows(future.result() for future in ready)
             return [self.interpret(row, top=top, threshold=threshold) for row in rows]
@@ -180,7 +184,7 @@ class Classifier:
         _check_asked(top, threshold)
         if errors not in ("raise", "return"):
             raise UsageError(f"unknown errors {errors!r}", fix='errors="raise" or errors="return"')
-        ready = map_ahead(self._preprocessor(color), images, workers=_count_workers(workers))
+        ready = self._ahead(images, color=color, workers=workers)
         return self._answers(ready, top=top, threshold=threshold, errors=errors)
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Tensors:
@@ -198,7 +202,7 @@ class Classifier:
 
     def explain(self) -> None:
         """Print why this variant was taken, with the table of those it was chosen from."""
-        print(self.choice or f"{self.variant.id}: made without a choice")
+        print(self.choice or f"{self.variant.id}: it was named")
 
     def interpret(self, logits: npt.NDArray[np.float32], *, top: int = 5, threshold: float = 0.0) -> Prediction:
         """The `top` labels for logits (classes,), of those as probable as `threshold`.
@@ -239,8 +243,13 @@ class Classifier:
                 else:
                     yield self.interpret(self.logits(future.result()), top=top, threshold=threshold)
 
-    def _preprocessor(self, color: ColorOrder) -> Callable[[ImageSource], npt.NDArray[np.uint8]]:
-        return partial(preprocess, spec=self.manifest.preprocess, color=color)
+    def _ahead(
+        self, images: Iterable[ImageSource], *, color: ColorOrder, workers: int | None
+    ) -> Generator[Future[npt.NDArray[np.uint8]], None, None]:
+        from edgetl_runtime.streaming import map_ahead
+
+        work = partial(preprocess, spec=self.manifest.preprocess, color=color)
+        return map_ahead(work, images, workers=_count_workers(workers))
 
     def _rows(self, tensors: Iterable[npt.NDArray[np.uint8]]) -> Iterator[npt.NDArray[np.float32]]:
         """Logits (classes,) of each tensor, run in batches as large as the model takes."""
@@ -293,16 +302,37 @@ def load(
     Raises `BundleError`, `MissingDependency` or `EngineError`.
     """
     bundle = path if isinstance(path, Bundle) else open_bundle(path)
-    wish = Wish(variant, engine, device, dict(device_options or {}), threads, strict, min_top1, max_drop)
-    choice = choose(bundle, wish)
+    choice = None
+    if variant is not None:
+        chosen = _named(bundle.manifest, variant, engine)
+    else:
+        # Imported when it is needed, like other modules here: a device that names its variant starts without it.
+        from edgetl_runtime.choice import Wish, choose
+
+        wish = Wish(engine, device, dict(device_options or {}), threads, strict, min_top1, max_drop)
+        choice = choose(bundle, wish)
+        chosen = bundle.manifest.variant(choice.variant)
     session = bundle.session(
-        choice.variant, threads=threads, device=device, device_options=device_options, strict=strict, verify=verify
+        chosen.id, threads=threads, device=device, device_options=device_options, strict=strict, verify=verify
     )
     try:
-        return Classifier(bundle.manifest, bundle.manifest.variant(choice.variant), session, choice=choice)
+        return Classifier(bundle.manifest, chosen, session, choice=choice)
     except BundleError:
         session.close()
         raise
+
+
+def _named(manifest: Manifest, variant_id: str, engine: str) -> Variant:
+    """The variant of that name; the `EdgetlError` that says why when it cannot run here in `engine`."""
+    variant = manifest.variant(variant_id)
+    if engine != "auto" and engine_info(engine).name != variant.requires.engine:
+        raise EngineError(
+            f"variant {variant_id} runs in {variant.requires.engine}, not in {engine}", fix="leave the engine out"
+        )
+    found = obstacle(variant)
+    if found is not None:
+        raise found.error
+    return variant
 
 
 def _check_asked(top: int, threshold: float) -> None:

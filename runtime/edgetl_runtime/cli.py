@@ -188,7 +188,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         if chosen in bundle.failed_variants():
             console.note(f"warning: {chosen} failed verification; it runs because it was named")
         if arguments.explain:
-            console.note(str(classifier.choice))
+            console.note(str(classifier.choice or f"{chosen}: it was named"))
         images = [Path(image) for image in arguments.images]
         predictions = classifier.predict(images, top=arguments.top, threshold=arguments.threshold)
     results = [

@@ -1,52 +1,205 @@
-"""The report as Markdown, for the summary of a CI job or a pull request."""
+"""The report as Markdown, for the summary of a CI job or a comment on a pull request.
+
+What decides stands open, what explains is folded. The whole stays below the 65,536 characters that GitHub allows for a
+comment: lists are cut, and what is folded is left out where it no longer fits.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
+from edgetl.verify.damage import worst_classes
 from edgetl.verify.ladder import attempts, how_int8_was_made, ladder_variants, surgery_line
-from edgetl.verify.report import Report
-from edgetl.verify.rows import HEADINGS, describe, rows, verdict_line, where_it_goes_wrong
+from edgetl.verify.report import Report, VariantReport
+from edgetl.verify.rows import (
+    HEADINGS,
+    Row,
+    describe,
+    describe_limit,
+    describe_value,
+    name_of,
+    rows,
+    verdict_line,
+    where_it_goes_wrong,
+)
+from edgetl.verify.wording import causes, change_rows, damage_in_words, label_name, undecided_checks
 
 __all__ = ["render_markdown"]
 
+_MOST_CHARACTERS = 60_000
+_MOST_LINES = 30
+_MOST_CHECKS = 150
+_MOST_CLASSES = 10
+_LONGEST_TEXT = 400
+_FOLD = "<details>"
+_MARKS = {"pass": "✅ pass", "open": "❔ open", "fail": "❌ FAIL"}
+
 
 def render_markdown(report: Report) -> str:
-    """Verdict, the failed checks, the table, and what it was measured on. Ends with a newline."""
+    """Verdict, the failed checks with causes and fixes, the table, what changed, and the rest folded.
+
+    Ends with a newline.
+    """
     reference = report.reference
-    lines = [f"## {_escape(report.bundle)}", "", f"**{_escape(verdict_line(report))}**", ""]
-    if report.verdict.failed:
-        said = [*map(describe, report.verdict.failed), *where_it_goes_wrong(report)]
-        lines += [*(f"- {_escape(text)}" for text in said), ""]
-    lines += [
-        "| " + " | ".join(HEADINGS) + " |",
-        "| --- |" + " ---: |" * (len(HEADINGS) - 1),
-        *("| " + " | ".join(row.cells) + " |" for row in rows(report)),
-        "",
+    blocks = [
+        f"## {_escape(report.bundle)}",
+        f"**{_escape(verdict_line(report))}**",
+        _bullets([describe(check) for check in report.verdict.failed]),
+        _bullets([text for variant in report.variants for text in causes(variant)]),
+        _bullets(where_it_goes_wrong(report)),
+        _bullets([f"undecided: {text}" for text in undecided_checks(report)]),
+        _main_table(report),
         f"Reference top-1 {reference.top1:.1%} (95 % interval {reference.ci95[0]:.1%} to {reference.ci95[1]:.1%}) "
         f"over {report.data.n} images. Agreement, top-1 and delta in percent; speed against fp32 of the same target.",
-        "",
-        *_int8(report),
+        *_changes(report),
+        *_damage(report),
+        _folded(f"All {len(report.verdict.checks)} checks", [_checks(report)]),
+        _folded("How int8 was made", _int8(report)),
+        _bullets(report.disturbances),
         f"Measured {report.created} on {_escape(str(report.machine['processor']))}, {report.machine['cores']} cores.",
     ]
-    return "\n".join(lines) + "\n"
+    return "\n\n".join(_fitting([block for block in blocks if block])) + "\n"
+
+
+def _fitting(blocks: Sequence[str]) -> list[str]:
+    """`blocks` without those folded ones that would make it too long."""
+    left = _MOST_CHARACTERS - sum(len(block) + 2 for block in blocks if not block.startswith(_FOLD))
+    kept = []
+    for block in blocks:
+        if block.startswith(_FOLD):
+            if len(block) + 2 > left:
+                continue
+            left -= len(block) + 2
+        kept.append(block)
+    return kept if len(kept) == len(blocks) else [*kept, "Some details are left out: they are in the HTML report."]
+
+
+def _main_table(report: Report) -> str:
+    def cells(row: Row) -> tuple[str, ...]:
+        return (row.id, _MARKS[row.mark], *row.cells[1:-1])
+
+    return _table((HEADINGS[0], HEADINGS[-1], *HEADINGS[1:-1]), map(cells, rows(report)), left=2)
+
+
+def _changes(report: Report) -> list[str]:
+    """What is beyond noise as a table, the rest folded."""
+    if report.baseline is None:
+        return []
+    headings = ("variant", "what", "before", "now", "", "by which rule")
+    found = [
+        ((row.variant or "bundle", row.what, row.before, row.after, row.mark, row.note), row.mark == "noise")
+        for row in change_rows(report)
+    ]
+    counted, noise = (
+        [cells for cells, is_noise in found if not is_noise],
+        [cells for cells, is_noise in found if is_noise],
+    )
+    when = f"{_escape(report.baseline.source)} of {report.baseline.created[:10]}"
+    return [
+        f"### Since {when}",
+        _table(headings, counted, left=6) if counted else "Nothing changed beyond noise.",
+        _folded(f"{len(noise)} differences within noise", [_table(headings, noise, left=6)]) if noise else "",
+    ]
+
+
+def _damage(report: Report) -> list[str]:
+    """For every variant that flips something: the counts, and folded the labels that lose most and the surest flips."""
+    blocks = []
+    for variant in report.variants:
+        if variant.damage is None or not variant.damage.flipped:
+            continue
+        blocks.append(_folded(damage_in_words(variant, report) or variant.id, _damage_tables(variant, report)))
+    return ["### Changed decisions", *blocks] if blocks else []
+
+
+def _damage_tables(variant: VariantReport, report: Report) -> list[str]:
+    assert variant.damage is not None
+    classes = [
+        (label_name(label, report), f"{d.n}", f"{100 * d.original:.1f}", f"{100 * d.variant:.1f}", f"{d.p_value:.2g}")
+        for label, d in worst_classes(variant.damage.per_class, _MOST_CLASSES)
+    ]
+    flips = [
+        (
+            flip.image,
+            *(label_name(label, report) for label in (flip.truth, flip.original, flip.variant)),
+            f"{100 * flip.original_margin:.0f}",
+        )
+        for flip in variant.damage.flips[:_MOST_CLASSES]
+    ]
+    return [
+        _table(("label", "images", "original %", "variant %", "p value"), classes) if classes else "",
+        _table(("image", "truth", "original", "variant", "margin %"), flips, left=4),
+    ]
+
+
+def _checks(report: Report) -> str:
+    checks = report.verdict.checks[:_MOST_CHECKS]
+    cells = [
+        (
+            check.variant or "bundle",
+            name_of(check.what),
+            describe_value(check),
+            describe_limit(check),
+            "undecided" if check.undecided else "pass" if check.passed else "FAIL",
+        )
+        for check in checks
+    ]
+    return _table(("variant", "what", "value", "limit", "result"), cells, left=2)
 
 
 def _int8(report: Report) -> list[str]:
     """How int8 was made: a line, and a table of rungs by variants when the ladder was climbed."""
     made, surgery, variants = how_int8_was_made(report), surgery_line(report), ladder_variants(report)
-    lines = [f"int8: {_escape('; '.join(made))}.", ""] if made else []
-    lines += [f"{_escape(surgery)}.", ""] if surgery else []
+    blocks = [f"int8: {_escape('; '.join(made))}."] if made else []
+    blocks += [f"{_escape(surgery)}."] if surgery else []
     if variants:
-        headings = ["rung", "note", *map(_escape, variants)]
-        lines += ["| " + " | ".join(headings) + " |", "|" + " --- |" * len(headings)]
+        lines = [_line(["rung", "note", *map(_escape, variants)]), "|" + " --- |" * (2 + len(variants))]
         for attempt in attempts(report):
             cells = ["" if cell is None else f"**{cell.text}**" if cell.kept else cell.text for cell in attempt.cells]
-            lines.append("| " + " | ".join([_escape(attempt.rung), _escape(attempt.note), *cells]) + " |")
-        lines += ["", "Bold: the rung that the variant was taken from.", ""]
-    return lines
+            lines.append(_line([_escape(attempt.rung), _escape(attempt.note), *cells]))
+        blocks += ["\n".join(lines), "Bold: the rung that the variant was taken from."]
+    return blocks
+
+
+def _table(headings: Sequence[str], body: Iterable[Sequence[str]], *, left: int = 1) -> str:
+    """A table of plain texts; the first `left` columns are left-aligned, the others right-aligned."""
+    rule = "|" + " --- |" * left + " ---: |" * (len(headings) - left)
+    cut = list(body)
+    lines = [_line(headings), rule, *(_line(map(_escape, cells)) for cells in cut[:_MOST_CHECKS])]
+    return "\n".join(lines)
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _bullets(texts: Sequence[str]) -> str:
+    lines = [f"- {_escape(text)}" for text in texts[:_MOST_LINES]]
+    more = len(texts) - len(lines)
+    return "\n".join([*lines, f"- and {more} more"] if more > 0 else lines)
+
+
+def _folded(title: str, blocks: Sequence[str]) -> str:
+    shown = [block for block in blocks if block]
+    if not shown:
+        return ""
+    # The empty lines make what is inside Markdown again.
+    return "\n\n".join([f"{_FOLD}<summary>{_html(title)}</summary>", *shown, "</details>"])
+
+
+def _html(text: str) -> str:
+    return _short(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _escape(text: str) -> str:
     """`text` with the characters that Markdown and HTML would take for their own."""
+    text = _short(text)
     for character in "\\`*_[]<>|":
         text = text.replace(character, f"\\{character}")
-    return " ".join(text.split())
+    # A zero-width space keeps a name such as @all from calling somebody, and #1 from linking.
+    return text.replace("@", "@\u200b").replace("#", "#\u200b")
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}..."

@@ -15,7 +15,7 @@ import numpy as np
 from edgetl_runtime.errors import OutputError
 from edgetl_runtime.machine import cpu_features, describe_machine
 
-__all__ = ["CLOCKS", "Line", "compared", "heading", "in_rounds", "markdown_table", "measured", "write"]
+__all__ = ["CLOCKS", "Line", "compared", "heading", "in_rounds", "markdown_table", "measured", "saved", "write"]
 
 CLOCKS: dict[str, Callable[[], int]] = {"wall": time.perf_counter_ns, "cpu": time.process_time_ns}
 """Nanoseconds. "cpu" is what all threads of the process used: it holds, for one thread, on a machine that is busy."""
@@ -118,12 +118,18 @@ def write(lines: Sequence[Line], title: str, *, markdown: Path | None, as_json: 
     text = f"{title}\n\n{markdown_table(lines)}\n"
     print(text, flush=True)
     found = {"heading": title, "lines": [{**asdict(line), "met": line.met} for line in lines], **more}
-    for path, content in ((markdown, text), (as_json, json.dumps(found, indent=2) + "\n")):
-        if path is not None:
-            try:
-                path.write_text(content, encoding="utf-8")
-            except OSError as error:
-                raise OutputError(f"cannot write {path}: {error}", fix="choose another place") from error
+    saved(markdown, text)
+    saved(as_json, json.dumps(found, indent=2) + "\n")
+
+
+def saved(path: Path | None, content: str) -> None:
+    """Write `content` there, if anywhere. Raises `OutputError` when it cannot be written."""
+    if path is None:
+        return
+    try:
+        path.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error}", fix="choose another place") from error
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -13,9 +13,10 @@ from typing import Any
 
 from edgetl_runtime.errors import EngineError
 
-__all__ = ["Start", "edgetl_command", "hand_command", "in_turns", "started"]
+__all__ = ["HERE", "Start", "edgetl_command", "hand_command", "in_turns", "started"]
 
-_HERE = Path(__file__).parent
+HERE = Path(__file__).parent
+"""Where the measured processes find their own modules: it is their working directory."""
 _SECONDS = 300
 
 
@@ -50,7 +51,7 @@ def started(command: Sequence[str]) -> Start:
     """Run `command`, which reports as `runtime_child` does. Raises `EngineError` with the last line of what it said."""
     begun = time.monotonic_ns()
     try:
-        done = subprocess.run(command, cwd=_HERE, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         raise EngineError(f"{' '.join(command)} took longer than {_SECONDS} s") from None
     if done.returncode != 0:

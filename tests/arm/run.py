@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -74,7 +75,9 @@ def parse(arguments: Sequence[str]) -> Given:
     parser.add_argument("--n", type=int, default=40, help="photos, evenly chosen (default: 40)")
     parser.add_argument("--engines", default=ENGINES, help=f"distributions with versions (default: {ENGINES})")
     parser.add_argument("--cpus", default=CPUS, help=f"as `qemu-aarch64 -cpu help` names them (default: {CPUS})")
-    parser.add_argument("--workdir", type=Path, default=Path.home() / ".cache" / "edgetl-arm", help="kept: 1.5 GB")
+    parser.add_argument(
+        "--workdir", type=Path, default=Path.home() / ".cache" / "edgetl-arm", help="kept for the next time"
+    )
     parser.add_argument("--qemu", type=Path, help="qemu-aarch64-static (default: PATH's, else Debian's)")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
@@ -110,15 +113,17 @@ def _check(given: Given) -> Result:
     given.workdir.mkdir(parents=True, exist_ok=True)
     _say("emulator and aarch64 root ...")
     emulator, root = find_emulator(given.workdir, given.qemu), make_root(given.workdir)
-    _say("edgetl's wheel ...")
-    edgetl = install_edgetl(given.workdir, CHECKOUT)
-    photos = given.workdir / "photos.json"
+    # A folder of its own for each call: two may run at the same time.
+    kept = given.workdir / "runs" / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
+    _say(f"edgetl's wheel; all results are kept in {kept} ...")
+    edgetl = install_edgetl(kept, CHECKOUT)
+    photos = kept / "photos.json"
     photos.write_text(json.dumps([str(path) for path in given.photos]), encoding="utf-8")
 
     def tried(machine: Machine, engine: Engine) -> Run:
         _say(f"{engine.variant} in {engine} on {machine.name} ...")
-        kept = given.workdir / "runs" / f"{machine.name}-{engine.distribution}-{engine.version}"
-        return run_on(machine, edgetl, given.bundle, engine.variant, photos, kept)
+        into = kept / f"{engine.distribution}-{engine.version}" / machine.name
+        return run_on(machine, edgetl, given.bundle, engine.variant, photos, into)
 
     rows: list[Row] = []
     present: dict[str, Run | None] = {}

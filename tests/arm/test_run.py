@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -82,6 +83,13 @@ def test_a_run_that_ended_badly_fails_and_says_how(there: Run, here: Run, said: 
     row = row_of(ENGINE, there, here, X86)
     assert not row.passed
     assert said in Result({}, (row,)).to_markdown()
+
+
+def test_the_decisions_alone_are_not_enough() -> None:
+    good = row_of(ENGINE, run("cortex-a72", [[1, 0], [0, 1]]), X86, None)
+    assert not dataclasses.replace(good, self_test=False).passed
+    assert not dataclasses.replace(good, problem="x").passed
+    assert not dataclasses.replace(good, same=None).passed
 
 
 def test_nothing_tried_is_nothing_passed() -> None:

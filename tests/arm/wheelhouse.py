@@ -69,9 +69,9 @@ def engine_folder(workdir: Path, engine: Engine, *, aarch64: bool) -> Path:
     return folder
 
 
-def install_edgetl(workdir: Path, source: Path) -> Path:
-    """Build the wheel of the checkout at `source` and install it alone, anew each time."""
-    folder = workdir / "edgetl"
+def install_edgetl(into: Path, source: Path) -> Path:
+    """Build the wheel of the checkout at `source` and install it alone, in a folder inside of `into`."""
+    folder = into / "edgetl"
     with whole_folder(folder) as fresh:
         _pip(["--no-deps", str(source)], target=fresh, what="build and install edgetl's wheel")
     return folder

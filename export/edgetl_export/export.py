@@ -40,9 +40,10 @@ from edgetl_export.targets import (
     converters,
     open_target,
 )
+from edgetl_export.targets.requirements import requires
 from edgetl_runtime import __version__
 from edgetl_runtime.errors import EdgetlError, ExportError, UsageError
-from edgetl_runtime.manifest import Manifest, Requires, Variant
+from edgetl_runtime.manifest import Manifest, Variant
 from edgetl_runtime.preprocess import ImageSource, preprocess
 
 if TYPE_CHECKING:
@@ -312,14 +313,13 @@ def _manifest(
     variants = []
     for variant_id, artifact in built.items():
         target, _, precision = variant_id.partition(".")
-        requires = Requires(TARGETS[target].engine)
         variants.append(
             Variant(
                 variant_id,
                 target,
                 precision,
                 (),
-                requires,
+                requires(target, precision),
                 artifact.quantization,
                 input=artifact.input,
                 output=artifact.output,

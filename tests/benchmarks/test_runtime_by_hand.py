@@ -12,7 +12,7 @@ from edgetl_runtime.errors import DataError
 from edgetl_runtime.manifest import Preprocess
 from edgetl_runtime.preprocess import preprocess
 
-SIZES = [(256, 256), (480, 640), (333, 501), (224, 900), (100, 90)]
+SIZES = [(256, 256), (256, 259), (480, 640), (333, 501), (224, 900), (100, 90)]
 
 
 def noise(height: int, width: int) -> Image.Image:

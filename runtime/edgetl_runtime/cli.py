@@ -285,12 +285,14 @@ def _self_test_lines(result: SelfTest, unable: list[Obstacle]) -> list[str]:
         known = "" if test.counted else " (failed verification when it was exported: not counted)"
         rows.append([test.id, f"{test.engine} {test.engine_version}", *numbers, state + known])
     if result.golden:
-        pixels = f"preprocessing of {result.golden} golden samples: largest difference {result.pixels} grey levels"
+        pixels = [f"preprocessing of {result.golden} golden samples: largest difference {result.pixels} grey levels"]
+        pixels += [f"  {name}: {levels} grey levels" for name, levels in result.other_pixels]
     else:
-        pixels = "no golden samples here: only checked that the model runs and its output is finite"
+        pixels = ["no golden samples here: only checked that the model runs and its output is finite"]
     return [
-        pixels,
+        *pixels,
         *console.table(["variant", "engine", "same", "SQNR dB", "max abs", "result"], rows),
+        *(f"{test.id}: {other}" for test in result.variants for other in test.others),
         *_not_run(unable),
         "self-test passed" if result.passed else "self-test FAILED",
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,7 +19,7 @@ from edgetl_runtime.preflight import obstacle
 from edgetl_runtime.preprocess import preprocess
 from edgetl_runtime.session import Session
 
-__all__ = ["Limits", "SelfTest", "VariantTest", "limits_for", "self_test"]
+__all__ = ["Limits", "OtherDecision", "SelfTest", "VariantTest", "limits_for", "self_test"]
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,25 @@ _QUANTISED = Limits(agreement=12 / 16, sqnr_db=6.0)
 
 
 @dataclass(frozen=True)
+class OtherDecision:
+    """A golden sample that a variant here takes for another label than the original did."""
+
+    sample: str
+    original: str
+    here: str
+
+    def __str__(self) -> str:
+        return f"{self.sample} is {self.here}, for the original {self.original}"
+
+
+@dataclass(frozen=True)
 class VariantTest:
     """One variant on this machine.
 
     ``agreement`` (0..1), ``sqnr_db`` and ``max_abs`` compare its logits with the original model's; they are None
-    without golden samples. ``counted`` is False for a variant that failed verification when it was exported: it is
-    shown, but says nothing about this device. ``problem`` is one line, None when it passed.
+    without golden samples. ``others`` are the golden samples that it decides otherwise. ``counted`` is False for a
+    variant that failed verification when it was exported: it is shown, but says nothing about this device.
+    ``problem`` is one line, None when it passed.
     """
 
     id: str
@@ -56,6 +69,7 @@ class VariantTest:
     max_abs: float | None
     counted: bool
     problem: str | None
+    others: tuple[OtherDecision, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -68,13 +82,15 @@ class SelfTest:
     """The result of `self_test`.
 
     ``pixels`` is the largest difference (grey levels) between `preprocess` here and where the bundle was made, None
-    without golden samples. ``not_run`` has the ids of variants that cannot run here, with the reason.
+    without golden samples; ``other_pixels`` are the samples that differ, each with its largest difference. ``not_run``
+    has the ids of variants that cannot run here, with the reason.
     """
 
     golden: int
     pixels: int | None
     variants: tuple[VariantTest, ...]
     not_run: tuple[tuple[str, str], ...]
+    other_pixels: tuple[tuple[str, int], ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -115,19 +131,24 @@ def self_test(
             not_run.append((variant.id, str(found.error)))
         else:
             tests.append(_test(bundle, variant, golden, opening, counted=variant.id not in failed))
-    pixels = None if golden is None else _pixel_difference(bundle, golden)
-    return SelfTest(0 if golden is None else len(golden.names), pixels, tuple(tests), tuple(not_run))
+    differences = {} if golden is None else _pixel_differences(bundle, golden)
+    return SelfTest(
+        golden=0 if golden is None else len(golden.names),
+        pixels=None if golden is None else max(differences.values(), default=0),
+        variants=tuple(tests),
+        not_run=tuple(not_run),
+        other_pixels=tuple((name, difference) for name, difference in differences.items() if difference),
+    )
 
 
-def _pixel_difference(bundle: Bundle, golden: GoldenSamples) -> int:
-    """The largest difference in grey levels; 255 when a tensor has another shape."""
-    largest = 0
-    for image, expected in zip(golden.images, golden.tensors, strict=True):
+def _pixel_differences(bundle: Bundle, golden: GoldenSamples) -> dict[str, int]:
+    """The largest difference in grey levels by sample; 255 when a tensor has another shape."""
+    found = {}
+    for name, image, expected in zip(golden.names, golden.images, golden.tensors, strict=True):
         tensor = preprocess(image, bundle.manifest.preprocess)
-        if tensor.shape != expected.shape:
-            return 255
-        largest = max(largest, int(np.abs(tensor.astype(np.int16) - expected.astype(np.int16)).max()))
-    return largest
+        alike = tensor.shape == expected.shape
+        found[name] = int(np.abs(tensor.astype(np.int16) - expected.astype(np.int16)).max()) if alike else 255
+    return found
 
 
 def _test(
@@ -140,6 +161,7 @@ def _test(
 ) -> VariantTest:
     engine, version = variant.requires.engine, ""
     agreement = noise = largest = problem = None
+    others: tuple[OtherDecision, ...] = ()
     try:
         with Classifier(bundle.manifest, variant, opening(variant.id)) as classifier:
             engine, version = classifier.session.engine, classifier.session.engine_version
@@ -149,11 +171,12 @@ def _test(
             else:
                 logits = np.stack([classifier.logits(tensor) for tensor in golden.tensors])
                 agreement, noise, largest = _compare(golden.logits, logits)
+                others = _other_decisions(golden, logits, [label.name for label in bundle.manifest.labels])
                 problem = _problem(variant, agreement, noise)
     except EngineError as error:
         problem = error.what
     n = 1 if golden is None else len(golden.names)
-    return VariantTest(variant.id, engine, version, n, agreement, noise, largest, counted, problem)
+    return VariantTest(variant.id, engine, version, n, agreement, noise, largest, counted, problem, others)
 
 
 def _compare(reference: npt.NDArray[np.float32], logits: npt.NDArray[np.float32]) -> tuple[float, float, float]:
@@ -166,6 +189,13 @@ def _compare(reference: npt.NDArray[np.float32], logits: npt.NDArray[np.float32]
     agreement = float((reference.argmax(axis=1) == logits.argmax(axis=1)).mean())
     largest = float(np.abs(reference - logits).max()) if np.isfinite(logits).all() else math.inf
     return agreement, sqnr_db(reference, logits), largest
+
+
+def _other_decisions(
+    golden: GoldenSamples, logits: npt.NDArray[np.float32], labels: Sequence[str]
+) -> tuple[OtherDecision, ...]:
+    pairs = zip(golden.names, golden.logits.argmax(axis=1), logits.argmax(axis=1), strict=True)
+    return tuple(OtherDecision(name, labels[one], labels[other]) for name, one, other in pairs if one != other)
 
 
 def _problem(variant: Variant, agreement: float, noise: float) -> str | None:

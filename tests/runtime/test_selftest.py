@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from edgetl_runtime import Bundle, BundleError, FakeSession, Session, open_bundle, self_test
+from edgetl_runtime import Bundle, BundleError, FakeSession, Session, open_bundle, self_test, selftest
 from edgetl_runtime.selftest import limits_for
 
 Tensors = Mapping[str, npt.NDArray[Any]]
@@ -142,3 +142,29 @@ def test_damaged_file_is_an_error_not_a_result(bundle_path: Path) -> None:
     (bundle_path / "onnx/model.fp32.onnx").write_bytes(b"x")
     with pytest.raises(BundleError, match=r"model\.fp32\.onnx"):
         self_test(open_bundle(bundle_path))
+
+
+def test_what_differs_is_named(
+    pristine_bundle: Path, original: Original, on_device: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    golden = open_bundle(pristine_bundle).golden()
+    assert golden is not None
+    first = golden.tensors[0]
+
+    def compute(feeds: Tensors) -> npt.NDArray[Any]:
+        logits = original(feeds["image"])
+        return np.roll(logits, 1) if np.array_equal(feeds["image"][0], first) else logits
+
+    on_device(compute)
+    real = selftest.preprocess
+    monkeypatch.setattr(
+        selftest, "preprocess", lambda image, spec: real(image, spec) - (3 if image == golden.images[1] else 0)
+    )
+    result = self_test(open_bundle(pristine_bundle), variant_ids=("onnx.int8",))
+    names = [label.name for label in open_bundle(pristine_bundle).manifest.labels]
+    expected = int(golden.logits[0].argmax())
+    (other,) = result.variants[0].others
+    assert (other.sample, other.original, other.here) == (golden.names[0], names[expected], names[(expected + 1) % 4])
+    assert str(other) == f"{golden.names[0]} is {other.here}, for the original {other.original}"
+    assert [name for name, _ in result.other_pixels] == [golden.names[1]]
+    assert not result.passed

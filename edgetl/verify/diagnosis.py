@@ -1,7 +1,8 @@
 """What is wrong with a variant: usual causes, each tried as a hypothesis on a handful of images, not guessed.
 
-A cause is named when undoing it brings the variant back to the original's answers, or doing it to the original gives
-the variant's, or when the file itself says so. ``diagnose`` returns nothing for a variant that is sound.
+A cause is named when undoing it brings the variant back to the original's answers, when doing it to the original gives
+the variant's, or when the file itself says so. Nothing is found for a variant that is sound. What is wrong with a
+bundle as a whole, or only with what a file says of itself, is told by `edgetl.verify.audit`.
 """
 
 from __future__ import annotations
@@ -15,12 +16,22 @@ import numpy.typing as npt
 
 from edgetl.data import Sample
 from edgetl_runtime.bundle import Bundle
+from edgetl_runtime.comparison import sqnr_db
+from edgetl_runtime.errors import EdgetlError
+from edgetl_runtime.preprocess import preprocess
 
 if TYPE_CHECKING:
+    from edgetl.verify.fidelity import LayerFidelity
+    from edgetl.verify.hypotheses import FewAnswers
     from edgetl.verify.report import VariantReport
     from edgetl_export import Captured, Source
 
 __all__ = ["Evidence", "Finding", "diagnose"]
+
+_IMAGES, _IMAGES_FOR_LAYERS = 12, 4
+_SOUND = {"fp32": (0.995, 60.0), "fp16": (0.99, 30.0)}
+_SOUND_QUANTISED = (0.97, 15.0)
+"""Agreement and SQNR (dB). A variant that reaches both has nothing to look for in its answers."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +63,94 @@ class Evidence:
 def diagnose(report: VariantReport, evidence: Evidence) -> tuple[Finding, ...]:
     """The causes that were recognised for the variant of `report`, the surest first; empty when none was.
 
-    Reads the variant's files and runs it (and the original) on a few of the images; takes seconds. It never raises for
-    a fault of the variant.
+    Reads the variant's files, looks at the layers of `report` (or at those of a few images, when it has none), and runs
+    variant and original on a few of the images; takes seconds where something is wrong. Never raises for a fault of the
+    variant.
     """
-    return ()
+    # Here, because some import torch, and a report that names `Finding` must not need it.
+    from edgetl.verify.damaged import explain_error
+    from edgetl.verify.hypotheses import explain_by_logits
+    from edgetl.verify.symptoms import explain_by_layers, explain_non_finite
+
+    if report.error is not None:
+        return explain_error(evidence.bundle, report.id, report.error)
+    if evidence.logits is None or _is_sound(report.precision, evidence.reference, evidence.logits):
+        return ()
+    if not np.isfinite(evidence.logits).all():
+        return explain_non_finite(evidence.logits, _layers(report, evidence))
+    found = explain_by_logits(evidence.reference, evidence.logits) or _explain_by_images(report, evidence)
+    if found:
+        return found
+    found = explain_by_layers(report, _layers(report, evidence), evidence.bundle, evidence.original)
+    return found or _explain_by_fit(evidence)
+
+
+def _is_sound(precision: str, reference: npt.NDArray[np.float32], logits: npt.NDArray[np.float32]) -> bool:
+    if not np.isfinite(logits).all():
+        return False
+    agreement, near = _SOUND.get(precision, _SOUND_QUANTISED)
+    agreed = float((reference.argmax(axis=1) == logits.argmax(axis=1)).mean())
+    return agreed >= agreement and sqnr_db(reference, logits) >= near
+
+
+def _layers(report: VariantReport, evidence: Evidence) -> Sequence[LayerFidelity]:
+    """Those of the report, else of a few images; none without the original, or when the engine shows none."""
+    if report.layers or evidence.original is None:
+        return report.layers
+    from edgetl.verify.layers import layer_fidelity
+
+    images = _images(evidence, _some(evidence, _IMAGES_FOR_LAYERS))
+    measured = layer_fidelity(evidence.bundle, [report.id], evidence.original, images, threads=evidence.threads)
+    found = measured[report.id]
+    return () if isinstance(found, EdgetlError) else found
+
+
+def _explain_by_images(report: VariantReport, evidence: Evidence) -> tuple[Finding, ...]:
+    from edgetl.verify.hypotheses import explain_by_images
+    from edgetl.verify.retold import explain_by_original
+
+    few = _few_answers(evidence)
+    name, output = evidence.bundle.manifest.input.name, evidence.bundle.manifest.output.name
+    try:
+        with evidence.bundle.session(report.id, threads=evidence.threads, verify=False) as session:
+            found = explain_by_images(
+                few,
+                lambda images: np.concatenate([session.run({name: image[None]})[output] for image in images]),
+            )
+    except EdgetlError:
+        # It ran before: what stops it now is no hypothesis about its answers.
+        found = ()
+    source = _source(evidence)
+    return found if found or source is None else explain_by_original(few, source)
+
+
+def _explain_by_fit(evidence: Evidence) -> tuple[Finding, ...]:
+    from edgetl.verify.retold import explain_by_fit
+
+    source = _source(evidence)
+    return () if source is None else explain_by_fit(_few_answers(evidence), source)
+
+
+def _source(evidence: Evidence) -> Source | None:
+    from edgetl_export import Captured
+
+    original = evidence.original
+    return original.source if isinstance(original, Captured) else original
+
+
+def _few_answers(evidence: Evidence) -> FewAnswers:
+    from edgetl.verify.hypotheses import FewAnswers
+
+    assert evidence.logits is not None
+    places = _some(evidence, _IMAGES)
+    return FewAnswers(_images(evidence, places), evidence.reference[places], evidence.logits[places])
+
+
+def _some(evidence: Evidence, n: int) -> list[int]:
+    """Places of at most `n` samples, spread over all."""
+    return list(range(len(evidence.samples)))[:: max(1, len(evidence.samples) // n)][:n]
+
+
+def _images(evidence: Evidence, places: Sequence[int]) -> npt.NDArray[np.uint8]:
+    spec = evidence.bundle.manifest.preprocess
+    return np.stack([preprocess(evidence.samples[place].source, spec) for place in places])

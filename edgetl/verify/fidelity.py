@@ -24,6 +24,12 @@ class LayerFidelity:
     it; ``node`` is the node of the captured graph and ``tensor`` the variant's own name for the values. An activation
     that engines fuse into a convolution is part of it. ``sqnr_db`` is the mean over images of the SQNR of the layer's
     output, ``drop_db`` how far that is below what goes into the layer (`fall_db`).
+
+    Over all images: ``range`` is the least and greatest finite value of the variant, ``original_range`` of the
+    original; ``clipped`` the share of values that stop at an end of the variant's range where the original's go on;
+    ``non_finite`` the share of the variant's that are NaN or infinite; ``dead_channels`` are those where it is
+    constant and the original is not. ``weights`` says how the file stores them: ``int8 per channel``,
+    ``int8 per tensor``, ``float32``, with ``4 bits`` where that is all they use; None for a layer without any.
     """
 
     module: str
@@ -31,6 +37,12 @@ class LayerFidelity:
     tensor: str
     sqnr_db: float
     drop_db: float
+    range: tuple[float, float] = (0.0, 0.0)
+    original_range: tuple[float, float] = (0.0, 0.0)
+    clipped: float = 0.0
+    non_finite: float = 0.0
+    dead_channels: tuple[int, ...] = ()
+    weights: str | None = None
 
 
 def fall_db(into: Sequence[float], out: float) -> float:

@@ -12,8 +12,8 @@ from torch import fx
 
 from edgetl.verify.alignment import Fingerprint, align
 from edgetl.verify.fidelity import LayerFidelity, fall_db
+from edgetl.verify.observed import Observed
 from edgetl.verify.operators import Point, kind_of
-from edgetl.verify.parity import SQNR_LIMIT_DB
 from edgetl.verify.watched import Watched, watch
 from edgetl_export import Captured, Source, capture
 from edgetl_export.quantize.layers import layers, module_of
@@ -117,7 +117,7 @@ class _Measured:
         self._watched = watched
         self._tensors: dict[str, int] = {}
         self._layouts: dict[str, int] = {}
-        self._decibels: dict[str, list[float]] = {}
+        self._observed: dict[str, Observed] = {}
 
     def add(self, image: npt.NDArray[np.uint8], expected: Mapping[str, Floats], prints: Sequence[Fingerprint]) -> None:
         """Run `image` and compare; `prints`, of all that is expected, are needed for the first one."""
@@ -130,24 +130,32 @@ class _Measured:
                 fits = [sqnr_db(reference, laid) for laid in _layouts(values[index], reference.shape)]
                 self._layouts[node] = int(np.argmax(fits))
             laid = list(_layouts(values[index], reference.shape))[self._layouts[node]]
-            found = float(np.clip(sqnr_db(reference, laid), -SQNR_LIMIT_DB, SQNR_LIMIT_DB))
-            self._decibels.setdefault(node, []).append(found)
+            self._observed.setdefault(node, Observed()).add(reference, laid)
 
     def layers(self, reference: _FloatGraph) -> tuple[LayerFidelity, ...]:
         """What was measured, in running order."""
-        means = {node: float(np.mean(values)) for node, values in self._decibels.items()}
+        means = {node: observed.sqnr_db for node, observed in self._observed.items()}
         sources = reference.sources(means)
-        return tuple(
-            LayerFidelity(
-                module=reference.modules[point.tensor],
-                node=point.tensor,
-                tensor=self._watched.points[self._tensors[point.tensor]].tensor,
-                sqnr_db=means[point.tensor],
-                drop_db=fall_db([means[source] for source in sources[point.tensor]], means[point.tensor]),
+        found = []
+        for node in [point.tensor for point in reference.points if point.tensor in means]:
+            own, observed = self._watched.points[self._tensors[node]], self._observed[node]
+            stored = self._watched.stored.get(own.maker)
+            found.append(
+                LayerFidelity(
+                    module=reference.modules[node],
+                    node=node,
+                    tensor=own.tensor,
+                    sqnr_db=means[node],
+                    drop_db=fall_db([means[source] for source in sources[node]], means[node]),
+                    range=observed.range,
+                    original_range=observed.original_range,
+                    clipped=observed.clipped,
+                    non_finite=observed.non_finite,
+                    dead_channels=observed.dead_channels,
+                    weights=None if stored is None else str(stored),
+                )
             )
-            for point in reference.points
-            if point.tensor in means
-        )
+        return tuple(found)
 
     def _match(self, values: Sequence[Floats], nodes: Sequence[str], prints: Sequence[Fingerprint]) -> None:
         own = _fingerprints(self._watched.points, values)

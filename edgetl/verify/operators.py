@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 __all__ = ["WEIGHTED", "Operator", "Point", "kind_of", "points"]
 
@@ -41,10 +41,14 @@ class Operator:
 
 @dataclass(frozen=True)
 class Point:
-    """A tensor that stands for a layer, and the layer's ``kind``: words that mean the same in every format."""
+    """A tensor that stands for a layer, and the layer's ``kind``: words that mean the same in every format.
+
+    ``maker`` is the output of the layer's first operator, which is the tensor itself unless others are fused to it.
+    """
 
     tensor: str
     kind: str
+    maker: str = field(default="", compare=False)
 
 
 def kind_of(name: str, *, variable_inputs: int) -> str | None:
@@ -86,7 +90,7 @@ def points(operators: Sequence[Operator], image: str) -> list[Point]:
             folded.add(tensor)
             if rounding:
                 break
-        found.append(Point(tensor, kind))
+        found.append(Point(tensor, kind, operator.outputs[0]))
     return found
 
 

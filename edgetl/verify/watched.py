@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgetl.verify.operators import Operator, Point, points
+from edgetl.verify.stored import Stored, port_name, stored_in_onnx, stored_in_openvino, stored_in_tflite
 from edgetl_runtime.engines import Execution, ModelBytes, Signature, installed, missing, open_session
 from edgetl_runtime.errors import EngineError, MissingDependency
 from edgetl_runtime.manifest import TensorSpec
@@ -24,9 +25,10 @@ Floats = npt.NDArray[np.float32]
 
 
 class Watched(Protocol):
-    """A variant whose inner tensors can be read."""
+    """A variant whose inner tensors can be read. ``stored`` has the weights of layers by the ``maker`` of a point."""
 
     points: list[Point]
+    stored: dict[str, Stored]
 
     def run(self, image: npt.NDArray[np.uint8]) -> list[Floats]:
         """Values of all `points` for one image (1, H, W, 3), dequantised, in the layout of the file.
@@ -75,6 +77,7 @@ class _WatchedOnnx:
             for node in graph.node
             if node.op_type == "QuantizeLinear" and all(name in constants for name in node.input[1:3])
         }
+        self.stored = stored_in_onnx(graph)
         self._image = image.name
         watched = ModelBytes(loaded.SerializeToString(), name=model.name)
         self._session = open_session("onnxruntime", watched, Signature((image,), outputs), Execution(threads=threads))
@@ -117,7 +120,8 @@ class _WatchedTflite:
         self._image = int(self._interpreter.get_input_details()[0]["index"])
         # Tensors go by index here: their names need not differ.
         self._listed = points(operators, str(self._image))
-        self.points = [Point(self._details[point.tensor]["name"], point.kind) for point in self._listed]
+        self.points = [Point(self._details[point.tensor]["name"], point.kind, point.maker) for point in self._listed]
+        self.stored = stored_in_tflite(self._interpreter)
 
     def run(self, image: npt.NDArray[np.uint8]) -> list[Floats]:
         try:
@@ -149,17 +153,18 @@ class _WatchedOpenvino:
             operators = [
                 Operator(
                     node.get_type_name(),
-                    tuple(_name(source) for source in node.input_values()),
-                    tuple(_name(output) for output in node.outputs()),
+                    tuple(port_name(source) for source in node.input_values()),
+                    tuple(port_name(output) for output in node.outputs()),
                 )
                 for node in ordered
                 if node.get_type_name() != "Result"
             ]
-            self.points = points(operators, _name(loaded.inputs[0]))
-            ports = {_name(output): output for node in ordered for output in node.outputs()}
-            listed = {_name(result.input_value(0)) for result in loaded.get_results()}
+            self.points = points(operators, port_name(loaded.inputs[0]))
+            self.stored = stored_in_openvino(ordered)
+            ports = {port_name(output): output for node in ordered for output in node.outputs()}
+            listed = {port_name(result.input_value(0)) for result in loaded.get_results()}
             loaded.add_outputs([ports[point.tensor] for point in self.points if point.tensor not in listed])
-            places = {_name(result.input_value(0)): place for place, result in enumerate(loaded.get_results())}
+            places = {port_name(result.input_value(0)): place for place, result in enumerate(loaded.get_results())}
             self._places = [places[point.tensor] for point in self.points]
             self._request = core.compile_model(loaded, "CPU", hints).create_infer_request()
         except RuntimeError as error:
@@ -178,10 +183,6 @@ _OPENERS: dict[str, Callable[[ModelBytes, TensorSpec, int], Watched]] = {
     "litert": _WatchedTflite,
     "openvino": _WatchedOpenvino,
 }
-
-
-def _name(output: Any) -> str:
-    return f"{output.get_node().get_friendly_name()}:{output.get_index()}"
 
 
 def _dequantized(values: npt.NDArray[Any], scale: Any, zero_point: Any) -> Floats:

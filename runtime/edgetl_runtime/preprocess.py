@@ -82,7 +82,8 @@ def load_image(source: ImageSource, *, color: ColorOrder = "RGB") -> Image.Image
         return _from_array(source, color)
     if isinstance(source, Image.Image):
         with _readable("image object"):
-            return _upright_rgb(source)
+            upright = _upright_rgb(source)
+            return upright.copy() if upright is source else upright
     if isinstance(source, bytes):
         with _readable(f"image of {len(source)} bytes"), Image.open(io.BytesIO(source)) as image:
             return _upright_rgb(image)
@@ -177,7 +178,7 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
     image.load()  # in some formats what is known of an image stands behind its pixels
     method = _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
     if method is not None:
-        # Not Pillow's exif_transpose, which copies images that are upright, and stumbles over EXIF that nobody needs.
+        # Not Pillow's exif_transpose, which also copies images that are upright, and writes all of EXIF again.
         image = image.transpose(method)
         for key in _ORIENTATION_KEYS:
             image.info.pop(key, None)
@@ -187,7 +188,7 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise ValueError(f"pixels of mode {image.mode!r} have no known range, convert them to 8 bits first")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 @contextmanager

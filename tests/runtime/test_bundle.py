@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgetl_runtime import Bundle, BundleError, EngineError, open_bundle, preprocess
+from edgetl_runtime import Bundle, BundleError, EngineError, UsageError, open_bundle, preprocess
 
 
 def test_folder_and_zips_hold_the_same(pristine_bundle: Path, zip_bundle: Callable[..., Path]) -> None:
@@ -149,6 +150,90 @@ def test_failed_checks_come_from_the_report(bundle_path: Path, fail_in_report: C
     fail_in_report(bundle_path, "onnx.int8")
     assert bundle.failed_variants() == {"onnx.int8"}
     assert str(bundle.failed_checks()["onnx.int8"][0]) == "top1_agreement 0.25 (limit 0.97)"
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        "{}",
+        "[" * 100_000,
+        '{"verdict": {}}',
+        '{"verdict": {"checks": [{"variant": [], "what": 1, "limit": 1, "value": 1, "passed": false}]}}',
+        '{"verdict": {"checks": [{"variant": "onnx.int8", "what": 1, "limit": 1, "value": 1, "passed": "false"}]}}',
+    ],
+)
+def test_report_that_lost_something_is_damaged(report: str, bundle_path: Path) -> None:
+    (bundle_path / "report.json").write_text(report)
+    with pytest.raises(BundleError, match=r"report\.json"):
+        open_bundle(bundle_path).failed_variants()
+
+
+def test_only_files_are_opened(bundle_path: Path, tmp_path: Path) -> None:
+    """A pipe would be waited for."""
+    for name in ("pipe.onnx", "pipe.edgetl"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(BundleError, match="neither a bundle folder"):
+            open_bundle(tmp_path / name)
+    (bundle_path / "onnx/model.fp32.onnx").unlink()
+    os.mkfifo(bundle_path / "onnx/model.fp32.onnx")
+    with pytest.raises(BundleError, match="is missing"):
+        open_bundle(bundle_path).session("onnx.fp32", verify=False)
+    with pytest.raises(BundleError, match="cannot open"):
+        open_bundle("x" * 5000)
+    with pytest.raises(UsageError, match="NoneType"):
+        open_bundle(None)  # type: ignore[arg-type]
+
+
+def test_sizes_are_compared_before_files_are_read(bundle_path: Path) -> None:
+    with (bundle_path / "onnx/model.fp32.onnx").open("r+b") as file:
+        file.truncate(2**40)  # sparse: a terabyte that takes no space
+    bundle = open_bundle(bundle_path)
+    with pytest.raises(BundleError, match="not the file that was exported: 1099511627776 bytes"):
+        bundle.session("onnx.fp32")
+    with pytest.raises(BundleError, match="more than the 2147483648 it may have"):
+        bundle.session("onnx.fp32", verify=False)
+    (bundle_path / "manifest.json").open("ab").truncate(2**40)
+    with pytest.raises(BundleError, match=r"manifest\.json .* more than the 8388608"):
+        open_bundle(bundle_path)
+
+
+@pytest.mark.parametrize(
+    ("trick", "message"),
+    [("lzma", "deflated"), ("inflates", "would become"), ("twice", "same name"), ("name", "damaged zip")],
+)
+def test_zips_that_cannot_be_bounded_are_refused(trick: str, message: str, bundle_path: Path, tmp_path: Path) -> None:
+    path = tmp_path / "tricky.edgetl"
+    method = zipfile.ZIP_LZMA if trick == "lzma" else zipfile.ZIP_DEFLATED
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.write(bundle_path / "manifest.json", "manifest.json")
+        model = (bundle_path / "onnx/model.fp32.onnx").read_bytes()
+        archive.writestr("onnx/model.fp32.onnx", model + b"\0" * (2**25 if trick == "inflates" else 0))
+        archive.writestr("twice/manif.json", b"{}")
+        archive.writestr("onnx/model2.onnx", b"")
+    if trick == "twice":
+        path.write_bytes(path.read_bytes().replace(b"twice/manif.json", b"onnx/model2.onnx"))
+    if trick == "name":
+        content = bytearray(path.read_bytes())
+        start = content.rindex(b"twice/manif.json")
+        content[start - 46 + 9] |= 8  # names are UTF-8, it says
+        content[start] = 0xFF
+        path.write_bytes(content)
+    with pytest.raises(BundleError, match=message):
+        open_bundle(path).session("onnx.fp32", verify=False)
+
+
+def test_golden_arrays_are_not_larger_than_they_may_be(bundle_path: Path, edit_manifest: Callable[..., None]) -> None:
+    content = io.BytesIO()
+    logits = np.zeros((16, 4), np.float32)
+    np.savez_compressed(content, tensors=np.zeros((16, 24, 32, 3000), np.uint8), logits=logits)
+    with pytest.raises(BundleError, match="tensors has 36864128 bytes, more than the"):
+        _with_expected(bundle_path, content.getvalue(), edit_manifest).golden()
+    header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (4611686018427387904,)}".ljust(117) + b"\n"
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("tensors.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+        archive.writestr("logits.npy", b"")
+    with pytest.raises(BundleError, match=r"expected\.npz .* is damaged"):
+        _with_expected(bundle_path, content.getvalue(), edit_manifest).golden()
 
 
 @pytest.mark.parametrize("report", ["{", "[]", '{"verdict": {"checks": [{"passed": false}]}}', '{"verdict": 3}'])

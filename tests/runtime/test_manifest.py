@@ -84,3 +84,37 @@ def test_damage_is_named(change: Callable[[Raw], object], message: str, raw: Raw
     change(raw)
     with pytest.raises(BundleError, match=message):
         Manifest.from_json(json.dumps(raw), where="here")
+
+
+@pytest.mark.parametrize("literal", ["NaN", "Infinity", "-1e999", "9" * 5000, '"\\ud800"', "[" * 70 + "]" * 70])
+def test_what_only_python_reads_is_refused(literal: str, raw: Raw) -> None:
+    raw["provenance"]["odd"] = "@@"
+    with pytest.raises(BundleError, match="manifest of here is not JSON"):
+        Manifest.from_json(json.dumps(raw).replace('"@@"', literal), where="here")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda raw: raw["preprocess"].update(crop=[10**6, 10**6]), "at most 16384"),
+        (lambda raw: raw["preprocess"].update(interpolation="nearest"), "interpolation 'nearest'"),
+        (lambda raw: raw["normalize"].update(mean=[10**400, 0, 0]), "expected a number"),
+        (lambda raw: raw["input"].update(dtype="pixels"), "a dtype or a shape that none has"),
+        (lambda raw: raw["output"].update(shape=[0, 4]), "a dtype or a shape that none has"),
+        (lambda raw: raw["variants"][0]["requires"].update(min_version="9" * 5000), "a version that is none"),
+    ],
+)
+def test_values_that_cannot_be_are_named(change: Callable[[Raw], object], message: str, raw: Raw) -> None:
+    change(raw)
+    with pytest.raises(BundleError, match=message):
+        Manifest.from_json(json.dumps(raw), where="here")
+
+
+def test_emoji_are_no_halves_of_surrogate_pairs(raw: Raw) -> None:
+    raw["labels"][0]["name"] = "\U0001f339"
+    assert Manifest.from_json(json.dumps(raw), where="here").labels[0].name == "\U0001f339"
+
+
+def test_a_manifest_is_only_parsed_when_it_is_small() -> None:
+    with pytest.raises(BundleError, match="9000000 bytes"):
+        Manifest.from_json(b" " * 9_000_000, where="here")

@@ -104,3 +104,22 @@ def test_tflite_data_behind_the_flatbuffer_is_found(pristine_bundle: Path) -> No
     assert embedded_manifest(content, suffix=".tflite", where="here").name == "colours"
     with pytest.raises(BundleError, match="not a whole"):
         embedded_manifest(content[:-1], suffix=".tflite", where="here")
+
+
+@pytest.mark.parametrize("content", [b"<?xml version='1.0' encoding='odd'?><net/>", "<net/>".encode("utf-16")])
+def test_other_encodings_are_damage(content: bytes) -> None:
+    with pytest.raises(BundleError, match="not a whole"):
+        embedded_manifest(content, suffix=".xml", where="here")
+
+
+def test_many_fields_do_not_keep_the_reader_busy() -> None:
+    with pytest.raises(BundleError, match="more than 100000 fields"):
+        embedded_manifest(b"\x08\x01" * 2_000_000, suffix=".onnx", where="here")
+
+
+def test_a_single_file_may_have_any_name(pristine_bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model:int8\\v1.xml"
+    for suffix in (".xml", ".bin"):
+        content = (pristine_bundle / FILES["openvino.fp32"]).with_suffix(suffix).read_bytes()
+        path.with_suffix(suffix).write_bytes(content)
+    open_bundle(path).session("openvino.fp32").close()

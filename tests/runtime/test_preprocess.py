@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -170,6 +172,72 @@ def test_foreign_bytes_are_an_image_error(content: bytes) -> None:
 def test_arrays_that_are_no_image_are_refused(array: npt.NDArray[np.uint8]) -> None:
     with pytest.raises(ImageError):
         load_image(array)
+
+
+def test_an_upright_image_is_not_turned_twice() -> None:
+    """What `load_image` gives may be given to it again."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for kind in ("JPEG", "PNG", "WEBP", "TIFF"):
+        once = load_image(encode(noise((30, 20)), kind, exif=exif))
+        assert once.size == (20, 30)
+        np.testing.assert_array_equal(np.asarray(load_image(once)), np.asarray(once), err_msg=kind)
+
+
+def test_an_image_object_is_not_shared() -> None:
+    image = noise((9, 7))
+    load_image(image).paste((0, 0, 0), (0, 0, 9, 7))
+    assert np.asarray(image).any()
+
+
+@pytest.mark.parametrize("size", [(0, 0), (0, 5), (5, 0)])
+def test_an_image_without_pixels_is_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(ImageError, match="no pixels"):
+        preprocess(Image.new("RGB", size), PRESETS["bilinear"])
+
+
+def test_too_many_pixels_are_refused_before_they_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    huge = np.broadcast_to(np.zeros(3, np.uint8), (100_000, 100_000, 3))  # 3 bytes now, 30 GB as a copy
+    with pytest.raises(ImageError, match="too large"):
+        load_image(huge)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # an application may have lifted Pillow's own limit
+    header = b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    content = header + struct.pack(">I", zlib.crc32(header[12:])) + b"\0\0\0\x01IDAT\0" + struct.pack(">I", 0)
+    with pytest.raises(ImageError, match="too many"):
+        load_image(content)
+
+
+def test_masked_pixels_are_not_taken_for_colours() -> None:
+    array = np.ma.masked_array(np.zeros((4, 4, 3), np.uint8), mask=np.eye(4)[:, :, None].repeat(3, 2))
+    with pytest.raises(ImageError, match="masked"):
+        load_image(array)
+    np.testing.assert_array_equal(load_image(np.ma.masked_array(np.full((4, 4, 3), 7, np.uint8))), 7)
+
+
+def test_drawings_are_not_given_to_another_program() -> None:
+    content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+    with pytest.raises(ImageError, match="EPS files are drawings"):
+        load_image(content)
+
+
+@pytest.mark.parametrize("color", ["rgb", None, ["RGB"], np.array(["RGB", "BGR"])])
+def test_the_colour_order_is_checked_for_every_source(color: object) -> None:
+    for source in (noise((4, 4)), encode(noise((4, 4)), "PNG"), np.zeros((4, 4, 3), np.uint8)):
+        with pytest.raises(UsageError, match="colour order"):
+            load_image(source, color=color)  # type: ignore[arg-type]
+
+
+def test_a_path_that_cannot_be_read_is_one_error(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for path in (tmp_path / "pipe.jpg", tmp_path, Path("/dev/zero"), "x" * 5000, "a\0b", "\ud800"):
+        with pytest.raises(ImageError):
+            load_image(path)
+
+
+@pytest.mark.parametrize("spec", [Preprocess(0, (8, 8)), Preprocess(8, (8, -1)), Preprocess(8, (10**6, 10**6))])
+def test_sizes_that_cannot_be_are_refused(spec: Preprocess) -> None:
+    with pytest.raises(UsageError, match="cannot resize"):
+        preprocess(noise((9, 9)), spec)
 
 
 def test_other_mistakes_say_what_to_do(tmp_path: Path) -> None:

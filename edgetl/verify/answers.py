@@ -1,8 +1,10 @@
-"""The same images through the original model and every variant, in bounded memory: only the logits are kept."""
+"""The same images through the original model and every variant, in bounded memory: only the logits are kept, and those
+of many images on disk."""
 
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -30,6 +32,9 @@ ReferenceModel: TypeAlias = Callable[[Images], Logits]
 
 CHUNK = 64
 """Images held at a time."""
+
+_MOST_IN_MEMORY = 2**25
+"""Bytes of the logits of one model; more of them lie in a temporary file that is mapped into memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +69,9 @@ def collect_answers(
     uses. Raises `CheckpointError` when the reference gives anything but finite logits for the manifest's labels.
     """
     errors: dict[str, EdgetlError] = {}
-    expected: list[Logits] = []
-    given: dict[str, list[Logits]] = {name: [] for name in openers}
+    shape = (len(samples), len(manifest.labels))
+    expected, given = _room(shape), {name: _room(shape) for name in openers}
+    done = 0
     digest, images = hashlib.sha256(), np.empty(0, np.uint8)
     first_image: Images | None = None
     # Sessions of few threads side by side use the cores better than one session at a time on all of them.
@@ -75,24 +81,34 @@ def collect_answers(
             images = np.stack(list(pool.map(lambda sample: preprocess(sample.source, manifest.preprocess), chunk)))
             first_image = images[:1] if first_image is None else first_image
             digest.update(np.array([sample.label for sample in chunk], dtype="<i8").tobytes() + images.tobytes())
-            expected.append(_checked(reference(images), len(images), len(manifest.labels)))
+            rows = slice(done, done + len(images))
+            expected[rows] = _checked(reference(images), len(images), len(manifest.labels))
             running = [name for name in sessions if name not in errors]
             answers = pool.map(partial(_answer, images=images, manifest=manifest), [sessions[name] for name in running])
             for name, answer in zip(running, answers, strict=True):
                 if isinstance(answer, EdgetlError):
                     errors[name] = answer
                 else:
-                    given[name].append(answer)
+                    given[name][rows] = answer
+            done += len(images)
         engines = {name: (session.engine, session.engine_version) for name, session in sessions.items()}
     assert first_image is not None
     return Answers(
-        reference=np.concatenate(expected),
-        variants={name: np.concatenate(parts) for name, parts in given.items() if name not in errors},
+        reference=expected,
+        variants={name: logits for name, logits in given.items() if name not in errors},
         engines=engines,
         errors=errors,
         first_image=first_image,
         fingerprint=digest.hexdigest(),
     )
+
+
+def _room(shape: tuple[int, int]) -> Logits:
+    """An array for logits: in memory, or in a file that has no name and goes with the array."""
+    if 4 * shape[0] * shape[1] <= _MOST_IN_MEMORY:
+        return np.empty(shape, np.float32)
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, np.float32, "w+", shape=shape)
 
 
 def _open_all(

@@ -2,17 +2,19 @@
 
 ::
 
+    reference = "onnx.fp32"        # what p50_ratio and p95_ratio are against, in the same run; this is the default
     [default]                      # every variant
     top1_agreement = 0.97
     [precision.int8]               # more specific sections override less specific ones, key by key:
     delta = -0.01                  # built in < default < precision < target < variant
     [target.onnx]
-    p95_ms = 20
+    p50_ratio = 1.2
     [variant."tflite.int8"]
     bytes = 4_000_000
 
 The built-in limits let a sound export pass and stop one whose decisions fall apart. A limit on something that was
-not measured fails, and so does a variant that was not exported or could not run.
+not measured fails, and so does a variant that was not exported or could not run. When a measured value misses a limit
+by chance or noise alone, that is no failure: the rules are in `edgetl.verify.decision`.
 """
 
 from __future__ import annotations
@@ -20,15 +22,16 @@ from __future__ import annotations
 import math
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgetl.verify.decision import Decision, decide_change, decide_interval, decide_plain, decide_share
 from edgetl.verify.report import Check, VariantReport, Verdict
 from edgetl_runtime.errors import UsageError, nearest
 
-__all__ = ["QUANTITIES", "Gate", "Limits", "Quantity", "judge", "read_gate"]
+__all__ = ["QUANTITIES", "Gate", "Limits", "Quantity", "checks_of", "decide", "judge", "read_gate"]
 
 Limits = Mapping[str, float]
 """Quantity to limit; whether that is the least or the most allowed stands in `QUANTITIES`."""
@@ -36,38 +39,54 @@ Limits = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Quantity:
-    """Something a gate can limit: how to read it from a report, and the relation ``value relation limit``."""
+    """Something a gate can limit: ``value relation limit``.
+
+    ``part`` of a `VariantReport` (empty: the report itself) has it as ``field``; ``kind`` is the rule of
+    `edgetl.verify.decision`: plain, share, change or time. ``interval`` is the field with its 95 % interval.
+    """
 
     relation: str
-    read: Callable[[VariantReport], float | None]
+    part: str
+    field: str
+    kind: str = "plain"
+    interval: str | None = None
+
+    def read(self, report: VariantReport) -> float | None:
+        """The value, ``None`` when it was not measured."""
+        return self._field(report, self.field)
+
+    def interval_of(self, report: VariantReport) -> tuple[float, float] | None:
+        """Its 95 % interval, ``None`` when it has none."""
+        return None if self.interval is None else self._field(report, self.interval)
 
     def holds(self, value: float, limit: float) -> bool:
         """Whether `value` is within `limit`."""
         return value >= limit if self.relation == ">=" else value <= limit
 
-
-def _quantity(relation: str, part: str | None, name: str) -> Quantity:
-    def read(report: VariantReport) -> float | None:
-        holder = report if part is None else getattr(report, part)
+    def _field(self, report: VariantReport, name: str) -> Any:
+        holder = getattr(report, self.part) if self.part else report
         return None if holder is None else getattr(holder, name)
-
-    return Quantity(relation, read)
 
 
 QUANTITIES: dict[str, Quantity] = {
-    "top1_agreement": _quantity(">=", "parity", "top1_agreement"),
-    "sqnr_db": _quantity(">=", "parity", "sqnr_db"),
-    "cosine": _quantity(">=", "parity", "cosine"),
-    "max_abs": _quantity("<=", "parity", "max_abs"),
-    "top1": _quantity(">=", "accuracy", "top1"),
-    "top5": _quantity(">=", "accuracy", "top5"),
-    "delta": _quantity(">=", "accuracy", "delta"),
-    "p50_ms": _quantity("<=", "latency", "p50_ms"),
-    "p95_ms": _quantity("<=", "latency", "p95_ms"),
-    "load_ms": _quantity("<=", "latency", "load_ms"),
-    "first_ms": _quantity("<=", "latency", "first_ms"),
-    "bytes": _quantity("<=", None, "bytes"),
-    "peak_rss_bytes": _quantity("<=", "memory", "peak_rss_bytes"),
+    "top1_agreement": Quantity(">=", "parity", "top1_agreement", "share"),
+    "sqnr_db": Quantity(">=", "parity", "sqnr_db"),
+    "cosine": Quantity(">=", "parity", "cosine"),
+    "max_abs": Quantity("<=", "parity", "max_abs"),
+    "top1": Quantity(">=", "accuracy", "top1", "share"),
+    "top5": Quantity(">=", "accuracy", "top5", "share"),
+    "delta": Quantity(">=", "accuracy", "delta", "change", "delta_ci95"),
+    "class_delta": Quantity(">=", "accuracy", "class_delta"),
+    "p50_ms": Quantity("<=", "latency", "p50_ms", "time", "p50_ci95"),
+    "p95_ms": Quantity("<=", "latency", "p95_ms", "time", "p95_ci95"),
+    "p50_ratio": Quantity("<=", "latency", "ratio", "time", "ratio_ci95"),
+    "p95_ratio": Quantity("<=", "latency", "p95_ratio", "time", "p95_ratio_ci95"),
+    "speedup": Quantity(">=", "latency", "speedup", "time", "speedup_ci95"),
+    "load_ms": Quantity("<=", "latency", "load_ms"),
+    "first_ms": Quantity("<=", "latency", "first_ms"),
+    "bytes": Quantity("<=", "", "bytes"),
+    "peak_rss_bytes": Quantity("<=", "memory", "peak_rss_bytes"),
+    "cold_start_ms": Quantity("<=", "memory", "cold_start_ms"),
 }
 
 _BUILT_IN: dict[str, Limits] = {
@@ -82,12 +101,22 @@ _PRECISION = re.compile(r"fp32|fp16|int8|dynamic|w\d+(a\d+)?")
 
 @dataclass(frozen=True)
 class Gate:
-    """Limits by how specific they are. Without any, the built-in limits stand alone."""
+    """Limits by how specific they are. Without any, the built-in limits stand alone.
+
+    ``reference`` is the variant that ratios of latency are against, ``None`` for fp32 of onnx, else the first fp32.
+    """
 
     default: Limits = field(default_factory=dict)
     precision: Mapping[str, Limits] = field(default_factory=dict)
     target: Mapping[str, Limits] = field(default_factory=dict)
     variant: Mapping[str, Limits] = field(default_factory=dict)
+    reference: str | None = None
+
+    def needs(self, part: str) -> bool:
+        """Whether any limit is on a quantity of `part` of a report (``"latency"``, ``"memory"``)."""
+        groups = (self.precision, self.target, self.variant)
+        sections = [self.default, *(limits for group in groups for limits in group.values())]
+        return any(QUANTITIES[name].part == part for limits in sections for name in limits)
 
     def limits_for(self, variant_id: str, *, target: str, precision: str) -> dict[str, float]:
         """The limits that hold for one variant, more specific ones over less specific ones."""
@@ -100,17 +129,43 @@ class Gate:
         }
 
 
-def judge(variants: Iterable[VariantReport], gate: Gate) -> Verdict:
-    """Hold what was measured against `gate`. No variants at all is a failure: nothing was shown."""
-    checks = tuple(check for variant in variants for check in _checks(variant, gate))
+def judge(variants: Iterable[VariantReport], gate: Gate, *, also: Iterable[Check] = ()) -> Verdict:
+    """Hold what was measured against `gate`; `also` are checks from elsewhere. Nothing to check is a failure."""
+    checks = (*(check for variant in variants for check in checks_of(variant, gate)), *also)
     return Verdict(passed=bool(checks) and all(check.passed for check in checks), checks=checks)
 
 
-def _checks(variant: VariantReport, gate: Gate) -> list[Check]:
+def checks_of(variant: VariantReport, gate: Gate) -> list[Check]:
+    """One variant held against its limits; that it does not work is the only check when it does not."""
     if variant.error is not None:
         return [Check(variant.id, "works", limit=None, value=None, passed=False, note=variant.error)]
     limits = gate.limits_for(variant.id, target=variant.target, precision=variant.precision)
     return [_check(variant, what, limit) for what, limit in limits.items()]
+
+
+def decide(variant: VariantReport, what: str, value: float, limit: float) -> Decision:
+    """Whether `value`, that of the quantity `what` of `variant`, is within `limit`, by the rule of its kind."""
+    quantity = QUANTITIES[what]
+    accuracy, latency = variant.accuracy, variant.latency
+    if quantity.kind == "share":
+        measured = variant.parity if quantity.part == "parity" else accuracy
+        return (
+            decide_plain(quantity.holds(value, limit)) if measured is None else decide_share(value, measured.n, limit)
+        )
+    if quantity.kind == "change" and accuracy and accuracy.broken is not None and accuracy.repaired is not None:
+        return decide_change(
+            value,
+            limit,
+            broken=accuracy.broken,
+            repaired=accuracy.repaired,
+            n=accuracy.n,
+            interval=quantity.interval_of(variant),
+        )
+    if quantity.kind == "time" and latency is not None:
+        return decide_interval(
+            lambda time: quantity.holds(time, limit), value, quantity.interval_of(variant), len(latency.rounds_ms)
+        )
+    return decide_plain(quantity.holds(value, limit))
 
 
 def _check(variant: VariantReport, what: str, limit: float) -> Check:
@@ -118,7 +173,22 @@ def _check(variant: VariantReport, what: str, limit: float) -> Check:
     value = quantity.read(variant)
     if value is None:
         return Check(variant.id, what, limit, None, False, quantity.relation, note="not measured")
-    return Check(variant.id, what, limit, value, quantity.holds(value, limit), quantity.relation)
+    found = decide(variant, what, value, limit)
+    note = found.note
+    if what == "class_delta" and variant.accuracy is not None and variant.accuracy.worst_class is not None:
+        note = f"label {variant.accuracy.worst_class}"
+    return Check(
+        variant.id,
+        what,
+        limit,
+        value,
+        found.passed,
+        quantity.relation,
+        note=note,
+        undecided=found.undecided,
+        interval=found.interval,
+        p_value=found.p_value,
+    )
 
 
 def read_gate(path: Path) -> Gate:
@@ -134,18 +204,19 @@ def read_gate(path: Path) -> Gate:
         raise UsageError(f"the gate {path} is not TOML: {error}", fix="correct that line") from None
     sections = ("default", "precision", "target", "variant")
     for name in raw:
-        if name not in sections:
+        if name not in (*sections, "reference"):
             raise UsageError(f"{path}: unknown section [{name}]", fix=nearest(name, sections))
+    reference = raw.get("reference")
+    if reference is not None:
+        _check_variant(reference, str(path))
     groups = {name: _group(raw.get(name, {}), f"{path}: [{name}]") for name in sections[1:]}
     for precision in groups["precision"]:
         _check_precision(precision, str(path))
     for target in groups["target"]:
         _check_target(target, str(path))
     for variant in groups["variant"]:
-        target, _, precision = variant.partition(".")
-        _check_target(target, str(path))
-        _check_precision(precision, str(path))
-    return Gate(default=_limits(raw.get("default", {}), f"{path}: [default]"), **groups)
+        _check_variant(variant, str(path))
+    return Gate(default=_limits(raw.get("default", {}), f"{path}: [default]"), reference=reference, **groups)
 
 
 def _group(raw: Any, where: str) -> dict[str, Limits]:
@@ -163,6 +234,14 @@ def _limits(raw: Any, where: str) -> Limits:
         if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not math.isfinite(limit):
             raise UsageError(f"{where}: {name} must be a number, found {limit!r}", fix=f"for example: {name} = 0.95")
     return {name: float(limit) for name, limit in raw.items()}
+
+
+def _check_variant(variant: Any, where: str) -> None:
+    if not isinstance(variant, str):
+        raise UsageError(f"{where}: {variant!r} names no variant", fix='for example: reference = "onnx.fp32"')
+    target, _, precision = variant.partition(".")
+    _check_target(target, where)
+    _check_precision(precision, where)
 
 
 def _check_target(target: str, where: str) -> None:

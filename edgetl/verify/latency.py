@@ -1,35 +1,53 @@
-"""Latency: what one image costs, measured so that the variants can be compared with each other."""
+"""Latency: what one image costs, measured so that the variants can be compared with each other.
+
+The variants take turns in short rounds (`edgetl_runtime.bench.interleave`), so that a machine that slows down, warms up
+or has other work slows them all alike, and their ratios hold. A round counts by its median. Every number has a 95 %
+interval from a bootstrap over rounds (`edgetl.verify.spread`); where it does not decide, the rounds are doubled.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from edgetl.verify.disturbance import Moment, describe_disturbances, read_moment
+from edgetl.verify.spread import median_spread, percentile_ratio_spread, percentile_spread, ratio_spread
+from edgetl_runtime.bench import interleave, settle
 from edgetl_runtime.errors import EdgetlError
 from edgetl_runtime.manifest import Preprocess
 from edgetl_runtime.preprocess import ImageSource, preprocess
 from edgetl_runtime.session import Session, Tensors
-from edgetl_runtime.timing import LatencyStats
 
-__all__ = ["Latency", "LatencyOptions", "measure_latency", "median_preprocess_ms"]
+__all__ = [
+    "ROUNDS",
+    "Latencies",
+    "Latency",
+    "LatencyOptions",
+    "default_reference",
+    "fp32_of",
+    "measure_latency",
+    "median_preprocess_ms",
+]
 
-ROUNDS = 5
-WARM_UP_RUNS = 2  # after another variant has had the caches
-LEAST_RUNS = 3  # per round, so that a slow model still gets a median
+ROUNDS = 12
+_BLOCK = 2
+"""Rounds between two looks at the machine: there and back again, so that each block is fair in itself."""
 
 
 @dataclass(frozen=True)
 class Latency:
     """Wall-clock milliseconds for one image at a time on ``threads`` threads.
 
-    ``n`` runs gave ``p50_ms`` and ``p95_ms``. ``load_ms`` is from file to session, ``first_ms`` the first run after
-    it, ``preprocess_ms`` the median from image file to tensor (the same code for every variant). ``rounds_ms`` are the
-    medians of the rounds in order, ``ratio`` the cost of a run over one of the reference engine's in the same rounds
-    and ``speedup`` that of fp32 of the same target over it, each with its 95 % interval.
+    ``n`` runs gave ``p50_ms``, the median of the rounds' medians, and ``p95_ms``. ``load_ms`` is from file to session,
+    ``first_ms`` the first run after it, ``preprocess_ms`` the median from image file to tensor (the same code for every
+    variant). ``rounds_ms`` are the medians of the rounds in order. ``ratio`` is the median over rounds of the cost over
+    that of the variant ``reference`` in the same round, ``p95_ratio`` the same of ``p95_ms``, and ``speedup`` that of
+    fp32 of the same target over the variant's. ``..._ci95`` are 95 % intervals.
     """
 
     threads: int
@@ -44,50 +62,82 @@ class Latency:
     ratio_ci95: tuple[float, float] | None = None
     speedup: float | None = None
     speedup_ci95: tuple[float, float] | None = None
+    p50_ci95: tuple[float, float] | None = None
+    p95_ci95: tuple[float, float] | None = None
+    p95_ratio: float | None = None
+    p95_ratio_ci95: tuple[float, float] | None = None
+    reference: str | None = None
 
 
 @dataclass(frozen=True)
 class LatencyOptions:
-    """``seconds`` of runs per variant; ``threads`` and ``preprocess_ms`` are what the results will say."""
+    """``seconds`` of runs per variant, at most ``most_times`` as many where that does not decide.
+
+    ``threads`` and ``preprocess_ms`` are what the results will say; ``reference`` is the variant that ratios are
+    against, by default `default_reference`.
+    """
 
     threads: int
     seconds: float
     preprocess_ms: float
+    reference: str | None = None
+    most_times: int = 4
 
 
-@dataclass
-class _Timed:
-    session: Session
-    load_ms: float
-    first_ms: float
-    runs_ms: list[float]
+@dataclass(frozen=True)
+class Latencies:
+    """By variant id its latency, or the error that stopped it; and what disturbed the measurement, in words."""
+
+    variants: dict[str, Latency | EdgetlError]
+    disturbances: tuple[str, ...] = ()
+
+    @property
+    def measured(self) -> dict[str, Latency]:
+        """Those without an error."""
+        return {id_: found for id_, found in self.variants.items() if isinstance(found, Latency)}
 
 
 def measure_latency(
-    openers: Mapping[str, Callable[[], Session]], feeds: Tensors, options: LatencyOptions
-) -> dict[str, Latency | EdgetlError]:
-    """Time each variant; by variant id its latency, or the error that stopped it.
+    openers: Mapping[str, Callable[[], Session]],
+    feeds: Tensors,
+    options: LatencyOptions,
+    *,
+    undecided: Callable[[Mapping[str, Latency]], Iterable[str]] = lambda latencies: (),
+) -> Latencies:
+    """Time each variant, `openers` load its session; `feeds` are the input tensors of one image.
 
-    The variants take turns in short rounds, so that a machine that slows down or warms up slows them all alike.
-    `openers` load the sessions; `feeds` are the input tensors of one image.
+    After the first rounds, and again after every doubling, `undecided` is asked which variants need to be measured
+    longer. They are, beside those that they are compared with.
     """
-    timed: dict[str, _Timed] = {}
-    results: dict[str, Latency | EdgetlError] = {}
+    reference = options.reference or default_reference(openers)
     with ExitStack() as stack:
+        race = _Race(feeds, options, reference)
         for variant, opener in openers.items():
-            try:
-                timed[variant] = _open(opener, feeds, stack)
-            except EdgetlError as error:
-                results[variant] = error
-        for _ in range(ROUNDS):
-            for variant, entry in timed.items():
-                if variant in results:
-                    continue
-                try:
-                    entry.runs_ms += _one_round(entry.session, feeds, options.seconds / ROUNDS)
-                except EdgetlError as error:
-                    results[variant] = error
-    return {variant: results.get(variant) or _summary(timed[variant], options) for variant in openers}
+            race.enter(variant, opener, stack)
+        race.settle()
+        race.go(ROUNDS, list(race.timed))
+        found, times = race.latencies(), 1
+        while times * 2 <= options.most_times:
+            longer = {variant for variant in undecided(found) if variant in found}
+            if not longer:
+                break
+            # Nothing is compared with one that is not measured in the same rounds.
+            longer |= {reference, *map(fp32_of, longer)} & found.keys()
+            race.go(ROUNDS * times, [variant for variant in found if variant in longer])
+            found, times = race.latencies(), times * 2
+    variants = {variant: race.errors.get(variant) or found[variant] for variant in openers}
+    return Latencies(variants, describe_disturbances(race.moments))
+
+
+def default_reference(variants: Iterable[str]) -> str | None:
+    """What ratios are against when nobody says: fp32 of onnx, else the first fp32, else nothing."""
+    single = [variant for variant in variants if variant.endswith(".fp32")]
+    return "onnx.fp32" if "onnx.fp32" in single else next(iter(single), None)
+
+
+def fp32_of(variant: str) -> str:
+    """The id of fp32 of the same target."""
+    return f"{variant.partition('.')[0]}.fp32"
 
 
 def median_preprocess_ms(sources: Sequence[ImageSource], spec: Preprocess) -> float:
@@ -100,38 +150,122 @@ def median_preprocess_ms(sources: Sequence[ImageSource], spec: Preprocess) -> fl
     return float(np.median(times))
 
 
-def _open(opener: Callable[[], Session], feeds: Tensors, stack: ExitStack) -> _Timed:
-    start = time.perf_counter_ns()
-    session = stack.enter_context(opener())
-    load_ms = _since_ms(start)
-    start = time.perf_counter_ns()
-    session.run(feeds)
-    return _Timed(session, load_ms, first_ms=_since_ms(start), runs_ms=[])
+@dataclass
+class _Timed:
+    """A session, and its runs in milliseconds by the number of the round."""
+
+    session: Session
+    load_ms: float
+    first_ms: float
+    rounds: dict[int, list[float]] = field(default_factory=dict)
+
+    def medians(self) -> dict[int, float]:
+        return {number: float(np.median(times)) for number, times in self.rounds.items()}
 
 
-def _summary(timed: _Timed, options: LatencyOptions) -> Latency:
-    stats = LatencyStats.of(timed.runs_ms)
-    return Latency(
-        threads=options.threads,
-        n=stats.n,
-        p50_ms=stats.p50_ms,
-        p95_ms=stats.p95_ms,
-        load_ms=timed.load_ms,
-        first_ms=timed.first_ms,
-        preprocess_ms=options.preprocess_ms,
-    )
+@dataclass
+class _Race:
+    """The variants side by side: what they took so far, the errors of those that dropped out, looks at the machine."""
 
+    feeds: Tensors
+    options: LatencyOptions
+    reference: str | None
+    timed: dict[str, _Timed] = field(default_factory=dict)
+    errors: dict[str, EdgetlError] = field(default_factory=dict)
+    moments: list[Moment] = field(default_factory=list)
 
-def _one_round(session: Session, feeds: Tensors, seconds: float) -> list[float]:
-    for _ in range(WARM_UP_RUNS):
-        session.run(feeds)
-    times: list[float] = []
-    end = time.perf_counter_ns() + int(seconds * 1e9)
-    while len(times) < LEAST_RUNS or time.perf_counter_ns() < end:
-        start = time.perf_counter_ns()
-        session.run(feeds)
-        times.append(_since_ms(start))
-    return times
+    def enter(self, variant: str, opener: Callable[[], Session], stack: ExitStack) -> None:
+        """Load it and run it once, each on its own clock."""
+        try:
+            start = time.perf_counter_ns()
+            session = stack.enter_context(opener())
+            load_ms = _since_ms(start)
+            start = time.perf_counter_ns()
+            session.run(self.feeds)
+            self.timed[variant] = _Timed(session, load_ms, first_ms=_since_ms(start))
+        except EdgetlError as error:
+            self.errors[variant] = error
+
+    def settle(self) -> None:
+        """Warm all up until their times are stable."""
+        for variant in self.timed:
+            try:
+                settle(self._call(variant), seconds=self.options.seconds)
+            except EdgetlError as error:
+                self.errors[variant] = error
+
+    def go(self, rounds: int, variants: Sequence[str]) -> None:
+        """Measure `variants` for so many more rounds, `ROUNDS` of which take the options' seconds."""
+        first = 1 + max((number for entry in self.timed.values() for number in entry.rounds), default=-1)
+        self.moments.append(read_moment())
+        for start in range(first, first + rounds, _BLOCK):
+            names = [variant for variant in variants if variant not in self.errors]
+            blocks = interleave(
+                [self._call(name) for name in names],
+                seconds=self.options.seconds * _BLOCK / ROUNDS,
+                rounds=_BLOCK,
+                failed=lambda position, error, names=names: self.errors.setdefault(names[position], error),
+            )
+            for name, block in zip(names, blocks, strict=True):
+                self.timed[name].rounds.update(enumerate(block, start))
+            self.moments.append(read_moment())
+
+    def latencies(self) -> dict[str, Latency]:
+        """What is known so far of those that did not drop out."""
+        return {variant: self._latency(variant) for variant in self.timed if variant not in self.errors}
+
+    def _latency(self, variant: str) -> Latency:
+        own = self.timed[variant]
+        p50, p50_ci95 = median_spread(list(own.medians().values()))
+        p95, p95_ci95 = percentile_spread(list(own.rounds.values()), 95)
+        return Latency(
+            threads=self.options.threads,
+            n=sum(map(len, own.rounds.values())),
+            p50_ms=p50,
+            p95_ms=p95,
+            load_ms=own.load_ms,
+            first_ms=own.first_ms,
+            preprocess_ms=self.options.preprocess_ms,
+            rounds_ms=tuple(own.medians().values()),
+            p50_ci95=p50_ci95,
+            p95_ci95=p95_ci95,
+            **self._beside_reference(own),
+            **self._beside_fp32(variant),
+        )
+
+    def _beside_reference(self, own: _Timed) -> dict[str, Any]:
+        other = self._running(self.reference)
+        if other is None:
+            return {}
+        both = sorted(own.rounds.keys() & other.rounds.keys())
+        medians, others = own.medians(), other.medians()
+        ratio, ratio_ci95 = ratio_spread([medians[i] for i in both], [others[i] for i in both])
+        p95_ratio, p95_ratio_ci95 = percentile_ratio_spread(
+            [own.rounds[i] for i in both], [other.rounds[i] for i in both], 95
+        )
+        return {
+            "reference": self.reference,
+            "ratio": ratio,
+            "ratio_ci95": ratio_ci95,
+            "p95_ratio": p95_ratio,
+            "p95_ratio_ci95": p95_ratio_ci95,
+        }
+
+    def _beside_fp32(self, variant: str) -> dict[str, Any]:
+        other = self._running(fp32_of(variant))
+        if other is None:
+            return {}
+        medians, others = self.timed[variant].medians(), other.medians()
+        both = sorted(medians.keys() & others.keys())
+        speedup, speedup_ci95 = ratio_spread([others[i] for i in both], [medians[i] for i in both])
+        return {"speedup": speedup, "speedup_ci95": speedup_ci95}
+
+    def _running(self, variant: str | None) -> _Timed | None:
+        return None if variant is None or variant in self.errors else self.timed.get(variant)
+
+    def _call(self, variant: str) -> Callable[[], object]:
+        session = self.timed[variant].session
+        return lambda: session.run(self.feeds)
 
 
 def _since_ms(start_ns: int) -> float:

@@ -1,4 +1,4 @@
-"""A process of its own that loads one variant, runs it once and prints the most memory that it held, in bytes.
+"""A process of its own that loads one variant, runs it once and prints what that took, as JSON.
 
 `edgetl.verify.memory` starts this file; it imports the runtime and nothing else, so that nothing else is counted.
 """
@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
+import json
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
-
-import numpy as np
-
-from edgetl_runtime.bundle import open_bundle
 
 __all__ = ["main", "peak_rss_bytes"]
 
@@ -19,17 +20,41 @@ _STATUS = Path("/proc/self/status")
 
 
 def main(arguments: list[str]) -> None:
-    """Print the peak for ``BUNDLE VARIANT THREADS``."""
+    """Print ``peak_rss_bytes``, ``import_ms``, ``load_ms`` and ``first_ms`` for ``BUNDLE VARIANT THREADS``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("variant")
     parser.add_argument("threads", type=int)
     given = parser.parse_args(arguments)
-    bundle = open_bundle(given.bundle)
-    spec = bundle.manifest.input
-    with bundle.session(given.variant, threads=given.threads, verify=False) as session:
-        session.run({spec.name: np.zeros([max(1, length) for length in spec.shape], dtype=spec.dtype)})
-    print(peak_rss_bytes())
+    found: dict[str, float] = {}
+    with _clock(found, "import_ms"):
+        import numpy as np
+
+        from edgetl_runtime.bundle import open_bundle
+        from edgetl_runtime.engines import engine_info
+    # What is read of the manifest before the library is known belongs to loading.
+    with _clock(found, "load_ms"):
+        bundle = open_bundle(given.bundle)
+        library = engine_info(bundle.manifest.variant(given.variant).requires.engine).library()
+    if library is not None:
+        # One that cannot be imported is told by the session, with what to do about it.
+        with _clock(found, "import_ms"), contextlib.suppress(ImportError):
+            importlib.import_module(library.module)
+    with _clock(found, "load_ms"):
+        session = bundle.session(given.variant, threads=given.threads)
+    with session:
+        spec = bundle.manifest.input
+        image = np.zeros([max(1, length) for length in spec.shape], dtype=spec.dtype)
+        with _clock(found, "first_ms"):
+            session.run({spec.name: image})
+    print(json.dumps({"peak_rss_bytes": peak_rss_bytes(), **found}))
+
+
+@contextlib.contextmanager
+def _clock(found: dict[str, float], part: str) -> Iterator[None]:
+    start = time.perf_counter_ns()
+    yield
+    found[part] = found.get(part, 0.0) + (time.perf_counter_ns() - start) / 1e6
 
 
 def peak_rss_bytes() -> int:

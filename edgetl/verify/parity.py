@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
-from edgetl_runtime.comparison import sqnr_db
+from edgetl.verify.accuracy import pack_bits
 
 __all__ = ["SQNR_LIMIT_DB", "Parity", "compare"]
 
@@ -18,6 +20,8 @@ SQNR_LIMIT_DB = 200.0
 that are not finite.
 """
 
+_ROWS = 4096
+
 
 @dataclass(frozen=True)
 class Parity:
@@ -26,7 +30,8 @@ class Parity:
     ``top1_agreement`` is the share of images with the same top-1 label; an image whose logits are not finite counts
     as a disagreement. ``sqnr_db`` is over all logits of all images, clipped to `SQNR_LIMIT_DB`. ``max_abs`` is the
     largest difference of a logit, ``cosine`` the mean over images of the cosine between the two rows of logits;
-    both are ``None`` when a logit is not finite. ``non_finite`` counts the images with such logits.
+    both are ``None`` when a logit is not finite. ``non_finite`` counts the images with such logits. ``agrees`` has a
+    bit for each image, 1 where the label is the same (`edgetl.verify.accuracy.pack_bits`).
     """
 
     n: int
@@ -35,35 +40,74 @@ class Parity:
     max_abs: float | None
     cosine: float | None
     non_finite: int = 0
+    agrees: str | None = None
 
 
 def compare(reference: npt.NDArray[np.float32], outputs: npt.NDArray[np.float32]) -> Parity:
     """Compare two (n, classes) float32 arrays of logits, n at least 1, same shape.
 
+    SQNR is 10 log10 of the sum of the reference's squares over that of the differences' (as in
+    `edgetl_runtime.comparison`), summed up in float64 over a few thousand images at a time.
     Raises `ValueError` when the shapes differ or there is nothing to compare: a caller's mistake, not a user's.
     """
     if reference.ndim != 2 or reference.shape != outputs.shape or reference.size == 0:
         raise ValueError(f"cannot compare logits of shapes {reference.shape} and {outputs.shape}")
-    finite = np.isfinite(reference).all(axis=1) & np.isfinite(outputs).all(axis=1)
-    same = (reference.argmax(axis=1) == outputs.argmax(axis=1)) & finite
-    n, non_finite = len(reference), int(np.count_nonzero(~finite))
-    agreement = float(same.mean())
+    parts = [
+        _Part.of(reference[start : start + _ROWS], outputs[start : start + _ROWS])
+        for start in range(0, len(reference), _ROWS)
+    ]
+    same = np.concatenate([part.same for part in parts])
+    n, non_finite, agrees = len(reference), sum(part.non_finite for part in parts), pack_bits(same)
     if non_finite:
-        return Parity(n, agreement, -SQNR_LIMIT_DB, None, None, non_finite)
-    if np.array_equal(reference, outputs):
-        # Said here, because the ratio has no value when both are zero.
-        return Parity(n, agreement, SQNR_LIMIT_DB, 0.0, 1.0)
+        return Parity(n, float(same.mean()), -SQNR_LIMIT_DB, None, None, non_finite, agrees)
+    signal, noise = (math.fsum(getattr(part, name) for part in parts) for name in ("signal", "noise"))
+    max_abs = max(part.max_abs for part in parts)
+    # Equality is said first, because the ratio has no value when there is neither signal nor noise.
+    equal = max_abs == 0.0
     return Parity(
         n=n,
-        top1_agreement=agreement,
-        sqnr_db=float(np.clip(sqnr_db(reference, outputs), -SQNR_LIMIT_DB, SQNR_LIMIT_DB)),
-        max_abs=float(np.abs(reference.astype(np.float64) - outputs).max()),
-        cosine=_mean_cosine(reference.astype(np.float64), outputs.astype(np.float64)),
+        top1_agreement=float(same.mean()),
+        sqnr_db=SQNR_LIMIT_DB if equal else _decibels(signal, noise),
+        max_abs=max_abs,
+        cosine=1.0 if equal else math.fsum(part.cosines for part in parts) / n,
+        agrees=agrees,
     )
 
 
-def _mean_cosine(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
-    """Mean over rows; a row of zeros points nowhere, so its cosine with anything counts as 0."""
+@dataclass(frozen=True)
+class _Part:
+    """Sums over some images; those of the numbers are 0 where one of the logits is not finite."""
+
+    same: npt.NDArray[np.bool_]
+    non_finite: int
+    signal: float
+    noise: float
+    max_abs: float
+    cosines: float
+
+    @classmethod
+    def of(cls, reference: npt.NDArray[np.float32], outputs: npt.NDArray[np.float32]) -> Self:
+        finite = np.isfinite(reference).all(axis=1) & np.isfinite(outputs).all(axis=1)
+        same = (reference.argmax(axis=1) == outputs.argmax(axis=1)) & finite
+        non_finite = int(np.count_nonzero(~finite))
+        if non_finite:
+            return cls(same, non_finite, 0.0, 0.0, 0.0, 0.0)
+        a, b = reference.astype(np.float64), outputs.astype(np.float64)
+        difference = np.abs(a - b)
+        return cls(
+            same, 0, float((a**2).sum()), float((difference**2).sum()), float(difference.max()), _sum_of_cosines(a, b)
+        )
+
+
+def _decibels(signal: float, noise: float) -> float:
+    ratio = signal / noise if noise > 0 else math.inf
+    # The limits of the scale, so that neither 0 nor infinity meets a logarithm.
+    least = 10 ** (-SQNR_LIMIT_DB / 10)
+    return 10 * math.log10(min(max(ratio, least), 1 / least))
+
+
+def _sum_of_cosines(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
+    """Over rows; a row of zeros points nowhere, so its cosine with anything counts as 0."""
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     dots = (a * b).sum(axis=1)
-    return float(np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0).mean())
+    return float(np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0).sum())

@@ -41,13 +41,14 @@ class Memory:
     start in milliseconds.
 
     ``import_ms``: the runtime, numpy and the engine's library; ``load_ms``: from files to a session; ``first_ms``: the
-    first run.
+    first run; ``cold_start_ms`` all three together. Times are medians over a few processes, memory is the most of any.
     """
 
     peak_rss_bytes: int
     load_ms: float | None = None
     first_ms: float | None = None
     import_ms: float | None = None
+    cold_start_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,8 @@ class Report:
     ``reference`` is the accuracy of the original model on the same tensors; ``seconds`` goes by stage: train,
     calibrate, quantize, export, verify; ``labels`` are names by id. ``history`` is the training history, one dictionary
     per epoch; ``provenance`` is the manifest's; ``created`` is ISO 8601 in UTC. ``baseline``: what changed since an
-    accepted report; ``disturbances``: what changed on the machine while latency was measured.
+    accepted report; ``disturbances``: what changed on the machine while latency was measured; ``contract``: input,
+    preprocessing, normalisation and output of the manifest.
     """
 
     bundle: str
@@ -140,6 +142,7 @@ class Report:
     history: tuple[dict[str, Any], ...] = ()
     baseline: BaselineComparison | None = None
     disturbances: tuple[str, ...] = ()
+    contract: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 
     def variant(self, variant_id: str) -> VariantReport:

@@ -53,8 +53,8 @@ def mcnemar_worse(broken: int, repaired: int) -> float:
 def share_below(successes: int, n: int, limit: float) -> float:
     """Exact p value: the probability of at most `successes` of `n` if each succeeded with probability `limit`.
 
-    The one-sided binomial test of C. J. Clopper and E. S. Pearson, "The use of confidence or fiducial limits illustrated
-    in the case of the binomial", Biometrika 26 (1934) 404-413.
+    The one-sided binomial test of C. J. Clopper and E. S. Pearson, "The use of confidence or fiducial limits
+    illustrated in the case of the binomial", Biometrika 26 (1934) 404-413.
     """
     return _binomial_tail(n - successes, n, min(1.0, max(0.0, 1.0 - limit)))
 
@@ -90,8 +90,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def bootstrap_delta(broken: int, repaired: int, n: int, *, seed: int = 0) -> tuple[float, float]:
     """95 % percentile bootstrap interval of the paired difference (repaired - broken) / n over `n` images.
 
-    B. Efron, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7 (1979) 1-26. Drawing images with
-    replacement draws the three counts from a multinomial, so that the images themselves are not needed.
+    B. Efron, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7 (1979) 1-26. Drawing images
+    with replacement draws the three counts from a multinomial, so that the images themselves are not needed.
     """
     shares: npt.NDArray[np.float64] = np.array([broken, repaired, n - broken - repaired], np.float64) / n
     drawn = np.random.default_rng(seed).multinomial(n, shares, size=RESAMPLES)

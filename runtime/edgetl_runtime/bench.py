@@ -17,20 +17,22 @@ import numpy as np
 from PIL import Image
 
 from edgetl_runtime.bundle import Bundle
-from edgetl_runtime.errors import UsageError
+from edgetl_runtime.errors import EdgetlError, UsageError
 from edgetl_runtime.machine import usable_cores
 from edgetl_runtime.manifest import Preprocess, Variant
 from edgetl_runtime.preprocess import preprocess
 from edgetl_runtime.session import Session, Tensors
 from edgetl_runtime.timing import LatencyStats, Stopwatch, measure
 
-__all__ = ["ROUNDS", "BenchOptions", "VariantLatency", "bench_image", "bench_variants", "interleave"]
+__all__ = ["ROUNDS", "BenchOptions", "VariantLatency", "bench_image", "bench_variants", "interleave", "settle"]
 
 ROUNDS = 8
 _LEAST_RUNS = 3  # per round, so that a slow model still gets a median
 _WARM_UP_RUNS = 2  # per round: another variant has had the caches
 _PREPROCESS_REPEATS = 10
 _MOST_AT_ONCE = 12
+_SETTLING_RUNS = 5  # whose median is compared with that of the five before
+_SETTLED = 0.05  # how near those medians are to each other
 
 
 @dataclass(frozen=True)
@@ -118,17 +120,49 @@ def bench_variants(
 
 
 def interleave(
-    calls: Sequence[Callable[[], object]], *, seconds: float, rounds: int = ROUNDS
+    calls: Sequence[Callable[[], object]],
+    *,
+    seconds: float,
+    rounds: int = ROUNDS,
+    failed: Callable[[int, EdgetlError], None] | None = None,
 ) -> list[list[list[float]]]:
     """Time every call of `calls` for about `seconds` in all, in `rounds` rounds of turns: milliseconds by call, then
-    by round. Every other round goes backwards, so that a steady drift favours neither the first nor the last."""
+    by round. Every other round goes backwards, so that a steady drift favours neither the first nor the last.
+
+    A call that raises an `EdgetlError` is left out from there on and `failed` is told its position; without `failed`
+    the error ends the measurement.
+    """
     found: list[list[list[float]]] = [[] for _ in calls]
     order = list(range(len(calls)))
     for _ in range(rounds):
-        for position in order:
-            found[position].append(_turn(calls[position], seconds / rounds))
+        for position in tuple(order):
+            try:
+                found[position].append(_turn(calls[position], seconds / rounds))
+            except EdgetlError as error:
+                if failed is None:
+                    raise
+                failed(position, error)
+                order.remove(position)
         order.reverse()
     return found
+
+
+def settle(call: Callable[[], object], *, seconds: float = 1.0) -> None:
+    """Run `call` until its time is stable: five runs whose median is within 5 % of the median of the five before.
+
+    Gives up after `seconds`, on a machine that never settles.
+    """
+    end, before = time.perf_counter_ns() + int(seconds * 1e9), 0.0
+    while True:
+        times = []
+        for _ in range(_SETTLING_RUNS):
+            start = time.perf_counter_ns()
+            call()
+            times.append(time.perf_counter_ns() - start)
+        now = float(np.median(times))
+        if abs(now - before) <= _SETTLED * before or time.perf_counter_ns() >= end:
+            return
+        before = now
 
 
 def _turn(call: Callable[[], object], seconds: float) -> list[float]:

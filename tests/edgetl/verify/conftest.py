@@ -21,7 +21,8 @@ from edgetl.verify.gate import Gate, judge
 from edgetl.verify.latency import Latency
 from edgetl.verify.parity import Parity
 from edgetl.verify.report import Check, Data, Memory, Report, VariantReport, Verdict
-from edgetl_runtime.errors import MissingDependency
+from edgetl_runtime.engines import ModelBytes
+from edgetl_runtime.errors import BundleError, MissingDependency
 from edgetl_runtime.manifest import FileEntry, Label, Manifest, Normalize, Preprocess, Requires, TensorSpec, Variant
 from edgetl_runtime.session import FakeSession, Session, Tensors
 
@@ -65,6 +66,15 @@ class FakeBundle:
             variants=variants,
             provenance={"checkpoint_sha256": "abc"},
         )
+
+    def golden(self) -> None:
+        """It has none."""
+
+    def read(self, relative: str) -> bytes:
+        raise BundleError(f"{relative} is not there")
+
+    def model(self, variant_id: str, *, verify: bool = True) -> ModelBytes:
+        raise BundleError(f"{variant_id} has no files")
 
     def session(self, variant_id: str, *, threads: int | None = None, verify: bool = True) -> Session:
         self.threads_seen.append(threads)

@@ -25,7 +25,9 @@ def test_wilson_interval_against_published_values(successes: int, n: int, low: f
 def test_top1_top5_and_classes() -> None:
     logits = np.tile(np.arange(7, 0, -1, dtype=np.float32), (4, 1))  # the order of labels is 0, 1, ... 6
     truth = np.array([0, 4, 5, 0])
-    result = score(logits, truth, labels=list("abcdefg"), reference_top1=0.75)
+    original = logits.copy()
+    original[1, 4] = 9
+    result = score(logits, truth, labels=list("abcdefg"), original=original)
     assert (result.n, result.top1, result.top5, result.delta) == (4, 0.5, 0.75, -0.25)
     assert result.per_class == {"a": ClassAccuracy(2, 1.0), "e": ClassAccuracy(1, 0.0), "f": ClassAccuracy(1, 0.0)}
 

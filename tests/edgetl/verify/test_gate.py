@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,19 +14,38 @@ from edgetl.verify.report import Memory, VariantReport
 from edgetl_runtime.errors import UsageError
 
 
+IMAGES = 367
+
+
 def variant(
-    name: str = "onnx.int8", *, agreement: float = 0.98, sqnr: float = 22.0, delta: float = 0.0
+    name: str = "onnx.int8", *, flips: int = 3, sqnr: float = 22.0, broken: int = 0, repaired: int = 0
 ) -> VariantReport:
+    """A variant that decides `flips` of 367 images otherwise, and breaks and repairs so many."""
     target, precision = name.split(".")
     return VariantReport(
         name,
         target,
         precision,
         bytes=1000,
-        parity=Parity(100, agreement, sqnr, 0.1, 0.99),
-        accuracy=Accuracy(100, 0.9, 1.0, delta, (0.8, 0.95)),
+        parity=Parity(IMAGES, 1 - flips / IMAGES, sqnr, 0.1, 0.99),
+        accuracy=Accuracy(
+            IMAGES,
+            0.9,
+            1.0,
+            (repaired - broken) / IMAGES,
+            (0.8, 0.95),
+            delta_ci95=(-0.1, 0.1),
+            broken=broken,
+            repaired=repaired,
+            class_delta=0.0,
+        ),
         latency=Latency(1, 10, p50_ms=2.0, p95_ms=3.0, load_ms=5.0, first_ms=4.0, preprocess_ms=1.0),
     )
+
+
+def timed(**fields: Any) -> VariantReport:
+    latency = Latency(1, 120, 2.0, 3.0, 5.0, 4.0, 1.0, rounds_ms=(2.0,) * 12, **fields)
+    return replace(variant(), latency=latency)
 
 
 def gate_file(folder: Path, text: str) -> Path:
@@ -37,14 +57,17 @@ def gate_file(folder: Path, text: str) -> Path:
 @pytest.mark.parametrize(
     ("report", "failing"),
     [
-        (variant("onnx.fp32", agreement=1.0, sqnr=110), set()),
-        (variant("onnx.fp32", agreement=0.99, sqnr=110), {"top1_agreement"}),
-        (variant("onnx.fp32", agreement=1.0, sqnr=55), {"sqnr_db"}),
-        (variant("onnx.fp16", agreement=0.99, sqnr=31), set()),
-        (variant("onnx.fp16", agreement=0.98, sqnr=29), {"top1_agreement", "sqnr_db"}),
-        (variant("onnx.int8"), set()),
-        (variant("onnx.int8", agreement=0.94, delta=-0.03), {"top1_agreement", "delta"}),
-        (variant("tflite.w8a16", agreement=0.94), {"top1_agreement"}),
+        (variant("onnx.fp32", flips=0, sqnr=110), set()),
+        (variant("onnx.fp32", flips=3, sqnr=110), set()),
+        (variant("onnx.fp32", flips=12, sqnr=110), {"top1_agreement"}),
+        (variant("onnx.fp32", flips=0, sqnr=55), {"sqnr_db"}),
+        (variant("onnx.fp16", flips=3, sqnr=31), set()),
+        (variant("onnx.fp16", flips=12, sqnr=29), {"top1_agreement", "sqnr_db"}),
+        (variant("onnx.int8", flips=12, broken=3), set()),
+        (variant("onnx.int8", flips=12, broken=12), {"delta"}),
+        (variant("onnx.int8", flips=12, broken=8, repaired=4), set()),
+        (variant("onnx.int8", flips=40, broken=12, repaired=1), {"top1_agreement", "delta"}),
+        (variant("tflite.w8a16", flips=40), {"top1_agreement"}),
     ],
 )
 def test_built_in_limits(report: VariantReport, failing: set[str]) -> None:
@@ -54,13 +77,86 @@ def test_built_in_limits(report: VariantReport, failing: set[str]) -> None:
     assert verdict.checks
 
 
+@pytest.mark.parametrize(
+    ("broken", "repaired", "passes"),
+    [(0, 0, True), (3, 0, True), (4, 0, True), (5, 0, False), (12, 0, False), (20, 12, True), (2, 9, True)],
+)
+def test_with_no_tolerance_mcnemar_decides(broken: int, repaired: int, passes: bool) -> None:
+    (check,) = judge([variant(broken=broken, repaired=repaired)], Gate(default={"delta": 0.0})).checks[1:]
+    assert (check.what, check.passed) == ("delta", passes)
+    if broken > repaired:
+        assert check.p_value is not None
+        assert (check.p_value > 0.05) == passes
+        assert f"{broken} broken, {repaired} repaired" in str(check.note)
+        assert ("images do not tell that from chance" in str(check.note)) == passes
+
+
+def test_a_pass_by_chance_says_how_many_images_would_decide() -> None:
+    (check,) = judge([variant(broken=3)], Gate(default={"delta": 0.0})).checks[1:]
+    assert "about 591 would decide" in str(check.note)
+    (check,) = judge([variant("onnx.fp32", flips=3, sqnr=90)], Gate()).checks[:1]
+    assert (check.what, check.passed) == ("top1_agreement", True)
+    assert "about 2245 would decide" in str(check.note)
+
+
+def test_no_share_of_agreement_is_lost_to_few_images() -> None:
+    """One image that is decided otherwise is all that there is."""
+    lost = replace(variant(), parity=Parity(1, 0.0, 22.0, 0.1, 0.99))
+    assert [check.what for check in judge([lost], Gate()).failed] == ["top1_agreement"]
+
+
+@pytest.mark.parametrize("what", ["p50_ms", "p95_ms", "p50_ratio", "p95_ratio", "speedup"])
+@pytest.mark.parametrize(
+    ("interval", "passed", "undecided"),
+    [((0.8, 0.9), True, False), ((1.1, 1.2), False, False), ((0.9, 1.1), True, True), ((1.0, 1.0), True, False)],
+)
+def test_a_time_is_held_against_the_limit_with_its_interval(
+    what: str, interval: tuple[float, float], passed: bool, undecided: bool
+) -> None:
+    quantity = QUANTITIES[what]
+    if quantity.relation == ">=":
+        interval = (2 - interval[1], 2 - interval[0])
+    middle = sum(interval) / 2
+    report = timed()
+    assert report.latency is not None
+    latency = replace(report.latency, **{quantity.field: middle, str(quantity.interval): interval})
+    check = judge([replace(report, latency=latency)], Gate(default={what: 1.0})).checks[-1]
+    assert (check.what, check.passed, check.undecided, check.interval) == (what, passed, undecided, interval)
+    assert (check.note is not None) == undecided
+    if undecided:
+        assert "12 rounds" in str(check.note)
+
+
+def test_the_class_that_lost_most_is_named() -> None:
+    report = variant()
+    assert report.accuracy is not None
+    report = replace(report, accuracy=replace(report.accuracy, class_delta=-0.3, worst_class="roses"))
+    (check,) = judge([report], Gate(default={"class_delta": -0.1})).failed
+    assert (check.what, check.value, check.note) == ("class_delta", -0.3, "label roses")
+
+
+def test_a_gate_knows_which_parts_it_needs(tmp_path: Path) -> None:
+    assert not Gate().needs("memory")
+    gate = read_gate(gate_file(tmp_path, '[variant."onnx.int8"]\ncold_start_ms = 900\n'))
+    assert gate.needs("memory")
+    assert not gate.needs("latency")
+    assert Gate(target={"onnx": {"load_ms": 9.0}}).needs("latency")
+
+
+def test_the_gate_names_the_reference(tmp_path: Path) -> None:
+    assert read_gate(gate_file(tmp_path, 'reference = "tflite.fp32"\n')).reference == "tflite.fp32"
+    for text in ("reference = 3\n", 'reference = "fp32"\n', 'reference = "onnx.int9"\n'):
+        with pytest.raises(UsageError, match=r"gate\.toml"):
+            read_gate(gate_file(tmp_path, text))
+
+
 def test_what_was_not_measured_fails() -> None:
     verdict = judge([replace(variant(), latency=None)], Gate(default={"p95_ms": 1000.0}))
     assert [(check.what, check.value, check.note) for check in verdict.failed] == [("p95_ms", None, "not measured")]
 
 
 def test_every_quantity_can_be_read_and_limited_from_both_sides() -> None:
-    full = replace(variant(), memory=Memory(5000))
+    full = replace(timed(ratio=1.0, p95_ratio=1.0, speedup=1.0), memory=Memory(5000, cold_start_ms=700.0))
     for name, quantity in QUANTITIES.items():
         value = quantity.read(full)
         assert value is not None, name

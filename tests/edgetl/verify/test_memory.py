@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edgetl.verify.memory import measure_memory
+from edgetl.verify.report import Memory
 from edgetl_runtime.errors import EngineError
 from edgetl_runtime.manifest import FileEntry, Label, Manifest, Normalize, Preprocess, Requires, TensorSpec, Variant
 
@@ -48,11 +51,34 @@ def bundle(tmp_path: Path) -> Path:
 
 def test_the_peak_is_that_of_a_process_of_its_own(bundle: Path) -> None:
     ballast = np.ones(30_000_000, dtype=np.float64)  # 240 MB here must not show up there
-    peak = measure_memory(bundle, "onnx.fp32", threads=1).peak_rss_bytes
-    assert 10_000_000 < peak < ballast.nbytes
+    found = measure_memory(bundle, "onnx.fp32", threads=1)
+    assert 10_000_000 < found.peak_rss_bytes < ballast.nbytes
+
+
+def test_a_cold_start_is_importing_loading_and_running(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    said = iter(
+        [
+            {"peak_rss_bytes": 7, "import_ms": 100.0, "load_ms": 20.0, "first_ms": 3.0},
+            {"peak_rss_bytes": 9, "import_ms": 900.0, "load_ms": 10.0, "first_ms": 1.0},
+            {"peak_rss_bytes": 8, "import_ms": 110.0, "load_ms": 90.0, "first_ms": 2.0},
+        ]
+    )
+
+    def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess([], 0, stdout=f"welcome\n{json.dumps(next(said))}\n")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert measure_memory(tmp_path, "a.fp32", threads=1) == Memory(9, 20.0, 2.0, 110.0, 202.0)
+
+
+def test_each_clock_of_a_cold_start_runs(bundle: Path) -> None:
+    found = measure_memory(bundle, "onnx.fp32", threads=1, processes=1)
+    parts = (found.import_ms, found.load_ms, found.first_ms)
+    assert all(part is not None and part > 0 for part in parts)
+    assert found.cold_start_ms == pytest.approx(sum(part or 0.0 for part in parts))
 
 
 def test_a_probe_that_fails_says_why(bundle: Path) -> None:
     (bundle / "model.onnx").write_bytes(b"no model")
-    with pytest.raises(EngineError, match=r"onnx\.fp32: the memory measurement failed: .+"):
+    with pytest.raises(EngineError, match=r"onnx\.fp32: the memory measurement failed: .*model\.onnx"):
         measure_memory(bundle, "onnx.fp32", threads=1)

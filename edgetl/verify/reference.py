@@ -1,0 +1,151 @@
+"""The original's answers kept in the bundle, so that it can be held against them where there is no torch.
+
+::
+
+    reference/logits.npz     logits (n, classes) float32, images (n, 32) uint8, labels (n,) int64
+    reference/logits.json    schema, n, the SHA-256 of logits.npz, label ids, checkpoint_sha256
+
+An image is known by the SHA-256 of its tensor: of the pixels as preprocessing left them, whatever the file is called.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from edgetl_runtime.bundle import Bundle
+from edgetl_runtime.errors import BundleError, DataError, OutputError
+from edgetl_runtime.manifest import Manifest
+
+__all__ = ["KEPT_FILES", "KeptReference", "RecordingReference", "read_kept_reference"]
+
+_Images: TypeAlias = npt.NDArray[np.uint8]
+_Logits: TypeAlias = npt.NDArray[np.float32]
+
+_SCHEMA = 1
+_LOGITS, _INDEX = "reference/logits.npz", "reference/logits.json"
+KEPT_FILES = (_LOGITS, _INDEX)
+"""Paths inside a bundle."""
+_AGAIN = "keep the answers again, where torch is: edgetl verify BUNDLE --data DIR --keep-reference"
+
+
+@dataclass(frozen=True, eq=False)
+class KeptReference:
+    """A `ReferenceModel` that looks answers up: for an image that it does not know it has none.
+
+    ``logits`` (n, classes) float32 are in the order of ``rows``, by image the row of its answer.
+    """
+
+    logits: _Logits
+    rows: dict[bytes, int]
+
+    def __call__(self, images: _Images) -> _Logits:
+        """(batch, H, W, 3) uint8 to (batch, classes) float32. Raises `DataError` for an image without an answer."""
+        found = [self.rows.get(_digest(image)) for image in images]
+        if None in found:
+            raise DataError(
+                f"{found.count(None)} of {len(images)} images are not among the {len(self.rows)} whose answers "
+                "by the original the bundle keeps",
+                fix="verify with the same photos, or where torch and the checkpoint are, to compute new answers",
+            )
+        return self.logits[np.asarray(found, np.int64)]
+
+
+@dataclass
+class RecordingReference:
+    """A `ReferenceModel` that remembers what `model` answered to every image."""
+
+    model: Callable[[_Images], _Logits]
+    _digests: list[bytes] = field(default_factory=list)
+    _answers: list[_Logits] = field(default_factory=list)
+
+    def __call__(self, images: _Images) -> _Logits:
+        """What `model` says."""
+        logits = self.model(images)
+        self._digests += [_digest(image) for image in images]
+        self._answers.append(logits)
+        return logits
+
+    def keep(self, bundle: Path, manifest: Manifest, truth: Sequence[int]) -> None:
+        """Write the answers into the folder `bundle`, those kept before are replaced; `truth` are label indices.
+
+        Raises `OutputError` when `bundle` is no folder or cannot be written to.
+        """
+        if not bundle.is_dir():
+            raise OutputError(f"{bundle} is one file: answers cannot be kept in it", fix="unpack it into a folder")
+        n = len(truth)
+        content = io.BytesIO()
+        np.savez_compressed(
+            content,
+            logits=np.concatenate(self._answers)[:n],
+            images=np.frombuffer(b"".join(self._digests[:n]), np.uint8).reshape(n, -1),
+            labels=np.asarray(truth, np.int64),
+        )
+        index = {
+            "schema": _SCHEMA,
+            "n": n,
+            "sha256": hashlib.sha256(content.getvalue()).hexdigest(),
+            "labels": [label.id for label in manifest.labels],
+            "checkpoint_sha256": manifest.provenance.get("checkpoint_sha256"),
+        }
+        try:
+            (bundle / _LOGITS).parent.mkdir(exist_ok=True)
+            for path, data in ((_LOGITS, content.getvalue()), (_INDEX, json.dumps(index, indent=1).encode())):
+                part = (bundle / path).with_suffix(".part")
+                part.write_bytes(data)
+                part.replace(bundle / path)
+        except OSError as error:
+            raise OutputError(
+                f"cannot keep the answers in {bundle}: {error.strerror}", fix="make room for it"
+            ) from None
+
+
+def read_kept_reference(bundle: Bundle) -> KeptReference | None:
+    """The answers that `bundle` keeps, ``None`` when it keeps none.
+
+    Raises `BundleError` when they are damaged, of a newer schema, or of another model than the bundle.
+    """
+    try:
+        text = bundle.read(_INDEX)
+    except BundleError:
+        return None
+    where = f"{_INDEX} in {bundle.path}"
+    try:
+        index: dict[str, Any] = json.loads(text)
+        schema, n, digest = index["schema"], index["n"], index["sha256"]
+        about = index["labels"], index["checkpoint_sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{where} is damaged: {error!r}", fix=_AGAIN) from None
+    if not isinstance(schema, int) or schema > _SCHEMA:
+        raise BundleError(f"{where} has schema {schema!r}, this edgetl reads {_SCHEMA}", fix="update edgetl")
+    manifest = bundle.manifest
+    if about != ([label.id for label in manifest.labels], manifest.provenance.get("checkpoint_sha256")):
+        raise BundleError(f"the answers kept in {bundle.path} are those of another model", fix=_AGAIN)
+    content = bundle.read(_LOGITS)
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise BundleError(f"{_LOGITS} in {bundle.path} is damaged: the SHA-256 differs", fix=_AGAIN)
+    logits, images = _arrays(content, where)
+    if logits.shape != (n, len(manifest.labels)) or len(images) != n:
+        raise BundleError(f"{_LOGITS} in {bundle.path} holds {logits.shape} logits of {n} images", fix=_AGAIN)
+    return KeptReference(logits, {image.tobytes(): row for row, image in enumerate(images)})
+
+
+def _arrays(content: bytes, where: str) -> tuple[_Logits, npt.NDArray[np.uint8]]:
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return arrays["logits"].astype(np.float32, copy=False), arrays["images"].astype(np.uint8, copy=False)
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{where}: {error!r}", fix=_AGAIN) from None
+
+
+def _digest(image: npt.NDArray[np.uint8]) -> bytes:
+    return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest()

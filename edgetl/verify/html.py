@@ -6,14 +6,29 @@ import importlib.resources
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from edgetl.verify.fidelity import AS_GOOD_AS_EXACT_DB, LayerFidelity
 from edgetl.verify.ladder import PROVENANCE, attempts, ladder_variants, method_of, surgery_line
-from edgetl.verify.plots import draw_layers, draw_plots
-from edgetl.verify.report import Report, VariantReport
-from edgetl.verify.rows import HEADINGS, describe, describe_limit, describe_value, rows, speed_up, verdict_line
-from edgetl_runtime.errors import MissingDependency
+from edgetl.verify.latency import Latency
+from edgetl.verify.marks import Plot
+from edgetl.verify.plots import draw_layers, draw_pareto, draw_plots
+from edgetl.verify.ranges import draw_ranges, read_ranges
+from edgetl.verify.report import Check, Memory, Report, VariantReport
+from edgetl.verify.rows import (
+    HEADINGS,
+    describe,
+    describe_limit,
+    describe_value,
+    name_of,
+    rows,
+    speed_up,
+    verdict_line,
+)
+from edgetl.verify.views import class_table, flip_cards
+from edgetl.verify.wording import all_damage_in_words, change_rows, undecided_checks
+from edgetl_runtime.errors import BundleError, MissingDependency
 
 __all__ = ["render_html"]
 
@@ -26,7 +41,7 @@ _COLUMN_HELP = {
     "p95 ms": "95th percentile of latency",
     "speed": "how many times faster than fp32 of the same target",
     "size MB": "all files of the variant, million bytes",
-    "gate": "whether all limits hold",
+    "gate": "whether all limits hold; open: the longest measuring did not decide all of them",
 }
 _DETAIL_HEADINGS = (
     "variant",
@@ -36,7 +51,9 @@ _DETAIL_HEADINGS = (
     "first ms",
     "preprocess ms",
     "runs",
+    "of the reference's time",
     "peak MB",
+    "cold start ms",
     "top-5",
     "95 % interval",
     "max abs",
@@ -51,21 +68,36 @@ class _Card:
     note: str
 
 
-def render_html(report: Report) -> str:
-    """The page, complete. Raises `MissingDependency` without jinja2 or matplotlib."""
+def render_html(report: Report, *, bundle: Path | None = None) -> str:
+    """The page, complete; with the ranges of calibration when `bundle` is the folder that has them.
+
+    Raises `MissingDependency` without jinja2 or matplotlib.
+    """
     try:
         from jinja2 import Environment, StrictUndefined
     except ImportError:
         raise MissingDependency("jinja2", needed_for="the HTML report", extra="report") from None
     source = importlib.resources.files("edgetl.verify").joinpath("report.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    ranges, ranges_error = _ranges(bundle)
+    changes = change_rows(report)
     return environment.from_string(source).render(
         report=report,
         verdict=verdict_line(report),
         failures=[describe(check) for check in report.verdict.failed],
+        undecided=undecided_checks(report),
+        causes=[(variant.id, found) for variant in report.variants for found in variant.findings],
+        changes=[row for row in changes if row.mark != "noise"],
+        noise=[row for row in changes if row.mark == "noise"],
+        classes=class_table(report),
+        flips=flip_cards(report),
+        damage=all_damage_in_words(report),
+        ranges=ranges,
+        ranges_error=ranges_error,
         cards=_cards(report),
         headings=[(heading, _COLUMN_HELP.get(heading, "")) for heading in HEADINGS],
         rows=rows(report),
+        pareto=draw_pareto(report),
         plots=draw_plots(report),
         layers=draw_layers(report),
         exact_db=f"{AS_GOOD_AS_EXACT_DB:.0f}",
@@ -76,10 +108,27 @@ def render_html(report: Report) -> str:
         attempts=attempts(report),
         surgery=surgery_line(report),
         details=[_details(variant, report) for variant in report.variants],
-        checks=[(check, describe_limit(check), describe_value(check)) for check in report.verdict.checks],
+        checks=[
+            (check, name_of(check.what), describe_limit(check), describe_value(check), _mark(check))
+            for check in report.verdict.checks
+        ],
         machine=_flat(report.machine),
         provenance=_flat({name: value for name, value in report.provenance.items() if name not in PROVENANCE}),
     )
+
+
+def _ranges(bundle: Path | None) -> tuple[list[Plot], str | None]:
+    """Plots of the calibration, or why there are none."""
+    if bundle is None:
+        return [], None
+    try:
+        return draw_ranges(read_ranges(bundle / "quantization.json")), None
+    except BundleError as error:
+        return [], error.what
+
+
+def _mark(check: Check) -> str:
+    return "open" if check.undecided else "pass" if check.passed else "fail"
 
 
 def _cards(report: Report) -> list[_Card]:
@@ -115,12 +164,30 @@ def _details(variant: VariantReport, report: Report) -> tuple[str, ...]:
         empty if latency is None else f"{latency.first_ms:.1f}",
         empty if latency is None else f"{latency.preprocess_ms:.2f}",
         empty if latency is None else f"{latency.n}",
+        _ratio(latency) or empty,
         empty if memory is None else f"{memory.peak_rss_bytes / 1e6:.0f}",
+        _cold_start(memory) or empty,
         empty if accuracy is None else f"{100 * accuracy.top5:.1f}",
         empty if accuracy is None else f"{100 * accuracy.ci95[0]:.1f} to {100 * accuracy.ci95[1]:.1f}",
         empty if parity is None or parity.max_abs is None else f"{parity.max_abs:.3g}",
         empty if parity is None or parity.cosine is None else f"{parity.cosine:.5f}",
     )
+
+
+def _ratio(latency: Latency | None) -> str | None:
+    """The cost of a run as a multiple of the reference engine's in the same rounds, with its interval."""
+    if latency is None or latency.ratio is None:
+        return None
+    between = f" ({latency.ratio_ci95[0]:.2f} to {latency.ratio_ci95[1]:.2f})" if latency.ratio_ci95 else ""
+    return f"{latency.ratio:.2f}{between}"
+
+
+def _cold_start(memory: Memory | None) -> str | None:
+    """What a fresh process takes: import + load + first run."""
+    if memory is None or memory.load_ms is None:
+        return None
+    parts = (memory.import_ms, memory.load_ms, memory.first_ms)
+    return " + ".join("-" if part is None else f"{part:.0f}" for part in parts)
 
 
 def _suspect(variant: VariantReport, layer: LayerFidelity) -> tuple[str, ...]:

@@ -98,7 +98,7 @@ def _changes(report: Report) -> list[str]:
     return [
         f"### Since {when}",
         _table(headings, counted, left=6) if counted else "Nothing changed beyond noise.",
-        _folded(f"{len(noise)} differences within noise", [_table(headings, noise, left=6)]) if noise else "",
+        _folded(f"Differences within noise: {len(noise)}", [_table(headings, noise, left=6)]) if noise else "",
     ]
 
 

@@ -1,49 +1,33 @@
-"""The report's plots: colours are targets, marks are precisions."""
+"""The report's plots."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
+from edgetl.verify.marks import Plot, add_legend, colour_of, finished, literal, marker_of
+from edgetl.verify.pareto import accuracy_against_latency, accuracy_against_size
 from edgetl.verify.parity import SQNR_LIMIT_DB
 from edgetl.verify.report import Report, VariantReport
-from edgetl.verify.svg import COLOURS, new_figure, page_style, svg_for_page
+from edgetl.verify.svg import COLOURS, new_figure, page_style
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+__all__ = ["draw_layers", "draw_pareto", "draw_plots"]
 
-__all__ = ["Plot", "draw_layers", "draw_plots"]
-
-_MARKERS = {"fp32": "o", "fp16": "s"}
-_MARKER_OF_QUANTISED = "^"
 _MOST_CLASSES = 24
 _MOST_LAYER_NAMES = 24
 _LAYER_DB = (0.0, 100.0)
 
 
-@dataclass(frozen=True)
-class Plot:
-    """``svg`` is an element of a page, ``title`` its heading; ``text`` says in words what it shows."""
+def draw_pareto(report: Report) -> list[Plot]:
+    """Accuracy against latency and against size, as far as they were measured.
 
-    title: str
-    text: str
-    svg: str
+    Raises `MissingDependency` without matplotlib, as the others do.
+    """
+    return _drawn(report, (accuracy_against_latency, accuracy_against_size))
 
 
 def draw_plots(report: Report) -> list[Plot]:
-    """The plots for which the report has numbers. Raises `MissingDependency` without matplotlib."""
-    makers: tuple[Callable[[Report], Plot | None], ...] = (
-        _accuracy_against_latency,
-        _latency,
-        _size,
-        _sqnr,
-        _classes,
-        _history,
-    )
-    with page_style():
-        drawn = [make(report) for make in makers]
-    return [plot for plot in drawn if plot is not None]
+    """The other plots for which the report has numbers."""
+    return _drawn(report, (_latency, _size, _sqnr, _classes, _history))
 
 
 def draw_layers(report: Report) -> Plot | None:
@@ -59,21 +43,27 @@ def draw_layers(report: Report) -> Plot | None:
         figure, axes = new_figure(4.2)
         for variant in shown:
             points = [(places[layer.node], min(max(layer.sqnr_db, low), high)) for layer in variant.layers]
-            marker = _MARKERS.get(variant.precision, _MARKER_OF_QUANTISED)
-            axes.plot(*zip(*points, strict=True), marker=marker, color=_colour(variant), markersize=2.5, linewidth=1)
+            marker = marker_of(variant.precision)
+            axes.plot(*zip(*points, strict=True), marker=marker, color=colour_of(variant), markersize=2.5, linewidth=1)
             for layer in variant.suspects if variant.id in failed else ():
                 ring = {"markerfacecolor": "none", "markeredgecolor": COLOURS["ink"], "markersize": 9}
                 axes.plot(places[layer.node], min(max(layer.sqnr_db, low), high), "o", **ring)
         step = -(-len(order) // _MOST_LAYER_NAMES)
-        names = [_literal(module) for _, module in order[::step]]
+        names = [literal(module) for _, module in order[::step]]
         axes.set_xticks(range(0, len(order), step), names, rotation=90, fontsize=6.5)
         axes.grid(visible=False, axis="x")
         axes.set_ylabel("SQNR of the output, dB")
         axes.set_ylim(bottom=low)
-        _legend(figure, shown)
+        add_legend(figure, shown)
         worst = [(variant.id, min(variant.layers, key=lambda layer: layer.sqnr_db)) for variant in shown]
         numbers = "; ".join(f"{name}: lowest {layer.sqnr_db:.1f} dB at {layer.module}" for name, layer in worst)
-        return _plot("Distance layer by layer", f"{len(order)} layers. {numbers}.", figure)
+        return finished("Distance layer by layer", f"{len(order)} layers. {numbers}.", figure)
+
+
+def _drawn(report: Report, makers: Sequence[Callable[[Report], Plot | None]]) -> list[Plot]:
+    with page_style():
+        drawn = [make(report) for make in makers]
+    return [plot for plot in drawn if plot is not None]
 
 
 def _running_order(sequences: Sequence[Sequence[tuple[str, str]]]) -> list[tuple[str, str]]:
@@ -86,43 +76,6 @@ def _running_order(sequences: Sequence[Sequence[tuple[str, str]]]) -> list[tuple
                 order.insert(place, item)
             place = order.index(item) + 1
     return order
-
-
-def _accuracy_against_latency(report: Report) -> Plot | None:
-    points = [(v, v.latency.p50_ms, 100 * v.accuracy.top1) for v in report.variants if v.latency and v.accuracy]
-    if not points:
-        return None
-    figure, axes = new_figure(3.15)
-    low, high = (100 * bound for bound in report.reference.ci95)
-    axes.axhspan(low, high, color=COLOURS["grid"], alpha=0.5, linewidth=0)
-    axes.axhline(100 * report.reference.top1, color=COLOURS["muted"], linestyle="--", linewidth=1)
-    axes.annotate(
-        "original, 95 % interval",
-        (0.01, 100 * report.reference.top1),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, 3),
-        textcoords="offset points",
-        color=COLOURS["muted"],
-        fontsize=9,
-    )
-    front = _pareto(sorted((ms, top1) for _, ms, top1 in points))
-    axes.step(*zip(*front, strict=True), where="post", color=COLOURS["muted"], linewidth=1)
-    for variant, ms, top1 in points:
-        marker = _MARKERS.get(variant.precision, _MARKER_OF_QUANTISED)
-        axes.plot(ms, top1, marker, color=_colour(variant), markeredgecolor=COLOURS["page"], markersize=9)
-    axes.set(xlabel="median latency, ms", ylabel="top-1, %", xlim=(0, 1.06 * max(ms for _, ms, _ in points)))
-    _legend(figure, [variant for variant, _, _ in points])
-    best = "; ".join(f"{v.id}: {ms:.2f} ms, {top1:.1f} %" for v, ms, top1 in points)
-    return _plot("Accuracy against latency", f"Better is up and to the left. {best}.", figure)
-
-
-def _pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Of (ms, accuracy) points sorted by ms, those that no faster one equals in accuracy."""
-    front: list[tuple[float, float]] = []
-    for ms, top1 in points:
-        if not front or top1 > front[-1][1]:
-            front.append((ms, top1))
-    return front
 
 
 def _latency(report: Report) -> Plot | None:
@@ -153,7 +106,7 @@ def _bars(title: str, axis: str, bars: Sequence[tuple[VariantReport, float, str]
     drawn = axes.barh(
         [variant.id for variant, _, _ in bars],
         [length for _, length, _ in bars],
-        color=[_colour(variant) for variant, _, _ in bars],
+        color=[colour_of(variant) for variant, _, _ in bars],
         height=0.68,
     )
     axes.bar_label(drawn, [text for _, _, text in bars], padding=4, fontsize=9, color=COLOURS["ink"])
@@ -163,7 +116,7 @@ def _bars(title: str, axis: str, bars: Sequence[tuple[VariantReport, float, str]
     axes.set_xlim(left=0)
     axes.set_xlabel(axis)
     numbers = "; ".join(f"{variant.id}: {text}" for variant, _, text in bars)
-    return _plot(title, f"{axis}. {numbers}.", figure)
+    return finished(title, f"{axis}. {numbers}.", figure)
 
 
 def _classes(report: Report) -> Plot | None:
@@ -176,19 +129,19 @@ def _classes(report: Report) -> Plot | None:
     for variant in report.variants:
         if variant.accuracy:
             values = [100 * variant.accuracy.per_class[label].top1 for label in labels]
-            marker = _MARKERS.get(variant.precision, _MARKER_OF_QUANTISED)
-            axes.plot(values, range(len(labels)), marker, color=_colour(variant), alpha=0.8, markersize=5)
+            marker = marker_of(variant.precision)
+            axes.plot(values, range(len(labels)), marker, color=colour_of(variant), alpha=0.8, markersize=5)
     originals = [100 * reference[label].top1 for label in labels]
     ring = {"markerfacecolor": "none", "markeredgecolor": COLOURS["ink"], "markersize": 12}
     axes.plot(originals, range(len(labels)), "o", label="original", **ring)
     names = [f"{report.labels.get(label, label)[:18]} ({reference[label].n})" for label in labels]
-    axes.set_yticks(range(len(labels)), [_literal(name) for name in names])
+    axes.set_yticks(range(len(labels)), [literal(name) for name in names])
     axes.invert_yaxis()
     axes.margins(y=0.5 / len(labels))
     axes.set_xlabel("top-1, % (number of images in brackets)")
-    _legend(figure, [variant for variant in report.variants if variant.accuracy], ring=True)
+    add_legend(figure, [variant for variant in report.variants if variant.accuracy], ring=True)
     numbers = "; ".join(f"{label}: {value:.1f} %" for label, value in zip(labels, originals, strict=True))
-    return _plot("Accuracy by label", f"Of the original: {numbers}.", figure)
+    return finished("Accuracy by label", f"Of the original: {numbers}.", figure)
 
 
 def _history(report: Report) -> Plot | None:
@@ -212,43 +165,4 @@ def _history(report: Report) -> Plot | None:
         panel.set(xlabel="epoch", title=title)
         panel.xaxis.get_major_locator().set_params(integer=True)
         panel.legend(fontsize=9)
-    return _plot("Training", f"{len(epochs)} epochs; {'; '.join(said)}.", figure)
-
-
-def _colour(variant: VariantReport) -> str:
-    return COLOURS.get(variant.target, COLOURS["ink"])
-
-
-def _legend(figure: Figure, variants: Sequence[VariantReport], *, ring: bool = False) -> None:
-    """Colours are targets, markers are precisions."""
-    from matplotlib.lines import Line2D
-
-    targets = dict.fromkeys((variant.target, _colour(variant)) for variant in variants)
-    precisions = dict.fromkeys(variant.precision for variant in variants)
-    style: dict[str, Any] = {"linestyle": "", "markersize": 7}
-    handles = [Line2D([], [], marker="o", color=colour, label=name, **style) for name, colour in targets]
-    handles += [
-        Line2D([], [], marker=_MARKERS.get(name, _MARKER_OF_QUANTISED), color=COLOURS["muted"], label=name, **style)
-        for name in precisions
-    ]
-    if ring:
-        handles.append(
-            Line2D([], [], marker="o", color=COLOURS["ink"], markerfacecolor="none", label="original", **style)
-        )
-    figure.legend(
-        handles=handles,
-        loc="outside upper center",
-        ncols=len(handles),
-        fontsize=8.5,
-        handletextpad=0,
-        columnspacing=0.7,
-    )
-
-
-def _literal(text: str) -> str:
-    """A label as it is: matplotlib reads what is between dollar signs as a formula."""
-    return text.replace("$", r"\$")
-
-
-def _plot(title: str, text: str, figure: Figure) -> Plot:
-    return Plot(title, text, svg_for_page(figure, label=f"{title}. {text}"))
+    return finished("Training", f"{len(epochs)} epochs; {'; '.join(said)}.", figure)

@@ -87,7 +87,7 @@ def svg_for_page(figure: Figure, *, label: str) -> str:
     body = svg[svg.index(">", view_box.end()) + 1 :]
     for unwanted in (r"<!--.*?-->", r"<metadata>.*?</metadata>", r"<style[^>]*>.*?</style>"):
         body = re.sub(unwanted, "", body, flags=re.DOTALL)
-    prefix = re.sub(r"\W+", "-", label.partition(".")[0].lower())
+    prefix = re.sub(r"\W+", "-", label.partition(". ")[0].lower())
     body = re.sub(r'\bid="', f'id="{prefix}-', body)
     body = re.sub(r'xlink:href="#', f'href="#{prefix}-', body)
     body = body.replace("url(#", f"url(#{prefix}-")

@@ -12,6 +12,7 @@ from edgetl.verify.significance import is_significant
 
 __all__ = [
     "ChangeRow",
+    "all_damage_in_words",
     "causes",
     "change_rows",
     "changes_in_words",
@@ -57,7 +58,7 @@ def changes_in_words(report: Report) -> list[str]:
     rows = change_rows(report)
     counted = [row.in_words() for row in rows if row.mark != "noise"]
     noise = len(rows) - len(counted)
-    rest = f"{noise} more differences are within noise" if noise and counted else "nothing changed beyond noise"
+    rest = f"within noise: {noise} other differences" if noise and counted else "nothing changed beyond noise"
     when = f"since {report.baseline.source} of {report.baseline.created[:10]}"
     return [*counted, f"{rest} {when}"] if noise or not counted else [*counted[:-1], f"{counted[-1]} {when}"]
 
@@ -77,18 +78,32 @@ def undecided_checks(report: Report) -> list[str]:
 
 
 def damage_in_words(variant: VariantReport, report: Report) -> str | None:
-    """How many decisions of the original a variant changes, and the labels that lose most; None when it is unknown."""
+    """How many decisions of the original a variant changes, and the labels it makes worse; None when it is unknown."""
     damage = variant.damage
     if damage is None:
         return None
     if not damage.flipped:
         return f"{variant.id} decides like the original on all {report.data.n} images"
     rest = damage.flipped - damage.broken - damage.repaired
-    counts = [f"{damage.broken} broken", f"{damage.repaired} repaired", f"{rest} wrong either way"]
-    said = f"{variant.id} changes {damage.flipped} of {report.data.n} decisions: {', '.join(counts)}"
-    worst = [item for item in worst_classes(damage.per_class, _MOST_CLASSES) if item[1].variant < item[1].original]
+    counts = f"{damage.broken} broken, {damage.repaired} repaired, {rest} wrong either way"
+    said = f"{variant.id} changes {damage.flipped} of {report.data.n} decisions: {counts}"
+    worst = damaged_classes(damage)[:_MOST_CLASSES]
     if worst:
-        said += "; most lost: " + ", ".join(class_in_words(label, found, report) for label, found in worst)
+        said += "; worse by more than chance: "
+        said += ", ".join(class_in_words(label, found, report) for label, found in worst)
+    return said
+
+
+def all_damage_in_words(report: Report) -> list[str]:
+    """`damage_in_words` for every variant that changes something, and one line for those that do not."""
+    said = [
+        text
+        for variant in report.variants
+        if variant.damage and variant.damage.flipped and (text := damage_in_words(variant, report))
+    ]
+    same = [variant.id for variant in report.variants if variant.damage and not variant.damage.flipped]
+    if same:
+        said.append(f"like the original on all {report.data.n} images: {', '.join(same)}")
     return said
 
 

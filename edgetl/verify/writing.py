@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from edgetl.verify.html import render_html
+from edgetl.verify.junit import render_junit
 from edgetl.verify.markdown import render_markdown
 from edgetl.verify.report import Report
 from edgetl_runtime.errors import OutputError
@@ -17,18 +18,23 @@ __all__ = ["ReportFiles", "write_report", "write_text"]
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """Where a report goes; a format without a path is not written."""
+    """Where a report goes; a format without a path is not written.
+
+    ``bundle`` is the folder that the report is about: the HTML shows what calibration left there.
+    """
 
     json: Path | None = None
     html: Path | None = None
     markdown: Path | None = None
+    junit: Path | None = None
+    bundle: Path | None = None
 
     @classmethod
     def in_folder(cls, folder: Path) -> Self:
         """``report.json`` and ``report.html``, as a bundle has them; none where the bundle is a single file."""
         if not folder.is_dir():
             return cls()
-        return cls(json=folder / "report.json", html=folder / "report.html")
+        return cls(json=folder / "report.json", html=folder / "report.html", bundle=folder)
 
 
 def write_report(report: Report, files: ReportFiles) -> None:
@@ -39,9 +45,11 @@ def write_report(report: Report, files: ReportFiles) -> None:
     """
     rendered: list[tuple[Path, str]] = []
     if files.html is not None:
-        rendered.append((files.html, render_html(report)))
+        rendered.append((files.html, render_html(report, bundle=files.bundle)))
     if files.markdown is not None:
         rendered.append((files.markdown, render_markdown(report)))
+    if files.junit is not None:
+        rendered.append((files.junit, render_junit(report)))
     if files.json is not None:
         rendered.append((files.json, report.to_json() + "\n"))
     for path, text in rendered:

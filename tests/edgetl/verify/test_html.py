@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -72,7 +74,7 @@ def test_it_can_be_read_without_seeing_it(text: str) -> None:
     assert page.named("html") == [{"lang": "en"}]
     assert all(attributes.get("scope") in ("row", "col") for attributes in page.named("th"))
     plots = page.named("svg")
-    assert len(plots) == 6
+    assert len(plots) == 7
     assert all(attributes["role"] == "img" and attributes["aria-label"] for attributes in plots)
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
@@ -157,3 +159,113 @@ def test_without_layers_there_is_no_section_and_with_an_error_it_is_said(report:
     failed = replace(report.variants[2], layers_error="the engine <gave> up")
     text = render_html(replace(report, variants=(*report.variants[:2], failed, *report.variants[3:])))
     assert "onnx.int8 could not be taken apart: the engine &lt;gave&gt; up" in text
+
+
+TEXT_ON = [
+    *((text, ground) for text in ("ink", "muted") for ground in ("page", "panel")),
+    *((kind, f"{kind}-soft") for kind in ("pass", "fail", "open")),
+    *(("ink", f"{kind}-soft") for kind in ("pass", "fail")),
+]
+"""Which colour of text stands on which ground."""
+
+
+def palettes(text: str) -> dict[str, dict[str, str]]:
+    """The CSS variables that are colours, by colour scheme."""
+    light, dark = re.findall(r":root \{(.*?)\}", text, flags=re.DOTALL)
+    first = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", light))
+    return {"light": first, "dark": first | dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", dark))}
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance, WCAG 2.2."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    bright, dim = sorted((luminance(one), luminance(other)), reverse=True)
+    return (bright + 0.05) / (dim + 0.05)
+
+
+def test_contrast_is_computed_as_defined() -> None:
+    assert contrast("#ffffff", "#000000") == pytest.approx(21)
+    assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_text_has_contrast(text: str, scheme: str) -> None:
+    colours = palettes(text)[scheme]
+    assert {name: contrast(colours[name], colours[ground]) for name, ground in TEXT_ON if ground in colours}
+    low = {pair: contrast(colours[pair[0]], colours[pair[1]]) for pair in TEXT_ON}
+    assert not {pair: value for pair, value in low.items() if value < 4.5}
+    graphics = {name: contrast(colours[name], colours["panel"]) for name in ("onnx", "tflite", "openvino")}
+    assert not {name: value for name, value in graphics.items() if value < 3.0}
+
+
+def test_every_colour_of_text_is_one_that_is_tested(text: str) -> None:
+    style = text.partition("</style>")[0]
+    used = set(re.findall(r"[ {;]color: var\(--([\w-]+)\)", style))
+    assert used <= {name for name, _ in TEXT_ON}
+
+
+def test_what_is_known_is_shown(full_report: Report) -> None:
+    text = render_html(full_report)
+    page = Page(text)
+    assert page.open == []
+    words = " ".join(" ".join(page.words).split())
+    assert "undecided onnx.fp32: 95th percentile latency in ms: measured 4 times as long" in words
+    assert "tflite.int8: colours in the order BGR with R and B swapped" in words
+    assert "Since accepted.json" in words
+    assert "size in bytes 2500000 2400000 better exact" in words
+    assert "Differences within noise (1)" in words
+    assert "disturbed the load of other processes" in words
+    assert "140 + 31 + 12" in words
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    labelled = [attributes["aria-labelledby"] for attributes in page.named("div") if "aria-labelledby" in attributes]
+    assert set(labelled) <= set(ids)
+    assert all(attributes.get("scope") in ("row", "col") for attributes in page.named("th"))
+
+
+def test_flipped_images_are_shown_once_with_every_answer(full_report: Report) -> None:
+    page = Page(render_html(full_report))
+    (image,) = page.named("img")
+    assert image["alt"] == "id1/a<b>.jpg: Label <1>"
+    assert str(image["src"]).startswith("data:image/jpeg;base64,")
+    words = " ".join(" ".join(page.words).split())
+    assert "broken truth Label <1> original Label <1> → Label <0> onnx.int8, tflite.int8 margin 80 %" in words
+    assert "repaired truth Label <2> original Label <0> → Label <2> onnx.int8" in words
+    assert "wrong truth Label <2> original Label <0> → no decision onnx.int8" in words
+    assert words.index("id1/a<b>.jpg") < words.index("id2/c.jpg"), "what most variants flip comes first"
+
+
+def test_labels_that_lose_stand_in_front_and_chance_is_told_apart(full_report: Report) -> None:
+    text = render_html(full_report)
+    table = text[text.index('id="classes"') :].partition("</table>")[0]
+    assert re.findall(r'<th scope="row">(.*?)</th>', table) == ["Label &lt;1&gt;", "Label &lt;2&gt;"]
+    assert '<span class="mark sure">-8.2 (p 0.002)</span>' in table
+    assert '<span class="mark gained">+0.8</span>' in table
+
+
+def test_calibration_is_drawn_from_the_bundle(full_report: Report, tmp_path: Path) -> None:
+    activations = {"image": {"scale": 1.0, "zero_point": 0}, "conv": {"scale": 0.5, "zero_point": 100}}
+    kept = {
+        "variants": ["onnx.int8", "tflite.int8"],
+        "activations": {**activations, "view": activations["conv"]},
+        "weights": {"conv.weight": [0.1, 0.2]},
+        "rung": "static",
+        "calibration": {"n": 250},
+        "in_float": ["view"],
+        "saturation": {"onnx.int8": [{"can_saturate": 0.1}, {"can_saturate": 0.0}]},
+    }
+    (tmp_path / "quantization.json").write_text(json.dumps({"schema": 1, "quantizations": [kept]}))
+    text = render_html(full_report, bundle=tmp_path)
+    (label,) = [str(svg["aria-label"]) for svg in Page(text).named("svg") if "Ranges" in str(svg["aria-label"])]
+    assert label.startswith(
+        "Ranges of onnx.int8, tflite.int8. static on 250 images. widest: image 0 to 255, conv -50 to"
+    )
+    assert "onnx.int8: 1 of 2 layers can outgrow 16 bits" in label
+    (tmp_path / "quantization.json").write_text('{"quantizations": [{}]}')
+    assert "quantization.json is damaged" in render_html(full_report, bundle=tmp_path)
+    assert "Calibration</h2>" not in render_html(full_report, bundle=tmp_path / "none")

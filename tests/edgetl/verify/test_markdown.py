@@ -50,7 +50,7 @@ def test_causes_changes_and_damage_are_told(full_report: Report) -> None:
     assert "- undecided: onnx.fp32: 95th percentile latency in ms: measured 4 times as long" in text
     assert "### Since accepted.json of 2025-12-24" in text
     assert "| tflite.int8 | top-1 agreement with the original | 0.98 | 0.4 | worse | p 1e-50 |" in text
-    assert "<summary>1 differences within noise</summary>" in text
+    assert "<summary>Differences within noise: 1</summary>" in text
     assert "<summary>onnx.int8 changes 13 of 367 decisions: 11 broken, 1 repaired, 1 wrong either way" in text
     assert "| Label \\<1\\> | 122 | 85.0 | 76.8 | 0.002 |" in text
     assert "| id1/a\\<b\\>.jpg | Label \\<1\\> | Label \\<1\\> | Label \\<0\\> | 80 |" in text

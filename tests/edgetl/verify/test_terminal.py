@@ -51,7 +51,7 @@ def test_everything_that_is_known_is_said(full_report: Report) -> None:
     assert "BASE tflite.int8: top-1 agreement with the original 0.98 -> 0.4 (worse; p 1e-50)" in text
     assert "onnxruntime 1.30.0 -> 1.31.0 (changed; another version)" in text
     assert "onnx.int8: size in bytes 2500000 -> 2400000 (better; exact)" in text
-    assert "1 more differences are within noise since accepted.json of 2025-12-24" in text
+    assert "within noise: 1 other differences since accepted.json of 2025-12-24" in text
     assert "top-1 accuracy 0.877" not in text
     assert "NOISE the load of other processes rose from 0.1 to 1.3 cores" in text
 

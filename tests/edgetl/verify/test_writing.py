@@ -11,9 +11,12 @@ from edgetl_runtime.errors import MissingDependency, OutputError
 
 
 def test_every_format_that_is_asked_for(tmp_path: Path, report: Report) -> None:
-    files = ReportFiles(json=tmp_path / "a.json", html=tmp_path / "b.html", markdown=tmp_path / "c.md")
+    files = ReportFiles(
+        json=tmp_path / "a.json", html=tmp_path / "b.html", markdown=tmp_path / "c.md", junit=tmp_path / "d.xml"
+    )
     write_report(report, files)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b.html", "c.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b.html", "c.md", "d.xml"]
+    assert (tmp_path / "d.xml").read_text(encoding="utf-8").startswith("<?xml")
     assert Report.from_json((tmp_path / "a.json").read_bytes(), where="a.json") == report
 
 
@@ -46,7 +49,7 @@ def test_a_write_that_fails_leaves_the_old_file(
 def test_a_missing_library_is_found_before_anything_is_written(
     tmp_path: Path, report: Report, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def missing(report: Report) -> str:
+    def missing(report: Report, *, bundle: Path | None) -> str:
         raise MissingDependency("jinja2", needed_for="the HTML report", extra="report")
 
     monkeypatch.setattr(writing, "render_html", missing)

@@ -219,7 +219,7 @@ class Answers:
         if self.crashing in ids:
             return Ran(-11)
         if testing:
-            tests = [{"id": id_, "problem": None if id_ == "a" else "SQNR 1.0 dB, at least 6 dB"} for id_ in ids]
+            tests = [{"id": id_, "problem": None if id_ == "a" else f"cannot load {words[1]}: b.onnx"} for id_ in ids]
             document: dict[str, object] = {"pixels": 0, "variants": tests, "not_run": []}
         else:
             document = {id_: {"labels": [1, 2]} for id_ in ids}
@@ -229,7 +229,7 @@ class Answers:
 @pytest.mark.parametrize("noise", ["", "INFO: Created a delegate {x}.\n"])
 def test_every_variant_has_its_problem_and_its_labels(noise: str) -> None:
     found = environments.try_bundle(Answers(noise=noise), Path("x"), ["a", "b"])  # type: ignore[arg-type]
-    assert found == {"a": Outcome(None, (1, 2)), "b": Outcome("SQNR 1.0 dB, at least 6 dB", (1, 2))}
+    assert found == {"a": Outcome(None, (1, 2)), "b": Outcome("cannot load b.onnx", (1, 2))}
 
 
 def test_a_variant_that_crashes_takes_no_other_with_it() -> None:

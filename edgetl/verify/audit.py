@@ -48,8 +48,10 @@ class Fault:
     finding: Finding
 
 
-def audit_bundle(bundle: Bundle, reference: ReferenceModel | None = None) -> tuple[Fault, ...]:
-    """What is wrong with all variants alike: each has the checks ``preprocessing`` and ``golden``, if they fail.
+def audit_bundle(
+    bundle: Bundle, reference: ReferenceModel | None = None, variants: Sequence[str] | None = None
+) -> tuple[Fault, ...]:
+    """What is wrong with all variants alike: each of `variants` (by default all) has the checks that fail.
 
     ``preprocessing``: the golden images, prepared as the manifest says, differ from the golden tensors (value: grey
     levels, limit 0). ``golden``: `reference` answers otherwise for them than the original did (value: SQNR in dB).
@@ -58,7 +60,7 @@ def audit_bundle(bundle: Bundle, reference: ReferenceModel | None = None) -> tup
     golden = bundle.golden()
     if golden is None or not golden.names:
         return ()
-    ids = [variant.id for variant in bundle.manifest.variants]
+    ids = [variant.id for variant in bundle.manifest.variants] if variants is None else list(variants)
     found = _pixels(golden, bundle.manifest.preprocess)
     about = [] if found is None else [("preprocessing", 0.0, "<=", *found)]
     if reference is not None:

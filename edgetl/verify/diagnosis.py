@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from edgetl.data import Sample
+from edgetl.verify.fidelity import LayerFidelity, find_suspects
 from edgetl_runtime.bundle import Bundle
 from edgetl_runtime.comparison import sqnr_db
 from edgetl_runtime.errors import EdgetlError
 from edgetl_runtime.preprocess import preprocess
 
 if TYPE_CHECKING:
-    from edgetl.verify.fidelity import LayerFidelity
     from edgetl.verify.hypotheses import FewAnswers
     from edgetl.verify.report import VariantReport
     from edgetl_export import Captured, Source
@@ -69,8 +69,7 @@ def diagnose(report: VariantReport, evidence: Evidence) -> tuple[Finding, ...]:
     """
     # Here, because some import torch, and a report that names `Finding` must not need it.
     from edgetl.verify.damaged import explain_error
-    from edgetl.verify.hypotheses import explain_by_logits
-    from edgetl.verify.symptoms import explain_by_layers, explain_non_finite
+    from edgetl.verify.symptoms import explain_by_layers, explain_by_place, explain_non_finite
 
     if report.error is not None:
         return explain_error(evidence.bundle, report.id, report.error)
@@ -78,11 +77,12 @@ def diagnose(report: VariantReport, evidence: Evidence) -> tuple[Finding, ...]:
         return ()
     if not np.isfinite(evidence.logits).all():
         return explain_non_finite(evidence.logits, _layers(report, evidence))
-    found = explain_by_logits(evidence.reference, evidence.logits) or _explain_by_images(report, evidence)
-    if found:
-        return found
-    found = explain_by_layers(report, _layers(report, evidence), evidence.bundle, evidence.original)
-    return found or _explain_by_fit(evidence)
+    explained = _explain_answers(report, evidence)
+    if explained:
+        return explained
+    layers = _layers(report, evidence)
+    shown = explain_by_layers(report, layers, evidence.bundle, evidence.original)
+    return shown or _explain_by_fit(evidence, layers) or explain_by_place(layers)
 
 
 def _is_sound(precision: str, reference: npt.NDArray[np.float32], logits: npt.NDArray[np.float32]) -> bool:
@@ -105,30 +105,40 @@ def _layers(report: VariantReport, evidence: Evidence) -> Sequence[LayerFidelity
     return () if isinstance(found, EdgetlError) else found
 
 
-def _explain_by_images(report: VariantReport, evidence: Evidence) -> tuple[Finding, ...]:
-    from edgetl.verify.hypotheses import explain_by_images
+def _explain_answers(report: VariantReport, evidence: Evidence) -> tuple[Finding, ...]:
+    """The hypothesis after which both answer most alike, of those that leave little to explain."""
+    from edgetl.verify.hypotheses import explain_by_images, explain_by_logits
     from edgetl.verify.retold import explain_by_original
 
-    few = _few_answers(evidence)
+    assert evidence.logits is not None
+    few, source = _few_answers(evidence), _source(evidence)
+    found = [explain_by_logits(evidence.reference, evidence.logits)]
     name, output = evidence.bundle.manifest.input.name, evidence.bundle.manifest.output.name
     try:
         with evidence.bundle.session(report.id, threads=evidence.threads, verify=False) as session:
-            found = explain_by_images(
-                few,
-                lambda images: np.concatenate([session.run({name: image[None]})[output] for image in images]),
-            )
+
+            def run(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+                return np.concatenate([session.run({name: image[None]})[output] for image in images])
+
+            found.append(explain_by_images(few, run))
     except EdgetlError:
         # It ran before: what stops it now is no hypothesis about its answers.
-        found = ()
-    source = _source(evidence)
-    return found if found or source is None else explain_by_original(few, source)
+        pass
+    if source is not None:
+        found.append(explain_by_original(few, source))
+    known = [explanation for explanation in found if explanation is not None]
+    return (max(known, key=lambda explanation: explanation.near_db).finding,) if known else ()
 
 
-def _explain_by_fit(evidence: Evidence) -> tuple[Finding, ...]:
+def _explain_by_fit(evidence: Evidence, layers: Sequence[LayerFidelity]) -> tuple[Finding, ...]:
+    """Another normalisation, tried when nothing else is known and the very first layer is wrong."""
     from edgetl.verify.retold import explain_by_fit
 
     source = _source(evidence)
-    return () if source is None else explain_by_fit(_few_answers(evidence), source)
+    if source is None or not find_suspects(layers[:1]):
+        return ()
+    found = explain_by_fit(_few_answers(evidence), source)
+    return () if found is None else (found.finding,)
 
 
 def _source(evidence: Evidence) -> Source | None:

@@ -6,6 +6,7 @@ answer like the original. What is done to the original instead is in `edgetl.ver
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from edgetl.verify.diagnosis import Finding
 from edgetl_runtime.comparison import sqnr_db
 
-__all__ = ["FITTED_DB", "GAINED_DB", "FewAnswers", "explain_by_images", "explain_by_logits"]
+__all__ = ["FITTED_DB", "GAINED_DB", "Explanation", "FewAnswers", "explain_by_images", "explain_by_logits"]
 
 Images = npt.NDArray[np.uint8]
 Logits = npt.NDArray[np.float32]
@@ -27,6 +28,14 @@ GAINED_DB = 6.0
 FITTED_DB = 20.0
 """What is found by fitting, with numbers to choose freely, must explain more."""
 _EXPORT_AGAIN = "export the variant again with edgetl export, which puts the checkpoint's own"
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A finding, and how near (dB) both are after what it says; infinite where that is no matter of degree."""
+
+    near_db: float
+    finding: Finding
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +56,7 @@ class FewAnswers:
         return found_db >= max(_EXPLAINED_DB, self.now_db + GAINED_DB)
 
 
-def explain_by_logits(reference: Logits, variant: Logits) -> tuple[Finding, ...]:
+def explain_by_logits(reference: Logits, variant: Logits) -> Explanation | None:
     """Softmax in the output, permuted logits, another scale, or answers that do not depend on the image.
 
     Both (n, classes), finite, of the same images.
@@ -56,11 +65,11 @@ def explain_by_logits(reference: Logits, variant: Logits) -> tuple[Finding, ...]
     for explain in (_probabilities, _constant, _permuted, _rescaled):
         found = explain(reference, variant, now)
         if found is not None:
-            return (found,)
-    return ()
+            return found
+    return None
 
 
-def _probabilities(reference: Logits, variant: Logits, now: float) -> Finding | None:
+def _probabilities(reference: Logits, variant: Logits, now: float) -> Explanation | None:
     def is_probability(rows: Logits) -> bool:
         return bool((rows >= -1e-3).all() and np.abs(rows.sum(axis=1) - 1).max() < 0.02)
 
@@ -68,36 +77,39 @@ def _probabilities(reference: Logits, variant: Logits, now: float) -> Finding | 
     if is_probability(variant) and not is_probability(reference):
         twice_db, once_db = sqnr_db(_softmax(once), variant), sqnr_db(once, variant)
         times = "twice" if twice_db > max(once_db, _EXPLAINED_DB) else "once"
-        return Finding(
+        finding = Finding(
             "the output is probabilities, not logits: softmax in the model",
             f"every row is within 0 and 1 and sums to 1; softmax {times} of the original's logits gives the variant's "
             f"within {max(once_db, twice_db):.0f} dB, as logits they are {now:.0f} dB",
             "leave the softmax out of the exported module: the runtime applies it to the logits",
         )
+        return Explanation(math.inf, finding)
     logs_db = sqnr_db(np.log(np.maximum(once, 1e-30)), variant)
     if logs_db >= max(FITTED_DB, now + GAINED_DB):
-        return Finding(
+        finding = Finding(
             "the output is log-probabilities, not logits",
             f"log-softmax of the original's logits gives the variant's within {logs_db:.0f} dB, before {now:.0f} dB",
             "leave the log-softmax out of the exported module",
         )
+        return Explanation(logs_db, finding)
     return None
 
 
-def _constant(reference: Logits, variant: Logits, now: float) -> Finding | None:
+def _constant(reference: Logits, variant: Logits, now: float) -> Explanation | None:
     if len(variant) < 3 or np.ptp(reference, axis=0).max() == 0:
         return None
     if np.ptp(variant, axis=0).max() > 1e-6 * max(1.0, float(np.abs(variant).max())):
         return None
-    return Finding(
+    finding = Finding(
         "the answer does not depend on the image",
         f"the same logits for all {len(variant)} images; the original's differ by up to "
         f"{np.ptp(reference, axis=0).max():.3g}",
         "look for the layer that gives a constant: edgetl inspect BUNDLE --layers",
     )
+    return Explanation(math.inf, finding)
 
 
-def _permuted(reference: Logits, variant: Logits, now: float) -> Finding | None:
+def _permuted(reference: Logits, variant: Logits, now: float) -> Explanation | None:
     order = _matching(reference, variant)
     if order is None or np.array_equal(order, np.arange(len(order))):
         return None
@@ -106,12 +118,13 @@ def _permuted(reference: Logits, variant: Logits, now: float) -> Finding | None:
         return None
     moved = np.flatnonzero(order != np.arange(len(order)))
     shown = ", ".join(f"{place} is {order[place]}" for place in moved[:4])
-    return Finding(
+    finding = Finding(
         "the logits are permuted: the rows of the head, or the labels, are in another order",
         f"{len(moved)} of {len(order)} logits stand in another's place (logit {shown}); put in order, the variant is "
         f"{found:.0f} dB near, before {now:.0f} dB",
         "export the variant again from the checkpoint whose labels the manifest has",
     )
+    return Explanation(found, finding)
 
 
 def _matching(reference: Logits, variant: Logits) -> npt.NDArray[np.int64] | None:
@@ -122,7 +135,7 @@ def _matching(reference: Logits, variant: Logits) -> npt.NDArray[np.int64] | Non
     return order if len(np.unique(order)) == len(order) else None
 
 
-def _rescaled(reference: Logits, variant: Logits, now: float) -> Finding | None:
+def _rescaled(reference: Logits, variant: Logits, now: float) -> Explanation | None:
     a, b = variant.astype(np.float64).ravel(), reference.astype(np.float64).ravel()
     centred = b - b.mean()
     if not centred.any():
@@ -132,12 +145,13 @@ def _rescaled(reference: Logits, variant: Logits, now: float) -> Finding | None:
     found = sqnr_db(a, scale * b + shift) if scale > 0 and a.any() else -np.inf
     if found < max(FITTED_DB, now + 2 * GAINED_DB):
         return None
-    return Finding(
+    finding = Finding(
         "the logits are scaled: the output's scale or zero point is wrong",
         f"{scale:.3g} times the original's logits and {shift:+.3g} gives the variant's within {found:.0f} dB, "
         f"before {now:.0f} dB",
         "export the variant again; for an int8 output, correct scale and zero_point in the manifest",
     )
+    return Explanation(found, finding)
 
 
 def _softmax(logits: Logits) -> Logits:
@@ -205,7 +219,7 @@ def _image_changes(images: Images) -> Iterator[_Change]:
                 )
 
 
-def explain_by_images(answers: FewAnswers, run: Callable[[Images], Logits]) -> tuple[Finding, ...]:
+def explain_by_images(answers: FewAnswers, run: Callable[[Images], Logits]) -> Explanation | None:
     """Colour order, layout, orientation, an offset of one pixel: `run` is the variant, on images changed back."""
     tried = []
     for change in _image_changes(answers.images):
@@ -213,6 +227,6 @@ def explain_by_images(answers: FewAnswers, run: Callable[[Images], Logits]) -> t
         tried.append((sqnr_db(answers.reference, changed), change))
     found, change = max(tried, key=lambda item: item[0])
     if not answers.explains(found):
-        return ()
+        return None
     evidence = f"{change.tried}, the variant is {found:.0f} dB near the original, before {answers.now_db:.0f} dB"
-    return (Finding(change.cause, evidence, change.fix),)
+    return Explanation(found, Finding(change.cause, evidence, change.fix))

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from edgetl.verify.diagnosis import Finding
-from edgetl.verify.hypotheses import FITTED_DB, GAINED_DB, FewAnswers
+from edgetl.verify.hypotheses import FITTED_DB, GAINED_DB, Explanation, FewAnswers
 from edgetl_export import Source
 from edgetl_runtime.comparison import sqnr_db
 from edgetl_runtime.manifest import Normalize
@@ -26,7 +26,7 @@ _IMAGENET = Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _FIX = "export from the checkpoint with its own mean and std: edgetl puts them into the file, the app adds none"
 
 
-def explain_by_original(answers: FewAnswers, source: Source) -> tuple[Finding, ...]:
+def explain_by_original(answers: FewAnswers, source: Source) -> Explanation | None:
     """Missing, double or other normalisation, batch norms in training mode: done to the original, and compared."""
     network, pixels = _network(source), _pixels(answers)
     tried = []
@@ -34,34 +34,32 @@ def explain_by_original(answers: FewAnswers, source: Source) -> tuple[Finding, .
         tried.append((_nearness(network, normal, answers.variant), name))
     found, cause = max(tried)
     if answers.explains(found):
-        return (Finding(cause, _said(found, answers.now_db), _FIX),)
+        return Explanation(found, Finding(cause, _said(found, answers.now_db), _FIX))
     training = _in_training_mode(network, source.normalize, pixels, answers.variant)
     if answers.explains(training):
-        return (
-            Finding(
-                "batch norms are in training mode: they use each image's own statistics, not the running ones",
-                _said(training, answers.now_db),
-                "call model.eval() before exporting; edgetl export does",
-            ),
+        finding = Finding(
+            "batch norms are in training mode: they use each image's own statistics, not the running ones",
+            _said(training, answers.now_db),
+            "call model.eval() before exporting; edgetl export does",
         )
-    return ()
+        return Explanation(training, finding)
+    return None
 
 
-def explain_by_fit(answers: FewAnswers, source: Source) -> tuple[Finding, ...]:
+def explain_by_fit(answers: FewAnswers, source: Source) -> Explanation | None:
     """A mean and a std, of all there are, with which the original answers like the variant."""
     network, pixels = _network(source), _pixels(answers)
     found, normalize = _fitted(network, source.normalize, pixels, answers.variant)
     if found < max(FITTED_DB, answers.now_db + 2 * GAINED_DB):
-        return ()
-    return (
-        Finding(
-            "the normalisation has another mean or std",
-            f"the original with mean {_numbers(normalize.mean)} and std {_numbers(normalize.std)} answers like the "
-            f"variant ({found:.0f} dB, before {answers.now_db:.0f} dB); the manifest says mean "
-            f"{_numbers(source.normalize.mean)}, std {_numbers(source.normalize.std)}",
-            _FIX,
-        ),
+        return None
+    finding = Finding(
+        "the normalisation has another mean or std",
+        f"the original with mean {_numbers(normalize.mean)} and std {_numbers(normalize.std)} answers like the variant "
+        f"({found:.0f} dB, before {answers.now_db:.0f} dB); the manifest says mean {_numbers(source.normalize.mean)}, "
+        f"std {_numbers(source.normalize.std)}",
+        _FIX,
     )
+    return Explanation(found, finding)
 
 
 def _network(source: Source) -> nn.Module:

@@ -18,7 +18,7 @@ from edgetl_runtime.errors import BundleError
 if TYPE_CHECKING:
     from edgetl.verify.report import VariantReport
 
-__all__ = ["explain_by_layers", "explain_non_finite"]
+__all__ = ["explain_by_layers", "explain_by_place", "explain_non_finite"]
 
 _CLIPPED = 0.01
 """Of a layer's values. Grids of least squared error clip 0.0002 in a sound MobileNetV2."""
@@ -53,9 +53,12 @@ def explain_non_finite(logits: npt.NDArray[np.float32], layers: Sequence[LayerFi
     if first.weights is not None and "not finite" in first.weights:
         evidence = f"{said}; the stored weights of {first.module} are not"
         return (Finding("weights in the file are NaN or infinite", evidence, "export the variant again"),)
-    reach = max(abs(end) for end in first.original_range)
-    evidence = f"{said}; {first.module} is the first such layer, and the original reaches {reach:.4g} there"
-    if reach > _LARGEST_FP16:
+    # What overflows may be seen only behind the next layer.
+    so_far = list(layers)[: list(layers).index(first) + 1]
+    loudest = max(so_far, key=_reach)
+    evidence = f"{said}; {first.module} is the first such layer, the original reaches {_reach(loudest):.4g} in "
+    evidence += "it" if loudest is first else loudest.module
+    if _reach(loudest) > _LARGEST_FP16:
         return (
             Finding(
                 "float16 overflows",
@@ -81,7 +84,7 @@ def explain_by_layers(
     if not causes and quantised and original is not None:
         hard = _hard_in_integers(layers, original)
         causes = () if hard is None else (hard,)
-    return causes or _one_layer(layers)
+    return causes
 
 
 def _coarse(layers: Sequence[LayerFidelity]) -> Finding | None:
@@ -183,7 +186,8 @@ def _hard_in_integers(layers: Sequence[LayerFidelity], original: Source | Captur
     return None
 
 
-def _one_layer(layers: Sequence[LayerFidelity]) -> tuple[Finding, ...]:
+def explain_by_place(layers: Sequence[LayerFidelity]) -> tuple[Finding, ...]:
+    """Where a variant goes wrong, when nothing says why."""
     suspects = [layer for layer in find_suspects(layers) if layer.drop_db >= _CLEAR_FALL_DB]
     if not suspects:
         return ()
@@ -216,6 +220,10 @@ def _calibration(bundle: Bundle, variant_id: str) -> str:
     if not isinstance(about, dict):
         return "the manifest does not say what it was calibrated on"
     return f"calibrated on {about.get('n')} images, fingerprint {str(about.get('fingerprint'))[:12]}"
+
+
+def _reach(layer: LayerFidelity) -> float:
+    return max(abs(end) for end in layer.original_range)
 
 
 def _span(ends: tuple[float, float]) -> float:

@@ -1,6 +1,6 @@
 """The least version of each engine library with which every variant of some bundles runs, found by trying.
 
-    python tests/matrix/engine_versions.py flowers.edgetl --engines onnxruntime,tflite-runtime --workdir /tmp/matrix
+    python tests/matrix/engine_versions.py flowers.edgetl --engines onnxruntime,tflite-runtime --workdir versions
 
 Each try is a fresh virtual environment with edgetl's wheel and one version of the library. A variant passes when it
 loads, passes ``edgetl-run self-test`` and gives the golden samples the labels that the newest version gives them. What

@@ -32,12 +32,17 @@ _NAMES = {
     "top1": "top-1 accuracy",
     "top5": "top-5 accuracy",
     "delta": "change in top-1 accuracy",
+    "class_delta": "change in top-1 accuracy of the label that loses most",
     "p50_ms": "median latency in ms",
     "p95_ms": "95th percentile latency in ms",
+    "p50_ratio": "median latency as a multiple of the reference's",
+    "p95_ratio": "95th percentile latency as a multiple of the reference's",
+    "speedup": "speed-up over fp32 of the same target",
     "load_ms": "load time in ms",
     "first_ms": "first run in ms",
     "bytes": "size in bytes",
     "peak_rss_bytes": "peak memory in bytes",
+    "cold_start_ms": "cold start of a fresh process in ms",
 }
 
 

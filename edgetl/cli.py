@@ -6,6 +6,7 @@ Exit codes: 0 done and passed, 1 a gate failed or a target could not be written,
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from edgetl.console import say, track
 from edgetl_runtime import __version__
-from edgetl_runtime.errors import EdgetlError, OutputError
+from edgetl_runtime.errors import EdgetlError, MissingDependency, OutputError, UsageError
 
 if TYPE_CHECKING:
-    from edgetl.pipeline import Outcome
+    from edgetl.checkpoint import Checkpoint
+    from edgetl.judging import Outcome
     from edgetl.recipe import Recipe
     from edgetl_export.ladder import Rung
 
@@ -88,6 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     _judge_options(verifying)
     verifying.add_argument("--markdown", metavar="FILE", type=Path, help="write the report for a job summary")
     verifying.add_argument("--html", metavar="FILE", type=Path, help="write the report as a self-contained page")
+    verifying.add_argument("--junit", metavar="FILE", type=Path, help="write the verdict as JUnit XML")
+    verifying.add_argument("--write-gate", metavar="FILE.toml", type=Path, help="propose a gate from this report")
+    verifying.add_argument("--force", action="store_true", help="replace the file of --write-gate if it exists")
     bench = add("bench", _bench)
     bench.add_argument("bundle", metavar="BUNDLE")
     bench.add_argument("--variants", metavar="ID,...", help="only these variants, separated by commas")
@@ -97,6 +102,12 @@ def _parser() -> argparse.ArgumentParser:
     inspecting = add("inspect", _inspect)
     inspecting.add_argument("bundle", metavar="BUNDLE", help="bundle folder, .edgetl file, or one model file")
     inspecting.add_argument("--json", metavar="FILE", help="write the result as JSON; - is stdout")
+    inspecting.add_argument("--layers", action="store_true", help="find the first layer that parts from the original")
+    inspecting.add_argument("--variants", metavar="ID,...", help="with --layers: only these, separated by commas")
+    inspecting.add_argument("--data", metavar="DIR", type=Path, help="with --layers: photos (default: golden samples)")
+    inspecting.add_argument(
+        "--save-repro", metavar="DIR", type=Path, help="with --layers: save the smallest piece that cannot be converted"
+    )
     backbones = add("backbones", _backbones)
     backbones.add_argument("--json", metavar="FILE", type=Path, help="write the list as JSON")
     demo = add("demo", _demo)
@@ -155,7 +166,11 @@ def _judge_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("verification")
     group.add_argument("--gate", metavar="FILE.toml", type=Path, help="limits (default: decisions must not fall apart)")
     group.add_argument("--threads", type=int, metavar="N", help="cores of one run (default: 1)")
-    group.add_argument("--memory", action="store_true", default=None, help="measure each variant's peak memory too")
+    group.add_argument("--memory", action="store_true", default=None, help="measure peak memory and cold start too")
+    group.add_argument("--baseline", metavar="REPORT.json", type=Path, help="an accepted report: nothing may be worse")
+    group.add_argument(
+        "--keep-reference", action="store_true", default=None, help="keep the original's answers, to verify sans torch"
+    )
     group.add_argument("--json", metavar="FILE", type=Path, help="write the report as JSON")
 
 
@@ -168,8 +183,8 @@ def _check_reports(arguments: argparse.Namespace) -> None:
     """What is written last is checked first: `OutputError` for a report in a folder that will not be there."""
     out = getattr(arguments, "out", None)
     made = () if out is None else out.absolute().parents
-    for name in ("json", "markdown", "html"):
-        path = getattr(arguments, name, None)
+    for name in ("json", "markdown", "html", "junit", "write-gate"):
+        path = getattr(arguments, name.replace("-", "_"), None)
         if not isinstance(path, Path):  # bench and inspect pass theirs on
             continue
         folder = path.absolute().parent
@@ -190,7 +205,7 @@ _SECTIONS = {
     "model": {"backbone": "backbone", "weights": "weights", "image_size": "image_size"},
     "train": {name: name for name in ("strategy", "epochs", "batch_size", "lr", "augment", "qat", "seed", "device")},
     "export": {name: name for name in _EXPORT_KEYS},
-    "verify": {name: name for name in ("gate", "threads", "memory")},
+    "verify": {name: name for name in ("gate", "threads", "memory", "baseline", "keep_reference")},
 }
 """Section of the recipe -> option of the command line -> key."""
 
@@ -287,21 +302,44 @@ def _tell_rungs(rungs: Sequence[Rung]) -> None:
 
 def _verify(arguments: argparse.Namespace) -> int:
     """Hold every variant of a bundle against the model it came from, on labelled photos."""
-    from edgetl import pipeline
-    from edgetl.checkpoint import Checkpoint
+    # What needs torch is imported by these when it is used: this command runs on devices.
+    from edgetl.judging import verify_bundle, verify_options
+    from edgetl.verify.gate_writing import check_gate_path, write_gate
     from edgetl.verify.writing import ReportFiles, write_report
 
-    outcome = pipeline.verify_bundle(
+    recipe = _recipe(arguments)
+    if arguments.write_gate is not None:
+        check_gate_path(arguments.write_gate, force=arguments.force)
+    outcome = verify_bundle(
         arguments.bundle,
         arguments.data,
-        pipeline.verify_options(_recipe(arguments)),
-        reference=None if arguments.reference is None else Checkpoint.load(arguments.reference),
+        verify_options(recipe),
+        reference=None if arguments.reference is None else _checkpoint(arguments.reference),
         skip_bad=arguments.skip_bad,
+        keep_reference=recipe.verify.keep_reference,
         track=track,
     )
-    write_report(outcome.report, ReportFiles.in_folder(arguments.bundle))
-    write_report(outcome.report, ReportFiles(html=arguments.html, markdown=arguments.markdown))
+    in_folder = ReportFiles.in_folder(arguments.bundle)
+    try:
+        write_report(outcome.report, in_folder)
+    except MissingDependency as error:
+        # A page that nobody asked for: a device has the rest.
+        write_report(outcome.report, dataclasses.replace(in_folder, html=None))
+        say(f"report.html was not written: {error}")
+    write_report(
+        outcome.report,
+        ReportFiles(html=arguments.html, markdown=arguments.markdown, junit=arguments.junit, bundle=in_folder.bundle),
+    )
+    if arguments.write_gate is not None:
+        write_gate(outcome.report, arguments.write_gate, force=arguments.force)
+        say(f"proposed gate: {arguments.write_gate}")
     return _conclude(outcome, json=arguments.json)
+
+
+def _checkpoint(path: Path) -> Checkpoint:
+    from edgetl.checkpoint import Checkpoint
+
+    return Checkpoint.load(path)
 
 
 def _bench(arguments: argparse.Namespace) -> int:
@@ -311,8 +349,34 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    """Show what is in a bundle, what of it runs here, and what verification said."""
+    """Show what is in a bundle, what of it runs here, what verification said; --layers: where variants go wrong."""
+    if arguments.layers:
+        return _inspect_layers(arguments)
+    for name in ("variants", "data", "save_repro"):
+        if getattr(arguments, name) is not None:
+            raise UsageError(f"--{name.replace('_', '-')} goes with --layers", fix="edgetl inspect BUNDLE --layers ...")
     return _on_device("info", arguments, ("json",))
+
+
+def _inspect_layers(arguments: argparse.Namespace) -> int:
+    """The float model and the variants side by side, layer by layer."""
+    from edgetl.data import load_photos
+    from edgetl.verify.inspection import inspect_layers
+    from edgetl.verify.writing import write_text
+
+    found = inspect_layers(
+        Path(arguments.bundle),
+        variants=None if arguments.variants is None else tuple(arguments.variants.split(",")),
+        images=None if arguments.data is None else [photo.source for photo in load_photos(arguments.data)],
+        save_repro=arguments.save_repro,
+    )
+    if arguments.json == "-":
+        print(found.to_json())
+        return 0
+    if arguments.json is not None:
+        write_text(Path(arguments.json), found.to_json() + "\n")
+    print("\n".join(found.lines()))
+    return 0
 
 
 def _on_device(command: str, arguments: argparse.Namespace, options: tuple[str, ...]) -> int:

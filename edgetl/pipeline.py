@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any
 from edgetl.checkpoint import CHECKPOINT_FILE, Checkpoint
 from edgetl.data import Dataset, Sample, load_dataset, load_labelled, load_photos, pick
 from edgetl.finetune import Trained, check_start, finetune
+from edgetl.judging import REFERENCE, Outcome, source_of, verify_bundle, verify_options
 from edgetl.photos import label_folders
 from edgetl.qat import train_quantized
 from edgetl.recipe import ExportSection, Recipe
-from edgetl.verify.gate import Gate, read_gate
-from edgetl.verify.report import Report
-from edgetl.verify.verify import RunFacts, VerifyOptions, verify
+from edgetl.verify.reference import RecordingReference
+from edgetl.verify.verify import RunFacts, verify
 from edgetl.verify.writing import ReportFiles, write_report
-from edgetl_export import CalibrationSamples, Exported, ExportOptions, Source, export
+from edgetl_export import CalibrationSamples, Exported, ExportOptions, export
 from edgetl_export.int8 import Int8Options
 from edgetl_export.progress import Track, silent
 from edgetl_export.quantize.distill import DistillOptions
 from edgetl_export.staging import check_destination, staged
 from edgetl_export.targets import check_installed, check_names
 from edgetl_runtime.bundle import open_bundle
-from edgetl_runtime.errors import CheckpointError, DataError, UsageError
+from edgetl_runtime.errors import DataError, UsageError
 from edgetl_runtime.manifest import Label
 
 if TYPE_CHECKING:
@@ -49,18 +49,6 @@ TUNE_SAMPLES = 500
 LEAST_TO_JUDGE = 100
 """With fewer photos besides those to calibrate on, some of these are held out."""
 BUNDLE_FILE = "manifest.json"
-REFERENCE = "reference"
-"""Where a bundle keeps the checkpoint it came from, so that it can be held against the original at any time."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run left: the bundle, the report on it, notes for the reader, and variants that miss ``max_drop``."""
-
-    bundle: Path
-    report: Report
-    notes: tuple[str, ...] = ()
-    over_budget: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,10 +86,12 @@ def run(
     )
     with staged(out, holds=BUNDLE_FILE, force=force) as folder:
         exported = _write_bundle(trained.checkpoint, photos, recipe.export, folder, name=out.stem, track=track)
+        answering = exported.captured.source.reference()
+        recording = RecordingReference(answering)
         report = verify(
             folder,
             held_out,
-            exported.captured.source.reference(),
+            recording if recipe.verify.keep_reference else answering,
             judging,
             original=exported.captured,
             track=track,
@@ -111,6 +101,8 @@ def run(
                 not_exported=exported.failed,
             ),
         )
+        if recipe.verify.keep_reference:
+            recording.keep(folder, open_bundle(folder).manifest, [sample.label for sample in held_out])
         report = dataclasses.replace(report, bundle=out.name)
         write_report(report, ReportFiles.in_folder(folder))
     notes = (*trained.notes, _about_split(split), *(f"warning: {text}" for text in exported.warnings))
@@ -126,7 +118,7 @@ def train(recipe: Recipe, *, dataset: Dataset | None = None, track: Track = sile
         dataset = load_dataset(recipe.data.path, recipe.data, track=track)
     trained = finetune(dataset, recipe.model, recipe.train, track=track)
     if recipe.train.qat:
-        source = _source(trained.checkpoint, dataset.name)
+        source = source_of(trained.checkpoint, dataset.name)
         trained = train_quantized(trained, source, dataset, recipe.train, track=track)
     return dataset, trained
 
@@ -187,57 +179,11 @@ def labelled_by_folders(checkpoint: Checkpoint, photos: Path) -> tuple[Checkpoin
     return dataclasses.replace(checkpoint, labels=labels), f"labels are the folders of {root}: {shown}"
 
 
-def verify_bundle(
-    bundle: Path,
-    data: Path | Sequence[Sample],
-    options: VerifyOptions | None = None,
-    *,
-    reference: Checkpoint | None = None,
-    skip_bad: bool = False,
-    track: Track = silent,
-) -> Outcome:
-    """Hold every variant of `bundle` against the original on the photos of `data`; nothing is written.
-
-    The original is `reference`, by default the checkpoint that the bundle keeps. Raises `CheckpointError` when there
-    is none.
-    """
-    manifest = open_bundle(bundle).manifest
-    if reference is None:
-        if not (bundle / REFERENCE).is_dir():
-            raise CheckpointError(
-                f"{bundle} does not keep the checkpoint it came from", fix="name it: --reference CHECKPOINT"
-            )
-        reference = Checkpoint.load(bundle / REFERENCE)
-    if reference.preprocess != manifest.preprocess or [label.id for label in reference.labels] != [
-        label.id for label in manifest.labels
-    ]:
-        raise CheckpointError(
-            "the reference has other labels or another preprocessing than the bundle",
-            fix="name the checkpoint that the bundle was exported from",
-        )
-    notes: tuple[str, ...] = ()
-    if isinstance(data, Path):
-        samples, split = load_labelled(data, manifest.labels, skip_bad=skip_bad, track=track)
-        notes = (f"verified on {len(samples)} photos of {data} ({split})",)
-    else:
-        samples = tuple(data)
-    original = _source(reference, manifest.name)
-    report = verify(bundle, samples, original.reference(), options, original=original, track=track)
-    return Outcome(bundle, report, notes)
-
-
-def verify_options(recipe: Recipe) -> VerifyOptions:
-    """The recipe's section on verification, its gate file read."""
-    section = recipe.verify
-    gate = Gate() if section.gate is None else read_gate(section.gate)
-    return VerifyOptions(threads=section.threads, memory=section.memory, gate=gate)
-
-
 def _write_bundle(
     checkpoint: Checkpoint, photos: Photos, options: ExportSection, folder: Path, *, name: str, track: Track
 ) -> Exported:
     exported = export(
-        _source(checkpoint, name),
+        source_of(checkpoint, name),
         CalibrationSamples([sample.source for sample in photos.calibration], checkpoint.preprocess),
         [sample.source for sample in photos.golden],
         folder,
@@ -323,17 +269,6 @@ def _surgery(options: ExportSection) -> Surgery | None:
     from edgetl_export.surgery import Surgery
 
     return Surgery(options.activation, squeeze_excite=not options.no_se)
-
-
-def _source(checkpoint: Checkpoint, name: str) -> Source:
-    return Source(
-        name=name,
-        module=checkpoint.build(),
-        labels=checkpoint.labels,
-        preprocess=checkpoint.preprocess,
-        normalize=checkpoint.normalize,
-        checkpoint_sha256=checkpoint.sha256,
-    )
 
 
 def _about_split(split: str) -> str:

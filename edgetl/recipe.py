@@ -137,11 +137,17 @@ class ExportSection:
 
 @dataclass(frozen=True)
 class VerifySection:
-    """How variants are judged: a gate file, the threads of one run, and whether peak memory is measured too."""
+    """How variants are judged: a gate file, the threads of one run, and whether peak memory is measured too.
+
+    ``baseline`` is an earlier report that nothing may be worse than; ``keep_reference`` keeps the original's answers to
+    all photos in the bundle, for devices without torch.
+    """
 
     gate: Path | None = None
     threads: int = 1
     memory: bool = False
+    baseline: Path | None = None
+    keep_reference: bool = False
 
 
 @dataclass(frozen=True)

@@ -53,11 +53,13 @@ class Quantity:
 
     def read(self, report: VariantReport) -> float | None:
         """The value, ``None`` when it was not measured."""
-        return self._field(report, self.field)
+        value: float | None = self._field(report, self.field)
+        return value
 
     def interval_of(self, report: VariantReport) -> tuple[float, float] | None:
         """Its 95 % interval, ``None`` when it has none."""
-        return None if self.interval is None else self._field(report, self.interval)
+        interval: tuple[float, float] | None = None if self.interval is None else self._field(report, self.interval)
+        return interval
 
     def holds(self, value: float, limit: float) -> bool:
         """Whether `value` is within `limit`."""

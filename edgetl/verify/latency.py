@@ -122,8 +122,8 @@ def measure_latency(
             if not longer:
                 break
             # Nothing is compared with one that is not measured in the same rounds.
-            longer |= {reference, *map(fp32_of, longer)} & found.keys()
-            race.go(ROUNDS * times, [variant for variant in found if variant in longer])
+            beside = {reference, *map(fp32_of, longer)}
+            race.go(ROUNDS * times, [variant for variant in found if variant in longer or variant in beside])
             found, times = race.latencies(), times * 2
     variants = {variant: race.errors.get(variant) or found[variant] for variant in openers}
     return Latencies(variants, describe_disturbances(race.moments))
@@ -200,12 +200,14 @@ class _Race:
         self.moments.append(read_moment())
         for start in range(first, first + rounds, _BLOCK):
             names = [variant for variant in variants if variant not in self.errors]
+            failed: dict[int, EdgetlError] = {}
             blocks = interleave(
                 [self._call(name) for name in names],
                 seconds=self.options.seconds * _BLOCK / ROUNDS,
                 rounds=_BLOCK,
-                failed=lambda position, error, names=names: self.errors.setdefault(names[position], error),
+                failed=failed.__setitem__,
             )
+            self.errors |= {names[position]: error for position, error in failed.items()}
             for name, block in zip(names, blocks, strict=True):
                 self.timed[name].rounds.update(enumerate(block, start))
             self.moments.append(read_moment())

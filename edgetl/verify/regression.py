@@ -95,9 +95,12 @@ def compare_reports(
     known = {variant.id: variant for variant in before.variants if variant.error is None}
     changes, checks = list(_of_the_whole(before, report)), list[Check]()
     for variant in report.variants:
+        if variant.error is not None:
+            continue  # that is a check of its own
         if variant.id not in known:
-            changes.append(Change(variant.id, "variant", None, variant.id, False, False, "not in the baseline"))
-        elif variant.error is None:
+            note = "it is not in the baseline, or did not work then"
+            changes.append(Change(variant.id, "variant", None, variant.id, False, False, note))
+        else:
             for compared in _compare(before, report, known[variant.id], variant):
                 checks.append(compared.check(variant.id))
                 if compared.before != compared.after:

@@ -52,9 +52,16 @@ def _percentile(rounds: Sequence[Sequence[float]], percent: float) -> float:
 def _percentiles(
     rounds: Sequence[Sequence[float]], percent: float, draws: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
-    """The percentile of each draw of rounds, (resamples,)."""
-    runs = [np.asarray(times, np.float64) for times in rounds]
-    return np.asarray([np.percentile(np.concatenate([runs[i] for i in row]), percent) for row in draws])
+    """The percentile of each draw of rounds, (resamples,): the least run that so many are not above."""
+    times = np.concatenate([np.asarray(runs, np.float64) for runs in rounds])
+    round_of = np.repeat(np.arange(len(rounds)), [len(runs) for runs in rounds])
+    order = np.argsort(times)
+    # How often each round was drawn is how often each of its runs counts.
+    drawn = np.stack([np.bincount(row, minlength=len(rounds)) for row in draws])
+    counted = np.cumsum(drawn[:, round_of[order]], axis=1)
+    reached = counted >= counted[:, -1:] * (percent / 100)
+    found: npt.NDArray[np.float64] = times[order][reached.argmax(axis=1)]
+    return found
 
 
 def _draws(rounds: int) -> npt.NDArray[np.int64]:

@@ -115,6 +115,12 @@ def fake_bundle(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeBundle]:
 
 
 @pytest.fixture
+def fake_manifest() -> Manifest:
+    """That of a `FakeBundle` with one variant."""
+    return FakeBundle({"onnx.fp32": _linear}).manifest
+
+
+@pytest.fixture
 def bundle_path() -> Path:
     return Path("somewhere/fakes.edgetl")
 

@@ -7,64 +7,196 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
-from edgetl.verify.latency import ROUNDS, Latency, LatencyOptions, measure_latency, median_preprocess_ms
+import edgetl.verify.latency as latency_module
+from edgetl.verify.disturbance import Moment
+from edgetl.verify.latency import (
+    ROUNDS,
+    Latencies,
+    Latency,
+    LatencyOptions,
+    default_reference,
+    measure_latency,
+    median_preprocess_ms,
+)
 from edgetl_runtime.errors import EngineError
 from edgetl_runtime.manifest import Preprocess, TensorSpec
 from edgetl_runtime.session import FakeSession, Session, Tensors
 
 SPEC = TensorSpec("image", "uint8", (1, 2, 2, 3))
 FEEDS: Tensors = {"image": np.zeros((1, 2, 2, 3), np.uint8)}
-OPTIONS = LatencyOptions(threads=1, seconds=0.05, preprocess_ms=0.5)
+OPTIONS = LatencyOptions(threads=1, seconds=1.2, preprocess_ms=0.5)
 
 
-def opener(compute: Callable[[], None], *, load_seconds: float = 0.0) -> Callable[[], Session]:
-    def run(feeds: Mapping[str, npt.NDArray[Any]]) -> Tensors:
-        compute()
-        return {"logits": np.zeros((1, 2), np.float32)}
+class FakeClock:
+    """Time that only passes when a fake session runs; `slowdown` is what the machine makes of a run."""
 
-    def load() -> Session:
-        time.sleep(load_seconds)
-        return FakeSession((SPEC,), (TensorSpec("logits", "float32", (1, 2)),), run)
+    def __init__(self) -> None:
+        self.ns = 0
+        self.runs: list[str] = []
+        self.slowdown: Callable[[str, int], float] = lambda variant, run: 1.0
 
-    return load
+    def opener(self, variant: str, milliseconds: float, *, load_ms: float = 0.0) -> Callable[[], Session]:
+        def run(feeds: Mapping[str, npt.NDArray[Any]]) -> Tensors:
+            self.ns += round(1e6 * milliseconds * self.slowdown(variant, len(self.runs)))
+            self.runs.append(variant)
+            return {"logits": np.zeros((1, 2), np.float32)}
+
+        def load() -> Session:
+            self.ns += round(1e6 * load_ms)
+            return FakeSession((SPEC,), (TensorSpec("logits", "float32", (1, 2)),), run)
+
+        return load
 
 
-def test_each_clock_measures_its_own_part() -> None:
-    first = iter([0.03])
-    result = measure_latency({"a": opener(lambda: time.sleep(next(first, 0.002)), load_seconds=0.02)}, FEEDS, OPTIONS)[
-        "a"
-    ]
-    assert isinstance(result, Latency)
-    assert result.load_ms >= 20
-    assert result.first_ms >= 30
-    assert 2 <= result.p50_ms < 20
-    assert result.p50_ms <= result.p95_ms
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    found = FakeClock()
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: found.ns)
+    return found
+
+
+def measured(found: Latencies, variant: str) -> Latency:
+    latency = found.variants[variant]
+    assert isinstance(latency, Latency)
+    return latency
+
+
+def test_each_clock_measures_its_own_part(clock: FakeClock) -> None:
+    clock.slowdown = lambda variant, run: 15.0 if run == 0 else 1.0
+    result = measured(measure_latency({"a": clock.opener("a", 2.0, load_ms=20.0)}, FEEDS, OPTIONS), "a")
+    assert (result.load_ms, result.first_ms, result.p50_ms, result.p95_ms) == (20.0, 30.0, 2.0, 2.0)
     assert (result.threads, result.preprocess_ms) == (1, 0.5)
-    assert result.n >= 3 * ROUNDS
+    assert len(result.rounds_ms) == ROUNDS
+    assert result.n == 600
+    assert (result.ratio, result.speedup, result.reference) == (None, None, None)
 
 
-def test_variants_take_turns() -> None:
-    order: list[str] = []
-    measure_latency({"a": opener(lambda: order.append("a")), "b": opener(lambda: order.append("b"))}, FEEDS, OPTIONS)
-    changes = sum(before != after for before, after in itertools.pairwise(order))
-    assert changes == 2 * ROUNDS + 1  # a and b once when they are loaded, then once in every round
+def test_variants_take_turns_there_and_back(clock: FakeClock) -> None:
+    measure_latency({"a": clock.opener("a", 1.0), "b": clock.opener("b", 1.0)}, FEEDS, OPTIONS)
+    turns = "".join(name for name, _ in itertools.groupby(clock.runs))
+    # Loading, settling, then abba abba ...: where two turns of one meet they are one here.
+    assert turns == "abab" + "ab" * (ROUNDS // 2) + "a"
 
 
-def test_one_that_fails_leaves_the_others_their_numbers() -> None:
-    runs = iter(range(1000))
+def test_warm_up_lasts_until_times_are_stable(clock: FakeClock) -> None:
+    clock.slowdown = lambda variant, run: max(1.0, 3.0 - run / 20)
+    result = measured(measure_latency({"a": clock.opener("a", 2.0)}, FEEDS, OPTIONS), "a")
+    assert result.p95_ms < 4.5, "it started at 6 ms"
+    settling = clock.runs.__len__()
+    clock.runs.clear()
+    clock.slowdown = lambda variant, run: 1.0
+    measure_latency({"a": clock.opener("a", 2.0)}, FEEDS, OPTIONS)
+    assert len(clock.runs) < settling + ROUNDS * 100
 
-    def fails_later() -> None:
-        if next(runs) > 4:
-            raise EngineError("gone")
+
+def test_a_machine_that_slows_down_leaves_the_ratios(clock: FakeClock) -> None:
+    """Twice as slow at the end as at the beginning."""
+    clock.slowdown = lambda variant, run: 1 + run / 1500
+    openers = {
+        name: clock.opener(name, cost) for name, cost in (("onnx.fp32", 8.0), ("onnx.int8", 4.0), ("x.int8", 10))
+    }
+    found = measure_latency(openers, FEEDS, OPTIONS)
+    int8, other, single = (measured(found, name) for name in ("onnx.int8", "x.int8", "onnx.fp32"))
+    assert int8.reference == "onnx.fp32"
+    assert int8.ratio == pytest.approx(0.5, rel=0.05)
+    assert int8.speedup == pytest.approx(2.0, rel=0.05)
+    assert other.ratio == pytest.approx(1.25, rel=0.05)
+    assert (other.speedup, single.ratio, single.ratio_ci95) == (None, 1.0, (1.0, 1.0))
+    assert int8.p50_ci95 is not None
+    assert int8.p50_ci95[1] - int8.p50_ci95[0] > 0.1 * int8.p50_ms, "milliseconds vary"
+    assert int8.ratio_ci95 is not None
+    assert int8.ratio_ci95[1] - int8.ratio_ci95[0] < 0.1 * int8.ratio, "their ratio does not"
+
+
+def test_the_reference_can_be_chosen(clock: FakeClock) -> None:
+    openers = {name: clock.opener(name, cost) for name, cost in (("onnx.fp32", 8.0), ("tflite.fp32", 4.0))}
+    options = LatencyOptions(1, 0.2, 0.5, reference="tflite.fp32")
+    result = measured(measure_latency(openers, FEEDS, options), "onnx.fp32")
+    assert (result.reference, result.ratio, result.p95_ratio) == ("tflite.fp32", 2.0, 2.0)
+    assert default_reference(["tflite.fp32", "onnx.int8"]) == "tflite.fp32"
+    assert default_reference(["tflite.fp32", "onnx.fp32"]) == "onnx.fp32"
+    assert default_reference(["onnx.int8"]) is None
+
+
+@pytest.mark.parametrize(("most", "rounds"), [(1, ROUNDS), (2, 2 * ROUNDS), (4, 4 * ROUNDS), (5, 4 * ROUNDS)])
+def test_what_is_undecided_is_measured_longer_up_to_a_limit(clock: FakeClock, most: int, rounds: int) -> None:
+    names = ["onnx.fp32", "onnx.int8", "tflite.fp32", "tflite.int8", "openvino.int8"]
+    asked: list[int] = []
+
+    def undecided(latencies: Mapping[str, Latency]) -> list[str]:
+        asked.append(len(latencies["tflite.int8"].rounds_ms))
+        return ["tflite.int8"]
+
+    openers = {name: clock.opener(name, 5.0) for name in names}
+    options = LatencyOptions(1, 0.2, 0.5, most_times=most)
+    found = measure_latency(openers, FEEDS, options, undecided=undecided)
+    lengths = {name: len(measured(found, name).rounds_ms) for name in names}
+    assert lengths == {
+        "tflite.int8": rounds,
+        "tflite.fp32": rounds,
+        "onnx.fp32": rounds,
+        "onnx.int8": ROUNDS,
+        "openvino.int8": ROUNDS,
+    }
+    assert asked == [ROUNDS, 2 * ROUNDS, 4 * ROUNDS][: len(asked)]
+    assert measured(found, "tflite.int8").ratio == 1.0
+
+
+def test_measuring_ends_when_it_is_decided(clock: FakeClock) -> None:
+    def undecided(latencies: Mapping[str, Latency]) -> list[str]:
+        return [] if len(latencies["a"].rounds_ms) > ROUNDS else ["a"]
+
+    found = measure_latency({"a": clock.opener("a", 5.0)}, FEEDS, OPTIONS, undecided=undecided)
+    assert len(measured(found, "a").rounds_ms) == 2 * ROUNDS
+
+
+def test_one_that_fails_leaves_the_others_their_numbers(clock: FakeClock) -> None:
+    def failing_after(runs: int) -> Callable[[], Session]:
+        left = iter(range(runs))
+
+        def run(feeds: Mapping[str, npt.NDArray[Any]]) -> Tensors:
+            clock.ns += 1_000_000
+            if next(left, None) is None:
+                raise EngineError("gone")
+            return {"logits": np.zeros((1, 2), np.float32)}
+
+        return lambda: FakeSession((SPEC,), (TensorSpec("logits", "float32", (1, 2)),), run)
 
     def fails_to_load() -> Session:
         raise EngineError("no file")
 
-    results = measure_latency({"a": opener(fails_later), "b": opener(lambda: None), "c": fails_to_load}, FEEDS, OPTIONS)
-    assert isinstance(results["a"], EngineError)
-    assert isinstance(results["b"], Latency)
-    assert isinstance(results["c"], EngineError)
+    openers = {
+        "onnx.fp32": failing_after(300),
+        "tflite.fp32": failing_after(3),
+        "b": clock.opener("b", 2.0),
+        "c": fails_to_load,
+    }
+    found = measure_latency(openers, FEEDS, OPTIONS)
+    assert {name: isinstance(result, EngineError) for name, result in found.variants.items()} == {
+        "onnx.fp32": True, "tflite.fp32": True, "b": False, "c": True,
+    }  # fmt: skip
+    assert list(found.measured) == ["b"]
+    assert measured(found, "b").ratio is None, "its reference dropped out"
+
+
+def test_nothing_can_be_loaded() -> None:
+    def fails() -> Session:
+        raise EngineError("no file")
+
+    assert measure_latency({"a": fails}, FEEDS, OPTIONS).measured == {}
+
+
+def test_disturbances_are_reported(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = iter(range(100))
+
+    def read() -> Moment:
+        return Moment(3000.0 - 200 * next(seen), None, None, None, 0.0, None, 2)
+
+    monkeypatch.setattr(latency_module, "read_moment", read)
+    (told,) = measure_latency({"a": clock.opener("a", 5.0)}, FEEDS, OPTIONS).disturbances
+    assert told == "the CPU's clock was between 1.80 and 3.00 GHz"
 
 
 def test_preprocess_time() -> None:

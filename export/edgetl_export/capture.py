@@ -18,7 +18,7 @@ from torch.fx.proxy import TraceError
 from edgetl_runtime.errors import ExportError
 from edgetl_runtime.manifest import Label, Normalize, Preprocess, TensorSpec
 
-__all__ = ["Captured", "ExportedModule", "Source", "capture"]
+__all__ = ["Captured", "ExportedModule", "Source", "by_image", "capture"]
 
 INPUT_NAME = "image"
 OUTPUT_NAME = "logits"
@@ -125,6 +125,23 @@ class Captured:
         example = self.example.expand(2, -1, -1, -1).contiguous()
         program = torch.export.export(self.module, (example,), dynamic_shapes=({0: torch.export.Dim("n", max=4096)},))
         return program.module()
+
+
+def by_image(node: fx.Node, value: torch.Tensor, images: int) -> torch.Tensor:
+    """What a node of `Captured.batched` gave for some images as (images, -1), one row for each.
+
+    The batch is the axis that was traced with a free length; in attention it need not be the first. Where it is folded
+    together with another axis (heads, tokens), rows are taken in the order of memory, and may mix images. What does not
+    depend on the image counts for each.
+    """
+    lengths = node.meta["val"].shape
+    axis = next((axis for axis, length in enumerate(lengths) if not isinstance(length, int)), None)
+    if axis is None:
+        return value.reshape(1, -1).expand(images, -1)
+    if axis == 0 and value.ndim == 4:
+        # The order in memory, whatever the axes mean: NHWC tensors are not copied.
+        return value.permute(0, 2, 3, 1).reshape(images, -1)
+    return value.movedim(axis, 0).reshape(images, -1)
 
 
 def capture(source: Source) -> Captured:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
@@ -42,7 +43,8 @@ class Session(ABC):
         """
         if self._closed:
             raise EngineError("this session is closed", fix="load the model again")
-        self._check(feeds)
+        if not self._fits_exactly(feeds):
+            self._check(feeds)
         return self._run(feeds)
 
     def placement(self) -> Placement:
@@ -74,12 +76,33 @@ class Session(ABC):
     @abstractmethod
     def _operators(self) -> tuple[OperatorPlace, ...]: ...
 
+    @cached_property
+    def _expected(self) -> tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]:
+        return tuple((spec.name, np.dtype(spec.dtype), spec.shape) for spec in self.inputs)
+
+    def _fits_exactly(self, feeds: Mapping[str, npt.NDArray[Any]]) -> bool:
+        """The usual case, told in a microsecond. What does not fit so is left to `_check`: it may fit a free length."""
+        if type(feeds) is not dict or len(feeds) != len(self._expected):
+            return False
+        for name, dtype, shape in self._expected:
+            tensor = feeds.get(name)
+            if type(tensor) is not np.ndarray or tensor.shape != shape or tensor.dtype != dtype:
+                return False
+        return True
+
     def _check(self, feeds: Mapping[str, npt.NDArray[Any]]) -> None:
+        if not isinstance(feeds, Mapping):
+            kind = type(feeds).__name__
+            raise EngineError(f"a session runs tensors by name, given {kind}", fix='run({"image": ...})')
         if len(feeds) != len(self.inputs) or any(spec.name not in feeds for spec in self.inputs):
             wanted = ", ".join(spec.name for spec in self.inputs)
-            raise EngineError(f"the model takes {wanted}; given: {', '.join(feeds) or 'nothing'}")
+            raise EngineError(f"the model takes {wanted}; given: {', '.join(map(str, feeds)) or 'nothing'}")
         for spec in self.inputs:
             tensor = feeds[spec.name]
+            if not isinstance(tensor, np.ndarray):
+                raise EngineError(
+                    f"input {spec.name!r} must be a numpy array, given {type(tensor).__name__}", fix="numpy.asarray"
+                )
             fits = len(tensor.shape) == len(spec.shape) and all(
                 want in (-1, have) for want, have in zip(spec.shape, tensor.shape, strict=True)
             )

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from edgetl_export import CalibrationSamples, ExportOptions, Source, export
+from edgetl_export.capture import by_image
 from edgetl_export.quantize.calibrate import calibrate
 from edgetl_export.quantize.coverage import (
     CERTAIN,
@@ -144,3 +145,41 @@ def test_an_export_tells_its_doubts(with_own_statistics: Source, greys: Images, 
     exported = export(with_own_statistics, samples, trained.calibration[:8], tmp_path, options)
     assert len(exported.warnings) == 3
     assert exported.manifest.provenance["warnings"] == list(exported.warnings)
+
+
+def test_attention_is_covered_image_by_image(attentive, photos: Images) -> None:
+    """Its tensors have the batch on other axes than the first, of another length for the last few images."""
+    together = coverage(attentive.pixels, attentive.calibration, photos)
+    assert together.n == len(photos)
+    assert together.outside_range < MOST_OUTSIDE
+    one = coverage(attentive.pixels, attentive.calibration, photos[:1])
+    wild = coverage(attentive.pixels, attentive.calibration, np.stack([photos[0], 255 - photos[0]]))
+    assert wild.outside_range >= one.outside_range
+
+
+def test_rows_are_images_wherever_the_batch_stands(attentive, photos: Images) -> None:
+    """What `by_image` makes of a batch is what it makes of each image, but where the batch is folded with tokens."""
+    graph = attentive.pixels.batched
+
+    class Rows(torch.fx.Interpreter):
+        def run_node(self, n: torch.fx.Node) -> object:
+            result = super().run_node(n)
+            if n.op == "call_function" and isinstance(result, torch.Tensor) and result.is_floating_point():
+                lengths = [str(length) for length in n.meta["val"].shape]
+                if any("*" in length for length in lengths):
+                    return result
+                if lengths[0].isdigit():
+                    moved.add(n.name)
+                found.setdefault(n.name, []).append(by_image(n, result.clone(), images))
+            return result
+
+    found: dict[str, list[torch.Tensor]] = {}
+    moved: set[str] = set()
+    for part in (photos[:3], photos[:1], photos[1:2], photos[2:3]):
+        images = len(part)
+        with torch.inference_mode():
+            Rows(graph).run(torch.from_numpy(part))
+    for name, (together, *alone) in found.items():
+        torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-4, msg=name)
+    assert len(found) > 10
+    assert moved

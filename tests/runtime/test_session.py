@@ -35,3 +35,16 @@ def test_free_length_is_only_free_where_it_says(shape: tuple[int, ...]) -> None:
 def test_unknown_tensor_is_refused() -> None:
     with pytest.raises(EngineError, match="the model takes image; given: image, mask"):
         fake().run({"image": np.zeros((1, 2, 2, 3), np.uint8), "mask": np.zeros(1)})
+
+
+@pytest.mark.parametrize(
+    "feeds", [None, [np.zeros((1, 2, 2, 3), np.uint8)], {"image": [1, 2]}, {"image": None}, {1: 2}]
+)
+def test_what_is_no_tensor_is_an_error_of_ours(feeds: object) -> None:
+    with pytest.raises(EngineError):
+        fake().run(feeds)  # type: ignore[arg-type]
+
+
+def test_subclasses_and_free_lengths_go_the_long_way() -> None:
+    image = np.zeros((2, 2, 2, 3), np.uint8)
+    assert fake().run({"image": np.ma.asarray(image)})["logits"].shape == (2, 3)

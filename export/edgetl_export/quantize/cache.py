@@ -19,7 +19,7 @@ from edgetl_runtime.cache import cache_folder, keep
 
 __all__ = ["calibrate_once", "key_of"]
 
-_VERSION = 1
+_VERSION = 2
 
 _UNREADABLE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 """What reading a damaged zip of arrays raises; RuntimeError where a flipped bit says that it is encrypted."""

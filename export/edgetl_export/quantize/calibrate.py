@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from edgetl_export.calibration import CalibrationSamples
-from edgetl_export.capture import Captured
+from edgetl_export.capture import Captured, by_image
 from edgetl_export.progress import Track, silent
 from edgetl_export.quantize.layers import module_of
 from edgetl_export.quantize.ranges import Histogram, Range
@@ -102,9 +102,12 @@ class _Recorder(fx.Interpreter):
         self.kept: dict[str, npt.NDArray[np.float32]] = {}
         self.outputs = [node.name for node in graph_module.graph.output_node().all_input_nodes]
         self._keep = keep
+        self._images = 0
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
+        if n.op == "placeholder":
+            self._images = len(result)
         if n.op == "call_function" and isinstance(result, torch.Tensor) and result.is_floating_point():
             # numpy() is a view, and an in-place activation may overwrite it: count, or copy, at once.
             if self._keep:
@@ -114,9 +117,7 @@ class _Recorder(fx.Interpreter):
         return result
 
     def _count(self, node: fx.Node, values: torch.Tensor) -> None:
-        # The order in memory, whatever the axes mean: NHWC tensors are not copied.
-        dense = values.permute(0, 2, 3, 1) if values.ndim == 4 else values
-        flat = dense.reshape(len(values), -1).numpy()
+        flat = by_image(node, values, self._images).numpy()
         step = max(1, flat.shape[1] // _VALUES_PER_IMAGE)
         # A step without a common factor walks through all channels and columns instead of along some of them.
         while math.gcd(step, flat.shape[1]) > 1 and step < flat.shape[1]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import fx, nn
 
-from edgetl_export.capture import Captured, Source
+from edgetl_export.capture import Captured, Source, by_image
 from edgetl_export.quantize.calibrate import METHODS, Calibration
 from edgetl_export.quantize.layers import module_of
 from edgetl_export.quantize.quantization import Grid
@@ -150,14 +150,17 @@ class _Outside(fx.Interpreter):
         self.range: dict[str, list[npt.NDArray[np.float32]]] = {}
         self.grid: dict[str, list[npt.NDArray[np.float32]]] = {}
         self.modules: dict[str, str] = {}
+        self._images = 0
         self._ranges = calibration.ranges["minmax"]
         self._grids = {name: Grid.over(found) for name, found in calibration.ranges[method].items()}
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
+        if n.op == "placeholder":
+            self._images = len(result)
         if n.name in self._ranges:
             found, grid = self._ranges[n.name], self._grids[n.name]
-            values, half = result.flatten(1), grid.scale / 2
+            values, half = by_image(n, result, self._images), grid.scale / 2
             self.modules[n.name] = module_of(n) or n.name
             self.range.setdefault(n.name, []).append(_share_outside(values, found.low, found.high))
             self.grid.setdefault(n.name, []).append(_share_outside(values, grid.low - half, grid.high + half))

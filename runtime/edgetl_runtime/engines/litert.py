@@ -52,7 +52,7 @@ class LiteRtSession(Session):
         out_of = bind(self.outputs, [_spec(detail) for detail in outputs], what="output", where=where)
         self._input_indices = [int(inputs[position]["index"]) for position in into]
         self._output_indices = [int(outputs[position]["index"]) for position in out_of]
-        self._shapes = [tuple(inputs[position]["shape"]) for position in into]
+        self._shapes = [tuple(int(size) for size in inputs[position]["shape"]) for position in into]
 
     def _run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Tensors:
         with self._lock:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -161,6 +159,10 @@ def _start(model: ModelBytes, options: Any, provider: Provider) -> Any:
 
 def _profile(model: ModelBytes, options: Any, provider: Provider) -> tuple[Any, tuple[OperatorPlace, ...]]:
     """A session, and where its operators ran in a first run on zeros."""
+    # Here: they take 7 ms to import, and only old versions need them.
+    import json
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="edgetl-") as folder:
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "run")

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgetl.data import Sample, load_labelled
+from edgetl.data import Sample
+from edgetl.judging import REFERENCE, verify_bundle
 from edgetl.verify.gate import QUANTITIES, Gate, read_gate
 from edgetl.verify.options import VerifyOptions
 from edgetl.verify.parity import Parity, compare
@@ -40,7 +41,7 @@ WORKS = "works"
 
 _FEWEST_GOLDEN = 1
 _SHOWN_FLIPS = 5
-_CHECKPOINT = "reference"
+_CHECKPOINT = "checkpoint.json"
 
 
 class GateError(AssertionError):
@@ -128,7 +129,7 @@ class BundleChecks:
     def _source(self) -> str:
         if self.data is None:
             return "golden"
-        if find_spec("torch") is not None and (self.path / _CHECKPOINT / "checkpoint.json").is_file():
+        if find_spec("torch") is not None and (self.path / REFERENCE / _CHECKPOINT).is_file():
             return "torch"
         return "kept" if read_kept_reference(self.bundle) is not None else "golden"
 
@@ -140,16 +141,9 @@ class BundleChecks:
     def _verify(self) -> Report:
         # Latency is measured when the gate limits it: a test run has no report to show it in.
         options = VerifyOptions(latency_seconds=0.0, gate=self.gate)
-        if self.source == "torch" and self.data is not None:
-            # Here, because it imports torch.
-            from edgetl.pipeline import verify_bundle
-
+        if self.source != "golden" and self.data is not None:
             return verify_bundle(self.path, self.data, options).report
         runnable = [variant.id for variant in self.bundle.manifest.variants if variant.id not in self._missing]
-        kept = None if self.data is None else read_kept_reference(self.bundle)
-        if self.source == "kept" and self.data is not None and kept is not None:
-            samples, _ = load_labelled(self.data, self.bundle.manifest.labels)
-            return verify(self.path, samples, kept, options, variants=runnable)
         golden = _Golden(self.bundle)
         return verify(self.path, golden.samples, golden, options, variants=runnable)
 

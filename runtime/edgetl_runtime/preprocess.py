@@ -68,6 +68,9 @@ def preprocess(source: ImageSource, spec: Preprocess, *, color: ColorOrder = "RG
     `color` is the channel order of a numpy array (OpenCV frames are "BGR"); other sources know their own.
     Raises `ImageError` when the image cannot be read.
     """
+    if isinstance(source, np.ndarray) and isinstance(color, str) and color == "BGR":
+        # Channels are resized each by itself, so they may change places at the end, where there are fewer pixels.
+        return np.ascontiguousarray(np.asarray(resize_and_crop(load_image(source), spec))[:, :, ::-1])
     return np.asarray(resize_and_crop(load_image(source, color=color), spec))
 
 
@@ -164,7 +167,8 @@ def _from_array(array: npt.NDArray[np.uint8], color: ColorOrder) -> Image.Image:
         raise ImageError("an image array has masked pixels", fix="give them a colour first: array.filled(0)")
     if array.ndim == 3 and color == "BGR":
         array = array[:, :, ::-1]
-    return Image.fromarray(np.ascontiguousarray(array)).convert("RGB")
+    image = Image.fromarray(np.ascontiguousarray(array))
+    return image if image.mode == "RGB" else image.convert("RGB")  # to convert to the same mode is a copy
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:

@@ -28,7 +28,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def outcomes(corpus: Path) -> dict[str, Counter[str]]:
     """By plant - a way to break the runtime - what the fuzzer says of some inputs then."""
     plants = {
-        "unsealed": ("model/model_alone", 40),
+        "unsealed": ("model/model_alone", 20),
         "wrong": ("image/oriented", 20),
         "escape": ("array/strides", 1),
         "memory": ("array/strides", 1),
@@ -40,7 +40,7 @@ def outcomes(corpus: Path) -> dict[str, Counter[str]]:
     for plant, (kind, n) in plants.items():
         for index in range(n):
             work += [(f"plant/{plant}", index), (kind, index)]
-    results = run_all(work, corpus, seed=0, workers=1, limits=Limits(seconds=10.0))
+    results = run_all(work, corpus, seed=0, workers=1, limits=Limits(seconds=6.0))
     found: dict[str, Counter[str]] = {}
     for before, after in zip(results[::2], results[1::2], strict=True):
         found.setdefault(before.kind.removeprefix("plant/"), Counter())[after.outcome] += 1
@@ -78,7 +78,7 @@ def test_what_is_worse_than_wrong_is_noticed(plant: str, outcome: str, outcomes:
 
 
 def test_without_the_seal_damaged_model_files_would_be_run(outcomes: dict[str, Counter[str]]) -> None:
-    assert outcomes["unsealed"]["accepted"] + outcomes["unsealed"]["crash"] >= 5
+    assert outcomes["unsealed"]["accepted"] + outcomes["unsealed"]["crash"] >= 3
 
 
 def test_threads_get_the_answers_of_one_and_memory_stays(pristine_bundle: Path) -> None:

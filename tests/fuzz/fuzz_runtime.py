@@ -82,9 +82,9 @@ def main(words: list[str] | None = None) -> int:
     seconds = time.monotonic() - start
     print(table(results))
     growth = max((result.settled for result in results), default=0)
-    print(
-        f"{len(results)} inputs in {seconds:.0f} s, seed {given.seed}; a worker grew by {growth / 2**20:.0f} MB at most"
-    )
+    late = growth - max((result.settled for result in results[: len(results) // 2]), default=0)
+    print(f"{len(results)} inputs in {seconds:.0f} s, seed {given.seed}")
+    print(f"a worker grew by {growth / 2**20:.0f} MB at most, {late / 2**20:.0f} MB of that in the second half")
     for result in found[:40]:
         print(f"{result.outcome.upper()} {result.kind}:{result.index} {result.detail}")
     print(f"{len(found)} found" if found else "nothing found")
@@ -92,7 +92,14 @@ def main(words: list[str] | None = None) -> int:
         by_kind: dict[str, Counter[str]] = {}
         for result in results:
             by_kind.setdefault(result.kind, Counter())[result.outcome] += 1
-        summary = {"n": len(results), "seed": given.seed, "seconds": seconds, "kinds": by_kind, "growth": growth}
+        summary = {
+            "n": len(results),
+            "seed": given.seed,
+            "seconds": seconds,
+            "kinds": by_kind,
+            "growth": growth,
+            "late": late,
+        }
         given.json.write_text(json.dumps({**summary, "found": [vars(item) for item in found]}, indent=1) + "\n")
     return 1 if found else 0
 

@@ -20,9 +20,10 @@ import numpy.typing as npt
 from edgetl.verify.diagnosis import Finding
 from edgetl.verify.report import Check
 from edgetl.verify.stored import Stored, read_stored
-from edgetl_runtime.bundle import Bundle, GoldenSamples
+from edgetl_runtime.bundle import Bundle
 from edgetl_runtime.comparison import sqnr_db
 from edgetl_runtime.errors import BundleError, EngineError, MissingDependency
+from edgetl_runtime.golden import GoldenSamples
 from edgetl_runtime.manifest import Label, Manifest, Preprocess, Variant
 from edgetl_runtime.modelfile import embedded_text
 from edgetl_runtime.preprocess import preprocess

@@ -7,8 +7,9 @@ import hashlib
 from edgetl.verify.diagnosis import Finding
 from edgetl_runtime.bundle import Bundle
 from edgetl_runtime.errors import BundleError
+from edgetl_runtime.files import MODEL_SUFFIXES
 from edgetl_runtime.manifest import Variant
-from edgetl_runtime.modelfile import MODEL_SUFFIXES, embedded_manifest
+from edgetl_runtime.modelfile import embedded_manifest
 
 __all__ = ["explain_error"]
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from edgetl_runtime.bundle import Bundle, FailedCheck, GoldenSamples, open_bundle
+from edgetl_runtime.bundle import Bundle, open_bundle
 from edgetl_runtime.classifier import Classifier, Prediction, Score, load, softmax
 from edgetl_runtime.engines import DEVICES, ENGINES, installed
 from edgetl_runtime.errors import (
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from edgetl_runtime.choice import Candidate, Choice, Wish, choose
     from edgetl_runtime.comparison import sqnr_db
     from edgetl_runtime.fake import fake_classifier
+    from edgetl_runtime.fidelity import FailedCheck
+    from edgetl_runtime.golden import GoldenSamples
     from edgetl_runtime.selftest import SelfTest, VariantTest, self_test
     from edgetl_runtime.timing import LatencyStats, measure
 
@@ -106,6 +108,8 @@ __all__ = [
 
 # Not needed to load and to predict, so imported when asked for.
 _LATER = {
+    "FailedCheck": "edgetl_runtime.fidelity",
+    "GoldenSamples": "edgetl_runtime.golden",
     "Candidate": "edgetl_runtime.choice",
     "Choice": "edgetl_runtime.choice",
     "Wish": "edgetl_runtime.choice",

@@ -10,9 +10,23 @@ from typing import Any
 from edgetl_runtime.bundle import Bundle
 from edgetl_runtime.errors import BundleError
 
-__all__ = ["Fidelity", "read_fidelity"]
+__all__ = ["FailedCheck", "Fidelity", "read_failed_checks", "read_fidelity"]
 
 _REPORT = "report.json"
+_LARGEST_REPORT = 32 * 2**20
+
+
+@dataclass(frozen=True)
+class FailedCheck:
+    """A check of the report's verdict that a variant did not pass."""
+
+    variant: str
+    what: str
+    limit: Any
+    value: Any
+
+    def __str__(self) -> str:
+        return f"{self.what} {_short(self.value)} (limit {_short(self.limit)})"
 
 
 @dataclass(frozen=True)
@@ -38,11 +52,10 @@ class Fidelity:
 
 def read_fidelity(bundle: Bundle) -> dict[str, Fidelity]:
     """By variant id, what the report says; empty when there is no report. `BundleError` when it is damaged."""
-    failed = bundle.failed_checks()
-    try:
-        content = bundle.read(_REPORT)
-    except BundleError:  # missing: had it been unreadable, the line above would have said so
+    if not bundle.has(_REPORT):
         return {}
+    failed = read_failed_checks(bundle)
+    content = bundle.read(_REPORT, limit=_LARGEST_REPORT)
     try:
         entries = {entry["id"]: entry for entry in json.loads(content).get("variants") or ()}
         return {
@@ -69,3 +82,33 @@ def _number(value: Any) -> float | None:
     if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
         return value
     raise TypeError(f"not a number: {value!r}")
+
+
+def read_failed_checks(bundle: Bundle) -> dict[str, tuple[FailedCheck, ...]]:
+    """By variant id, the checks it failed; empty when nothing failed or there is no report.
+
+    Raises `BundleError` when the report is damaged.
+    """
+    if not bundle.has(_REPORT):
+        return {}
+    content = bundle.read(_REPORT, limit=_LARGEST_REPORT)
+    try:
+        raw = json.loads(content)
+        # A report that was not judged says so: verdict null. One that says nothing has lost something.
+        verdict = raw["verdict"]
+        failed = [check for check in map(_check_of, verdict["checks"]) if check] if verdict is not None else []
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BundleError(f"{_REPORT} in {bundle.path} is damaged: {error!r}", fix="edgetl verify") from None
+    return {id_: tuple(check for check in failed if check.variant == id_) for id_ in {c.variant for c in failed}}
+
+
+def _check_of(check: Mapping[str, Any]) -> FailedCheck | None:
+    """A check of a report's verdict, None when it passed. Raises `KeyError` or `TypeError` when it is none."""
+    variant, passed = check["variant"], check["passed"]
+    if not isinstance(variant, str) or not isinstance(passed, bool):
+        raise TypeError(f"variant {variant!r:.60}, passed {passed!r:.60}")
+    return None if passed else FailedCheck(variant, check["what"], check["limit"], check["value"])
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -7,14 +7,12 @@ device needs no converter to know what a file is. Every offset is checked agains
 from __future__ import annotations
 
 import struct
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from edgetl_runtime.errors import BundleError
 from edgetl_runtime.manifest import METADATA_KEY, Manifest
 
-__all__ = ["MODEL_SUFFIXES", "embedded_manifest", "embedded_text", "weights_path"]
+__all__ = ["embedded_manifest", "embedded_text"]
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _ONNX_METADATA_PROPS = 14  # ModelProto: repeated StringStringEntryProto {1: key, 2: value}
@@ -50,11 +48,6 @@ def embedded_text(content: bytes, *, suffix: str, where: str) -> bytes:
             fix="load a file that `edgetl export` wrote, or the bundle it came from",
         )
     return text
-
-
-def weights_path(path: str) -> str | None:
-    """The file that belongs to the model file at `path`: the .bin beside an OpenVINO .xml, None for the others."""
-    return str(Path(path).with_suffix(".bin").as_posix()) if path.endswith(".xml") else None
 
 
 def _from_onnx(content: bytes) -> bytes | None:
@@ -189,6 +182,8 @@ def _from_openvino(content: bytes) -> bytes | None:
     # No IR has one; entities could blow up the parser. In UTF-16 it would not be found.
     if b"<!DOCTYPE" in content or b"\0" in content:
         raise _Damaged("it has a DOCTYPE or NUL characters")
+    from xml.etree import ElementTree  # here: only this format needs it
+
     try:
         root = ElementTree.fromstring(content)
     except (ElementTree.ParseError, LookupError, ValueError) as error:  # the last two: unknown encodings
@@ -205,5 +200,3 @@ _READERS: dict[str, Callable[[bytes], bytes | None]] = {
     ".tflite": _from_tflite,
     ".xml": _from_openvino,
 }
-MODEL_SUFFIXES: tuple[str, ...] = tuple(_READERS)
-"""Endings of the model files that carry a manifest."""

@@ -10,10 +10,11 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from edgetl_runtime.bundle import Bundle, GoldenSamples
+from edgetl_runtime.bundle import Bundle
 from edgetl_runtime.classifier import Classifier
 from edgetl_runtime.comparison import sqnr_db
 from edgetl_runtime.errors import BundleError, EngineError
+from edgetl_runtime.golden import GoldenSamples
 from edgetl_runtime.manifest import Variant
 from edgetl_runtime.preflight import obstacle
 from edgetl_runtime.preprocess import preprocess

@@ -90,13 +90,14 @@ class Session(ABC):
                 return False
         return True
 
-    def _check(self, feeds: Mapping[str, npt.NDArray[Any]]) -> None:
+    def _check(self, feeds: Any) -> None:
         if not isinstance(feeds, Mapping):
             kind = type(feeds).__name__
             raise EngineError(f"a session runs tensors by name, given {kind}", fix='run({"image": ...})')
         if len(feeds) != len(self.inputs) or any(spec.name not in feeds for spec in self.inputs):
             wanted = ", ".join(spec.name for spec in self.inputs)
-            raise EngineError(f"the model takes {wanted}; given: {', '.join(map(str, feeds)) or 'nothing'}")
+            given = ", ".join(map(str, feeds)) or "nothing"
+            raise EngineError(f"the model takes {wanted}; given: {given}", fix=f"give just {wanted}")
         for spec in self.inputs:
             tensor = feeds[spec.name]
             if not isinstance(tensor, np.ndarray):
@@ -109,7 +110,8 @@ class Session(ABC):
             if not fits or tensor.dtype != np.dtype(spec.dtype):
                 raise EngineError(
                     f"input {spec.name!r} must be {spec.dtype} {list(spec.shape)}, "
-                    f"given {tensor.dtype} {list(tensor.shape)}"
+                    f"given {tensor.dtype} {list(tensor.shape)}",
+                    fix="convert or reshape it; `preprocess` makes the right one of an image",
                 )
 
 

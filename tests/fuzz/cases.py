@@ -18,7 +18,8 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(folder) for folder in (ROOT, ROOT / "export", ROOT / "runtime") if str(folder) not in sys.path]
+# In front of all else: a library that brings a package `tests` of its own is among the converters' requirements.
+sys.path[:0] = [str(folder) for folder in (ROOT, ROOT / "export", ROOT / "runtime")]
 
 from edgetl_runtime import Classifier, Manifest, Prediction, load, open_bundle, preprocess  # noqa: E402
 from edgetl_runtime.seal import sealed, with_room_for_seal  # noqa: E402

@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(folder) for folder in (ROOT / "runtime",) if str(folder) not in sys.path]
+sys.path.insert(0, str(ROOT / "runtime"))
 
 from edgetl_runtime import Classifier, Prediction, load, open_bundle  # noqa: E402
 

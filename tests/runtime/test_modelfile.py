@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from edgetl_runtime import BundleError, Manifest, load, open_bundle
-from edgetl_runtime.modelfile import embedded_manifest, weights_path
+from edgetl_runtime.files import weights_path
+from edgetl_runtime.modelfile import embedded_manifest
 
 FILES = {"onnx.fp32": "onnx/model.fp32.onnx", "tflite.fp32": "tflite/model.fp32.tflite"}
 FILES |= {"openvino.fp32": "openvino/model.fp32.xml"}

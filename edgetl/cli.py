@@ -86,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     verifying.add_argument("bundle", metavar="BUNDLE", type=Path)
     verifying.add_argument("--data", metavar="DIR", type=Path, required=True, help="labelled photos")
     verifying.add_argument("--reference", metavar="CHECKPOINT", type=Path, help="the original, if the bundle has none")
+    verifying.add_argument("--variants", metavar="ID,...", help="only these variants, separated by commas")
     verifying.add_argument("--skip-bad", action="store_true", help="go on without unreadable images")
     _judge_options(verifying)
     verifying.add_argument("--markdown", metavar="FILE", type=Path, help="write the report for a job summary")
@@ -314,6 +315,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         arguments.bundle,
         arguments.data,
         verify_options(recipe),
+        variants=None if arguments.variants is None else arguments.variants.split(","),
         reference=None if arguments.reference is None else _checkpoint(arguments.reference),
         skip_bad=arguments.skip_bad,
         keep_reference=recipe.verify.keep_reference,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgetl.data import Sample, load_labelled
+from edgetl.photos import find_images, label_folders
 from edgetl.recipe import Recipe
 from edgetl.verify.answers import ReferenceModel
 from edgetl.verify.gate import Gate, read_gate
@@ -21,7 +22,7 @@ from edgetl.verify.report import Report
 from edgetl.verify.verify import verify
 from edgetl_export.progress import Track, silent
 from edgetl_runtime.bundle import Bundle, open_bundle
-from edgetl_runtime.errors import CheckpointError, UsageError
+from edgetl_runtime.errors import CheckpointError, DataError, UsageError
 from edgetl_runtime.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -61,12 +62,13 @@ def verify_bundle(
     data: Path | Sequence[Sample],
     options: VerifyOptions | None = None,
     *,
+    variants: Sequence[str] | None = None,
     reference: Checkpoint | None = None,
     skip_bad: bool = False,
     keep_reference: bool = False,
     track: Track = silent,
 ) -> Outcome:
-    """Hold every variant of `bundle` against the original on the photos of `data`.
+    """Hold `variants` of `bundle`, by default all, against the original on the photos of `data`.
 
     The original is `reference`, by default the checkpoint that the bundle keeps; where there is no torch or no
     checkpoint, the answers that it keeps. With `keep_reference` the answers are kept in the bundle; nothing else is
@@ -79,6 +81,7 @@ def verify_bundle(
     answering = _kept(opened, bundle) if original is None else original.reference()
     notes: list[str] = []
     if isinstance(data, Path):
+        _check_labelled(data)
         samples, split = load_labelled(data, manifest.labels, skip_bad=skip_bad, track=track)
         notes.append(f"verified on {len(samples)} photos of {data} ({split})")
     else:
@@ -89,7 +92,7 @@ def verify_bundle(
             raise UsageError("there are no new answers to keep", fix="leave --keep-reference out")
     recording = RecordingReference(answering)
     asked = recording if keep_reference else answering
-    report = verify(bundle, samples, asked, options, original=original, track=track)
+    report = verify(bundle, samples, asked, options, variants=variants, original=original, track=track)
     if keep_reference:
         recording.keep(bundle, manifest, [sample.label for sample in samples])
         notes.append(f"the original's answers to {len(samples)} photos are kept in {bundle / REFERENCE}")
@@ -122,6 +125,15 @@ def _original(bundle: Path, opened: Bundle, reference: Checkpoint | None) -> Sou
         reference = Checkpoint.load(bundle / REFERENCE)
     _check_fits(reference, opened.manifest)
     return source_of(reference, opened.manifest.name)
+
+
+def _check_labelled(folder: Path) -> None:
+    """`DataError` for photos that lie in no folder: nothing says what they show."""
+    if folder.is_dir() and not label_folders(folder) and find_images(folder):
+        raise DataError(
+            f"the photos in {folder} have no labels",
+            fix="put them into one folder per label, or name a CSV: path,label",
+        )
 
 
 def _check_fits(reference: Checkpoint, manifest: Manifest) -> None:

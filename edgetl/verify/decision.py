@@ -7,8 +7,8 @@ the exact binomial probability of so few among n images, each right with the lim
 **Changes of accuracy** are paired, on the same images. A drop fails when it is larger than the limit allows *and* is no
 chance: when McNemar's exact one-sided test says that broken decisions outnumber repaired ones (McNemar 1947,
 `significance.mcnemar_worse`). With a limit of zero that test decides alone: 3 broken in 367 images are no regression
-(p = 0.125), 12 are (p = 0.0002). With -0.02 and 367 images a drop of 8 images fails, one of 7 holds the limit. On 50 images 4 broken (8 %)
-are not enough to say (p = 0.06); the note says how many images would be.
+(p = 0.125), 12 are (p = 0.0002). With -0.02 and 367 images a drop of 8 images fails, one of 7 holds the limit. On 50
+images 4 broken (8 %) are not enough to say (p = 0.06); the note says how many images would be.
 
 **Times** (latencies, their ratios, speed-ups) have an interval. All of it within the limit passes, all of it beyond
 fails, and one that straddles the limit is undecided: it is measured longer, and if that does not settle it, it passes

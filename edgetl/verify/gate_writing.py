@@ -6,7 +6,7 @@
 | ``sqnr_db`` | 3 dB below, whole dB, at most 80: beyond that only the order of float32 sums differs between machines |
 | ``delta`` | one point below the lower of 0 and the value, rounded down to half a point |
 | ``class_delta`` | five points below the lower of 0 and the value, rounded down to half a point |
-| ``p50_ratio`` | 15 % above (`regression.LATENCY_MARGIN`), or above its interval, rounded up to two digits |
+| ``p50_ratio`` | 15 % above (`regression.LATENCY_MARGIN`), rounded up to two digits |
 | ``bytes`` | 2 % above, rounded up to three digits |
 | ``peak_rss_bytes`` | 15 % above, rounded up to two digits; only where it was measured |
 | ``cold_start_ms`` | 50 % above, rounded up to two digits; only where it was measured |
@@ -79,8 +79,7 @@ def _limits(variant: VariantReport) -> dict[str, float]:
         if drop is not None:
             found[name] = _down(min(0.0, drop) - margin, 0.005)
     if ratio is not None and variant.latency is not None and variant.latency.reference != variant.id:
-        interval = variant.latency.ratio_ci95
-        found["p50_ratio"] = _up(max(ratio * LATENCY_MARGIN, ratio if interval is None else interval[1]), 2)
+        found["p50_ratio"] = _up(ratio * LATENCY_MARGIN, 2)
     for name, factor, digits in (("bytes", 1.02, 3), ("peak_rss_bytes", 1.15, 2), ("cold_start_ms", 1.5, 2)):
         most = value(name)
         if most is not None:

@@ -34,7 +34,7 @@ __all__ = [
     "median_preprocess_ms",
 ]
 
-ROUNDS = 12
+ROUNDS = 20
 _BLOCK = 2
 """Rounds between two looks at the machine: there and back again, so that each block is fair in itself."""
 

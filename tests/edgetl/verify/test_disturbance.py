@@ -52,7 +52,8 @@ def test_a_machine_that_tells_nothing() -> None:
 def test_reading_linux(tmp_path: Path) -> None:
     tick = os.sysconf("SC_CLK_TCK")
     (tmp_path / "stat").write_text(
-        f"cpu  {10 * tick} {2 * tick} {3 * tick} {70 * tick} {5 * tick} 0 {tick} {4 * tick} 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n"
+        f"cpu  {10 * tick} {2 * tick} {3 * tick} {70 * tick} {5 * tick} 0 {tick} {4 * tick} 0 0\n"
+        "cpu0 1 1 1 1 1 1 1 1 0 0\n"
     )
     (tmp_path / "cpuinfo").write_text("cpu MHz\t\t: 2000.5\nmodel name: X\ncpu MHz\t\t: 3000.5\n")
     moment = read_moment(tmp_path, tmp_path / "none")

@@ -13,7 +13,6 @@ from edgetl.verify.parity import Parity
 from edgetl.verify.report import Memory, VariantReport
 from edgetl_runtime.errors import UsageError
 
-
 IMAGES = 367
 
 

@@ -1,0 +1,290 @@
+"""edgetl verify: exit codes, files, a baseline, a proposed gate, and the same without torch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from edgetl.cli import main
+from edgetl.verify.reference import RecordingReference
+from edgetl.verify.report import Report
+from edgetl_runtime.bundle import open_bundle
+from edgetl_runtime.preprocess import preprocess
+
+Model = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
+Capture = pytest.CaptureFixture[str]
+Verify = Callable[..., int]
+
+COLOURS = {"red": (200, 60, 60), "green": (60, 180, 60), "blue": (60, 60, 200), "grey": (128, 128, 128)}
+EACH = 5
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Five noisy photos of each colour."""
+    rng = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(EACH):
+            noise = rng.integers(-40, 40, (40, 48, 3))
+            pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.png")
+    return tmp_path / "photos"
+
+
+def edit_json(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    change(raw)
+    path.write_text(json.dumps(raw), encoding="utf-8")
+
+
+def keep(bundle: Path, photos: Path, original: Model) -> None:
+    """The original's answers to all photos, as ``--keep-reference`` leaves them."""
+    manifest = open_bundle(bundle).manifest
+    files = [file for label in manifest.labels for file in sorted((photos / label.id).iterdir())]
+    recording = RecordingReference(original)
+    recording(np.stack([preprocess(file, manifest.preprocess) for file in files]))
+    labels = [index for index in range(len(manifest.labels)) for _ in range(EACH)]
+    recording.keep(bundle, manifest, labels)
+
+
+@pytest.fixture
+def bundle(pristine_bundle: Path, tmp_path: Path, photos: Path, original: Model) -> Path:
+    """Three float variants of the colour classifier, no checkpoint, with the original's answers to `photos`."""
+    folder = Path(shutil.copytree(pristine_bundle, tmp_path / "colours.edgetl"))
+    edit_json(folder / "manifest.json", lambda raw: raw["variants"].pop())
+    keep(folder, photos, original)
+    return folder
+
+
+@pytest.fixture
+def run(bundle: Path, photos: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> Verify:
+    """``run(*options)`` is the exit code of verifying; quick, because one round of latency is enough here."""
+    monkeypatch.setattr("edgetl.verify.options._LATENCY_SECONDS", 0.02)
+    monkeypatch.setattr("edgetl.verify.options.VerifyOptions.seconds", 0.02)
+
+    def verify(*options: str, data: Path = photos) -> int:
+        return main(["verify", str(bundle), "--data", str(data), *options])
+
+    return verify
+
+
+@pytest.fixture
+def refuses(run: Verify, bundle: Path, capsys: Capture) -> Callable[..., None]:
+    """``refuses(options, "part", ...)``: exit code 2, one message with the parts, no report."""
+
+    def check(options: Sequence[str], *parts: str, data: Path | None = None) -> None:
+        capsys.readouterr()
+        assert (run(*options) if data is None else run(*options, data=data)) == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.count("error:") == 1, said.err
+        assert "Traceback" not in said.err
+        for part in parts:
+            assert part in said.err
+        assert not (bundle / "report.json").exists()
+
+    return check
+
+
+def report_of(bundle: Path) -> Report:
+    return Report.from_json((bundle / "report.json").read_bytes(), where="report.json")
+
+
+def test_a_bundle_without_its_checkpoint_is_held_against_the_answers_it_keeps(
+    run: Verify, bundle: Path, capsys: Capture
+) -> None:
+    assert run() == 0
+    assert "answers that the bundle keeps" in capsys.readouterr().err
+    report = report_of(bundle)
+    assert report.verdict.passed
+    assert [variant.parity.top1_agreement for variant in report.variants if variant.parity] == [1.0] * 3
+    assert all(variant.accuracy and variant.accuracy.top1 == 1.0 for variant in report.variants)
+    assert all(variant.latency and variant.latency.ratio for variant in report.variants)
+
+
+def test_every_format_is_written(run: Verify, tmp_path: Path) -> None:
+    files = {name: tmp_path / f"report.{name}" for name in ("json", "html", "markdown", "junit")}
+    assert run(*(word for name, path in files.items() for word in (f"--{name}", str(path)))) == 0
+    assert all(path.stat().st_size > 100 for path in files.values())
+    assert "<testsuite" in files["junit"].read_text()
+
+
+@pytest.mark.parametrize("part", ["peak_rss_bytes", "cold_start_ms"])
+def test_a_gate_on_memory_makes_it_measured(run: Verify, bundle: Path, tmp_path: Path, part: str) -> None:
+    gate = tmp_path / "gate.toml"
+    gate.write_text(f'[variant."onnx.fp32"]\n{part} = 1\n')
+    assert run("--gate", str(gate)) == 1
+    (check,) = report_of(bundle).verdict.failed
+    assert (check.what, check.limit) == (part, 1.0)
+    assert check.value is not None
+    assert check.value > 1
+
+
+def test_write_gate_then_hold_it(run: Verify, bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+    gate = tmp_path / "gate.toml"
+    assert run("--write-gate", str(gate)) == 0
+    assert run("--gate", str(gate)) in (0, 1), "its latency is that of a busy machine"
+    checks = report_of(bundle).verdict.checks
+    assert {"top1_agreement", "sqnr_db", "delta", "bytes"} <= {check.what for check in checks}
+    assert all(check.passed for check in checks if check.what != "p50_ratio")
+    assert run("--write-gate", str(gate)) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert run("--write-gate", str(gate), "--force") == 0
+
+
+def test_a_baseline_that_nothing_is_worse_than(run: Verify, bundle: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base.json"
+    assert run("--json", str(base)) == 0
+
+    def slower(raw: dict[str, Any]) -> None:
+        for variant in raw["variants"]:
+            variant["latency"]["ratio"] = 100.0  # so that noise is no matter here
+
+    edit_json(base, slower)
+    assert run("--baseline", str(base)) == 0
+    report = report_of(bundle)
+    assert report.baseline is not None
+    assert report.baseline.source == str(base)
+    assert {check.what for check in report.verdict.checks} >= {"baseline.top1", "baseline.bytes", "baseline.sqnr_db"}
+
+    edit_json(base, lambda raw: raw["variants"][0].update(bytes=100))
+    assert run("--baseline", str(base)) == 1
+    assert [check.what for check in report_of(bundle).verdict.failed] == ["baseline.bytes"]
+
+
+def test_answers_are_only_kept_where_they_are_made(refuses: Callable[..., None]) -> None:
+    refuses(["--keep-reference"], "no new answers to keep")
+
+
+def test_no_images(refuses: Callable[..., None], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    refuses([], "no images in", data=tmp_path / "empty")
+    (tmp_path / "empty" / "red").mkdir()
+    refuses([], "no images in", data=tmp_path / "empty")
+    refuses([], "does not exist", data=tmp_path / "gone")
+
+
+def test_images_without_labels(refuses: Callable[..., None], photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos / "red", tmp_path / "flat")
+    refuses([], "have no labels", "one folder per label", data=tmp_path / "flat")
+
+
+def test_labels_that_do_not_match(refuses: Callable[..., None], photos: Path) -> None:
+    (photos / "red").rename(photos / "purple")
+    refuses([], "no label of the model: purple", "red")
+
+
+def test_images_whose_answers_were_not_kept(refuses: Callable[..., None], photos: Path) -> None:
+    (photos / "red" / "0.png").unlink()
+    Image.new("RGB", (48, 40), (250, 0, 0)).save(photos / "red" / "0.png")
+    refuses([], "1 of 20 images are not among the 20", "same photos")
+
+
+def test_a_bundle_that_keeps_neither(refuses: Callable[..., None], bundle: Path) -> None:
+    shutil.rmtree(bundle / "reference")
+    refuses([], "does not keep the checkpoint", "--reference CHECKPOINT")
+
+
+def test_a_bundle_of_a_newer_schema(refuses: Callable[..., None], bundle: Path) -> None:
+    edit_json(bundle / "manifest.json", lambda raw: raw.update(schema=99))
+    refuses([], "schema 99", "pip install --upgrade edgetl")
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (lambda raw: raw.update(schema=99), ["report schema 99"]),
+        (lambda raw: raw.update(labels={"cat": "Cat"}), ["another model", "cat", "red"]),
+        (lambda raw: raw["contract"]["input"].update(shape=[1, 7, 7, 3]), ["another model", "input"]),
+        (lambda raw: raw.pop("variants"), ["'variants' is missing"]),
+    ],
+    ids=["newer schema", "labels", "input", "damaged"],
+)
+def test_a_baseline_that_is_none(
+    refuses: Callable[..., None],
+    run: Verify,
+    bundle: Path,
+    tmp_path: Path,
+    change: Callable[[dict[str, Any]], None],
+    parts: list[str],
+) -> None:
+    base = tmp_path / "base.json"
+    assert run("--json", str(base)) == 0
+    (bundle / "report.json").unlink()
+    edit_json(base, change)
+    refuses(["--baseline", str(base)], "base.json", *parts)
+
+
+def test_a_baseline_that_is_not_there(refuses: Callable[..., None]) -> None:
+    refuses(["--baseline", "gone.json"], "cannot read the baseline gone.json")
+
+
+@pytest.mark.parametrize("option", ["--junit", "--write-gate", "--markdown"])
+def test_reports_into_nowhere_are_refused_first(refuses: Callable[..., None], option: str) -> None:
+    refuses([option, "gone/file"], "gone", f"{option} FILE")
+
+
+def test_a_gate_whose_reference_is_not_there(refuses: Callable[..., None], tmp_path: Path) -> None:
+    (tmp_path / "gate.toml").write_text('reference = "onnx.int8"\n')
+    refuses(["--gate", str(tmp_path / "gate.toml")], "the gate's reference is 'onnx.int8'", "onnx.fp32")
+
+
+_ON_A_DEVICE = """
+import sys
+from importlib.machinery import PathFinder
+
+LACKS = ("torch", "torchvision", "jinja2", "matplotlib", "safetensors", "sklearn", "tqdm", "tomli_w", "onnx")
+
+class Device(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in LACKS else PathFinder.find_spec(name, path, target)
+
+sys.meta_path = [Device if finder is PathFinder else finder for finder in sys.meta_path]
+from edgetl.cli import main
+code = main(sys.argv[1:])
+assert not [name for name in LACKS if name in sys.modules]
+sys.exit(code)
+"""
+
+
+def on_a_device(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", _ON_A_DEVICE, *words], capture_output=True, text=True, timeout=120)
+
+
+def test_verification_without_torch_and_without_the_workbenchs_libraries(bundle: Path, photos: Path) -> None:
+    (bundle / "reference" / "checkpoint.json").write_text("{}")  # it is there and cannot be used
+    done = on_a_device("verify", str(bundle), "--data", str(photos), "--markdown", str(bundle / "summary.md"))
+    assert done.returncode == 0, done.stderr
+    assert "PASSED" in done.stdout
+    assert "report.html was not written" in done.stderr
+    assert report_of(bundle).verdict.passed
+    assert not (bundle / "report.html").exists()
+    assert (bundle / "summary.md").is_file()
+
+
+def test_without_torch_and_without_kept_answers_the_error_says_what_to_do(bundle: Path, photos: Path) -> None:
+    shutil.rmtree(bundle / "reference")
+    (bundle / "reference").mkdir()
+    (bundle / "reference" / "checkpoint.json").write_text("{}")
+    done = on_a_device("verify", str(bundle), "--data", str(photos))
+    assert done.returncode == 2
+    assert "torch is not installed here" in done.stderr
+    assert "--keep-reference" in done.stderr
+    assert done.stderr.count("error:") == 1
+
+
+def test_layers_options_go_together(bundle: Path, capsys: Capture) -> None:
+    assert main(["inspect", str(bundle), "--variants", "onnx.fp32"]) == 2
+    assert "--variants goes with --layers" in capsys.readouterr().err

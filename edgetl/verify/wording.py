@@ -130,9 +130,10 @@ def label_name(label: str, report: Report) -> str:
 
 
 def _change_row(change: Change) -> ChangeRow:
-    mark = "noise" if not change.significant else "worse" if change.worse else "changed"
-    if mark == "changed" and _is_number(change.before) and _is_number(change.after):
-        mark = "better"
+    if not (_is_number(change.before) and _is_number(change.after)):
+        mark = "worse" if change.significant and change.worse else "changed"  # a text is another or it is not
+    else:
+        mark = "noise" if not change.significant else "worse" if change.worse else "better"
     return ChangeRow(
         variant=change.variant,
         what=name_of(change.what),

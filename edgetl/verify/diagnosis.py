@@ -108,7 +108,6 @@ def _layers(report: VariantReport, evidence: Evidence) -> Sequence[LayerFidelity
 def _explain_answers(report: VariantReport, evidence: Evidence) -> tuple[Finding, ...]:
     """The hypothesis after which both answer most alike, of those that leave little to explain."""
     from edgetl.verify.hypotheses import explain_by_images, explain_by_logits
-    from edgetl.verify.retold import explain_by_original
 
     assert evidence.logits is not None
     few, source = _few_answers(evidence), _source(evidence)
@@ -125,6 +124,8 @@ def _explain_answers(report: VariantReport, evidence: Evidence) -> tuple[Finding
         # It ran before: what stops it now is no hypothesis about its answers.
         pass
     if source is not None:
+        from edgetl.verify.retold import explain_by_original
+
         found.append(explain_by_original(few, source))
     known = [explanation for explanation in found if explanation is not None]
     return (max(known, key=lambda explanation: explanation.near_db).finding,) if known else ()
@@ -132,20 +133,21 @@ def _explain_answers(report: VariantReport, evidence: Evidence) -> tuple[Finding
 
 def _explain_by_fit(evidence: Evidence, layers: Sequence[LayerFidelity]) -> tuple[Finding, ...]:
     """Another normalisation, tried when nothing else is known and the very first layer is wrong."""
-    from edgetl.verify.retold import explain_by_fit
-
     source = _source(evidence)
     if source is None or not find_suspects(layers[:1]):
         return ()
+    from edgetl.verify.retold import explain_by_fit
+
     found = explain_by_fit(_few_answers(evidence), source)
     return () if found is None else (found.finding,)
 
 
 def _source(evidence: Evidence) -> Source | None:
+    if evidence.original is None:
+        return None
     from edgetl_export import Captured
 
-    original = evidence.original
-    return original.source if isinstance(original, Captured) else original
+    return evidence.original.source if isinstance(evidence.original, Captured) else evidence.original
 
 
 def _few_answers(evidence: Evidence) -> FewAnswers:

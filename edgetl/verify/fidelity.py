@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-__all__ = ["AS_GOOD_AS_EXACT_DB", "LayerFidelity", "fall_db", "find_suspects"]
+__all__ = ["AS_GOOD_AS_EXACT_DB", "LayerFidelity", "fall_db", "find_parting", "find_suspects"]
 
 AS_GOOD_AS_EXACT_DB = 40.0
 """What is nearer to the original than this counts as exact: int8 layers reach 30 to 40 dB, float16 ones 50 to 70."""
@@ -61,6 +61,23 @@ def find_suspects(layers: Sequence[LayerFidelity]) -> tuple[LayerFidelity, ...]:
     """
     least = max(_LEAST_FALL_DB, max((layer.drop_db for layer in layers), default=0.0) / 2)
     return tuple(layer for layer in layers if layer.drop_db >= least)[:_MOST_SUSPECTS]
+
+
+def find_parting(
+    layers: Sequence[LayerFidelity], siblings: Sequence[Sequence[LayerFidelity]] = ()
+) -> LayerFidelity | None:
+    """The first layer where a variant parts from the original by more than its `siblings` do; None when none does.
+
+    `siblings` are the layers of other variants of the same precision: what a layer loses in one of them too is what
+    that precision costs, and no fault of the file.
+    """
+    usual: dict[str, float] = {}
+    for other in siblings:
+        for layer in other:
+            usual[layer.node] = min(layer.drop_db, usual.get(layer.node, layer.drop_db))
+    beyond = [replace(layer, drop_db=max(0.0, layer.drop_db - usual.get(layer.node, 0.0))) for layer in layers]
+    suspects = find_suspects(beyond)
+    return None if not suspects else next(layer for layer in layers if layer.node == suspects[0].node)
 
 
 def _clipped(sqnr_db: float) -> float:

@@ -18,6 +18,7 @@ _LIVELY = 0.1
 """Of the original's range: a channel that varies more than this and is constant in the variant is dead there."""
 
 _MOST = 0.5
+_MANY = 8
 
 
 class Observed:
@@ -108,4 +109,6 @@ def _share_clipped(original: Floats, own: Floats) -> float:
     margin = _BEYOND * (original.max() - original.min())
     above = (own == high) & (original > high + margin)
     below = (own == low) & (original < low - margin)
-    return float((above | below).mean())
+    # One value is always the greatest: an end is where many meet.
+    count = sum(int(side.sum()) for side in (above, below) if side.sum() >= _MANY)
+    return count / own.size

@@ -11,12 +11,12 @@ import numpy.typing as npt
 
 from edgetl.verify.diagnosis import Finding
 from edgetl.verify.fidelity import LayerFidelity, find_suspects
-from edgetl_export import Captured, Source
 from edgetl_runtime.bundle import Bundle
 from edgetl_runtime.errors import BundleError
 
 if TYPE_CHECKING:
     from edgetl.verify.report import VariantReport
+    from edgetl_export import Captured, Source
 
 __all__ = ["explain_by_layers", "explain_by_place", "explain_non_finite"]
 
@@ -26,6 +26,7 @@ _NARROWER = 0.8
 _BARELY_USED = 0.4
 _LARGEST_FP16 = 65504.0
 _CLEAR_FALL_DB = 15.0
+_LOST_DB = 3.0
 _QUANTIZATION = "quantization.json"
 _HARD_IN_INTEGERS = {
     "SiLU": "SiLU in integers: its small negative values share a grid with large positive ones",
@@ -118,7 +119,9 @@ def _saturated(
 ) -> Finding | None:
     """Narrow ranges in the file, or a calibration that does not cover these images, or covers far more."""
     clipped = [layer for layer in layers if layer.clipped > _CLIPPED]
-    if clipped:
+    before = list(layers[: list(layers).index(clipped[0])]) if clipped else []
+    # What is clipped behind a layer that goes wrong is its consequence.
+    if clipped and not find_suspects(before):
         first = clipped[0]
         evidence = (
             f"{first.clipped:.1%} of the values of {first.module} stop at {_ends(first.range)} where the original's "
@@ -158,7 +161,7 @@ def _stale(evidence: str, calibration: str) -> Finding:
 
 
 def _dead(layers: Sequence[LayerFidelity]) -> Finding | None:
-    first = next((layer for layer in layers if layer.dead_channels and layer in find_suspects(layers)), None)
+    first = next((layer for layer in layers if layer.dead_channels and layer.drop_db >= _LOST_DB), None)
     if first is None:
         return None
     shown = ", ".join(str(channel) for channel in first.dead_channels[:5])
@@ -172,6 +175,8 @@ def _dead(layers: Sequence[LayerFidelity]) -> Finding | None:
 
 def _hard_in_integers(layers: Sequence[LayerFidelity], original: Source | Captured) -> Finding | None:
     suspects = find_suspects(layers)
+    from edgetl_export import Captured
+
     source = original.source if isinstance(original, Captured) else original
     modules = dict(source.module.named_modules())
     for layer in suspects[:1]:

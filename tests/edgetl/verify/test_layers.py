@@ -26,9 +26,10 @@ from edgetl.verify.terminal import render_terminal
 from edgetl.verify.verify import VerifyOptions, verify
 from edgetl.verify.watched import watch
 from edgetl_export import CalibrationSamples, ExportOptions, Source, export
+from edgetl_export.bundle_writer import write_manifest
 from edgetl_runtime.bundle import open_bundle
 from edgetl_runtime.errors import EdgetlError, EngineError
-from edgetl_runtime.manifest import Label, Normalize, Preprocess
+from edgetl_runtime.manifest import FileEntry, Label, Normalize, Preprocess
 
 SIZE = 32
 VARIANTS = [f"{target}.{precision}" for target in ("onnx", "tflite", "openvino") for precision in ("fp32", "int8")]
@@ -223,7 +224,7 @@ def _with_flipped_weight(bundle: Path, out: Path, name: str) -> Path:
     for entry in bundle.iterdir():
         if entry.name not in ("onnx", "manifest.json"):
             (out / entry.name).symlink_to(entry)
-    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest = open_bundle(bundle).manifest
     (out / "onnx").mkdir()
     for file in (bundle / "onnx").iterdir():
         model = onnx.load(file)
@@ -232,9 +233,10 @@ def _with_flipped_weight(bundle: Path, out: Path, name: str) -> Path:
                 values = flipped(torch.tensor(onnx.numpy_helper.to_array(tensor))).numpy()
                 tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
         onnx.save(model, out / "onnx" / file.name)
-    for variant in manifest["variants"]:
-        for file_entry in variant["files"]:
-            content = (out / file_entry["path"]).read_bytes()
-            file_entry |= {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-    (out / "manifest.json").write_text(json.dumps(manifest))
+    variants = []
+    for variant in manifest.variants:
+        contents = {entry.path: (out / entry.path).read_bytes() for entry in variant.files}
+        entries = [FileEntry(path, hashlib.sha256(data).hexdigest(), len(data)) for path, data in contents.items()]
+        variants.append(dataclasses.replace(variant, files=tuple(entries)))
+    write_manifest(out, dataclasses.replace(manifest, variants=tuple(variants)))
     return out

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgetl_runtime.engines import Execution, ModelBytes, Signature, open_session
+from edgetl_runtime.engines import Execution, ModelBytes, ModelPath, Signature, engine_info, open_session
 from edgetl_runtime.errors import BundleError, UsageError
 from edgetl_runtime.files import (
     COPY_AGAIN,
@@ -17,7 +17,9 @@ from edgetl_runtime.files import (
     BundleFiles,
     Folder,
     Memory,
+    check_size,
     read_file,
+    unreadable_file,
     weights_path,
 )
 from edgetl_runtime.manifest import LARGEST_MANIFEST, FileEntry, Manifest, Variant
@@ -95,8 +97,9 @@ class Bundle:
         Raises `BundleError`, `MissingDependency` or `EngineError`.
         """
         variant = self.manifest.variant(variant_id)
-        model = self.model(variant_id, verify=verify)
         manifest = self.manifest
+        path = self._path_for_engine(variant, verify=verify)
+        model = self.model(variant_id, verify=verify) if path is None else path
         signature = Signature((variant.input or manifest.input,), (variant.output or manifest.output,))
         execution = Execution(threads, device, dict(device_options or {}), strict)
         session = open_session(variant.requires.engine, model, signature, execution)
@@ -124,16 +127,48 @@ class Bundle:
         # The hashes of a single model file were taken from these very bytes; its seal says what they should be.
         if not verify or isinstance(self._files, Memory):
             return self.read(entry.path)
-        size = self._files.size(entry.path)
-        # The size first: nothing that is too large is read, let alone parsed.
-        content = self.read(entry.path) if size == entry.bytes else b""
-        if len(content) != entry.bytes or hashlib.sha256(content).hexdigest() != entry.sha256:
-            raise BundleError(
-                f"{entry.path} in {self.path} is not the file that was exported: "
-                f"{size} bytes, {entry.bytes} in the manifest" + ("; the SHA-256 differs" if content else ""),
-                fix=COPY_AGAIN,
-            )
+        self._check_size(entry)
+        content = self.read(entry.path)
+        self._check_hash(entry, len(content), hashlib.sha256(content).hexdigest())
         return content
+
+    def _path_for_engine(self, variant: Variant, *, verify: bool) -> ModelPath | None:
+        """The file of `variant`, checked, where its engine reads files itself and it is one; else None."""
+        if not engine_info(variant.requires.engine).opens_paths or len(variant.files) != 1:
+            return None
+        entry = variant.files[0]
+        path = self._files.locate(entry.path)
+        if path is None:
+            return None
+        if verify:
+            self._sealed.check()
+            self._check_size(entry)
+            try:
+                with path.open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:
+                raise unreadable_file(entry.path, self.path, error) from error
+            self._check_hash(entry, entry.bytes, digest)
+        else:
+            check_size(entry.path, self.path, self._files.size(entry.path), LARGEST_FILE)
+        return ModelPath(path, name=f"{self.path}: {entry.path}")
+
+    def _check_size(self, entry: FileEntry) -> None:
+        """The size first: nothing that is too large is read, let alone parsed."""
+        size = self._files.size(entry.path)
+        if size != entry.bytes:
+            raise self._another_file(entry, size)
+
+    def _check_hash(self, entry: FileEntry, size: int, digest: str) -> None:
+        if size != entry.bytes or digest != entry.sha256:
+            raise self._another_file(entry, size)
+
+    def _another_file(self, entry: FileEntry, size: int) -> BundleError:
+        return BundleError(
+            f"{entry.path} in {self.path} is not the file that was exported: "
+            f"{size} bytes, {entry.bytes} in the manifest" + ("; the SHA-256 differs" if size == entry.bytes else ""),
+            fix=COPY_AGAIN,
+        )
 
 
 def open_bundle(path: str | Path) -> Bundle:

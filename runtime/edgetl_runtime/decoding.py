@@ -8,7 +8,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from edgetl_runtime.errors import BundleError
@@ -47,7 +47,7 @@ def decode(kind: Any, value: Any, where: str) -> Any:
         if not isinstance(value, list):
             raise _mismatch(where, "a list", value)
         if args[-1] is Ellipsis:
-            return tuple(decode(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+            return _decode_all(args[0], value, where)
         if len(args) != len(value):
             raise _mismatch(where, f"{len(args)} items", value)
         return tuple(decode(arg, item, f"{where}[{i}]") for i, (arg, item) in enumerate(zip(args, value, strict=True)))
@@ -65,6 +65,21 @@ def decode(kind: Any, value: Any, where: str) -> Any:
     return value
 
 
+def _decode_all(kind: Any, values: list[Any], where: str) -> tuple[Any, ...]:
+    make: Callable[..., Any] = kind
+    fields = _fields(make) if dataclasses.is_dataclass(kind) else ()
+    if not fields or any(annotation is not str for _, annotation, _ in fields):
+        return tuple(decode(kind, value, f"{where}[{i}]") for i, value in enumerate(values))
+    # The labels: a thousand of two strings each. What is not just that goes the long way, which says why.
+    names = [name for name, _, _ in fields]
+    decoded = []
+    for i, value in enumerate(values):
+        texts = [value.get(name) for name in names] if type(value) is dict else [None]
+        plain = all(type(text) is str for text in texts)
+        decoded.append(make(*texts) if plain else decode(kind, value, f"{where}[{i}]"))
+    return tuple(decoded)
+
+
 def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, Mapping):
         raise _mismatch(where, "an object", value)
@@ -78,7 +93,7 @@ def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
 
 
 @functools.cache  # a thousand labels would ask a thousand times
-def _fields(kind: Hashable) -> tuple[tuple[str, Any, bool], ...]:
+def _fields(kind: Any) -> tuple[tuple[str, Any, bool], ...]:
     """Of a dataclass: name, annotation, and whether it must be there."""
     hints = typing.get_type_hints(kind)
     return tuple(
@@ -87,7 +102,7 @@ def _fields(kind: Hashable) -> tuple[tuple[str, Any, bool], ...]:
             hints[item.name],
             item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING,
         )
-        for item in dataclasses.fields(typing.cast(Any, kind))
+        for item in dataclasses.fields(kind)
     )
 
 

@@ -45,6 +45,10 @@ class BundleFiles(Protocol):
         """Its size in bytes, without reading it. Raises `BundleError` as `read` does."""
         ...
 
+    def locate(self, relative: str) -> Path | None:
+        """Where it lies as a file of its own, None when it does not. Raises `BundleError` when it lies outside."""
+        ...
+
     def read(self, relative: str, *, limit: int = LARGEST_FILE) -> bytes:
         """Its content.
 
@@ -71,6 +75,10 @@ class Folder:
         """Its size in bytes."""
         return _size(self.path / inside(relative, self.path), relative, self.path)
 
+    def locate(self, relative: str) -> Path:
+        """Where it lies."""
+        return self.path / inside(relative, self.path)
+
     def read(self, relative: str, *, limit: int = LARGEST_FILE) -> bytes:
         """Its content."""
         return _content(self.path / inside(relative, self.path), relative, self.path, limit)
@@ -90,6 +98,10 @@ class Memory:
     def size(self, relative: str) -> int:
         """Its size in bytes."""
         return len(self.read(relative))
+
+    def locate(self, relative: str) -> None:
+        """What was read already is not read again."""
+        return
 
     def read(self, relative: str, *, limit: int = LARGEST_FILE) -> bytes:
         """Its content."""

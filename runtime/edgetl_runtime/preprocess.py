@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 
 from edgetl_runtime.errors import ImageError, UsageError
 from edgetl_runtime.manifest import Preprocess
@@ -136,14 +136,10 @@ def resize_and_crop(image: Image.Image, spec: Preprocess) -> Image.Image:
 
 def _pad_to(image: Image.Image, height: int, width: int) -> Image.Image:
     """Black borders up to at least (height, width), as torchvision's center_crop adds them."""
-    missing_width, missing_height = max(width - image.width, 0), max(height - image.height, 0)
-    border = (
-        missing_width // 2,
-        missing_height // 2,
-        (missing_width + 1) // 2,
-        (missing_height + 1) // 2,
-    )
-    return ImageOps.expand(image, border, fill=0)
+    size = max(image.width, width), max(image.height, height)
+    padded = Image.new(image.mode, size)
+    padded.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
+    return padded
 
 
 def _from_array(array: npt.NDArray[np.uint8], color: ColorOrder) -> Image.Image:

@@ -14,7 +14,7 @@ import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgetl_runtime.engines.binding import Execution, ModelBytes, Signature
+from edgetl_runtime.engines.binding import Execution, ModelBytes, ModelPath, Signature
 from edgetl_runtime.engines.devices import ANYWHERE, DEVICES
 from edgetl_runtime.errors import EngineError, MissingDependency, UsageError, nearest
 from edgetl_runtime.machine import usable_cores
@@ -28,6 +28,7 @@ __all__ = [
     "Execution",
     "Library",
     "ModelBytes",
+    "ModelPath",
     "Signature",
     "engine_info",
     "installed",
@@ -82,7 +83,7 @@ def _version(origin: str, distributions: tuple[str, ...]) -> str:
 class EngineInfo:
     """An engine: the target it runs, its ``libraries`` in order of preference, the extra that installs the first.
 
-    ``module`` is the module of this package that opens its sessions.
+    ``module`` is the module of this package that opens its sessions, ``opens_paths`` whether it takes a `ModelPath`.
     """
 
     name: str
@@ -90,6 +91,7 @@ class EngineInfo:
     libraries: tuple[Library, ...]
     extra: str
     module: str
+    opens_paths: bool = False
 
     def library(self) -> Library | None:
         """The first library that is installed."""
@@ -105,6 +107,8 @@ ENGINES: dict[str, EngineInfo] = {
         ),
         extra="onnx",
         module="edgetl_runtime.engines.ort",
+        # The others keep the file mapped: one that is replaced while they run would take the process with it.
+        opens_paths=True,
     ),
     "litert": EngineInfo(
         name="litert",
@@ -150,7 +154,9 @@ def missing(engine: str) -> MissingDependency:
 _ON_CPU = Execution()
 
 
-def open_session(engine: str, model: ModelBytes, signature: Signature, execution: Execution = _ON_CPU) -> Session:
+def open_session(
+    engine: str, model: ModelBytes | ModelPath, signature: Signature, execution: Execution = _ON_CPU
+) -> Session:
     """Load `model` into `engine` on the device of `execution`.
 
     Operators that then run elsewhere than on a device that was named are a `FallbackWarning`, or, if it is strict, an
@@ -169,7 +175,7 @@ def open_session(engine: str, model: ModelBytes, signature: Signature, execution
     return session
 
 
-def _hold_to_device(session: Session, model: ModelBytes, *, strict: bool) -> None:
+def _hold_to_device(session: Session, model: ModelBytes | ModelPath, *, strict: bool) -> None:
     """Say which operators fell back, if any did: no accelerator is left without a word."""
     placement = session.placement()
     if not placement.fallen_back:

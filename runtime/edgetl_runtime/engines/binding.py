@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from edgetl_runtime.errors import EngineError
 from edgetl_runtime.manifest import TensorSpec
 
-__all__ = ["Execution", "ModelBytes", "Signature", "bind"]
+__all__ = ["Execution", "ModelBytes", "ModelPath", "Signature", "bind"]
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,15 @@ class ModelBytes:
     main: bytes
     name: str
     weights: bytes | None = None
+
+
+@dataclass(frozen=True)
+class ModelPath:
+    """A model in a file of its own, for an engine that reads files itself and so needs no copy; ``name`` is for
+    messages."""
+
+    path: Path
+    name: str
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state
 
-from edgetl_runtime.engines.binding import Execution, ModelBytes, Signature, bind
+from edgetl_runtime.engines.binding import Execution, ModelBytes, ModelPath, Signature, bind
 from edgetl_runtime.engines.devices import ANYWHERE
 from edgetl_runtime.engines.providers import CPU, Provider, not_started, short_name, wanted_providers
 from edgetl_runtime.errors import EngineError
@@ -98,7 +98,7 @@ class OnnxRuntimeSession(Session):
         self._session = None
 
 
-def open_session(model: ModelBytes, signature: Signature, execution: Execution) -> OnnxRuntimeSession:
+def open_session(model: ModelBytes | ModelPath, signature: Signature, execution: Execution) -> OnnxRuntimeSession:
     """`model` on the provider of ``execution.device``, the CPU behind it.
 
     Raises `EngineError` when ONNX Runtime cannot take it, or the provider is not there or does not start.
@@ -112,7 +112,7 @@ def open_session(model: ModelBytes, signature: Signature, execution: Execution) 
 
 
 def _open(
-    model: ModelBytes, signature: Signature, execution: Execution, provider: Provider
+    model: ModelBytes | ModelPath, signature: Signature, execution: Execution, provider: Provider
 ) -> OnnxRuntimeSession | None:
     """A session on `provider`; None when that does not start."""
     where = f"{model.name} in onnxruntime {onnxruntime.__version__}"
@@ -147,17 +147,18 @@ class _NotStartedError(Exception):
     """ONNX Runtime left the provider out, which it would only log."""
 
 
-def _start(model: ModelBytes, options: Any, provider: Provider) -> Any:
+def _start(model: ModelBytes | ModelPath, options: Any, provider: Provider) -> Any:
     names, settings = [provider.name], [dict(provider.options)]
     if provider.name != CPU:
         names, settings = [*names, CPU], [*settings, {}]
-    session = onnxruntime.InferenceSession(model.main, options, providers=names, provider_options=settings)
+    source = str(model.path) if isinstance(model, ModelPath) else model.main
+    session = onnxruntime.InferenceSession(source, options, providers=names, provider_options=settings)
     if provider.name not in session.get_providers():
         raise _NotStartedError
     return session
 
 
-def _profile(model: ModelBytes, options: Any, provider: Provider) -> tuple[Any, tuple[OperatorPlace, ...]]:
+def _profile(model: ModelBytes | ModelPath, options: Any, provider: Provider) -> tuple[Any, tuple[OperatorPlace, ...]]:
     """A session, and where its operators ran in a first run on zeros."""
     # Here: they take 7 ms to import, and only old versions need them.
     import json

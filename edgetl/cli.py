@@ -314,7 +314,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     outcome = verify_bundle(
         arguments.bundle,
         arguments.data,
-        verify_options(recipe),
+        dataclasses.replace(verify_options(recipe), precise=arguments.write_gate is not None),
         variants=None if arguments.variants is None else arguments.variants.split(","),
         reference=None if arguments.reference is None else _checkpoint(arguments.reference),
         skip_bad=arguments.skip_bad,

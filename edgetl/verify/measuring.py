@@ -36,6 +36,8 @@ _IMAGES_FOR_PREPROCESS_TIME = 16
 _IMAGES_FOR_LAYERS = 4
 _EQUAL_ENOUGH_DB = 80.0
 """Logits nearer to the original's than this leave nothing to look for in the layers."""
+_PRECISE = 0.05
+"""Width of an interval, as a share: a third of the margin that a proposed gate leaves."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +153,11 @@ class Measuring:
             timed = replace(report, latency=latencies[report.id])
             checks = [check for check in checks_of(timed, self.options.gate) if QUANTITIES[check.what].kind == "time"]
             since = latency_decision(timed, before[report.id]) if report.id in before else None
-            if any(check.undecided for check in checks) or (since is not None and since.undecided):
+            if (
+                any(check.undecided for check in checks)
+                or (since is not None and since.undecided)
+                or (self.options.precise and _is_vague(latencies[report.id]))
+            ):
                 found.add(report.id)
         return found
 
@@ -170,6 +176,12 @@ class Measuring:
 def with_error(report: VariantReport, error: EdgetlError) -> VariantReport:
     """`report` with what went wrong, and what to do about it."""
     return replace(report, error=error.what if error.fix is None else f"{error.what} (fix: {error.fix})")
+
+
+def _is_vague(latency: Latency) -> bool:
+    if latency.ratio is None or latency.ratio_ci95 is None:
+        return False
+    return latency.ratio_ci95[1] - latency.ratio_ci95[0] > _PRECISE * latency.ratio
 
 
 def _with_latency(report: VariantReport, measured: Latency | EdgetlError | None) -> VariantReport:

@@ -23,7 +23,8 @@ class VerifyOptions:
     undecided, up to ``latency_times`` as long. ``memory`` measures peak and cold start of fresh processes for each
     variant, which takes seconds each. Both are measured in any case when the gate limits them. ``layers`` compares
     layer by layer those variants whose logits are not practically equal, when the original network is at hand;
-    ``diagnose`` looks for causes where a variant fails. ``gate`` is what the report is held against, and ``baseline``
+    ``diagnose`` looks for causes where a variant fails. ``precise`` measures longer, too, until the ratios of latency
+    are known to 5 %: for reports that others will be held against. ``gate`` is what the report is held against, and ``baseline``
     an earlier report.
     Raises `UsageError` for fewer than one thread or less than no time.
     """
@@ -36,6 +37,7 @@ class VerifyOptions:
     baseline: Baseline | None = None
     latency_times: int = 4
     diagnose: bool = True
+    precise: bool = False
 
     def __post_init__(self) -> None:
         if self.threads < 1 or self.latency_seconds < 0 or self.latency_times < 1:

@@ -86,12 +86,12 @@ def acceptable(counts: dict[str, Counter[str]]) -> bool:
 
 
 @contextlib.contextmanager
-def keep_busy() -> Iterator[None]:
+def keep_busy() -> Iterator[subprocess.Popen[bytes]]:
     """A process that spins on the last core, for as long as the block runs."""
     pin = "import os; os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})\n"
     spinning = subprocess.Popen([sys.executable, "-c", pin + "while True: pass"])
     try:
-        yield
+        yield spinning
     finally:
         spinning.kill()
         spinning.wait()
@@ -107,36 +107,19 @@ def verify_once(given: argparse.Namespace, gate: Gate, slower: float) -> Report:
 
     Bundle.session = session  # type: ignore[method-assign]
     samples, _ = load_labelled(given.data, open_bundle(given.bundle).manifest.labels)
-    options = VerifyOptions(gate=gate, layers=False, diagnose=False)
+    options = VerifyOptions(gate=gate, layers=False, diagnose=False, precise=given.precise)
     variants = dict.fromkeys([given.reference, given.variant])
     return verify_bundle(given.bundle, pick(samples, given.images), options, variants=list(variants)).report
 
 
-def in_a_process(given: argparse.Namespace, gate: Path, slower: float) -> Report:
+def in_a_process(given: argparse.Namespace, gate: Path, slower: float, *precise: str) -> Report:
     """The same in a fresh process: what changes from start to start is part of the noise."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "report.json"
-        command = [
-            sys.executable,
-            __file__,
-            str(given.bundle),
-            "--data",
-            str(given.data),
-            "--images",
-            str(given.images),
-        ]
-        command += [
-            "--variant",
-            given.variant,
-            "--reference",
-            given.reference,
-            "--child",
-            str(out),
-            "--gate",
-            str(gate),
-            "--slower",
-            str(slower),
-        ]
+        options = {"data": given.data, "images": given.images, "variant": given.variant, "reference": given.reference}
+        options |= {"child": out, "gate": gate, "slower": slower}
+        command = [sys.executable, __file__, str(given.bundle), *precise]
+        command += [f"--{name}={value}" for name, value in options.items()]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
@@ -156,6 +139,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--gate", type=Path, help="this gate, instead of one proposed from a quiet run")
+    parser.add_argument("--precise", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--slower", type=float, default=0.0, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
@@ -172,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if gate is None:
             gate = Path(folder) / "gate.toml"
             gate.write_text("", encoding="utf-8")
-            gate.write_text(propose_gate(in_a_process(given, gate, 0.0)), encoding="utf-8")
+            gate.write_text(propose_gate(in_a_process(given, gate, 0.0, "--precise")), encoding="utf-8")
         rows: list[dict[str, Any]] = []
         with keep_busy():
             for number in range(given.runs):

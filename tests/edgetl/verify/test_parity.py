@@ -5,7 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from edgetl.verify.accuracy import unpack_bits
 from edgetl.verify.parity import SQNR_LIMIT_DB, compare
+from edgetl_runtime.comparison import sqnr_db
 
 RNG = np.random.default_rng(0)
 
@@ -60,3 +62,27 @@ def test_zeros_instead_of_logits_are_no_similarity() -> None:
 def test_shapes_that_cannot_be_compared(shape: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="shapes"):
         compare(np.zeros((2, 4) if shape[0] else (0, 4), np.float32), np.zeros(shape, np.float32))
+
+
+def test_comparing_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    reference = rng.normal(size=(50, 7)).astype(np.float32)
+    outputs = reference + rng.normal(scale=0.5, size=(50, 7)).astype(np.float32)
+    whole = compare(reference, outputs)
+    assert whole.sqnr_db == pytest.approx(sqnr_db(reference, outputs))
+    monkeypatch.setattr("edgetl.verify.parity._ROWS", 8)
+    parts = compare(reference, outputs)
+    assert parts.sqnr_db == pytest.approx(whole.sqnr_db)
+    assert parts.cosine == pytest.approx(whole.cosine)
+    assert (parts.top1_agreement, parts.max_abs, parts.agrees) == (whole.top1_agreement, whole.max_abs, whole.agrees)
+    outputs[49, 3] = np.nan
+    broken = compare(reference, outputs)
+    assert (broken.non_finite, broken.sqnr_db, broken.max_abs) == (1, -SQNR_LIMIT_DB, None)
+
+
+def test_it_keeps_which_images_agree() -> None:
+    reference = np.array([[1, 0], [1, 0], [0, 1]], np.float32)
+    outputs = np.array([[1, 0], [0, 1], [0, 1]], np.float32)
+    kept = unpack_bits(compare(reference, outputs).agrees or "", 3)
+    assert kept is not None
+    assert kept.tolist() == [True, False, True]

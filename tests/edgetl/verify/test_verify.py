@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,8 @@ import pytest
 
 from edgetl.data import Sample
 from edgetl.verify.gate import Gate
+from edgetl.verify.latency import ROUNDS
+from edgetl.verify.regression import LATENCY_MARGIN, Baseline
 from edgetl.verify.report import Report
 from edgetl.verify.verify import RunFacts, VerifyOptions, verify
 from edgetl_runtime.errors import CheckpointError, DataError, EngineError, UsageError
@@ -187,7 +192,129 @@ def test_mistakes_are_found_before_any_work(
     assert bundle.threads_seen == []
 
 
-@pytest.mark.parametrize("options", [{"threads": 0}, {"latency_seconds": -1.0}])
+def wobbling(model: Model, share: float) -> Model:
+    """`share` of the images, those with the darkest corner, are decided for the next label."""
+
+    def run(images: Images) -> Logits:
+        logits = model(images)
+        dark = images[:, 0, 0, 0] < share * 256
+        return np.where(dark[:, None], np.roll(logits, 1, axis=1), logits).astype(np.float32)
+
+    return run
+
+
+def test_what_changed_in_every_decision_is_in_the_report(
+    fake_bundle: Any, linear: Model, samples: list[Sample], bundle_path: Path
+) -> None:
+    fake_bundle({"onnx.int8": wobbling(linear, 0.2)})
+    (variant,) = verify(bundle_path, samples, linear, QUICK).variants
+    assert variant.damage is not None
+    assert variant.accuracy is not None
+    assert variant.parity is not None
+    assert variant.damage.flipped == round((1 - variant.parity.top1_agreement) * 150)
+    assert (variant.damage.broken, variant.damage.repaired) == (variant.accuracy.broken, variant.accuracy.repaired)
+    assert variant.damage.flips[0].thumbnail is not None
+
+
+def test_few_flips_pass_and_many_fail(
+    fake_bundle: Any, linear: Model, samples: list[Sample], bundle_path: Path
+) -> None:
+    for share, passes in ((0.015, True), (0.2, False)):
+        fake_bundle({"onnx.int8": wobbling(linear, share)})
+        report = verify(
+            bundle_path, samples, linear, VerifyOptions(latency_seconds=0, gate=Gate(default={"delta": 0.0}))
+        )
+        accuracy = report.variants[0].accuracy
+        assert accuracy is not None
+        assert accuracy.delta is not None
+        assert accuracy.delta < 0
+        assert report.verdict.passed == passes
+
+
+def test_a_gate_makes_latency_measured(
+    fake_bundle: Any, linear: Model, samples: list[Sample], bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgetl.verify.options._LATENCY_SECONDS", 0.02)
+    fake_bundle({"onnx.fp32": linear, "onnx.int8": linear})
+    options = VerifyOptions(latency_seconds=0, gate=Gate(variant={"onnx.int8": {"p50_ratio": 1000.0}}))
+    report = verify(bundle_path, samples, linear, options)
+    assert report.verdict.passed
+    latency = report.variant("onnx.int8").latency
+    assert latency is not None
+    assert latency.reference == "onnx.fp32"
+
+
+@pytest.mark.parametrize(("most", "rounds"), [(1, ROUNDS), (4, 4 * ROUNDS)])
+def test_what_the_gate_or_the_baseline_leaves_open_is_measured_longer(
+    fake_bundle: Any, linear: Model, samples: list[Sample], bundle_path: Path, most: int, rounds: int
+) -> None:
+    """fp32 against itself is 1 in every round; int8 jumps about, so that no number of rounds settles its ratio."""
+    costs = itertools.cycle([0.0002] * 40 + [0.002] * 40)
+
+    def uneven(images: Images) -> Logits:
+        time.sleep(next(costs))
+        return linear(images)
+
+    def steady(images: Images) -> Logits:
+        time.sleep(0.0006)
+        return linear(images)
+
+    fake_bundle({"onnx.fp32": steady, "onnx.int8": uneven})
+    options = VerifyOptions(latency_seconds=0.1, latency_times=most)
+    before = verify(bundle_path, samples[:20], linear, options)
+    latency = before.variant("onnx.int8").latency
+    assert latency is not None
+    assert latency.ratio_ci95 is not None
+    assert latency.ratio_ci95[0] < latency.ratio_ci95[1]
+    assert len(latency.rounds_ms) == ROUNDS, "nothing limits it"
+    # A limit in the middle of the interval, once of the gate and once of the baseline.
+    middle = sum(latency.ratio_ci95) / 2
+    gate = Gate(variant={"onnx.int8": {"p50_ratio": middle}})
+    since = Baseline(with_ratio(before, middle / LATENCY_MARGIN), "base.json")
+    for asked in (replace(options, gate=gate), replace(options, baseline=since)):
+        report = verify(bundle_path, samples[:20], linear, asked)
+        (check,) = [check for check in report.verdict.checks if check.what.endswith("p50_ratio")]
+        latency = report.variant("onnx.int8").latency
+        assert latency is not None
+        if check.undecided:
+            assert check.passed
+            assert len(latency.rounds_ms) == rounds
+            assert f"{rounds} rounds" in str(check.note)
+        else:
+            assert len(latency.rounds_ms) <= rounds
+
+
+def with_ratio(report: Report, ratio: float) -> Report:
+    int8 = report.variant("onnx.int8")
+    assert int8.latency is not None
+    changed = replace(int8, latency=replace(int8.latency, ratio=ratio, ratio_ci95=(ratio, ratio)))
+    return replace(report, variants=tuple(changed if v.id == "onnx.int8" else v for v in report.variants))
+
+
+def test_a_baseline_finds_what_got_worse(
+    fake_bundle: Any, linear: Model, samples: list[Sample], bundle_path: Path
+) -> None:
+    fake_bundle({"onnx.int8": linear})
+    before = Baseline(verify(bundle_path, samples, linear, QUICK), "base.json")
+    fake_bundle({"onnx.int8": wobbling(linear, 0.1)})
+    report = verify(bundle_path, samples, linear, replace(QUICK, baseline=before))
+    assert report.baseline is not None
+    worse = {change.what for change in report.baseline.changes if change.significant and change.worse}
+    assert worse == {"top1", "top1_agreement", "sqnr_db"}
+    assert {check.what for check in report.verdict.failed} >= {f"baseline.{what}" for what in worse}
+    assert Report.from_json(report.to_json(), where="test") == report
+
+
+def test_a_baseline_of_another_model_is_found_before_any_work(
+    fake_bundle: Any, linear: Model, samples: list[Sample], bundle_path: Path, report: Report
+) -> None:
+    bundle = fake_bundle({"onnx.fp32": linear})
+    with pytest.raises(UsageError, match=r"base\.json is of another model"):
+        verify(bundle_path, samples, linear, replace(QUICK, baseline=Baseline(report, "base.json")))
+    assert bundle.threads_seen == []
+
+
+@pytest.mark.parametrize("options", [{"threads": 0}, {"latency_seconds": -1.0}, {"latency_times": 0}])
 def test_options_without_sense(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="cannot verify with"):
         VerifyOptions(**options)

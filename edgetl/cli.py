@@ -8,12 +8,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgetl.arguments import Command, build_parser
 from edgetl.console import say, track
-from edgetl_runtime import __version__
 from edgetl_runtime.errors import EdgetlError, MissingDependency, OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -29,8 +29,18 @@ _INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. `argv` without the program's name, by default the process's own."""
-    arguments = _parser().parse_args(argv)
-    command: Callable[[argparse.Namespace], int] = arguments.command
+    commands: dict[str, Command] = {
+        "run": _run,
+        "train": _train,
+        "export": _export,
+        "verify": _verify,
+        "bench": _bench,
+        "inspect": _inspect,
+        "backbones": _backbones,
+        "demo": _demo,
+    }
+    arguments = build_parser(commands).parse_args(argv)
+    command: Command = arguments.command
     try:
         _check_reports(arguments)
         return command(arguments)
@@ -45,139 +55,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("edgetl: interrupted; nothing was left behind")
         return _INTERRUPTED
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="edgetl",
-        description="Photos to a small model that runs, and is proven to run, on a device.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"edgetl {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-    def add(name: str, command: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
-        about = (command.__doc__ or "").strip()
-        sub = commands.add_parser(name, help=about.splitlines()[0], description=about)
-        sub.set_defaults(command=command)
-        return sub
-
-    run = add("run", _run)
-    _data_options(run)
-    _train_options(run)
-    _export_options(run)
-    _judge_options(run)
-    _output(run, "BUNDLE", "the bundle, e.g. flowers.edgetl")
-    training = add("train", _train)
-    _data_options(training)
-    _train_options(training)
-    _output(training, "CHECKPOINT_DIR", "the checkpoint folder")
-    exporting = add("export", _export)
-    exporting.add_argument(
-        "checkpoint", metavar="CHECKPOINT", type=Path, help="checkpoint folder, .pth or .safetensors"
-    )
-    exporting.add_argument("--calibration", metavar="DIR", type=Path, required=True, help="photos like the device's")
-    exporting.add_argument("--backbone", metavar="NAME", help="architecture of a plain weights file")
-    exporting.add_argument("--labels", metavar="FILE", type=Path, help="labels of a plain weights file")
-    exporting.add_argument("--image-size", metavar="N", type=int, help="pixels, for a plain weights file")
-    _export_options(exporting)
-    _output(exporting, "BUNDLE", "the bundle")
-    verifying = add("verify", _verify)
-    verifying.add_argument("bundle", metavar="BUNDLE", type=Path)
-    verifying.add_argument("--data", metavar="DIR", type=Path, required=True, help="labelled photos")
-    verifying.add_argument("--reference", metavar="CHECKPOINT", type=Path, help="the original, if the bundle has none")
-    verifying.add_argument("--variants", metavar="ID,...", help="only these variants, separated by commas")
-    verifying.add_argument("--skip-bad", action="store_true", help="go on without unreadable images")
-    _judge_options(verifying)
-    verifying.add_argument("--markdown", metavar="FILE", type=Path, help="write the report for a job summary")
-    verifying.add_argument("--html", metavar="FILE", type=Path, help="write the report as a self-contained page")
-    verifying.add_argument("--junit", metavar="FILE", type=Path, help="write the verdict as JUnit XML")
-    verifying.add_argument("--write-gate", metavar="FILE.toml", type=Path, help="propose a gate from this report")
-    verifying.add_argument("--force", action="store_true", help="replace the file of --write-gate if it exists")
-    bench = add("bench", _bench)
-    bench.add_argument("bundle", metavar="BUNDLE")
-    bench.add_argument("--variants", metavar="ID,...", help="only these variants, separated by commas")
-    bench.add_argument("--threads", metavar="N", help="cores of one run (default: all)")
-    bench.add_argument("--seconds", metavar="S", help="time per variant (default: 2)")
-    bench.add_argument("--json", metavar="FILE", help="write the result as JSON; - is stdout")
-    inspecting = add("inspect", _inspect)
-    inspecting.add_argument("bundle", metavar="BUNDLE", help="bundle folder, .edgetl file, or one model file")
-    inspecting.add_argument("--json", metavar="FILE", help="write the result as JSON; - is stdout")
-    inspecting.add_argument("--layers", action="store_true", help="find the first layer that parts from the original")
-    inspecting.add_argument("--variants", metavar="ID,...", help="with --layers: only these, separated by commas")
-    inspecting.add_argument("--data", metavar="DIR", type=Path, help="with --layers: photos (default: golden samples)")
-    inspecting.add_argument(
-        "--save-repro", metavar="DIR", type=Path, help="with --layers: save the smallest piece that cannot be converted"
-    )
-    backbones = add("backbones", _backbones)
-    backbones.add_argument("--json", metavar="FILE", type=Path, help="write the list as JSON")
-    demo = add("demo", _demo)
-    demo.add_argument(
-        "--out", metavar="BUNDLE", type=Path, default=Path("digits.edgetl"), help="default: digits.edgetl"
-    )
-    demo.add_argument("--force", action="store_true", help="replace the bundle if it exists")
-    demo.add_argument("--json", metavar="FILE", type=Path, help="write the report as JSON")
-    return parser
-
-
-def _data_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("photos")
-    group.add_argument("--data", metavar="DIR", type=Path, help="one folder per label, or a CSV: path,label[,split]")
-    group.add_argument("--val", metavar="DIR", type=Path, help="validation photos (default: DIR/val, else a split)")
-    group.add_argument("--skip-bad", action="store_true", default=None, help="go on without unreadable images")
-    group.add_argument("--recipe", metavar="FILE.toml", type=Path, help="all options in one file; those given here win")
-
-
-def _train_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("training")
-    group.add_argument("--backbone", metavar="NAME", help="default: mobilenet_v2; `edgetl backbones` lists all")
-    group.add_argument("--weights", metavar="imagenet|none|FILE", help="what to start from (default: imagenet)")
-    group.add_argument("--strategy", metavar="head|last:N|full", help="what is trained (default: head)")
-    group.add_argument("--epochs", type=int, metavar="N")
-    group.add_argument("--batch-size", type=int, metavar="N")
-    group.add_argument("--lr", type=float, metavar="RATE", help="learning rate of the head")
-    group.add_argument("--augment", metavar="photo|shift|none")
-    group.add_argument("--qat", action="store_true", default=None, help="go on with int8 simulated (minutes, on a CPU)")
-    group.add_argument("--image-size", type=int, metavar="N", help="pixels (default: the backbone's own, often 224)")
-    group.add_argument("--seed", type=int, metavar="N")
-    group.add_argument("--device", metavar="auto|cpu|cuda")
-
-
-def _export_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("export")
-    group.add_argument("--targets", metavar="NAME,...", help="default: onnx,tflite,openvino")
-    group.add_argument("--precisions", metavar="NAME,...", help="default: fp32,fp16,int8")
-    group.add_argument(
-        "--calibration-samples", type=int, metavar="N", help="images to calibrate int8 on (default: 250)"
-    )
-    int8 = parser.add_argument_group("int8")
-    int8.add_argument("--max-drop", type=float, metavar="SHARE", help="climb until no more photos change their label")
-    int8.add_argument("--tune-data", metavar="DIR", type=Path, help="photos that judge it (default: held-out ones)")
-    int8.add_argument("--quantize", metavar="ptq|distill|qat", help="no training, on photos alone, or on labels too")
-    int8.add_argument("--ranges", metavar="mse|percentile|minmax", help="how activation ranges are found")
-    int8.add_argument("--int8-safe", action="store_true", default=None, help="for x86 CPUs without VNNI: no saturation")
-    int8.add_argument("--io", metavar="float|int8", help="what tflite.int8 takes and gives (default: float)")
-    int8.add_argument("--activation", metavar="relu6|hardswish", help="replace SiLU and its like, then distil")
-    int8.add_argument("--no-se", action="store_true", default=None, help="replace squeeze-excite by constants")
-    int8.add_argument("--distill-epochs", type=int, metavar="N", help="at most (default: 16)")
-    int8.add_argument("--distill-minutes", type=float, metavar="N", help="at most (default: 8)")
-
-
-def _judge_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("verification")
-    group.add_argument("--gate", metavar="FILE.toml", type=Path, help="limits (default: decisions must not fall apart)")
-    group.add_argument("--threads", type=int, metavar="N", help="cores of one run (default: 1)")
-    group.add_argument("--memory", action="store_true", default=None, help="measure peak memory and cold start too")
-    group.add_argument("--baseline", metavar="REPORT.json", type=Path, help="an accepted report: nothing may be worse")
-    group.add_argument(
-        "--keep-reference", action="store_true", default=None, help="keep the original's answers, to verify sans torch"
-    )
-    group.add_argument("--json", metavar="FILE", type=Path, help="write the report as JSON")
-
-
-def _output(parser: argparse.ArgumentParser, metavar: str, what: str) -> None:
-    parser.add_argument("--out", metavar=metavar, type=Path, required=True, help=what)
-    parser.add_argument("--force", action="store_true", help="replace it if it exists")
 
 
 def _check_reports(arguments: argparse.Namespace) -> None:

@@ -24,8 +24,8 @@ class VerifyOptions:
     variant, which takes seconds each. Both are measured in any case when the gate limits them. ``layers`` compares
     layer by layer those variants whose logits are not practically equal, when the original network is at hand;
     ``diagnose`` looks for causes where a variant fails. ``precise`` measures longer, too, until the ratios of latency
-    are known to 5 %: for reports that others will be held against. ``gate`` is what the report is held against, and ``baseline``
-    an earlier report.
+    are known to 5 %: for reports that others will be held against. ``gate`` is what the report is held against, and
+    ``baseline`` an earlier report.
     Raises `UsageError` for fewer than one thread or less than no time.
     """
 

@@ -134,11 +134,32 @@ def test_what_no_limit_is_about_fails_the_first_check(checks: BundleChecks) -> N
     assert checks.outcome("onnx.int8", WORKS).why == "onnx.int8: labels are shuffled"
 
 
-def test_a_bundle_that_nothing_here_can_run_is_no_pass(pristine_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    @dataclasses.dataclass
-    class Missing:
-        error: BundleError
+@dataclasses.dataclass
+class Missing:
+    """An obstacle."""
 
+    error: BundleError
+
+
+def test_what_has_no_engine_here_is_skipped_with_the_reason(
+    pristine_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(
+        pytest_checks,
+        "obstacle",
+        lambda variant: None if variant.target == "onnx" else Missing(BundleError("no engine", fix="pip install it")),
+    )
+    checks = BundleChecks(pristine_bundle, None, None)
+    assert checks.label == "golden"
+    assert checks.outcome("tflite.fp32", WORKS) == pytest_checks.Outcome(
+        "skipped", "cannot run here: no engine\n  fix: pip install it"
+    )
+    assert checks.outcome("onnx.fp32", "sqnr_db").kind == "passed"
+    assert checks.outcome("onnx.int8", "delta").why.startswith("golden samples have no labels")
+
+
+def test_a_bundle_that_nothing_here_can_run_is_no_pass(pristine_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pytest_checks, "obstacle", lambda variant: Missing(BundleError(f"no engine for {variant.id}")))
     with pytest.raises(BundleError, match=r"no engine for onnx\.fp32"):
         BundleChecks(pristine_bundle, None, None)

@@ -52,6 +52,7 @@ def test_causes_changes_and_damage_are_told(full_report: Report) -> None:
     assert "| tflite.int8 | top-1 agreement with the original | 0.98 | 0.4 | worse | p 1e-50 |" in text
     assert "<summary>Differences within noise: 1</summary>" in text
     assert "<summary>onnx.int8 changes 13 of 367 decisions: 11 broken, 1 repaired, 1 wrong either way" in text
+    assert "worse by more than chance: Label &lt;1&gt; 85.0 -&gt; 76.8 % of 122 (p 0.002)</summary>" in text
     assert "| Label \\<1\\> | 122 | 85.0 | 76.8 | 0.002 |" in text
     assert "| id1/a\\<b\\>.jpg | Label \\<1\\> | Label \\<1\\> | Label \\<0\\> | 80 |" in text
     assert "- the load of other processes rose" in text

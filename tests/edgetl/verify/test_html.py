@@ -263,7 +263,7 @@ def test_calibration_is_drawn_from_the_bundle(full_report: Report, tmp_path: Pat
     text = render_html(full_report, bundle=tmp_path)
     (label,) = [str(svg["aria-label"]) for svg in Page(text).named("svg") if "Ranges" in str(svg["aria-label"])]
     assert label.startswith(
-        "Ranges of onnx.int8, tflite.int8. static on 250 images. widest: image 0 to 255, conv -50 to"
+        "Ranges of onnx.int8, tflite.int8. static on 250 images. widest: image 0 to 255, conv -50 to 77.5."
     )
     assert "onnx.int8: 1 of 2 layers can outgrow 16 bits" in label
     (tmp_path / "quantization.json").write_text('{"quantizations": [{}]}')

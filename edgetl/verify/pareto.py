@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from edgetl.verify.marks import Plot, add_legend, colour_of, finished, marker_of
@@ -17,6 +18,7 @@ _FADED = 0.35
 _LEAST_SPAN = 1.0  # points of accuracy: differences of a few images stay small on the page
 _FONT = 8.0
 _MARK = 5.0  # points from the middle of a mark to its edge, and some air
+_LINE = 1.0  # points; half of a line and some air
 _CLOSE = 12.0  # points; a label farther away than this gets a line to its mark
 
 
@@ -120,9 +122,14 @@ def _add_labels(
         scale * inside.width / 2,
         scale * inside.height / 2,
     )
-    places = [tuple(scale * axes.transData.transform((point.cost, point.top1))) for point in points]
+    places = [_pair(scale * axes.transData.transform((point.cost, point.top1))) for point in points]
     _, middle = scale * axes.transData.transform((0, 100 * reference_top1))
-    taken = [*(_Box(x, y, _MARK, _MARK) for x, y in places), _Box(frame.x, middle, frame.half_width, 1.0)]
+    front = sorted(place for place, is_beaten in zip(places, beaten, strict=True) if not is_beaten)
+    taken = [
+        *(_Box(x, y, _MARK, _MARK) for x, y in places),
+        _Box(frame.x, middle, frame.half_width, _LINE),
+        *_steps(front),
+    ]
     order = sorted(range(len(points)), key=lambda index: beaten[index])
     for index in order:
         x, y = places[index]
@@ -142,6 +149,17 @@ def _add_labels(
             arrowprops={"arrowstyle": "-", "color": COLOURS["muted"], "linewidth": 0.6} if far else None,
         )
         label.set_in_layout(False)
+
+
+def _pair(place: Any) -> tuple[float, float]:
+    return float(place[0]), float(place[1])
+
+
+def _steps(front: Sequence[tuple[float, float]]) -> Iterator[_Box]:
+    """The lines between the points of the front: across, then up."""
+    for (x, y), (next_x, next_y) in pairwise(front):
+        yield _Box((x + next_x) / 2, y, (next_x - x) / 2, _LINE)
+        yield _Box(next_x, (y + next_y) / 2, _LINE, (next_y - y) / 2)
 
 
 def _free_place(x: float, y: float, half_width: float, frame: _Box, taken: Sequence[_Box]) -> _Box:

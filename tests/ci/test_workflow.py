@@ -159,3 +159,12 @@ def test_steps_after_a_failure_run_and_artifacts_are_what_is_written() -> None:
     (upload,) = [step for step in WORKFLOW["jobs"]["gate"]["steps"] if "upload-artifact" in str(step.get("uses"))]
     assert upload["if"] == "always()"
     assert all(path in verify for path in upload["with"]["path"].split())
+
+
+def test_pictures_of_the_page_are_there_and_small() -> None:
+    named = re.findall(r'<img src="([^"]+)" [^>]*alt="[^"]+"', README)
+    assert sorted(named) == sorted(path.name for path in HERE.glob("*.png"))
+    for name in named:
+        with Image.open(HERE / name) as image:
+            assert str(image.width) in name
+        assert (HERE / name).stat().st_size < 150_000

@@ -90,6 +90,12 @@ def test_with_no_tolerance_mcnemar_decides(broken: int, repaired: int, passes: b
         assert ("images do not tell that from chance" in str(check.note)) == passes
 
 
+def test_an_improvement_that_is_asked_for_must_be_shown() -> None:
+    (check,) = judge([variant(broken=1, repaired=2)], Gate(default={"delta": 0.01})).failed
+    assert check.what == "delta"
+    assert judge([variant(repaired=9)], Gate(default={"delta": 0.01})).passed
+
+
 def test_a_pass_by_chance_says_how_many_images_would_decide() -> None:
     (check,) = judge([variant(broken=3)], Gate(default={"delta": 0.0})).checks[1:]
     assert "about 591 would decide" in str(check.note)

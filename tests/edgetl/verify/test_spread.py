@@ -33,3 +33,14 @@ def test_percentile_over_all_runs() -> None:
     value, (low, high) = percentile_spread(rounds, 95)
     assert value == pytest.approx(94.05)
     assert low < value <= high <= 99
+
+
+def test_the_interval_of_a_percentile_is_that_of_drawing_rounds_one_by_one() -> None:
+    rng = np.random.default_rng(1)
+    rounds = [(rng.normal(10, 1, size=rng.integers(3, 9)) + drift).tolist() for drift in range(8)]
+    drawn = []
+    for _ in range(4000):
+        chosen = rng.integers(0, 8, size=8)
+        drawn.append(np.percentile(np.concatenate([rounds[i] for i in chosen]), 95, method="inverted_cdf"))
+    low, high = percentile_spread(rounds, 95)[1]
+    assert (low, high) == pytest.approx(tuple(np.percentile(drawn, (2.5, 97.5))), abs=0.4)

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import itertools
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +11,7 @@ import pytest
 
 from edgetl.data import Sample
 from edgetl.verify.gate import Gate
-from edgetl.verify.latency import ROUNDS
+from edgetl.verify.latency import Latencies, Latency
 from edgetl.verify.regression import LATENCY_MARGIN, Baseline
 from edgetl.verify.report import Report
 from edgetl.verify.verify import RunFacts, VerifyOptions, verify
@@ -244,44 +242,53 @@ def test_a_gate_makes_latency_measured(
     assert latency.reference == "onnx.fp32"
 
 
-@pytest.mark.parametrize(("most", "rounds"), [(1, ROUNDS), (4, 4 * ROUNDS)])
+@pytest.mark.parametrize(
+    ("interval", "asked", "longer"),
+    [
+        ((0.9, 1.1), {}, False),
+        ((0.9, 1.1), {"gate": Gate(default={"p50_ratio": 1.0})}, True),
+        ((0.9, 1.1), {"gate": Gate(default={"p50_ratio": 1.2})}, False),
+        ((0.9, 1.1), {"gate": Gate(default={"p50_ratio": 0.5})}, False),
+        ((0.9, 1.1), {"gate": Gate(default={"bytes": 1.0})}, False),
+        ((0.9, 1.1), {"before": 1.0 / LATENCY_MARGIN}, True),
+        ((0.9, 1.1), {"before": 1.0}, False),
+        ((0.9, 1.1), {"precise": True}, True),
+        ((0.99, 1.01), {"precise": True}, False),
+    ],
+)
 def test_what_the_gate_or_the_baseline_leaves_open_is_measured_longer(
-    fake_bundle: Any, linear: Model, samples: list[Sample], bundle_path: Path, most: int, rounds: int
+    fake_bundle: Any,
+    linear: Model,
+    samples: list[Sample],
+    bundle_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    interval: tuple[float, float],
+    asked: dict[str, Any],
+    longer: bool,
 ) -> None:
-    """fp32 against itself is 1 in every round; int8 jumps about, so that no number of rounds settles its ratio."""
-    costs = itertools.cycle([0.0002] * 40 + [0.002] * 40)
+    """Whatever is measured, the ratio of int8 is 1 with this interval."""
+    latency = Latency(1, 9, 1.0, 1.0, 1.0, 1.0, 1.0, (1.0,) * 9, ratio=1.0, ratio_ci95=interval, reference="onnx.fp32")
+    told: set[str] = set()
 
-    def uneven(images: Images) -> Logits:
-        time.sleep(next(costs))
-        return linear(images)
+    def measured(
+        openers: Any, feeds: Any, options: Any, *, undecided: Callable[[dict[str, Latency]], Iterable[str]]
+    ) -> Latencies:
+        told.update(undecided({"onnx.int8": latency}))
+        return Latencies({"onnx.int8": latency})
 
-    def steady(images: Images) -> Logits:
-        time.sleep(0.0006)
-        return linear(images)
-
-    fake_bundle({"onnx.fp32": steady, "onnx.int8": uneven})
-    options = VerifyOptions(latency_seconds=0.1, latency_times=most)
-    before = verify(bundle_path, samples[:20], linear, options)
-    latency = before.variant("onnx.int8").latency
-    assert latency is not None
-    assert latency.ratio_ci95 is not None
-    assert latency.ratio_ci95[0] < latency.ratio_ci95[1]
-    assert len(latency.rounds_ms) == ROUNDS, "nothing limits it"
-    # A limit in the middle of the interval, once of the gate and once of the baseline.
-    middle = sum(latency.ratio_ci95) / 2
-    gate = Gate(variant={"onnx.int8": {"p50_ratio": middle}})
-    since = Baseline(with_ratio(before, middle / LATENCY_MARGIN), "base.json")
-    for asked in (replace(options, gate=gate), replace(options, baseline=since)):
-        report = verify(bundle_path, samples[:20], linear, asked)
-        (check,) = [check for check in report.verdict.checks if check.what.endswith("p50_ratio")]
-        latency = report.variant("onnx.int8").latency
-        assert latency is not None
-        if check.undecided:
-            assert check.passed
-            assert len(latency.rounds_ms) == rounds
-            assert f"{rounds} rounds" in str(check.note)
-        else:
-            assert len(latency.rounds_ms) <= rounds
+    monkeypatch.setattr("edgetl.verify.measuring.measure_latency", measured)
+    fake_bundle({"onnx.fp32": linear, "onnx.int8": linear})
+    options = VerifyOptions()
+    before = asked.pop("before", None)
+    if before is not None:
+        report = verify(bundle_path, samples[:20], linear, options)
+        asked = {"baseline": Baseline(with_ratio(report, before), "base.json")}
+        told.clear()
+    report = verify(bundle_path, samples[:20], linear, replace(options, **asked))
+    assert told == ({"onnx.int8"} if longer else set())
+    undecided = [check for check in report.verdict.undecided if check.what.endswith("p50_ratio")]
+    assert bool(undecided) == (longer and "precise" not in asked)
+    assert all("undecided after 9 rounds" in str(check.note) and check.passed for check in undecided)
 
 
 def with_ratio(report: Report, ratio: float) -> Report:

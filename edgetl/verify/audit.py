@@ -249,7 +249,7 @@ def _other_weights(stored: Mapping[str, Stored], variant: Variant) -> Iterator[F
         yield Fault(Check(variant.id, "weights", _LEAST_INTEGER, share, False, ">=", finding.cause), finding)
     if coarse and "per output channel" in said:
         finding = Finding(
-            "weights have one scale per tensor where every channel should have its own",
+            "weights have one scale per tensor",
             f"{len(coarse)} of {len(stored)} layers ({', '.join(coarse[:3])}) share one scale; the manifest says "
             f"{said!r}",
             "export the variant again with edgetl export; with another converter ask for per-channel weights",
@@ -257,8 +257,8 @@ def _other_weights(stored: Mapping[str, Stored], variant: Variant) -> Iterator[F
         yield Fault(Check(variant.id, "weights", 0.0, float(len(coarse)), False, "<=", finding.cause), finding)
     if few and "int4" not in said:
         finding = Finding(
-            "a layer's weights have 4 bits where the manifest says 8",
-            f"{len(few)} of {len(stored)} layers use 16 values or fewer ({', '.join(few[:3])})",
+            "weights of a layer have 4 bits",
+            f"{len(few)} of {len(stored)} layers use 16 values or fewer ({', '.join(few[:3])}); the manifest says 8",
             f"export {variant.id} again: no layer of edgetl's int8 has fewer than 7 bits",
         )
         yield Fault(Check(variant.id, "weights", 0.0, float(len(few)), False, "<=", finding.cause), finding)

@@ -15,6 +15,9 @@ _LEAST_FALL_DB = 6.0
 
 _MOST_SUSPECTS = 3
 
+_GONE_DB = 10.0
+"""Worse than any layer of a sound int8 variant: noise of a third of the amplitude."""
+
 
 @dataclass(frozen=True)
 class LayerFidelity:
@@ -69,8 +72,13 @@ def find_parting(
     """The first layer where a variant parts from the original by more than its `siblings` do; None when none does.
 
     `siblings` are the layers of other variants of the same precision: what a layer loses in one of them too is what
-    that precision costs, and no fault of the file.
+    that precision costs, and no fault of the file. Without any, the first layer that loses what is left of the signal
+    goes before one that loses more decibels of a better one.
     """
+    if not siblings:
+        gone = [layer for layer in layers if layer.drop_db >= _LEAST_FALL_DB and layer.sqnr_db < _GONE_DB]
+        if gone:
+            return gone[0]
     usual: dict[str, float] = {}
     for other in siblings:
         for layer in other:

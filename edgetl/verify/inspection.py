@@ -41,7 +41,7 @@ _AROUND = 2
 _REPORT = "report.json"
 _NOT_EXPORTED = "not exported"
 _FLOATS = ("fp32", "fp16")
-_NEAR_DB = 15.0
+_NEAR_DB = 12.0
 """Logits of a sound int8 variant are nearer than this."""
 
 
@@ -50,8 +50,8 @@ class VariantInspection:
     """One variant beside the original.
 
     ``agreement`` (0 to 1) and ``sqnr_db`` are of the logits. ``parts_at`` is the first layer that goes wrong, beyond
-    what its precision costs in the other variants; None in a sound one. ``findings`` are causes that were recognised.
-    ``error`` says why there are no layers.
+    what its precision costs in the other variants, or whose weights are not what they should be; None in a sound one.
+    ``findings`` are causes that were recognised. ``error`` says why there are no layers.
     """
 
     id: str
@@ -190,16 +190,21 @@ def _inspected(
         logits = answers.variants.get(report.id)
         evidence = Evidence(opened, samples, answers.reference, logits, source)
         causes = [fault.finding for fault in audit_variant(opened, report.id)] + list(diagnose(report, evidence))
-        found.append(_one(report, reports, tuple(dict.fromkeys(causes))))
+        # Both know coarse weights; the layers know the modules they belong to.
+        by_cause = {finding.cause: finding for finding in causes}
+        found.append(_one(report, reports, tuple(by_cause.values())))
     return found
 
 
 def _one(report: VariantReport, reports: Sequence[VariantReport], causes: tuple[Finding, ...]) -> VariantInspection:
+    from edgetl.verify.symptoms import explain_by_facts
+
     parts_at = None
     if report.layers:
         siblings = [other.layers for other in reports if other is not report and _is_like(other, report)]
         if siblings or report.precision in _FLOATS or not _is_near(report):
             parts_at = find_parting(report.layers, siblings)
+        parts_at = parts_at or next((layer for layer in report.layers if explain_by_facts([layer])), None)
     return VariantInspection(
         id=report.id,
         agreement=None if report.parity is None else report.parity.top1_agreement,

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from edgetl.verify.diagnosis import Finding
-from edgetl.verify.hypotheses import FITTED_DB, GAINED_DB, Explanation, FewAnswers
+from edgetl.verify.hypotheses import FITTED_DB, GAINED_DB, SCREENED, Explanation, FewAnswers
 from edgetl_export import Source
 from edgetl_runtime.comparison import sqnr_db
 from edgetl_runtime.manifest import Normalize
@@ -29,13 +29,13 @@ _FIX = "export from the checkpoint with its own mean and std: edgetl puts them i
 def explain_by_original(answers: FewAnswers, source: Source) -> Explanation | None:
     """Missing, double or other normalisation, batch norms in training mode: done to the original, and compared."""
     network, pixels = _network(source), _pixels(answers)
-    tried = []
-    for name, normal in _normalisations(pixels, source.normalize):
-        tried.append((_nearness(network, normal, answers.variant), name))
-    found, cause = max(tried)
+    few, known = pixels[:SCREENED], answers.variant[:SCREENED]
+    tried = [(_nearness(network, normal, known), name) for name, normal in _normalisations(few, source.normalize)]
+    _, cause = max(tried)
+    found = _nearness(network, dict(_normalisations(pixels, source.normalize))[cause], answers.variant)
     if answers.explains(found):
         return Explanation(found, Finding(cause, _said(found, answers.now_db), _FIX))
-    training = _in_training_mode(network, source.normalize, pixels, answers.variant)
+    training = _in_training_mode(network, source.normalize, few, known)
     if answers.explains(training):
         finding = Finding(
             "batch norms are in training mode: they use each image's own statistics, not the running ones",

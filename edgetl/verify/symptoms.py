@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from edgetl.verify.report import VariantReport
     from edgetl_export import Captured, Source
 
-__all__ = ["explain_by_layers", "explain_by_place", "explain_non_finite"]
+__all__ = ["explain_by_facts", "explain_by_layers", "explain_by_place", "explain_non_finite"]
 
-_CLIPPED = 0.01
+_CLIPPED = 0.02
 """Of a layer's values. Grids of least squared error clip 0.0002 in a sound MobileNetV2."""
 _NARROWER = 0.8
 _BARELY_USED = 0.4
+_LEAST_OF_SWISH = -0.5
+_ABOUT = 1.05
 _LARGEST_FP16 = 65504.0
 _CLEAR_FALL_DB = 15.0
 _LOST_DB = 3.0
@@ -77,15 +79,20 @@ def explain_by_layers(
     if not layers:
         return ()
     quantised = report.precision not in _FLOATS
-    found = [_coarse(layers), _few_bits(layers)]
+    causes = explain_by_facts(layers)
     if quantised:
-        found.append(_saturated(layers, _grids(bundle, report.id), _calibration(bundle, report.id)))
-    found.append(_dead(layers))
-    causes = tuple(finding for finding in found if finding is not None)
+        saturated = _saturated(layers, _grids(bundle, report.id), _calibration(bundle, report.id))
+        causes += () if saturated is None else (saturated,)
     if not causes and quantised and original is not None:
         hard = _hard_in_integers(layers, original)
         causes = () if hard is None else (hard,)
     return causes
+
+
+def explain_by_facts(layers: Sequence[LayerFidelity]) -> tuple[Finding, ...]:
+    """What is wrong whatever it costs: weights of one scale or of 4 bits, channels that died."""
+    found = (_coarse(layers), _few_bits(layers), _dead(layers))
+    return tuple(finding for finding in found if finding is not None)
 
 
 def _coarse(layers: Sequence[LayerFidelity]) -> Finding | None:
@@ -118,7 +125,7 @@ def _saturated(
     layers: Sequence[LayerFidelity], grids: Mapping[str, tuple[float, float]], calibration: str
 ) -> Finding | None:
     """Narrow ranges in the file, or a calibration that does not cover these images, or covers far more."""
-    clipped = [layer for layer in layers if layer.clipped > _CLIPPED]
+    clipped = [layer for layer in layers if layer.clipped > _CLIPPED and not _only_small_negatives(layer)]
     before = list(layers[: list(layers).index(clipped[0])]) if clipped else []
     # What is clipped behind a layer that goes wrong is its consequence.
     if clipped and not find_suspects(before):
@@ -128,7 +135,7 @@ def _saturated(
             f"reach {_ends(first.original_range)}, and so in {len(clipped)} of {len(layers)} layers"
         )
         known = [layer for layer in clipped if layer.node in grids]
-        narrow = [layer for layer in known if _span(layer.range) < _NARROWER * _span(grids[layer.node])]
+        narrow = [layer for layer in known if _stops_before(layer, grids[layer.node])]
         if known and len(narrow) <= len(known) / 2:
             return _stale(evidence, calibration)
         calibrated = f"; the calibration found {_ends(grids[narrow[0].node])} for {narrow[0].module}" if narrow else ""
@@ -150,6 +157,19 @@ def _saturated(
         f"layers); {wide.module} spans {_ends(wide.original_range)} of {_ends(grids[wide.node])}"
     )
     return _stale(evidence, calibration)
+
+
+def _only_small_negatives(layer: LayerFidelity) -> bool:
+    """Whether all that is clipped is what SiLU and hard swish have below zero: that is rounding, no range."""
+    least, greatest = layer.original_range
+    return layer.range[0] == 0 and _LEAST_OF_SWISH <= least < 0 and greatest <= layer.range[1] * _ABOUT
+
+
+def _stops_before(layer: LayerFidelity, grid: tuple[float, float]) -> bool:
+    """Whether the end at which a variant's values are clipped comes well before the calibrated one."""
+    low_gap, high_gap = layer.range[0] - layer.original_range[0], layer.original_range[1] - layer.range[1]
+    end = 1 if high_gap >= low_gap else 0
+    return abs(layer.range[end]) < _NARROWER * abs(grid[end])
 
 
 def _stale(evidence: str, calibration: str) -> Finding:

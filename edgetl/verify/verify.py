@@ -22,8 +22,9 @@ from edgetl.verify.machine import describe_workbench
 from edgetl.verify.measuring import Measuring, with_error
 from edgetl.verify.options import RunFacts, VerifyOptions
 from edgetl.verify.parity import compare
+from edgetl.verify.provenance import contract_of
 from edgetl.verify.reference import KeptReference
-from edgetl.verify.regression import check_same_model, compare_reports, contract_of
+from edgetl.verify.regression import check_same_model, compare_reports
 from edgetl.verify.report import Data, Report, VariantReport, Verdict
 from edgetl_export.progress import Track, silent
 from edgetl_runtime.bundle import Bundle, open_bundle

@@ -120,11 +120,18 @@ def test_every_format_is_written(run: Verify, tmp_path: Path) -> None:
     assert "<testsuite" in files["junit"].read_text()
 
 
+def test_only_some_variants(run: Verify, bundle: Path, capsys: Capture) -> None:
+    assert run("--variants", "onnx.fp32,tflite.fp32") == 0
+    assert [variant.id for variant in report_of(bundle).variants] == ["onnx.fp32", "tflite.fp32"]
+    assert run("--variants", "onnx.fp3") == 2
+    assert "did you mean 'onnx.fp32'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("part", ["peak_rss_bytes", "cold_start_ms"])
 def test_a_gate_on_memory_makes_it_measured(run: Verify, bundle: Path, tmp_path: Path, part: str) -> None:
     gate = tmp_path / "gate.toml"
     gate.write_text(f'[variant."onnx.fp32"]\n{part} = 1\n')
-    assert run("--gate", str(gate)) == 1
+    assert run("--gate", str(gate), "--variants", "onnx.fp32") == 1
     (check,) = report_of(bundle).verdict.failed
     assert (check.what, check.limit) == (part, 1.0)
     assert check.value is not None
@@ -265,7 +272,8 @@ def on_a_device(*words: str) -> subprocess.CompletedProcess[str]:
 
 def test_verification_without_torch_and_without_the_workbenchs_libraries(bundle: Path, photos: Path) -> None:
     (bundle / "reference" / "checkpoint.json").write_text("{}")  # it is there and cannot be used
-    done = on_a_device("verify", str(bundle), "--data", str(photos), "--markdown", str(bundle / "summary.md"))
+    words = ["--variants", "onnx.fp32", "--markdown", str(bundle / "summary.md")]
+    done = on_a_device("verify", str(bundle), "--data", str(photos), *words)
     assert done.returncode == 0, done.stderr
     assert "PASSED" in done.stdout
     assert "report.html was not written" in done.stderr
@@ -283,6 +291,40 @@ def test_without_torch_and_without_kept_answers_the_error_says_what_to_do(bundle
     assert "torch is not installed here" in done.stderr
     assert "--keep-reference" in done.stderr
     assert done.stderr.count("error:") == 1
+
+
+class Found:
+    """What an inspection finds."""
+
+    def lines(self) -> list[str]:
+        return ["onnx.int8 parts at features.7"]
+
+    def to_json(self) -> str:
+        return '{"schema": 1}'
+
+
+def test_inspecting_layers(
+    bundle: Path, photos: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Path, dict[str, Any]]] = []
+
+    def inspect(path: Path, **options: Any) -> Found:
+        asked.append((path, options))
+        return Found()
+
+    monkeypatch.setattr("edgetl.verify.inspection.inspect_layers", inspect)
+    assert main(["inspect", str(bundle), "--layers"]) == 0
+    assert asked[-1] == (bundle, {"variants": None, "images": None, "save_repro": None})
+    assert capsys.readouterr().out == "onnx.int8 parts at features.7\n"
+    words = ["--variants", "onnx.fp32,tflite.fp32", "--data", str(photos), "--save-repro", "repro", "--json", "-"]
+    assert main(["inspect", str(bundle), "--layers", *words]) == 0
+    options = asked[-1][1]
+    assert (options["variants"], options["save_repro"]) == (("onnx.fp32", "tflite.fp32"), Path("repro"))
+    assert len(options["images"]) == 20
+    assert json.loads(capsys.readouterr().out) == {"schema": 1}
+    assert main(["inspect", str(bundle), "--layers", "--json", str(tmp_path / "layers.json")]) == 0
+    assert json.loads((tmp_path / "layers.json").read_text()) == {"schema": 1}
+    assert "parts at" in capsys.readouterr().out
 
 
 def test_layers_options_go_together(bundle: Path, capsys: Capture) -> None:

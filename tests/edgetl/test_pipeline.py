@@ -12,11 +12,12 @@ from safetensors.torch import save_file
 from edgetl import api
 from edgetl.backbones import build
 from edgetl.checkpoint import open_checkpoint
-from edgetl.pipeline import labelled_by_folders, run, train_to
+from edgetl.data import load_dataset
+from edgetl.pipeline import labelled_by_folders, run, train_to, verify_bundle
 from edgetl.recipe import Recipe
 from edgetl_export.targets import to_onnx
 from edgetl_runtime import load, open_bundle
-from edgetl_runtime.errors import CheckpointError, OutputError
+from edgetl_runtime.errors import CheckpointError, DataError, OutputError
 
 SMALL = Recipe().updated(
     {
@@ -72,6 +73,21 @@ def test_the_python_api_is_three_calls(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="--reference CHECKPOINT"):
         api.verify(bundle, photos)
     assert api.verify(bundle, photos, reference=checkpoint).variant("onnx.fp32").error is None
+
+
+def test_kept_answers_stand_in_for_the_checkpoint(photos: Path, tmp_path: Path) -> None:
+    recipe = with_photos(photos).updated({"verify": {"keep_reference": True}})
+    outcome = run(recipe, tmp_path / "a.edgetl")
+    open_bundle(outcome.bundle).check()
+    for name in ("checkpoint.json", "model.safetensors"):
+        (outcome.bundle / "reference" / name).unlink()
+    # The photos that the run held out are some of these; the others have no answers.
+    with pytest.raises(DataError, match="whose answers"):
+        api.verify(outcome.bundle, photos)
+    held_out = load_dataset(photos, recipe.data).held_out[0]
+    again = verify_bundle(outcome.bundle, held_out)
+    assert again.report.data == outcome.report.data
+    assert again.report.variant("onnx.fp16").parity == outcome.report.variant("onnx.fp16").parity
 
 
 def test_a_checkpoint_folder_has_recipe_and_history(photos: Path, tmp_path: Path) -> None:

@@ -43,6 +43,8 @@ _NOT_EXPORTED = "not exported"
 _FLOATS = ("fp32", "fp16")
 _NEAR_DB = 12.0
 """Logits of a sound int8 variant are nearer than this."""
+_FAULT_DB = 10.0
+"""What engines round differently stays below, in a variant whose logits are near."""
 
 
 @dataclass(frozen=True)
@@ -202,8 +204,11 @@ def _one(report: VariantReport, reports: Sequence[VariantReport], causes: tuple[
     parts_at = None
     if report.layers:
         siblings = [other.layers for other in reports if other is not report and _is_like(other, report)]
-        if siblings or report.precision in _FLOATS or not _is_near(report):
+        quantised, near = report.precision not in _FLOATS, _is_near(report)
+        if siblings or not (quantised and near):
             parts_at = find_parting(report.layers, siblings)
+        if quantised and near and parts_at is not None and parts_at.drop_db < _FAULT_DB:
+            parts_at = None
         parts_at = parts_at or next((layer for layer in report.layers if explain_by_facts([layer])), None)
     return VariantInspection(
         id=report.id,

@@ -82,7 +82,9 @@ def points(operators: Sequence[Operator], image: str) -> list[Point]:
         while len(consumers[tensor]) == 1:
             (behind,) = consumers[tensor]
             behind_kind = kind_of(behind.name, variable_inputs=count(behind))
-            fused = kind == WEIGHTED and behind_kind in ("sum", "clipped") and count(behind) == 1
+            # TFLite's last layer has the scales of its weights behind it.
+            scales = behind_kind == "product" and _plain(operator.name) == "fullyconnected"
+            fused = kind == WEIGHTED and (scales or behind_kind in ("sum", "clipped")) and count(behind) == 1
             rounding = _plain(behind.name) in _ROUNDING
             if not fused and not rounding:
                 break

@@ -151,14 +151,35 @@ def stored_in_tflite(interpreter: Any) -> dict[str, Stored]:
             continue
         detail, levels = details[index], interpreter.get_tensor(index)
         grid = detail["quantization_parameters"]
-        scales = grid["scales"]
+        shares = _shares(interpreter, operators, operator, made)
+        scales = grid["scales"] * shares if grid["scales"].size else grid["scales"]
         if scales.size:
-            values = _scaled(levels, scales, grid["zero_points"], grid["quantized_dimension"])
+            zero_points = np.broadcast_to(grid["zero_points"], scales.shape)
+            values = _scaled(levels, scales, zero_points, grid["quantized_dimension"])
             weights = _Constant(str(levels.dtype), values, scales)
         else:
             weights = _Constant(str(levels.dtype), levels)
         found[str(operator["outputs"][0])] = _stored(weights, axes[operator["op_name"]])
     return found
+
+
+def _shares(
+    interpreter: Any, operators: list[dict[str, Any]], layer: dict[str, Any], made: set[int]
+) -> npt.NDArray[np.float32]:
+    """What the products of `layer` are multiplied with behind it, by channel; 1 for all that are not.
+
+    A last layer that gives float logits has one scale for all its weights, and the channels' shares of it behind (see
+    `edgetl_export.targets.last_layer`).
+    """
+    behind = [
+        int(operator["inputs"][1])
+        for operator in operators
+        if operator["op_name"] == "MUL" and operator["inputs"][0] == layer["outputs"][0]
+    ]
+    if layer["op_name"] != "FULLY_CONNECTED" or len(behind) != 1 or behind[0] in made:
+        return np.ones(1, np.float32)
+    shares: npt.NDArray[np.float32] = interpreter.get_tensor(behind[0])
+    return shares
 
 
 def stored_in_openvino(ordered: Any) -> dict[str, Stored]:

@@ -75,8 +75,8 @@ def in_tflite(artifact: Artifact) -> list[Found | None]:
             continue
         source, weight = operator["inputs"][:2]
         if operator["op_name"] == "FULLY_CONNECTED":
-            # The last one gives float logits: float values that lie on the grid, times integers made float.
-            source, weight = dequantised.get(source, source), dequantised.get(weight, weight)
+            # The last one gives float logits: it rounds what it is given, float values that lie on the grid, anew.
+            source = dequantised.get(source, source)
         if details[weight]["dtype"] is np.float32:
             found.append(None)
             continue
@@ -84,8 +84,18 @@ def in_tflite(artifact: Artifact) -> list[Found | None]:
         parameters = details[weight]["quantization_parameters"]
         assert not parameters["zero_points"].any()
         levels = _by_channel(interpreter.get_tensor(weight), parameters["quantized_dimension"])
-        found.append(Found(_tflite_grid(details[source]), parameters["scales"], levels))
+        scales = parameters["scales"] * _shares(interpreter, operators, operator["outputs"][0])
+        found.append(Found(_tflite_grid(details[source]), scales, levels))
     return found
+
+
+def _shares(interpreter: Any, operators: list[dict[str, Any]], products: int) -> npt.NDArray[np.float32]:
+    """The scales of the channels as shares of the one that the last layer's weights have; 1 for all others."""
+    for operator in operators:
+        if operator["op_name"] == "MUL" and products == operator["inputs"][0] and operator is operators[-2]:
+            shares: npt.NDArray[np.float32] = interpreter.get_tensor(operator["inputs"][1])
+            return shares
+    return np.ones(1, np.float32)
 
 
 def in_openvino(artifact: Artifact) -> list[Found | None]:
@@ -213,10 +223,14 @@ def test_nothing_in_the_onnx_file_is_on_a_grid_of_its_own(network: Int8) -> None
 
 def test_nothing_in_the_tflite_file_is_on_a_grid_of_its_own(network: Int8) -> None:
     known = {*network.quantized.quantization.activations.values(), Grid(1 / 256, 0)}
+    interpreter = _interpreter(network.files["tflite"])
+    weights = {item["inputs"][1] for item in interpreter._get_ops_details() if item["op_name"] == "FULLY_CONNECTED"}
     found = [
         _tflite_grid(tensor)
-        for tensor in _interpreter(network.files["tflite"]).get_tensor_details()
-        if tensor["dtype"] is np.int8 and len(tensor["quantization_parameters"]["scales"]) == 1
+        for tensor in interpreter.get_tensor_details()
+        if tensor["dtype"] is np.int8
+        and tensor["index"] not in weights
+        and len(tensor["quantization_parameters"]["scales"]) == 1
     ]
     assert len(found) >= len(layers_of(network))
     for grid in found:

@@ -16,6 +16,7 @@ from edgetl_export.quantize.match import match_by_value
 from edgetl_export.quantize.quantization import PIXELS, PROBABILITIES, Grid, Quantized
 from edgetl_export.targets import flatbuffer
 from edgetl_export.targets.integer_borders import with_integer_borders
+from edgetl_export.targets.last_layer import with_integer_products
 from edgetl_export.targets.wide import HEADROOM
 
 __all__ = ["IntegerModel", "quantize_tflite"]
@@ -72,7 +73,7 @@ def quantize_tflite(
     if quantized.captured.takes_pixels and activation_bits == 8:
         # Older kernels do not take uint8 to int16 in one step.
         result = _fed_with_pixels(result)
-    return IntegerModel(result, left)
+    return IntegerModel(with_integer_products(result) if activation_bits == 8 else result, left)
 
 
 def _recipe(
@@ -103,7 +104,8 @@ def _recipe(
     last = graph.operators[-1]
     float_logits = activation_bits == 8 and not integer_borders
     if float_logits and last.kind == "FULLY_CONNECTED" and not kept.intersection(last.outputs):
-        # Not dynamic: tflite-runtime 2.14 passes over the scales per channel there, and gives nonsense.
+        # Not dynamic: tflite-runtime 2.14 passes over the scales per channel there, and gives nonsense. What
+        # `with_integer_products` makes of it runs there too.
         static.add_weight_only_config(regex=last.scope, operation_name=names.FULLY_CONNECTED, num_bits=8)
     return static
 

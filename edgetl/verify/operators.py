@@ -82,8 +82,9 @@ def points(operators: Sequence[Operator], image: str) -> list[Point]:
         while len(consumers[tensor]) == 1:
             (behind,) = consumers[tensor]
             behind_kind = kind_of(behind.name, variable_inputs=count(behind))
-            # TFLite's last layer has the scales of its weights behind it.
-            scales = behind_kind == "product" and _plain(operator.name) == "fullyconnected"
+            # TFLite's last layer has the scales of its weights behind it, and no bias of its own.
+            bare = _plain(operator.name) == "fullyconnected" and len(operator.inputs) == 2
+            scales = behind_kind == "product" and bare
             fused = kind == WEIGHTED and (scales or behind_kind in ("sum", "clipped")) and count(behind) == 1
             rounding = _plain(behind.name) in _ROUNDING
             if not fused and not rounding:

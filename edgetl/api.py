@@ -9,6 +9,7 @@ from edgetl import pipeline
 from edgetl.checkpoint import Checkpoint
 from edgetl.recipe import ExportSection, Recipe
 from edgetl.verify.gate import Gate, read_gate
+from edgetl.verify.regression import Baseline
 from edgetl.verify.report import Report
 from edgetl.verify.verify import VerifyOptions
 from edgetl.verify.writing import ReportFiles, write_report
@@ -74,16 +75,18 @@ def verify(
     *,
     reference: Checkpoint | None = None,
     gate: Gate | str | Path | None = None,
+    baseline: str | Path | None = None,
     threads: int = 1,
     track: Track = silent,
 ) -> Report:
-    """Hold every variant of a bundle against the original on labelled photos, and judge it by `gate`.
+    """Hold every variant of a bundle against the original on labelled photos, and judge it by `gate` and by `baseline`,
+    the report.json of an accepted run.
 
     ``report.verdict.passed`` is the answer; the bundle's report.json and report.html are brought up to date.
     """
     chosen = gate if isinstance(gate, Gate) else Gate() if gate is None else read_gate(Path(gate))
-    outcome = pipeline.verify_bundle(
-        Path(bundle), Path(data), VerifyOptions(threads=threads, gate=chosen), reference=reference, track=track
-    )
+    accepted = None if baseline is None else Baseline.read(Path(baseline))
+    options = VerifyOptions(threads=threads, gate=chosen, baseline=accepted)
+    outcome = pipeline.verify_bundle(Path(bundle), Path(data), options, reference=reference, track=track)
     write_report(outcome.report, ReportFiles.in_folder(Path(bundle)))
     return outcome.report

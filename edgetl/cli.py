@@ -29,17 +29,7 @@ _INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. `argv` without the program's name, by default the process's own."""
-    commands: dict[str, Command] = {
-        "run": _run,
-        "train": _train,
-        "export": _export,
-        "verify": _verify,
-        "bench": _bench,
-        "inspect": _inspect,
-        "backbones": _backbones,
-        "demo": _demo,
-    }
-    arguments = build_parser(commands).parse_args(argv)
+    arguments = _parser().parse_args(argv)
     command: Command = arguments.command
     try:
         _check_reports(arguments)
@@ -55,6 +45,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("edgetl: interrupted; nothing was left behind")
         return _INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    commands: dict[str, Command] = {
+        "run": _run,
+        "train": _train,
+        "export": _export,
+        "verify": _verify,
+        "bench": _bench,
+        "inspect": _inspect,
+        "backbones": _backbones,
+        "demo": _demo,
+    }
+    return build_parser(commands)
 
 
 def _check_reports(arguments: argparse.Namespace) -> None:

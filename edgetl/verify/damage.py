@@ -21,6 +21,7 @@ MOST_FLIPS = 24
 """Flips that a report keeps of each variant; their number is kept in any case."""
 
 _Logits = npt.NDArray[np.float32]
+_AT_ONCE = 4096  # rows of logits, in float64
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,11 @@ def _class_damage(right: npt.NDArray[np.bool_], still_right: npt.NDArray[np.bool
 
 def _margins(logits: _Logits) -> npt.NDArray[np.float64]:
     """Probability of the first label minus that of the second, (n,) float64; 1 where there is but one label."""
+    parts = (logits[start : start + _AT_ONCE] for start in range(0, len(logits), _AT_ONCE))
+    return np.concatenate([_margins_at_once(part) for part in parts])
+
+
+def _margins_at_once(logits: _Logits) -> npt.NDArray[np.float64]:
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     shares = np.sort(shifted / shifted.sum(axis=1, keepdims=True), axis=1)
     margins: npt.NDArray[np.float64] = shares[:, -1] - (shares[:, -2] if shares.shape[1] > 1 else 0.0)

@@ -95,7 +95,7 @@ _BUILT_IN: dict[str, Limits] = {
     "fp32": {"top1_agreement": 0.995, "sqnr_db": 60.0},
     "fp16": {"top1_agreement": 0.99, "sqnr_db": 30.0},
 }
-_BUILT_IN_QUANTISED: Limits = {"top1_agreement": 0.95, "delta": -0.02}
+_BUILT_IN_QUANTISED: Limits = {"top1_agreement": 0.95, "delta": -0.02, "sqnr_db": 6.0}
 
 _TARGETS = ("onnx", "tflite", "openvino")
 _PRECISION = re.compile(r"fp32|fp16|int8|dynamic|w\d+(a\d+)?")

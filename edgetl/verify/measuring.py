@@ -125,7 +125,8 @@ class Measuring:
             causes = tuple(known.get(report.id, ()))
             if report.id in failed and self._exists(report.id) and self.options.diagnose:
                 causes += diagnose(report, self._evidence(report.id))
-            found.append(replace(report, findings=tuple(dict.fromkeys(causes))))
+            # Of the same cause the later one knows more: the diagnosis names the module.
+            found.append(replace(report, findings=tuple({finding.cause: finding for finding in causes}.values())))
         return found
 
     def _exists(self, variant: str) -> bool:

@@ -81,7 +81,7 @@ def test_built_in_limits(report: VariantReport, failing: set[str]) -> None:
     [(0, 0, True), (3, 0, True), (4, 0, True), (5, 0, False), (12, 0, False), (20, 12, True), (2, 9, True)],
 )
 def test_with_no_tolerance_mcnemar_decides(broken: int, repaired: int, passes: bool) -> None:
-    (check,) = judge([variant(broken=broken, repaired=repaired)], Gate(default={"delta": 0.0})).checks[1:]
+    (check,) = judge([variant(broken=broken, repaired=repaired)], Gate(default={"delta": 0.0})).checks[1:2]
     assert (check.what, check.passed) == ("delta", passes)
     if broken > repaired:
         assert check.p_value is not None
@@ -97,7 +97,7 @@ def test_an_improvement_that_is_asked_for_must_be_shown() -> None:
 
 
 def test_a_pass_by_chance_says_how_many_images_would_decide() -> None:
-    (check,) = judge([variant(broken=3)], Gate(default={"delta": 0.0})).checks[1:]
+    (check,) = judge([variant(broken=3)], Gate(default={"delta": 0.0})).checks[1:2]
     assert "about 591 would decide" in str(check.note)
     (check,) = judge([variant("onnx.fp32", flips=3, sqnr=90)], Gate()).checks[:1]
     assert (check.what, check.passed) == ("top1_agreement", True)
@@ -206,7 +206,7 @@ def test_more_specific_sections_override_less_specific_ones(tmp_path: Path) -> N
         target, precision = name.split(".")
         return gate.limits_for(name, target=target, precision=precision)
 
-    assert limits("onnx.int8") == {"top1_agreement": 0.8, "p50_ms": 9.0, "delta": -0.02}
+    assert limits("onnx.int8") == {"top1_agreement": 0.8, "p50_ms": 9.0, "delta": -0.02, "sqnr_db": 6.0}
     assert limits("onnx.fp32") == {"top1_agreement": 0.7, "p50_ms": 9.0, "sqnr_db": 60.0}
     assert limits("tflite.int8")["top1_agreement"] == 0.6
     assert limits("tflite.fp16")["top1_agreement"] == 0.5

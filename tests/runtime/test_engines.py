@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -163,3 +164,21 @@ def test_importing_the_runtime_imports_no_engine() -> None:
     code = f"import sys, edgetl_runtime.cli; print(sorted({heavy!r} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_onnxruntime_reads_the_file_of_a_folder_itself(
+    pristine_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bytes would lie in memory beside its own copy while it loads."""
+    from edgetl_runtime.engines import ort
+
+    given: list[object] = []
+    real = ort.onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        ort.onnxruntime, "InferenceSession", lambda source, *a, **k: (given.append(source), real(source, *a, **k))[1]
+    )
+    zipped = Path(shutil.make_archive(str(tmp_path / "colours"), "zip", pristine_bundle))
+    for path in (pristine_bundle, zipped, pristine_bundle / "onnx/model.fp32.onnx"):
+        open_bundle(path).session("onnx.fp32").close()
+    assert [type(source) for source in given] == [str, bytes, bytes]
+    assert given[0] == str(pristine_bundle / "onnx/model.fp32.onnx")

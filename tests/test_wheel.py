@@ -183,7 +183,6 @@ def test_a_missing_engine_is_one_line(command: str, device: Device, bundle: Path
         ["run", "--data", "photos", "--out", "out.edgetl"],
         ["train", "--data", "photos", "--out", "out"],
         ["export", "checkpoint", "--calibration", "photos", "--out", "out.edgetl"],
-        ["verify", "bundle", "--data", "photos"],
         ["backbones"],
         ["demo"],
     ],

@@ -20,7 +20,7 @@ from edgetl.pipeline import export_checkpoint
 from edgetl.recipe import ExportSection, Recipe
 from edgetl_export import TARGETS, Exported
 from edgetl_runtime.bundle import open_bundle
-from edgetl_runtime.engines import ModelBytes, Signature, open_session
+from edgetl_runtime.engines import Execution, ModelBytes, Signature, open_session
 from edgetl_runtime.errors import EdgetlError
 from edgetl_runtime.session import Session
 
@@ -116,7 +116,7 @@ def peer_candidate(name: str, prepared: Prepared) -> Candidate | Row:
         weights = made.with_suffix(".bin").read_bytes() if made.suffix == ".xml" else None
         model = ModelBytes(made.read_bytes(), name=peer.title, weights=weights)
         signature = Signature((bundle.manifest.input,), (bundle.manifest.output,))
-        opener = partial(open_session, TARGETS[peer.target].engine, model, signature, threads=THREADS)
+        opener = partial(open_session, TARGETS[peer.target].engine, model, signature, Execution(threads=THREADS))
         with opener():  # an engine that cannot load the file says so here, and not in the middle of the comparison
             size = len(model.main) + len(weights or b"")
     except EdgetlError as error:

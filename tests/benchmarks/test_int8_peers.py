@@ -8,7 +8,7 @@ import pytest
 from int8_peers import main, parse, settings
 from peers import PEERS, _Reader, quantize_in_a_process
 
-from edgetl_runtime.engines import ModelBytes, Signature, open_session
+from edgetl_runtime.engines import Execution, ModelBytes, Signature, open_session
 from edgetl_runtime.errors import ExportError, UsageError
 from edgetl_runtime.manifest import TensorSpec
 
@@ -123,7 +123,7 @@ def test_a_peer_quantises_all_but_the_normalisation_in_a_process_of_its_own(tmp_
 
 
 def _first_logits(model: ModelBytes, signature: Signature, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    with open_session("onnxruntime", model, signature, threads=1) as session:
+    with open_session("onnxruntime", model, signature, Execution(threads=1)) as session:
         logits: npt.NDArray[np.float32] = session.run({"image": image})["logits"]
     return logits
 

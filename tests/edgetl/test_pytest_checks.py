@@ -110,7 +110,7 @@ def test_checks_are_known_before_anything_is_measured(checks: BundleChecks) -> N
     assert checks.label == ""
     assert "against the bundle's checkpoint" in checks.description
     assert checks.names()["onnx.fp32"] == [WORKS, "top1_agreement", "sqnr_db"]
-    assert checks.names()["onnx.int8"] == [WORKS, "top1_agreement", "delta"]
+    assert checks.names()["onnx.int8"] == [WORKS, "top1_agreement", "delta", "sqnr_db"]
 
 
 def test_outcomes(checks: BundleChecks) -> None:

@@ -53,7 +53,7 @@ def run(pytester: pytest.Pytester, *words: str | Path) -> pytest.RunResult:
 def test_a_test_for_every_variant_and_check(pytester: pytest.Pytester, bundle: Path) -> None:
     """The bundle's int8 is fp32 by another name, which no limit would show."""
     result = run(pytester, "--edgetl-bundle", bundle)
-    result.assert_outcomes(passed=3 * 3 + 1, skipped=1, failed=1)
+    result.assert_outcomes(passed=3 * 3 + 2, skipped=1, failed=1)
     result.stdout.fnmatch_lines(
         [
             "edgetl: colours.edgetl, 4 variants, on its golden samples; *",
@@ -72,7 +72,7 @@ def test_a_test_for_every_variant_and_check(pytester: pytest.Pytester, bundle: P
 def test_a_failure_is_its_message_and_no_trace(pytester: pytest.Pytester, bundle: Path) -> None:
     (pytester.path / "gate.toml").write_text('[variant."onnx.fp32"]\nsqnr_db = 199\n')
     result = run(pytester, "--edgetl-bundle", bundle, "--edgetl-gate", "gate.toml", "-k", "onnx.fp32")
-    result.assert_outcomes(passed=2, failed=1, deselected=9)
+    result.assert_outcomes(passed=2, failed=1, deselected=10)
     result.stdout.fnmatch_lines(["onnx.fp32: SQNR in dB is *, the gate asks for at least 199"])
     assert "Traceback" not in result.stdout.str()
     assert "runtest" not in result.stdout.str()
@@ -108,7 +108,7 @@ def test_photos_without_torch_against_the_answers_that_are_kept(
     recording.keep(bundle, opened.manifest, [0] * len(images))
     pytester.makeconftest(NO_TORCH)
     result = run(pytester, "--edgetl-bundle", bundle, "--edgetl-data", photos)
-    result.assert_outcomes(passed=3 * 3 + 2, failed=1)
+    result.assert_outcomes(passed=3 * 3 + 3, failed=1)
     result.stdout.fnmatch_lines(
         ["edgetl: * the original's answers that the bundle keeps; *", "*::onnx.int8::delta PASSED*"]
     )
@@ -119,7 +119,7 @@ def test_photos_without_torch_and_without_answers_are_replaced_by_golden_samples
 ) -> None:
     pytester.makeconftest(NO_TORCH)
     result = run(pytester, "--edgetl-bundle", bundle, "--edgetl-data", photos, "-k", "tflite.fp32")
-    result.assert_outcomes(passed=3, deselected=9)
+    result.assert_outcomes(passed=3, deselected=10)
     result.stdout.fnmatch_lines(["edgetl: * on its golden samples (no torch here for *", "*works?golden? PASSED*"])
 
 
@@ -195,7 +195,7 @@ def test_fixtures_for_tests_of_ones_own(pytester: pytest.Pytester, bundle: Path,
         """
     )
     result = run(pytester, "--edgetl-bundle", bundle, "-k", "not golden")
-    result.assert_outcomes(passed=3, failed=1, deselected=12)
+    result.assert_outcomes(passed=3, failed=1, deselected=13)
     result.stdout.fnmatch_lines(
         [
             "*GateError: 0 of 12 decisions are equal, at least 90.0% asked for",

@@ -124,7 +124,7 @@ def test_the_recipe_switches_it_on(
     old = trained(source)
     monkeypatch.setattr(pipeline, "finetune", lambda *_, **__: old)
     monkeypatch.setattr(pipeline, "check_start", lambda *_: None)
-    monkeypatch.setattr(pipeline, "_source", lambda *_: source)
+    monkeypatch.setattr(pipeline, "source_of", lambda *_: source)
     monkeypatch.setattr(
         pipeline, "train_quantized", lambda old, *_, **__: dataclasses.replace(old, notes=("quantised",))
     )

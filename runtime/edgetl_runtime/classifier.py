@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -138,7 +138,7 @@ class Classifier:
         """`predict` for many images at once: they are decoded on `workers` threads (default: one per core) and run in
         batches as large as the model takes. Raises `ImageError` when one of them cannot be read."""
         _check_asked(top, threshold)
-        ready = self._ahead(images, color=color, workers=workers)
+        ready = self._ahead(self._tensor, images, color=color, workers=workers)
         with closing(ready):
             rows = self._rows(future.result() for future in ready)
             return [self.interpret(row, top=top, threshold=threshold) for row in rows]
@@ -177,14 +177,16 @@ class Classifier:
     ) -> Iterator[Prediction | ImageError]:
         """`predict` for a stream, endless if need be: predictions in the order of the images.
 
-        Images are decoded and preprocessed ahead on `workers` threads (default: one per core) while the engine runs;
-        at most twice as many as there are workers are held. An image that cannot be read raises its `ImageError` in
-        its place, or, with ``errors="return"``, is that error in its place, and the stream goes on.
+        Images are decoded and preprocessed ahead on `workers` threads (default: one per core) while the engine runs,
+        and run there too where the engine lets runs overlap (ONNX Runtime); at most twice as many as there are workers
+        are held. An image that cannot be read raises its `ImageError` in its place, or, with ``errors="return"``, is
+        that error in its place, and the stream goes on.
         """
         _check_asked(top, threshold)
         if errors not in ("raise", "return"):
             raise UsageError(f"unknown errors {errors!r}", fix='errors="raise" or errors="return"')
-        ready = self._ahead(images, color=color, workers=workers)
+        work = self._row if self.session.concurrent else self._tensor
+        ready = self._ahead(work, images, color=color, workers=workers)
         return self._answers(ready, top=top, threshold=threshold, errors=errors)
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Tensors:
@@ -233,7 +235,7 @@ class Classifier:
         self.close()
 
     def _answers(
-        self, ready: Generator[Future[npt.NDArray[np.uint8]], None, None], *, top: int, threshold: float, errors: str
+        self, ready: Generator[Future[npt.NDArray[Any]], None, None], *, top: int, threshold: float, errors: str
     ) -> Iterator[Prediction | ImageError]:
         with closing(ready):
             for future in ready:
@@ -241,15 +243,26 @@ class Classifier:
                 if errors == "return" and isinstance(error, ImageError):
                     yield error
                 else:
-                    yield self.interpret(self.logits(future.result()), top=top, threshold=threshold)
+                    row = future.result() if self.session.concurrent else self.logits(future.result())
+                    yield self.interpret(row, top=top, threshold=threshold)
+
+    def _tensor(self, image: ImageSource, *, color: ColorOrder) -> npt.NDArray[np.uint8]:
+        return preprocess(image, self.manifest.preprocess, color=color)
+
+    def _row(self, image: ImageSource, *, color: ColorOrder) -> npt.NDArray[np.float32]:
+        return self.logits(self._tensor(image, color=color))
 
     def _ahead(
-        self, images: Iterable[ImageSource], *, color: ColorOrder, workers: int | None
-    ) -> Generator[Future[npt.NDArray[np.uint8]], None, None]:
+        self,
+        work: Callable[..., npt.NDArray[Any]],
+        images: Iterable[ImageSource],
+        *,
+        color: ColorOrder,
+        workers: int | None,
+    ) -> Generator[Future[npt.NDArray[Any]], None, None]:
         from edgetl_runtime.streaming import map_ahead
 
-        work = partial(preprocess, spec=self.manifest.preprocess, color=color)
-        return map_ahead(work, images, workers=_count_workers(workers))
+        return map_ahead(partial(work, color=color), images, workers=_count_workers(workers))
 
     def _rows(self, tensors: Iterable[npt.NDArray[np.uint8]]) -> Iterator[npt.NDArray[np.float32]]:
         """Logits (classes,) of each tensor, run in batches as large as the model takes."""

@@ -25,6 +25,7 @@ class Session(ABC):
 
     ``inputs`` and ``outputs`` describe the tensors as the file has them; ``engine`` and ``engine_version`` say
     what runs it, ``device`` where it was asked to, ``wanted`` the places in a `Placement` that keep that promise.
+    Threads may share a session; ``concurrent`` says whether their runs overlap or take turns.
     A session is a context manager; closing twice is fine, running after that is an `EngineError`.
     """
 
@@ -32,6 +33,7 @@ class Session(ABC):
     engine_version: str
     device: str = "cpu"
     wanted: tuple[str, ...] = ()
+    concurrent: bool = False
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     _closed: bool = False
@@ -153,7 +155,7 @@ class IntegerSession(Session):
 
     def __init__(self, inner: Session, image: TensorSpec, logits: TensorSpec) -> None:
         self.engine, self.engine_version = inner.engine, inner.engine_version
-        self.device, self.wanted = inner.device, inner.wanted
+        self.device, self.wanted, self.concurrent = inner.device, inner.wanted, inner.concurrent
         self.inputs, self.outputs = (image,), (logits,)
         self._inner = inner
 

@@ -50,6 +50,7 @@ class OnnxRuntimeSession(Session):
 
     engine = "onnxruntime"
     engine_version = str(onnxruntime.__version__)
+    concurrent = True
 
     def __init__(
         self,

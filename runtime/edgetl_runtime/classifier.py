@@ -185,9 +185,11 @@ class Classifier:
         _check_asked(top, threshold)
         if errors not in ("raise", "return"):
             raise UsageError(f"unknown errors {errors!r}", fix='errors="raise" or errors="return"')
-        work = self._row if self.session.concurrent else self._tensor
-        ready = self._ahead(work, images, color=color, workers=workers)
-        return self._answers(ready, top=top, threshold=threshold, errors=errors)
+        if self.session.concurrent:
+            rows = self._ahead(self._row, images, color=color, workers=workers)
+            return self._answers(rows, np.asarray, top=top, threshold=threshold, errors=errors)
+        tensors = self._ahead(self._tensor, images, color=color, workers=workers)
+        return self._answers(tensors, self.logits, top=top, threshold=threshold, errors=errors)
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Tensors:
         """Raw tensors in and out, by name: preprocessing and softmax are the caller's. See `Session.run`."""
@@ -235,16 +237,22 @@ class Classifier:
         self.close()
 
     def _answers(
-        self, ready: Generator[Future[npt.NDArray[Any]], None, None], *, top: int, threshold: float, errors: str
+        self,
+        ready: Generator[Future[npt.NDArray[Any]], None, None],
+        finish: Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]],
+        *,
+        top: int,
+        threshold: float,
+        errors: str,
     ) -> Iterator[Prediction | ImageError]:
+        """Predictions in order; `finish` makes logits (classes,) of what the workers gave."""
         with closing(ready):
             for future in ready:
                 error = future.exception()
                 if errors == "return" and isinstance(error, ImageError):
                     yield error
                 else:
-                    row = future.result() if self.session.concurrent else self.logits(future.result())
-                    yield self.interpret(row, top=top, threshold=threshold)
+                    yield self.interpret(finish(future.result()), top=top, threshold=threshold)
 
     def _tensor(self, image: ImageSource, *, color: ColorOrder) -> npt.NDArray[np.uint8]:
         return preprocess(image, self.manifest.preprocess, color=color)

@@ -168,8 +168,8 @@ def test_rows_are_images_wherever_the_batch_stands(attentive, photos: Images) ->
                 lengths = [str(length) for length in n.meta["val"].shape]
                 if any("*" in length for length in lengths):
                     return result
-                if lengths[0].isdigit():
-                    moved.add(n.name)
+                if lengths[0].isdigit() and not all(length.isdigit() for length in lengths):
+                    moved.add(n.name)  # the batch stands elsewhere than first
                 found.setdefault(n.name, []).append(by_image(n, result.clone(), images))
             return result
 

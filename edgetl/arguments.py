@@ -91,7 +91,7 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--epochs", type=int, metavar="N")
     group.add_argument("--batch-size", type=int, metavar="N")
     group.add_argument("--lr", type=float, metavar="RATE", help="learning rate of the head")
-    group.add_argument("--augment", metavar="photo|shift|none")
+    group.add_argument("--augment", metavar="similar|different|shift|none", help="what images are (default: similar)")
     group.add_argument("--qat", action="store_true", default=None, help="go on with int8 simulated (minutes, on a CPU)")
     group.add_argument("--image-size", type=int, metavar="N", help="pixels (default: the backbone's own, often 224)")
     group.add_argument("--seed", type=int, metavar="N")

@@ -6,13 +6,15 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 
+from edgetl.content import content_of
 from edgetl.photos import BadImage, find_images, find_unreadable, label_folders, refuse_unreadable
 from edgetl.table import read_table
+from edgetl.threads import in_threads
 from edgetl_export.progress import Track, silent
 from edgetl_runtime.errors import DataError, UsageError
 from edgetl_runtime.manifest import Label
@@ -22,6 +24,7 @@ __all__ = [
     "DataOptions",
     "Dataset",
     "Sample",
+    "contents_of",
     "demo_digits",
     "load_dataset",
     "load_labelled",
@@ -42,6 +45,11 @@ class Sample:
     source: ImageSource
     label: int
     name: str
+
+    @cached_property
+    def content(self) -> str:
+        """What the image is known by (see `edgetl.content`), as it was when this was first asked for."""
+        return content_of(self.source)
 
 
 @dataclass(frozen=True)
@@ -79,8 +87,9 @@ class Dataset:
     def fingerprint(self) -> str:
         """SHA-256 (hex) over labels, splits and the content of every image; independent of folder and file names."""
         digest = hashlib.sha256()
+        contents_of([*self.train, *self.val, *self.test])
         for split, samples in (("train", self.train), ("val", self.val), ("test", self.test)):
-            rows = sorted(f"{split} {self.labels[s.label].id} {_content(s.source)}" for s in samples)
+            rows = sorted(f"{split} {self.labels[s.label].id} {s.content}" for s in samples)
             digest.update("\n".join([*rows, ""]).encode())
         return digest.hexdigest()
 
@@ -167,6 +176,13 @@ def demo_digits(seed: int = 0) -> Dataset:
     rest, test = _hold_out(samples, 0.2, seed)
     train, val = _hold_out(rest, 0.25, seed)
     return Dataset("digits", tuple(Label(str(i), str(i)) for i in range(10)), train, val, test)
+
+
+def contents_of(samples: Sequence[Sample]) -> list[str]:
+    """``content`` of each sample, hashed in threads where it is not known yet. Raises `ImageError`."""
+    parts = (samples[start : start + 64] for start in range(0, len(samples), 64))
+    hashed = in_threads(parts, lambda part: [partial(getattr, sample, "content") for sample in part], ahead=2)
+    return [content for _, contents in hashed for content in contents]
 
 
 def pick(samples: Sequence[Sample], n: int, seed: int = 0) -> tuple[Sample, ...]:
@@ -289,12 +305,3 @@ def _as_samples(files: _Files, index: dict[str, int], path: Path) -> tuple[Sampl
 
 def _short(file: Path, root: Path) -> str:
     return file.relative_to(root).as_posix() if file.is_relative_to(root) else file.as_posix()
-
-
-def _content(source: ImageSource) -> str:
-    """SHA-256 (hex) of an image file's bytes, or of an array's shape and pixels."""
-    if isinstance(source, np.ndarray):
-        return hashlib.sha256(repr(source.shape).encode() + source.tobytes()).hexdigest()
-    if isinstance(source, (str, Path)):
-        return hashlib.sha256(Path(source).read_bytes()).hexdigest()
-    raise UsageError(f"samples hold paths or arrays, not {type(source).__name__}", fix="pass a path or an array")

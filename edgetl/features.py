@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,10 +12,9 @@ from torch.fx.experimental.optimization import fuse
 from torch.fx.proxy import TraceError
 
 from edgetl.backbones import head_of
-from edgetl.batches import Normalizer, evaluation_batches
-from edgetl.data import Sample
+from edgetl.batches import Normalizer, Pixels, evaluation_batches
 from edgetl_export.progress import Track
-from edgetl_runtime.manifest import Normalize, Preprocess
+from edgetl_runtime.manifest import Normalize
 
 __all__ = ["Features", "extract", "frozen_backbone", "has_linear_head"]
 
@@ -48,20 +46,19 @@ def frozen_backbone(model: nn.Module) -> nn.Module:
 
 def extract(
     backbone: nn.Module,
-    samples: Sequence[Sample],
-    spec: Preprocess,
+    pixels: Pixels,
     normalize: Normalize,
     *,
     device: torch.device,
     track: Track,
 ) -> Features:
-    """Run `backbone` (see `frozen_backbone`) over the images as they are in evaluation, without augmentation."""
+    """Run `backbone` (see `frozen_backbone`) over `pixels`, which are of the kind ``eval``: without augmentation."""
     backbone.to(device)
     normalized = Normalizer(normalize, device)
     values, labels = [], []
-    batches = evaluation_batches(samples, spec, _BATCH)
+    batches = evaluation_batches(pixels, _BATCH)
     with torch.inference_mode():
-        for pixels, truth in track(batches, what="features", total=-(-len(samples) // _BATCH)):
-            values.append(backbone(normalized(pixels)).float().cpu())
+        for images, truth in track(batches, what="features", total=-(-len(pixels) // _BATCH)):
+            values.append(backbone(normalized(images)).float().cpu())
             labels.append(truth)
     return Features(torch.cat(values), torch.cat(labels))

@@ -14,17 +14,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgetl.augment import augmentation
+from edgetl.augment import augmented, epoch_draws
+from edgetl.augmentation import Augmentation, AugmentOptions
 from edgetl.backbones import build, head_of, preset, stages
-from edgetl.batches import Normalizer, evaluation_batches, training_batches
+from edgetl.batches import Normalizer, Pixels, ahead, evaluation_batches
 from edgetl.checkpoint import Checkpoint
 from edgetl.data import Dataset
 from edgetl.features import extract, frozen_backbone, has_linear_head
 from edgetl.history import Epoch, History
+from edgetl.imbalance import class_weights
 from edgetl.recipe import ModelOptions, TrainOptions
 from edgetl.weights import State, check_weights_available, fit, load_weights, parse_weights
 from edgetl_export.progress import Track, silent
@@ -58,6 +61,7 @@ class _Job:
     spec: Preprocess
     normalize: Normalize
     options: TrainOptions
+    augmentation: Augmentation
     device: torch.device
     pretrained: bool
     track: Track
@@ -80,16 +84,23 @@ def check_start(model: ModelOptions, options: TrainOptions) -> None:
 
 
 def finetune(
-    data: Dataset, start: ModelOptions | Checkpoint, options: TrainOptions | None = None, *, track: Track = silent
+    data: Dataset,
+    start: ModelOptions | Checkpoint,
+    options: TrainOptions | None = None,
+    *,
+    augment: AugmentOptions | None = None,
+    track: Track = silent,
 ) -> Trained:
     """Train `start` on ``data.train``; ``data.val`` chooses the epoch that is kept. ``data.test`` is not looked at.
 
+    `augment` changes fields of the preset ``options.augment``.
     A `Checkpoint` is trained further, with a new head when it has another number of labels.
     The same seed gives the same result on the same machine. Raises `UsageError` when training diverges, and what
     `check_start` raises.
     """
     began = time.monotonic()
     options = options or TrainOptions()
+    augmentation = (augment or AugmentOptions()).on(options.augment)
     if isinstance(start, ModelOptions):
         check_start(start, options)
     device = _device(options.device)
@@ -97,7 +108,7 @@ def finetune(
         torch.manual_seed(options.seed)
         model, backbone, spec, normalize, note = _open(start, len(data.labels))
         pretrained = isinstance(start, Checkpoint) or start.weights != "none"
-        job = _Job(model, data, spec, normalize, options, device, pretrained, track)
+        job = _Job(model, data, spec, normalize, options, augmentation, device, pretrained, track)
         cached = options.strategy == "head" and has_linear_head(model)
         history = _train_head(job) if cached else _train_network(job)
     notes = (note, *(_unused(options) if cached else ()), *_left_out(data))
@@ -105,6 +116,7 @@ def finetune(
         "data": {"name": data.name, "fingerprint": data.fingerprint, "train": len(data.train), "val": len(data.val)},
         "weights": note,
         "options": dataclasses.asdict(options),
+        "augmentation": dataclasses.asdict(augmentation),
         "best": dataclasses.asdict(history.best),
         "torch": torch.__version__,
     }
@@ -134,10 +146,16 @@ def _train_head(job: _Job) -> History:
     options, head = job.options, head_of(job.model)[1]
     backbone = frozen_backbone(job.model)
     train, val = (
-        extract(backbone, samples, job.spec, job.normalize, device=job.device, track=job.track)
+        extract(
+            backbone,
+            Pixels(samples, job.spec, kind="eval", track=job.track),
+            job.normalize,
+            device=job.device,
+            track=job.track,
+        )
         for samples in (job.data.train, job.data.val)
     )
-    weights = _class_weights(train.labels, len(job.data.labels)) if options.class_weights else None
+    weights = class_weights(train.labels, len(job.data.labels)) if options.class_weights else None
     strength = _HEAD_L2 if options.weight_decay is None else options.weight_decay
     strength *= train.values.square().mean().item()
     nn.init.zeros_(head.weight)
@@ -173,8 +191,10 @@ def _train_network(job: _Job) -> History:
     model = job.model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     frozen = _freeze(model, options)
     normalized = Normalizer(job.normalize, device)
-    labels = torch.tensor([sample.label for sample in job.data.train])
-    weights = _class_weights(labels, len(job.data.labels)).to(device) if options.class_weights else None
+    train = Pixels(job.data.train, job.spec, kind="train", track=job.track)
+    val = Pixels(job.data.val, job.spec, kind="eval", track=job.track)
+    labels = train.labels
+    weights = class_weights(labels, len(job.data.labels)).to(device) if options.class_weights else None
     smoothing = _NETWORK_SMOOTHING if options.label_smoothing is None else options.label_smoothing
     n_epochs = options.epochs or _NETWORK_EPOCHS
     n_steps = math.ceil(len(labels) / options.batch_size)
@@ -185,18 +205,14 @@ def _train_network(job: _Job) -> History:
         model.train()
         for module in frozen:  # their batch norms keep the statistics that they came with
             module.eval()
-        batches = training_batches(
-            job.data.train,
-            job.spec,
-            options.batch_size,
-            augment=augmentation(options.augment),
-            seed=options.seed,
-            epoch=epoch,
-        )
+        batches = _shuffled(len(labels), options, epoch)
+        draws = epoch_draws(len(labels), options.seed, epoch)
         total = torch.zeros((), device=device)
-        for pixels, truth in job.track(batches, what=f"epoch {epoch}/{n_epochs}", total=n_steps):
+        read = ahead(train, batches, pin=device.type == "cuda")
+        for pixels, truth, indices in job.track(read, what=f"epoch {epoch}/{n_epochs}", total=n_steps):
+            images = augmented(pixels.to(device), draws[indices].to(device), job.augmentation, job.spec.crop)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-                logits = model(normalized(pixels))
+                logits = model(normalized.levels(images))
             loss = F.cross_entropy(logits.float(), truth.to(device), weight=weights, label_smoothing=smoothing)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -209,7 +225,7 @@ def _train_network(job: _Job) -> History:
         model.eval()
         outputs = []
         with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-            for pixels, truth in evaluation_batches(job.data.val, job.spec, options.batch_size):
+            for pixels, truth in evaluation_batches(val, options.batch_size):
                 outputs.append((model(normalized(pixels)).float().cpu(), truth))
         return _loss_and_top1(*(torch.cat(part) for part in zip(*outputs, strict=True)))
 
@@ -248,9 +264,11 @@ def _loss_and_top1(logits: Tensor, truth: Tensor) -> tuple[float, float]:
     return float(F.cross_entropy(logits, truth)), float((logits.argmax(1) == truth).float().mean())
 
 
-def _class_weights(labels: Tensor, n: int) -> Tensor:
-    """(n,) float32, inversely proportional to how often a label occurs; 1 on average over the images."""
-    return len(labels) / (n * torch.bincount(labels, minlength=n)).float()
+def _shuffled(n: int, options: TrainOptions, epoch: int) -> list[list[int]]:
+    """The batches of an epoch; a last one of one image is left out: batch normalisation cannot train on it."""
+    order = np.random.default_rng((options.seed, epoch)).permutation(n).tolist()
+    batches = [order[start : start + options.batch_size] for start in range(0, n, options.batch_size)]
+    return batches[:-1] if len(batches[-1]) == 1 else batches
 
 
 def _freeze(model: nn.Module, options: TrainOptions) -> list[nn.Module]:

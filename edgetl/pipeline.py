@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgetl.augmentation import was_mirrored
 from edgetl.checkpoint import CHECKPOINT_FILE, Checkpoint
 from edgetl.data import Dataset, Sample, load_dataset, load_labelled, load_photos, pick
 from edgetl.finetune import Trained, check_start, finetune
@@ -116,7 +117,7 @@ def train(recipe: Recipe, *, dataset: Dataset | None = None, track: Track = sile
         if recipe.data.path is None:
             raise UsageError("no photos to train on", fix="--data FOLDER")
         dataset = load_dataset(recipe.data.path, recipe.data, track=track)
-    trained = finetune(dataset, recipe.model, recipe.train, track=track)
+    trained = finetune(dataset, recipe.model, recipe.train, augment=recipe.augment, track=track)
     if recipe.train.qat:
         source = source_of(trained.checkpoint, dataset.name)
         trained = train_quantized(trained, source, dataset, recipe.train, track=track)
@@ -248,18 +249,12 @@ def _export_options(checkpoint: Checkpoint, photos: Photos, options: ExportSecti
             distillation=DistillOptions(
                 epochs=options.distill_epochs,
                 seconds=60.0 * options.distill_minutes,
-                mirror=_may_mirror(checkpoint),
+                mirror=was_mirrored(checkpoint.training),  # unless it was trained without: it may be another sign
             ),
         ),
         surgery=_surgery(options),
         provenance={"backbone": checkpoint.backbone, **photos.facts},
     )
-
-
-def _may_mirror(checkpoint: Checkpoint) -> bool:
-    """Unless it was trained without: a mirrored digit is another sign."""
-    augment: str = checkpoint.training.get("options", {}).get("augment", "photo")
-    return augment == "photo"
 
 
 def _surgery(options: ExportSection) -> Surgery | None:

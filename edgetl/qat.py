@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgetl.batches import evaluation_batches
+from edgetl.augmentation import was_mirrored
+from edgetl.batches import Pixels, evaluation_batches
 from edgetl.checkpoint import Checkpoint
 from edgetl.data import Dataset, Sample, pick
 from edgetl.finetune import Trained
@@ -55,7 +56,7 @@ def train_quantized(
     old = trained.checkpoint
     photos, judges = pick(data.train, _MOST_TRAINED, options.seed), pick(data.val, _MOST_JUDGED, options.seed)
     samples = CalibrationSamples([photo.source for photo in photos], old.preprocess)
-    distillation = DistillOptions(seed=options.seed, mirror=options.augment == "photo")
+    distillation = DistillOptions(seed=options.seed, mirror=was_mirrored(old.training))
     int8 = Int8Options("qat", labels=tuple(photo.label for photo in photos), distillation=distillation)
     learned = Quantizer(source, on_pixels(capture(source)), samples, int8, track=track).quantized()
     network = unfolded(learned.captured)
@@ -81,7 +82,8 @@ def _judge(source: Source, samples: CalibrationSamples, judges: Sequence[Sample]
     quantized = quantize_static(captured, calibrate_once(captured, samples))
     simulation, reference = Simulation(quantized.captured, quantized.quantization), source.reference()
     right, right_int8 = 0, 0
-    for pixels, labels in evaluation_batches(judges, source.preprocess, _BATCH):
+    seen = Pixels(judges, source.preprocess, kind="eval", cache=False)
+    for pixels, labels in evaluation_batches(seen, _BATCH):
         truth = labels.numpy()
         images = pixels.numpy()
         right += int((reference(images).argmax(1) == truth).sum())

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from edgetl.augmentation import PRESETS, AugmentOptions
 from edgetl.data import DataOptions
 from edgetl_runtime.errors import OutputError, UsageError, nearest
 
 __all__ = [
-    "AUGMENTATIONS",
     "DataSection",
     "ExportSection",
     "ModelOptions",
@@ -29,9 +29,6 @@ __all__ = [
     "demo_recipe",
     "read_recipe",
 ]
-
-AUGMENTATIONS = ("photo", "shift", "none")
-"""Names of `edgetl.augment`'s presets."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ class TrainOptions:
     class_weights: bool = True
     warmup: float = 0.05
     patience: int | None = None
-    augment: str = "photo"
+    augment: str = "similar"
     qat: bool = False
     seed: int = 0
     device: str = "auto"
@@ -87,7 +84,7 @@ class TrainOptions:
         )
         _require(0 <= self.warmup < 1, "warmup", self, "a fraction of all steps: from 0, below 1")
         _require(self.patience is None or self.patience >= 1, "patience", self, "1 or more")
-        _require(self.augment in AUGMENTATIONS, "augment", self, nearest(self.augment, AUGMENTATIONS))
+        _require(self.augment in PRESETS, "augment", self, nearest(self.augment, list(PRESETS)))
         _require(self.device in ("auto", "cpu", "cuda"), "device", self, "auto, cpu or cuda")
         _require(self.seed >= 0, "seed", self, "0 or more")
 
@@ -157,6 +154,7 @@ class Recipe:
     data: DataSection = field(default_factory=DataSection)
     model: ModelOptions = field(default_factory=ModelOptions)
     train: TrainOptions = field(default_factory=TrainOptions)
+    augment: AugmentOptions = field(default_factory=AugmentOptions)
     export: ExportSection = field(default_factory=ExportSection)
     verify: VerifySection = field(default_factory=VerifySection)
 
@@ -223,14 +221,15 @@ def _section(section: Any, values: Mapping[str, Any], where: str) -> Any:
 
 
 def _value(kind: Any, value: Any, where: str) -> Any:
-    """`value` as the annotation `kind` wants it: scalars, paths, tuples of strings, each perhaps None."""
+    """`value` as the annotation `kind` wants it: scalars, paths, tuples of strings or of numbers, each perhaps None."""
     wanted = [part for part in typing.get_args(kind) if part is not type(None)]
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
         return None if value is None else _value(wanted[0], value, where)
     if typing.get_origin(kind) is tuple:
-        if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
-            return tuple(value)
-        raise _mismatch(where, "a list of strings", value)
+        item, kinds = (str, "strings") if wanted[0] is str else (int | float, "numbers")
+        if isinstance(value, list | tuple) and all(isinstance(v, item) and not isinstance(v, bool) for v in value):
+            return tuple(value if wanted[0] is str else map(float, value))
+        raise _mismatch(where, f"a list of {kinds}", value)
     if kind is Path and isinstance(value, str | Path):
         return Path(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):

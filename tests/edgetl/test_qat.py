@@ -160,7 +160,7 @@ def test_photos_without_a_label_are_refused(
     assert not out.exists()
 
 
-@pytest.mark.parametrize(("augment", "mirror"), [("photo", True), ("shift", False), (None, True)])
+@pytest.mark.parametrize(("augment", "mirror"), [("photo", True), ("similar", True), ("shift", False), (None, True)])
 def test_digits_are_not_mirrored(checkpoint: Checkpoint, data: Dataset, augment: str | None, *, mirror: bool) -> None:
     training = {} if augment is None else {"options": {"augment": augment}}
     photos = pipeline.Photos(data.train, data.train[:1])

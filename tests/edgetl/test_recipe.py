@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from edgetl.augment import augmentation
+from edgetl.augmentation import Augmentation, AugmentOptions
 from edgetl.recipe import (
-    AUGMENTATIONS,
     DataSection,
     ExportSection,
     ModelOptions,
@@ -34,6 +33,7 @@ def read(tmp_path: Path, text: str) -> Recipe:
             model=ModelOptions("efficientnet_b0", "weights/w.pth", 160),
             train=TrainOptions("last:2", epochs=3, lr=1.0, weight_decay=0.0, class_weights=False, patience=2),
             export=ExportSection(("onnx",), (), 10),
+            augment=AugmentOptions(area=(0.5, 1.0), mirror=0.0, outside="edge"),
             verify=VerifySection(Path("gate.toml"), 4),
         ),
     ],
@@ -63,6 +63,11 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
         ("[data]\npath = 2", "path must be a path"),
         ('[export]\ntargets = "onnx"', "targets must be a list of strings"),
         ("[train]\nepochs = 0", r"\[train\] epochs = 0 makes no sense"),
+        ("[augment]\nflips = 1.0", r"\[augment\] unknown key 'flips'(?s:.*)did you mean 'flip'"),
+        ("[augment]\nmirror = 2.0", r"\[augment\] mirror = 2.0 makes no sense"),
+        ("[augment]\nscale = 1.0", "scale must be a list of numbers"),
+        ('[augment]\nscale = ["1", "2"]', "scale must be a list of numbers"),
+        ("[augment]\nscale = [1.0]", "scale = .* makes no sense"),
         ("[train", "cannot read the recipe"),
     ],
 )
@@ -107,11 +112,11 @@ def test_strategies_say_how_many_stages_they_train() -> None:
     assert [TrainOptions(s).trained_stages for s in ("head", "last:3", "full")] == [0, 3, None]
 
 
-def test_augmentations_are_the_ones_that_exist() -> None:
-    for name in AUGMENTATIONS:
-        augmentation(name)
-    with pytest.raises(UsageError, match="unknown augmentation 'phot'"):
-        augmentation("phot")
+def test_a_recipe_changes_fields_of_a_preset(tmp_path: Path) -> None:
+    recipe = read(tmp_path, '[train]\naugment = "shift"\n[augment]\nscale = [1, 1.5]\nmirror = 0.25\n')
+    assert recipe.augment.on(recipe.train.augment) == Augmentation(
+        rotate=12.0, scale=(1.0, 1.5), shift=0.1, mirror=0.25, outside="black"
+    )
 
 
 def test_a_recipe_that_cannot_be_written(tmp_path: Path) -> None:

@@ -40,10 +40,12 @@ def build_parser(run_by: Mapping[str, Command]) -> argparse.ArgumentParser:
     _export_options(run)
     _judge_options(run)
     _output(run, "BUNDLE", "the bundle, e.g. flowers.edgetl")
+    _resume(run)
     training = add("train")
     _data_options(training)
     _train_options(training)
     _output(training, "CHECKPOINT_DIR", "the checkpoint folder")
+    _resume(training)
     exporting = add("export")
     exporting.add_argument(
         "checkpoint", metavar="CHECKPOINT", type=Path, help="checkpoint folder, .pth or .safetensors"
@@ -87,15 +89,31 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training")
     group.add_argument("--backbone", metavar="NAME", help="default: mobilenet_v2; `edgetl backbones` lists all")
     group.add_argument("--weights", metavar="imagenet|none|FILE", help="what to start from (default: imagenet)")
-    group.add_argument("--strategy", metavar="head|last:N|full", help="what is trained (default: head)")
+    group.add_argument(
+        "--strategy",
+        metavar="head|last:N|full|head-then-last:N|head-then-full|gradual",
+        help="what is trained (default: head)",
+    )
     group.add_argument("--epochs", type=int, metavar="N")
-    group.add_argument("--batch-size", type=int, metavar="N")
-    group.add_argument("--lr", type=float, metavar="RATE", help="learning rate of the head")
+    group.add_argument("--batch-size", type=int, metavar="N", help="images of a step and process")
+    group.add_argument("--accumulate", type=int, metavar="N", help="parts that a step goes through the network in")
+    group.add_argument("--lr", type=float, metavar="RATE", help="learning rate of the head; `edgetl lr-range` helps")
+    group.add_argument("--layer-decay", type=float, metavar="X", help="times the rate, for each stage from the head")
+    group.add_argument("--dropout", type=float, metavar="SHARE", help="before the head")
+    group.add_argument("--hidden", type=int, metavar="N", help="an extra hidden layer in the head, N wide")
+    group.add_argument("--imbalance", metavar="weights|sampler|focal|none", help="for labels with few photos")
+    group.add_argument("--mixup", type=float, metavar="ALPHA", help="mix images (0: off)")
+    group.add_argument("--cutmix", type=float, metavar="ALPHA", help="paste images into others (0: off)")
+    group.add_argument("--ema", type=float, metavar="DECAY", help="average the weights over steps (0: off)")
+    group.add_argument("--teacher", metavar="DIR|NAME:FILE", help="a checkpoint, or a backbone's weights")
+    group.add_argument("--patience", type=int, metavar="N", help="end after N epochs without a better one")
     group.add_argument("--augment", metavar="similar|different|shift|none", help="what images are (default: similar)")
     group.add_argument("--qat", action="store_true", default=None, help="go on with int8 simulated (minutes, on a CPU)")
     group.add_argument("--image-size", type=int, metavar="N", help="pixels (default: the backbone's own, often 224)")
     group.add_argument("--seed", type=int, metavar="N")
     group.add_argument("--device", metavar="auto|cpu|cuda")
+    group.add_argument("--precision", metavar="auto|fp32|bf16|fp16", help="what the network is trained in")
+    group.add_argument("--compile", action="store_true", default=None, help="torch.compile the network")
 
 
 def _export_options(parser: argparse.ArgumentParser) -> None:
@@ -133,6 +151,10 @@ def _judge_options(parser: argparse.ArgumentParser) -> None:
 def _output(parser: argparse.ArgumentParser, metavar: str, what: str) -> None:
     parser.add_argument("--out", metavar=metavar, type=Path, required=True, help=what)
     parser.add_argument("--force", action="store_true", help="replace it if it exists")
+
+
+def _resume(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--resume", action="store_true", help="go on with a training that was interrupted")
 
 
 def _verify_options(parser: argparse.ArgumentParser) -> None:

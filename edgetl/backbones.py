@@ -19,9 +19,12 @@ from edgetl_runtime.manifest import Normalize, Preprocess
 __all__ = [
     "TRIED",
     "BackboneInfo",
+    "HiddenHead",
     "WeightsPreset",
+    "add_hidden_layer",
     "backbone_names",
     "build",
+    "head_block",
     "head_of",
     "list_backbones",
     "preset",
@@ -115,14 +118,37 @@ def head_of(model: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
     )
 
 
+class HiddenHead(nn.Sequential):
+    """A head with a hidden layer: linear, ReLU (which costs nothing in integers), linear."""
+
+
+def add_hidden_layer(model: nn.Module, width: int) -> None:
+    """Replace the linear head of `model` by a `HiddenHead` of `width` with as many outputs, in place.
+
+    Raises `UsageError` for a head that is not linear.
+    """
+    path, head = head_of(model)
+    if not isinstance(head, nn.Linear):
+        raise UsageError(f"{type(model).__name__} has no linear head to put a layer before", fix="leave hidden out")
+    layers = nn.Linear(head.in_features, width), nn.ReLU(), nn.Linear(width, head.out_features)
+    model.set_submodule(path, HiddenHead(*layers))
+
+
+def head_block(model: nn.Module) -> tuple[str, nn.Module]:
+    """Path and module of what a backbone gets for its labels: the last layer, or the `HiddenHead` that it ends."""
+    path, head = head_of(model)
+    parent = path.rpartition(".")[0]
+    block = model.get_submodule(parent)
+    return (parent, block) if isinstance(block, HiddenHead) else (path, head)
+
+
 def stages(model: nn.Module) -> list[list[nn.Module]]:
     """The backbone in the order of the data, without the head: the units that ``last:N`` trains or freezes.
 
     A normalisation layer that stands alone belongs to the stage before it.
     """
-    head = head_of(model)[0]
     found: list[list[nn.Module]] = []
-    for module in _units(model, head):
+    for module in _units(model, head_block(model)[0]):
         if found and _only_normalises(module):
             found[-1].append(module)
         else:

@@ -15,7 +15,7 @@ from safetensors.torch import load as read_safetensors
 from safetensors.torch import save as write_safetensors
 from torch import nn
 
-from edgetl.backbones import build, preset
+from edgetl.backbones import add_hidden_layer, build, preset
 from edgetl.weights import State, fit, infer_num_classes, read_state
 from edgetl_export.staging import staged
 from edgetl_runtime.errors import CheckpointError, UsageError
@@ -34,6 +34,7 @@ class Checkpoint:
     """A trained network that rebuilds itself without the data and without a connection.
 
     ``state`` is the state dict, floating point tensors in float32; ``training`` says how it was made (plain JSON).
+    ``hidden`` is the width of the head's hidden layer, when it has one.
     """
 
     backbone: str
@@ -42,6 +43,7 @@ class Checkpoint:
     normalize: Normalize
     state: State
     training: dict[str, Any] = field(default_factory=dict)
+    hidden: int | None = None
 
     @classmethod
     def of(cls, model: nn.Module, *, backbone: str, labels: tuple[Label, ...], **about: Any) -> Checkpoint:
@@ -96,6 +98,7 @@ class Checkpoint:
                 normalize=Normalize(**{key: tuple(value) for key, value in about["normalize"].items()}),
                 state=read_safetensors(raw),
                 training=about["training"],
+                hidden=about.get("hidden"),
             )
         except (OSError, SafetensorError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"cannot read the checkpoint {folder}: {error!r}", fix="copy it again") from error
@@ -103,6 +106,8 @@ class Checkpoint:
     def build(self) -> nn.Module:
         """The network in eval mode: normalised float32 (N, 3, H, W) to logits (N, labels)."""
         model = build(self.backbone, len(self.labels), image_size=self.preprocess.crop[0])
+        if self.hidden is not None:
+            add_hidden_layer(model, self.hidden)
         fit(model, self.state, self.backbone, where="the checkpoint", keep_head=True)
         return model.eval()
 
@@ -133,6 +138,7 @@ class Checkpoint:
             "labels": [asdict(label) for label in self.labels],
             "preprocess": asdict(self.preprocess),
             "normalize": asdict(self.normalize),
+            "hidden": self.hidden,
             "sha256": self.sha256,
             "training": self.training,
         }

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgetl.arguments import Command, build_parser
-from edgetl.console import say, track
+from edgetl.console import say, tell, track
+from edgetl.training.rank import is_first
 from edgetl_runtime.errors import EdgetlError, MissingDependency, OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         say(f'edgetl: error: {error.name} is not installed here: pip install "edgetl[all]"')
         return 2
-    except KeyboardInterrupt:
-        say("edgetl: interrupted; nothing was left behind")
+    except KeyboardInterrupt as interruption:
+        say(f"edgetl: interrupted; {interruption or 'nothing was left behind'}")
         return _INTERRUPTED
 
 
@@ -82,10 +83,15 @@ _EXPORT_KEYS = (
     *("io", "activation", "no_se", "distill_epochs", "distill_minutes"),
 )
 
+_TRAIN_KEYS = (
+    *("strategy", "epochs", "batch_size", "accumulate", "lr", "layer_decay", "imbalance", "mixup", "cutmix", "ema"),
+    *("dropout", "hidden", "teacher", "patience", "augment", "qat", "seed", "device", "precision", "compile"),
+)
+
 _SECTIONS = {
     "data": {"data": "path", "val": "val", "skip_bad": "skip_bad"},
     "model": {"backbone": "backbone", "weights": "weights", "image_size": "image_size"},
-    "train": {name: name for name in ("strategy", "epochs", "batch_size", "lr", "augment", "qat", "seed", "device")},
+    "train": {name: name for name in _TRAIN_KEYS},
     "export": {name: name for name in _EXPORT_KEYS},
     "verify": {name: name for name in ("gate", "threads", "memory", "baseline", "keep_reference")},
 }
@@ -112,7 +118,13 @@ def _run(arguments: argparse.Namespace) -> int:
     """Photos to a verified bundle: fine-tune, export, verify."""
     from edgetl import pipeline
 
-    outcome = pipeline.run(_recipe(arguments), arguments.out, force=arguments.force, track=track)
+    recipe = _recipe(arguments)
+    if not is_first():
+        pipeline.train_along(recipe, arguments.out, resume=arguments.resume)
+        return 0
+    outcome = pipeline.run(
+        recipe, arguments.out, force=arguments.force, resume=arguments.resume, track=track, tell=tell
+    )
     return _conclude(outcome, json=arguments.json)
 
 
@@ -130,7 +142,16 @@ def _train(arguments: argparse.Namespace) -> int:
     """Fine-tune a backbone on labelled photos; leaves a checkpoint."""
     from edgetl import pipeline
 
-    trained = pipeline.train_to(_recipe(arguments), arguments.out, force=arguments.force, track=track)
+    trained = pipeline.train_to(
+        _recipe(arguments),
+        arguments.out,
+        force=arguments.force,
+        resume=arguments.resume,
+        track=track,
+        tell=tell,
+    )
+    if not is_first():
+        return 0
     for note in trained.notes:
         say(note)
     best = trained.history.best

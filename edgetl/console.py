@@ -7,7 +7,9 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TextIO, TypeVar
 
-__all__ = ["say", "track"]
+from edgetl.training.rank import is_first
+
+__all__ = ["say", "tell", "track"]
 
 T = TypeVar("T")
 _SECONDS_BETWEEN_LINES = 10.0
@@ -19,8 +21,19 @@ def say(text: str, *, stream: TextIO | None = None) -> None:
     print(text, file=stream or sys.stderr, flush=True)
 
 
+def tell(text: str) -> None:
+    """`say` it, once for all processes that train together."""
+    if is_first():
+        say(text)
+
+
 def track(items: Iterable[T], *, what: str, total: int) -> Iterable[T]:
-    """An `edgetl_export.progress.Track` for people: a bar on a terminal, a line now and then elsewhere."""
+    """An `edgetl_export.progress.Track` for people: a bar on a terminal, a line now and then elsewhere.
+
+    Of several processes the first one shows its own.
+    """
+    if not is_first():
+        return items
     if sys.stderr.isatty():
         from tqdm import tqdm
 

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 from torch.fx.proxy import TraceError
 
-from edgetl.backbones import head_of
+from edgetl.backbones import HiddenHead, head_block
 from edgetl.batches import Normalizer, Pixels, evaluation_batches
 from edgetl_export.progress import Track
 from edgetl_runtime.manifest import Normalize
 
-__all__ = ["Features", "extract", "frozen_backbone", "has_linear_head"]
+__all__ = ["Features", "extract", "frozen_backbone", "has_separate_head"]
 
 _BATCH = 32
 
@@ -29,15 +29,15 @@ class Features:
     labels: Tensor
 
 
-def has_linear_head(model: nn.Module) -> bool:
-    """Whether the logits are a linear function of features: all backbones but SqueezeNet, which pools last."""
-    return isinstance(head_of(model)[1], nn.Linear)
+def has_separate_head(model: nn.Module) -> bool:
+    """Whether the logits are a function of features, row by row: all backbones but SqueezeNet, which pools last."""
+    return isinstance(head_block(model)[1], nn.Linear | HiddenHead)
 
 
 def frozen_backbone(model: nn.Module) -> nn.Module:
     """A copy of `model` without its head, in eval mode, batch norms folded into the convolutions before them."""
     backbone = copy.deepcopy(model).eval()
-    backbone.set_submodule(head_of(backbone)[0], nn.Identity())
+    backbone.set_submodule(head_block(backbone)[0], nn.Identity())
     with contextlib.suppress(TraceError):  # a network that cannot be folded is only slower
         backbone = fuse(backbone)
     # Channels last: three times as fast as torch's default layout on a CPU.

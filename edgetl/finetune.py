@@ -1,70 +1,73 @@
 """Fine-tuning: a data set and a backbone to a checkpoint.
 
-Two ways, one result. With the strategy ``head`` nothing before the head changes, so its input is computed once for
-every image, and finding the best head is a convex problem that L-BFGS solves in seconds (`_train_head`). Otherwise
-images go through the network, epoch by epoch, with AdamW (`_train_network`).
+Two ways that follow on each other or stand alone, as the strategy has it. While nothing before the head changes, its
+input is computed once for every image, and the best head is found in seconds (`edgetl.training.head`). Otherwise images
+go through the network, epoch by epoch (`edgetl.training.network`). What an option that was left open becomes, and why,
+is in `edgetl.training.plan`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
-import time
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from edgetl.augment import augmented, epoch_draws
-from edgetl.augmentation import Augmentation, AugmentOptions
-from edgetl.backbones import build, head_of, preset, stages
-from edgetl.batches import Normalizer, Pixels, ahead, evaluation_batches
+from edgetl.augmentation import AugmentOptions
+from edgetl.backbones import add_hidden_layer, build, head_block, preset
+from edgetl.batches import Pixels
 from edgetl.checkpoint import Checkpoint
 from edgetl.data import Dataset
-from edgetl.features import extract, frozen_backbone, has_linear_head
+from edgetl.features import Features, extract, frozen_backbone, has_separate_head
 from edgetl.history import Epoch, History
-from edgetl.imbalance import class_weights
-from edgetl.recipe import ModelOptions, TrainOptions
-from edgetl.weights import State, check_weights_available, fit, load_weights, parse_weights
+from edgetl.recipe import ModelOptions
+from edgetl.training.head import head_epochs, loss_and_top1
+from edgetl.training.job import Job, Progress, Tell, untold
+from edgetl.training.network import train_network
+from edgetl.training.options import TrainOptions
+from edgetl.training.plan import Plan, Situation, plan
+from edgetl.training.processes import ALONE, Processes, joined
+from edgetl.training.snapshot import Keeping
+from edgetl.training.stepper import autocast_dtype
+from edgetl.weights import check_weights_available, fit, load_weights, parse_weights
 from edgetl_export.progress import Track, silent
-from edgetl_runtime.errors import UsageError
+from edgetl_runtime.errors import CheckpointError, UsageError
 from edgetl_runtime.manifest import Normalize, Preprocess
 
-__all__ = ["Trained", "check_start", "finetune"]
-
-_HEAD_L2 = 0.06
-"""Weight decay of a head on frozen features, relative to their mean square (so it means the same for any backbone)."""
-_HEAD_EPOCHS = 60
-_NETWORK_EPOCHS, _NETWORK_LR, _NETWORK_DECAY, _NETWORK_SMOOTHING = 20, 1e-3, 0.02, 0.1
+__all__ = ["Opened", "Trained", "check_start", "device_named", "finetune", "prepared"]
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """The best epoch as a checkpoint, how it came about, how long it took, and what the user should know."""
+    """The best epoch as a checkpoint, how it came about, how long it took, and what the user should know.
+
+    ``options`` are those that it was trained with, none left open.
+    """
 
     checkpoint: Checkpoint
     history: History
     seconds: float
     notes: tuple[str, ...]
+    options: TrainOptions
 
 
 @dataclass(frozen=True, eq=False)
-class _Job:
-    """What both ways of training need."""
+class Opened:
+    """A network to start from, and what is known of it. ``note`` says what was loaded."""
 
     model: nn.Module
-    data: Dataset
+    backbone: str
     spec: Preprocess
     normalize: Normalize
-    options: TrainOptions
-    augmentation: Augmentation
-    device: torch.device
+    note: str
     pretrained: bool
-    track: Track
+    hidden: int | None
 
 
 def check_start(model: ModelOptions, options: TrainOptions) -> None:
@@ -80,7 +83,12 @@ def check_start(model: ModelOptions, options: TrainOptions) -> None:
             fix="--weights imagenet or FILE, or --strategy full",
         )
     check_weights_available(model.backbone, weights)
-    _device(options.device)
+    named = options.teacher_file
+    if named is not None and not named[1].exists():
+        raise CheckpointError(f"no teacher at {named[1]}", fix="a checkpoint folder, or BACKBONE:WEIGHTS_FILE")
+    if named is not None and not options.trains_network:
+        raise UsageError("strategy head does not learn from a teacher", fix="--strategy head-then-full or last:N")
+    autocast_dtype(options.precision, device_named(options.device))
 
 
 def finetune(
@@ -89,235 +97,183 @@ def finetune(
     options: TrainOptions | None = None,
     *,
     augment: AugmentOptions | None = None,
+    keeping: Keeping | None = None,
     track: Track = silent,
+    tell: Tell = untold,
 ) -> Trained:
     """Train `start` on ``data.train``; ``data.val`` chooses the epoch that is kept. ``data.test`` is not looked at.
 
-    `augment` changes fields of the preset ``options.augment``.
-    A `Checkpoint` is trained further, with a new head when it has another number of labels.
-    The same seed gives the same result on the same machine. Raises `UsageError` when training diverges, and what
-    `check_start` raises.
+    A `Checkpoint` is trained further, with a new head when it has another number of labels. `augment` changes fields of
+    the preset ``options.augment``. `keeping` says where the
+    state is kept, and whether a training goes on from there. Under ``torchrun`` all processes train together and each
+    returns the same. The same seed gives the same result on the same machine. Raises `UsageError` when training
+    diverges at once, `edgetl.training.snapshot.Interrupted` when a signal ended it, and what `check_start` raises.
     """
-    began = time.monotonic()
-    options = options or TrainOptions()
-    augmentation = (augment or AugmentOptions()).on(options.augment)
+    options, keeping = options or TrainOptions(), keeping or Keeping()
     if isinstance(start, ModelOptions):
         check_start(start, options)
-    device = _device(options.device)
-    with torch.random.fork_rng():
-        torch.manual_seed(options.seed)
-        model, backbone, spec, normalize, note = _open(start, len(data.labels))
-        pretrained = isinstance(start, Checkpoint) or start.weights != "none"
-        job = _Job(model, data, spec, normalize, options, augmentation, device, pretrained, track)
-        cached = options.strategy == "head" and has_linear_head(model)
-        history = _train_head(job) if cached else _train_network(job)
-    notes = (note, *(_unused(options) if cached else ()), *_left_out(data))
-    about = {
-        "data": {"name": data.name, "fingerprint": data.fingerprint, "train": len(data.train), "val": len(data.val)},
-        "weights": note,
-        "options": dataclasses.asdict(options),
-        "augmentation": dataclasses.asdict(augmentation),
-        "best": dataclasses.asdict(history.best),
-        "torch": torch.__version__,
-    }
+    device = device_named(options.device)
+    keeping.check()
+    with joined(device) as processes, torch.random.fork_rng():
+        job, opened = prepared(data, start, options, augment, device=device, processes=processes)
+        job.track, job.tell = track, tell
+        for reason in job.plan.reasons:
+            tell(reason)
+        about = _about(job, opened)
+        saved = keeping.read(about)
+        progress = Progress() if saved is None else Progress.restored(saved["progress"])
+        _train(job, progress, keeping, about, saved)
+        job.model.load_state_dict(progress.state)
+    history = History(tuple(progress.epochs))
     checkpoint = Checkpoint.of(
-        model, backbone=backbone, labels=data.labels, preprocess=spec, normalize=normalize, training=about
+        job.model,
+        backbone=opened.backbone,
+        labels=data.labels,
+        preprocess=opened.spec,
+        normalize=opened.normalize,
+        hidden=opened.hidden,
+        training=_told_of(job, opened, history),
     )
-    return Trained(checkpoint, history, time.monotonic() - began, notes)
+    notes = (opened.note, *_unused(options, job.plan), *_left_out(data), *dict.fromkeys(job.notes))
+    return Trained(checkpoint, history, progress.seconds, notes, job.plan.options)
 
 
-def _open(start: ModelOptions | Checkpoint, num_classes: int) -> tuple[nn.Module, str, Preprocess, Normalize, str]:
+def prepared(
+    data: Dataset,
+    start: ModelOptions | Checkpoint,
+    options: TrainOptions,
+    augment: AugmentOptions | None = None,
+    *,
+    device: torch.device,
+    processes: Processes = ALONE,
+) -> tuple[Job, Opened]:
+    """The network to train with all that its training needs, no option left open. Seeds torch's generator."""
+    torch.manual_seed(options.seed)
+    opened = _open(start, len(data.labels), options)
+    planned = _planned(options, data, opened, device, processes)
+    augmentation = (augment or AugmentOptions()).on(options.augment)
+    return Job(opened.model, data, opened.spec, opened.normalize, planned, augmentation, device, processes), opened
+
+
+def _open(start: ModelOptions | Checkpoint, num_classes: int, options: TrainOptions) -> Opened:
+    """A network with a head for `num_classes` labels and whatever weights there are for the rest."""
     if isinstance(start, Checkpoint):
         model = build(start.backbone, num_classes, image_size=start.preprocess.crop[0])
+        hidden = options.hidden if options.hidden is not None else start.hidden
+        if hidden is not None and hidden == start.hidden:
+            add_hidden_layer(model, hidden)
+        elif hidden != start.hidden:
+            raise UsageError(
+                f"the checkpoint's head has a hidden layer of {start.hidden}, asked for {hidden}",
+                fix="leave hidden out",
+            )
         note = f"checkpoint: {fit(model, start.state, start.backbone, where='the checkpoint')}"
-        return model, start.backbone, start.preprocess, start.normalize, note
+        return Opened(model, start.backbone, start.preprocess, start.normalize, note, True, hidden)
     weights = parse_weights(start.weights)
     spec, normalize = preset(start.backbone, start.image_size, which="best" if weights == "imagenet" else "first")
     model = build(start.backbone, num_classes, image_size=spec.crop[0])
-    return model, start.backbone, spec, normalize, load_weights(model, start.backbone, weights)
+    note = load_weights(model, start.backbone, weights)
+    if options.hidden is not None:
+        add_hidden_layer(model, options.hidden)
+    return Opened(model, start.backbone, spec, normalize, note, weights != "none", options.hidden)
 
 
-def _train_head(job: _Job) -> History:
-    """The head alone, on features that are computed once.
-
-    An epoch is a step of L-BFGS over all training images: cross-entropy plus ``strength |W|^2 / 2``, convex, so that
-    neither learning rate nor order nor seed matter. Augmented images would have to go through the backbone again.
-    """
-    options, head = job.options, head_of(job.model)[1]
-    backbone = frozen_backbone(job.model)
-    train, val = (
-        extract(
-            backbone,
-            Pixels(samples, job.spec, kind="eval", track=job.track),
-            job.normalize,
-            device=job.device,
-            track=job.track,
-        )
-        for samples in (job.data.train, job.data.val)
+def _planned(options: TrainOptions, data: Dataset, opened: Opened, device: torch.device, processes: Processes) -> Plan:
+    found = Situation(
+        images=len(data.train),
+        labels=len(data.labels),
+        pretrained=opened.pretrained,
+        on_gpu=device.type == "cuda",
+        world=processes.world,
+        separate_head=has_separate_head(opened.model),
     )
-    weights = class_weights(train.labels, len(job.data.labels)) if options.class_weights else None
-    strength = _HEAD_L2 if options.weight_decay is None else options.weight_decay
-    strength *= train.values.square().mean().item()
-    nn.init.zeros_(head.weight)
-    if head.bias is not None:
-        nn.init.zeros_(head.bias)
-    solver = torch.optim.LBFGS(
-        head.parameters(), max_iter=1, max_eval=25, history_size=10, line_search_fn="strong_wolfe"
-    )
+    return plan(options, found)
 
-    def loss_and_gradients() -> Tensor:
-        solver.zero_grad()
-        logits = head(train.values)
-        loss = F.cross_entropy(logits, train.labels, weight=weights, label_smoothing=options.label_smoothing or 0.0)
-        loss = loss + 0.5 * strength * head.weight.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
 
-    def passes() -> Iterator[tuple[float, float | None]]:
-        for _ in range(options.epochs or _HEAD_EPOCHS):
-            loss: Tensor = solver.step(loss_and_gradients)  # type: ignore[no-untyped-call]
-            yield loss.item(), None
+def _about(job: Job, opened: Opened) -> dict[str, Any]:
+    """What makes a training another one: an interrupted one is only resumed as the same."""
+    weights = hashlib.sha256()
+    for name, value in opened.model.state_dict().items():
+        weights.update(name.encode() + value.numpy().tobytes())
+    return {
+        "photos": job.data.fingerprint,
+        "weights": weights.hexdigest() if opened.pretrained else "random",
+        "backbone": opened.backbone,
+        "image size": list(opened.spec.crop),
+        "processes": job.processes.world,
+        **dataclasses.asdict(job.plan.options),
+        **{f"augment.{name}": value for name, value in dataclasses.asdict(job.augmentation).items()},
+    }
 
-    def judge() -> tuple[float, float]:
+
+def _train(
+    job: Job, progress: Progress, keeping: Keeping, about: Mapping[str, Any], saved: Mapping[str, Any] | None
+) -> None:
+    """Head, network, or both; what `saved` has is not done again."""
+    if saved is None and job.plan.head_alone:
+        _train_head(job, progress)
+        # The network's training starts from the best head.
+        job.model.load_state_dict(progress.state)
+    if job.plan.network:
+        train_network(job, progress, keeping, about, saved)
+
+
+def _train_head(job: Job, progress: Progress) -> None:
+    """The head alone, on features that are computed once. Augmented images would have to be computed again."""
+    options, cpu = job.plan.options, torch.device("cpu")
+    head = head_block(job.model)[1]
+    train, val = _features(job)
+    # Smoothing belongs to the network's training when there is one.
+    smoothing = 0.0 if job.plan.network else options.label_smoothing or 0.0
+    objective = job.objective(cpu, smoothing=smoothing)
+    passes = head_epochs(head, train, objective, strength=job.plan.head_decay, epochs=job.plan.head_epochs)
+    for number, train_loss in enumerate(passes, start=1):
         with torch.inference_mode():
-            return _loss_and_top1(head(val.values), val.labels)
-
-    return _keep_best(job, passes(), judge)
-
-
-def _train_network(job: _Job) -> History:
-    """All that the strategy trains, on augmented images: AdamW, warm-up, cosine, mixed precision on a GPU."""
-    options, device = job.options, job.device
-    model = job.model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    frozen = _freeze(model, options)
-    normalized = Normalizer(job.normalize, device)
-    train = Pixels(job.data.train, job.spec, kind="train", track=job.track)
-    val = Pixels(job.data.val, job.spec, kind="eval", track=job.track)
-    labels = train.labels
-    weights = class_weights(labels, len(job.data.labels)).to(device) if options.class_weights else None
-    smoothing = _NETWORK_SMOOTHING if options.label_smoothing is None else options.label_smoothing
-    n_epochs = options.epochs or _NETWORK_EPOCHS
-    n_steps = math.ceil(len(labels) / options.batch_size)
-    optimizer = torch.optim.AdamW(_parameter_groups(job))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_up_and_cosine(n_epochs * n_steps, options.warmup))
-
-    def one_pass(epoch: int) -> tuple[float, float | None]:
-        model.train()
-        for module in frozen:  # their batch norms keep the statistics that they came with
-            module.eval()
-        batches = _shuffled(len(labels), options, epoch)
-        draws = epoch_draws(len(labels), options.seed, epoch)
-        total = torch.zeros((), device=device)
-        read = ahead(train, batches, pin=device.type == "cuda")
-        for pixels, truth, indices in job.track(read, what=f"epoch {epoch}/{n_epochs}", total=n_steps):
-            images = augmented(pixels.to(device), draws[indices].to(device), job.augmentation, job.spec.crop)
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-                logits = model(normalized.levels(images))
-            loss = F.cross_entropy(logits.float(), truth.to(device), weight=weights, label_smoothing=smoothing)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-            total += loss.detach() * len(truth)
-        return float(total) / len(labels), float(schedule.get_last_lr()[0])
-
-    def judge() -> tuple[float, float]:
-        model.eval()
-        outputs = []
-        with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-            for pixels, truth in evaluation_batches(val, options.batch_size):
-                outputs.append((model(normalized(pixels)).float().cpu(), truth))
-        return _loss_and_top1(*(torch.cat(part) for part in zip(*outputs, strict=True)))
-
-    return _keep_best(job, (one_pass(epoch) for epoch in range(1, n_epochs + 1)), judge)
-
-
-def _keep_best(
-    job: _Job, passes: Iterator[tuple[float, float | None]], judge: Callable[[], tuple[float, float]]
-) -> History:
-    """Run `passes` (training loss and learning rate each) until validation stops improving; leave the best weights.
-
-    `judge` gives validation loss and top-1 of the weights as they are.
-    """
-    began = time.monotonic()
-    epochs: list[Epoch] = []
-    best: Epoch | None = None
-    state: State = {}
-    for number, (train_loss, lr) in enumerate(passes, start=1):
-        val_loss, val_top1 = judge()
+            val_loss, val_top1 = loss_and_top1(head(val.values), val.labels)
         if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
-            raise UsageError(
-                f"training diverged in epoch {number}: training loss {train_loss}, validation loss {val_loss}",
-                fix="a lower --lr, or weights that fit" if lr is not None else "check the weights that it started from",
-            )
-        epochs.append(Epoch(number, train_loss, val_loss, val_top1, lr, time.monotonic() - began))
-        if best is None or epochs[-1].better_than(best):
-            best = epochs[-1]
-            state = {key: value.detach().cpu().clone() for key, value in job.model.state_dict().items()}
-        if job.options.patience is not None and number - best.epoch >= job.options.patience:
+            job.notes.append(progress.diverged(train_loss, f"epoch {number} of the head", has_rate=False))
             break
-    job.model.load_state_dict(state)
-    return History(tuple(epochs))
+        epoch = Epoch(number, train_loss, val_loss, val_top1, None, progress.seconds, phase="head", trained_stages=0)
+        progress.judged(epoch, job.model)
+        if progress.is_over(options.patience):
+            break
+    best = progress.best
+    if best is not None:
+        job.tell(f"head: {best} in epoch {best.epoch}, {progress.seconds:.0f} s")
 
 
-def _loss_and_top1(logits: Tensor, truth: Tensor) -> tuple[float, float]:
-    return float(F.cross_entropy(logits, truth)), float((logits.argmax(1) == truth).float().mean())
-
-
-def _shuffled(n: int, options: TrainOptions, epoch: int) -> list[list[int]]:
-    """The batches of an epoch; a last one of one image is left out: batch normalisation cannot train on it."""
-    order = np.random.default_rng((options.seed, epoch)).permutation(n).tolist()
-    batches = [order[start : start + options.batch_size] for start in range(0, n, options.batch_size)]
-    return batches[:-1] if len(batches[-1]) == 1 else batches
-
-
-def _freeze(model: nn.Module, options: TrainOptions) -> list[nn.Module]:
-    """Let only the head and the last stages of the strategy be trained; returns the modules that are not."""
-    if options.trained_stages is None:
-        return []
-    found = stages(model)
-    first = len(found) - options.trained_stages
-    if first < 0:
-        raise UsageError(
-            f"{options.strategy}: there are {len(found)} stages", fix=f"last:{len(found)} or less, or full"
+def _features(job: Job) -> tuple[Features, Features]:
+    """Of the training and of the validation images; each process computes a part of them."""
+    backbone = frozen_backbone(job.model)
+    found = []
+    for samples in (job.data.train, job.data.val):
+        pixels = Pixels(
+            job.processes.share(samples), job.spec, kind="eval", cache=job.plan.options.cache, track=job.track
         )
-    model.requires_grad_(False)
-    for module in [head_of(model)[1], *(module for stage in found[first:] for module in stage)]:
-        module.requires_grad_(True)
-    return [module for stage in found[:first] for module in stage]
+        own = extract(backbone, pixels, job.normalize, device=job.device, track=job.track)
+        found.append(Features(job.processes.gathered(own.values), job.processes.gathered(own.labels)))
+    return found[0], found[1]
 
 
-def _parameter_groups(job: _Job) -> list[dict[str, Any]]:
-    """Head first; pretrained layers at a lower rate; no weight decay for biases and normalisation."""
-    options, head = job.options, head_of(job.model)[0]
-    lr = options.lr or _NETWORK_LR
-    decay = _NETWORK_DECAY if options.weight_decay is None else options.weight_decay
-    ratio = options.backbone_lr_ratio if job.pretrained else 1.0
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {(h, d): [] for h in (True, False) for d in (True, False)}
-    for name, parameter in job.model.named_parameters():
-        if parameter.requires_grad:
-            groups[name.startswith(f"{head}."), parameter.ndim > 1].append(parameter)
-    return [
-        {"params": members, "lr": lr if in_head else lr * ratio, "weight_decay": decay if decayed else 0.0}
-        for (in_head, decayed), members in groups.items()
-        if members
-    ]
+def _told_of(job: Job, opened: Opened, history: History) -> dict[str, Any]:
+    """What the checkpoint says of how it was made."""
+    data = job.data
+    return {
+        "data": {"name": data.name, "fingerprint": data.fingerprint, "train": len(data.train), "val": len(data.val)},
+        "weights": opened.note,
+        "options": dataclasses.asdict(job.plan.options),
+        "augmentation": dataclasses.asdict(job.augmentation),
+        "chosen": list(job.plan.reasons),
+        "processes": job.processes.world,
+        "best": dataclasses.asdict(history.best),
+        "torch": torch.__version__,
+    }
 
 
-def _warm_up_and_cosine(n_steps: int, warmup: float) -> Callable[[int], float]:
-    """Factor of the learning rate at each step: linear up over the first `warmup` of them, half a cosine down to 0."""
-    first = round(n_steps * warmup)
-
-    def factor(step: int) -> float:
-        if step < first:
-            return (step + 1) / (first + 1)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - first) / max(1, n_steps - first))))
-
-    return factor
-
-
-def _unused(options: TrainOptions) -> tuple[str, ...]:
+def _unused(options: TrainOptions, plan: Plan) -> tuple[str, ...]:
     """Options that were given, but mean nothing for a head on cached features."""
+    if plan.network:
+        return ()
     given = [name for name in ("lr",) if getattr(options, name) is not None]
     return tuple(f"{name} is not used: strategy head has no learning rate" for name in given)
 
@@ -326,7 +282,10 @@ def _left_out(data: Dataset) -> tuple[str, ...]:
     return (f"{len(data.bad)} unreadable images were left out",) if data.bad else ()
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
+    """``auto``, ``cpu`` or ``cuda`` as a device, of several GPUs this process's own. Raises `UsageError`."""
     if name == "cuda" and not torch.cuda.is_available():
         raise UsageError("there is no CUDA device here", fix="device auto or cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgetl_runtime.errors import MissingDependency, OutputError
@@ -17,7 +17,9 @@ class Epoch:
     """One pass over the training images; losses are cross-entropies in nats, ``val_top1`` is a fraction.
 
     ``train_loss`` has class weights and label smoothing in it, ``val_loss`` has not. ``lr`` is the head's at the end
-    of the epoch, ``None`` where the solver has none. ``seconds`` counts from the start of training.
+    of the epoch, ``None`` where the solver has none. ``seconds`` counts from the start of training. ``phase`` is
+    ``head`` or ``network``; of a network's, ``trained_stages`` counts the last stages that were trained (``None``:
+    all), and ``spent`` has the epoch's seconds by part: waiting for images, forward, backward, step, validation.
     """
 
     epoch: int
@@ -26,6 +28,12 @@ class Epoch:
     val_top1: float
     lr: float | None
     seconds: float
+    phase: str = "network"
+    trained_stages: int | None = None
+    spent: dict[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"loss {self.train_loss:.3f}, validation {self.val_loss:.3f} and {self.val_top1:.1%}"
 
     def better_than(self, other: Epoch) -> bool:
         """Higher validation accuracy; at the same accuracy, lower validation loss."""

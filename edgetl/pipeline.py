@@ -16,6 +16,9 @@ from edgetl.judging import REFERENCE, Outcome, source_of, verify_bundle, verify_
 from edgetl.photos import label_folders
 from edgetl.qat import train_quantized
 from edgetl.recipe import ExportSection, Recipe
+from edgetl.training.job import Tell, untold
+from edgetl.training.rank import is_first
+from edgetl.training.snapshot import Keeping, unfinished
 from edgetl.verify.reference import RecordingReference
 from edgetl.verify.verify import RunFacts, verify
 from edgetl.verify.writing import ReportFiles, write_report
@@ -39,6 +42,7 @@ __all__ = [
     "labelled_by_folders",
     "run",
     "train",
+    "train_along",
     "train_to",
     "verify_bundle",
     "verify_options",
@@ -66,73 +70,116 @@ class Photos:
 
 
 def run(
-    recipe: Recipe, out: Path, *, dataset: Dataset | None = None, force: bool = False, track: Track = silent
+    recipe: Recipe,
+    out: Path,
+    *,
+    dataset: Dataset | None = None,
+    force: bool = False,
+    resume: bool = False,
+    track: Track = silent,
+    tell: Tell = untold,
 ) -> Outcome:
     """The main job: fine-tune, export, verify. `dataset` stands in for ``recipe.data.path``.
 
+    Until the bundle is there the training is kept in ``OUT.training`` (`edgetl.training.snapshot`), for `resume`.
     The bundle at `out` holds its own report and is there whole or not at all; one whose verdict is "failed" is kept,
     with the reasons in its report. Everything that can be known to fail does so before the first expensive step.
     """
     check_destination(out, holds=BUNDLE_FILE, force=force)
     _check_export(recipe.export)
     judging = verify_options(recipe)
-    dataset, trained = train(recipe, dataset=dataset, track=track)
-    held_out, split = dataset.held_out
-    calibration = pick(dataset.train, recipe.export.calibration_samples, recipe.train.seed)
-    photos = Photos(
-        calibration=calibration,
-        tune=_others(dataset.train, calibration),
-        golden=pick(held_out, GOLDEN_SAMPLES, recipe.train.seed),
-        facts={"data_fingerprint": dataset.fingerprint, "training": trained.checkpoint.training},
-    )
-    with staged(out, holds=BUNDLE_FILE, force=force) as folder:
-        exported = _write_bundle(trained.checkpoint, photos, recipe.export, folder, name=out.stem, track=track)
-        answering = exported.captured.source.reference()
-        recording = RecordingReference(answering)
-        report = verify(
-            folder,
-            held_out,
-            recording if recipe.verify.keep_reference else answering,
-            judging,
-            original=exported.captured,
-            track=track,
-            facts=RunFacts(
-                seconds={"train": trained.seconds, **exported.seconds},
-                history=[dataclasses.asdict(epoch) for epoch in trained.history.epochs],
-                not_exported=exported.failed,
-            ),
+    keeping = Keeping(unfinished(out), resume)
+    keeping.check(force=force)
+    with keeping.through():
+        dataset, trained = train(recipe, dataset=dataset, keeping=keeping, track=track, tell=tell)
+        held_out, split = dataset.held_out
+        calibration = pick(dataset.train, recipe.export.calibration_samples, recipe.train.seed)
+        photos = Photos(
+            calibration=calibration,
+            tune=_others(dataset.train, calibration),
+            golden=pick(held_out, GOLDEN_SAMPLES, recipe.train.seed),
+            facts={"data_fingerprint": dataset.fingerprint, "training": trained.checkpoint.training},
         )
-        if recipe.verify.keep_reference:
-            recording.keep(folder, open_bundle(folder).manifest, [sample.label for sample in held_out])
-        report = dataclasses.replace(report, bundle=out.name)
-        write_report(report, ReportFiles.in_folder(folder))
+        with staged(out, holds=BUNDLE_FILE, force=force) as folder:
+            exported = _write_bundle(trained.checkpoint, photos, recipe.export, folder, name=out.stem, track=track)
+            answering = exported.captured.source.reference()
+            recording = RecordingReference(answering)
+            report = verify(
+                folder,
+                held_out,
+                recording if recipe.verify.keep_reference else answering,
+                judging,
+                original=exported.captured,
+                track=track,
+                facts=RunFacts(
+                    seconds={"train": trained.seconds, **exported.seconds},
+                    history=[dataclasses.asdict(epoch) for epoch in trained.history.epochs],
+                    not_exported=exported.failed,
+                ),
+            )
+            if recipe.verify.keep_reference:
+                recording.keep(folder, open_bundle(folder).manifest, [sample.label for sample in held_out])
+            report = dataclasses.replace(report, bundle=out.name)
+            write_report(report, ReportFiles.in_folder(folder))
+    keeping.drop()
     notes = (*trained.notes, _about_split(split), *(f"warning: {text}" for text in exported.warnings))
     return Outcome(out, report, notes, exported.over_budget)
 
 
-def train(recipe: Recipe, *, dataset: Dataset | None = None, track: Track = silent) -> tuple[Dataset, Trained]:
-    """Photos to a checkpoint. `dataset` stands in for ``recipe.data.path``."""
+def train(
+    recipe: Recipe,
+    *,
+    dataset: Dataset | None = None,
+    keeping: Keeping | None = None,
+    track: Track = silent,
+    tell: Tell = untold,
+) -> tuple[Dataset, Trained]:
+    """Photos to a checkpoint. `dataset` stands in for ``recipe.data.path``; `keeping` keeps the state on the way."""
     check_start(recipe.model, recipe.train)
     if dataset is None:
         if recipe.data.path is None:
             raise UsageError("no photos to train on", fix="--data FOLDER")
         dataset = load_dataset(recipe.data.path, recipe.data, track=track)
-    trained = finetune(dataset, recipe.model, recipe.train, augment=recipe.augment, track=track)
+    trained = finetune(
+        dataset, recipe.model, recipe.train, augment=recipe.augment, keeping=keeping, track=track, tell=tell
+    )
     if recipe.train.qat:
         source = source_of(trained.checkpoint, dataset.name)
         trained = train_quantized(trained, source, dataset, recipe.train, track=track)
     return dataset, trained
 
 
-def train_to(recipe: Recipe, out: Path, *, force: bool = False, track: Track = silent) -> Trained:
-    """Photos to a checkpoint folder at `out`, with the recipe and the history of the training in it."""
+def train_along(recipe: Recipe, out: Path, *, resume: bool = False) -> None:
+    """What processes of ``torchrun`` besides the first one do while that one is in `run`."""
+    train(recipe, keeping=Keeping(unfinished(out), resume))
+
+
+def train_to(
+    recipe: Recipe,
+    out: Path,
+    *,
+    force: bool = False,
+    resume: bool = False,
+    track: Track = silent,
+    tell: Tell = untold,
+) -> Trained:
+    """Photos to a checkpoint folder at `out`, with the recipe and the history of the training in it.
+
+    The recipe there has no option open. Until then the training is kept in ``OUT.training``, for `resume`. Of several
+    processes the first one writes.
+    """
     check_destination(out, holds=CHECKPOINT_FILE, force=force)
-    _, trained = train(recipe, track=track)
+    keeping = Keeping(unfinished(out), resume)
+    keeping.check(force=force)
+    _, trained = train(recipe, keeping=keeping, track=track, tell=tell)
+    if not is_first():
+        return trained
     with staged(out, holds=CHECKPOINT_FILE, force=force) as folder:
         trained.checkpoint.write(folder)
         trained.history.save(folder / "history.json")
         trained.history.plot(folder / "history.png")
-        recipe.save(folder / "recipe.toml")
+        dataclasses.replace(recipe, train=trained.options).save(folder / "recipe.toml")
+    keeping.drop()
     return trained
 
 

@@ -67,7 +67,12 @@ def train_quantized(
     if kept:
         facts |= {"qat_val_top1": after.top1, "qat_val_int8_top1": after.int8_top1}
     new = Checkpoint.of(
-        network, backbone=old.backbone, labels=old.labels, preprocess=old.preprocess, normalize=old.normalize
+        network,
+        backbone=old.backbone,
+        labels=old.labels,
+        preprocess=old.preprocess,
+        normalize=old.normalize,
+        hidden=old.hidden,
     )
     return dataclasses.replace(
         trained,

@@ -6,7 +6,6 @@ Paths are used as they are written: relative ones start at the folder that edget
 from __future__ import annotations
 
 import dataclasses
-import re
 import tomllib
 import types
 import typing
@@ -15,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from edgetl.augmentation import PRESETS, AugmentOptions
+from edgetl.augmentation import AugmentOptions
 from edgetl.data import DataOptions
+from edgetl.training.options import TrainOptions, require
 from edgetl_runtime.errors import OutputError, UsageError, nearest
 
 __all__ = [
@@ -48,60 +48,6 @@ class ModelOptions:
 
 
 @dataclass(frozen=True)
-class TrainOptions:
-    """How it is trained. ``None`` means: what suits the strategy (see `edgetl.finetune`).
-
-    ``strategy`` is ``head``, ``last:N`` (head and last N stages) or ``full``. ``lr`` is the learning rate of the head;
-    pretrained layers get ``backbone_lr_ratio`` times that. ``patience`` epochs without a better validation accuracy
-    end the training. ``qat`` goes on with int8 simulated. ``device`` is ``auto``, ``cpu`` or ``cuda``.
-    Raises `UsageError` for values that make no sense.
-    """
-
-    strategy: str = "head"
-    epochs: int | None = None
-    batch_size: int = 32
-    lr: float | None = None
-    backbone_lr_ratio: float = 0.1
-    weight_decay: float | None = None
-    label_smoothing: float | None = None
-    class_weights: bool = True
-    warmup: float = 0.05
-    patience: int | None = None
-    augment: str = "similar"
-    qat: bool = False
-    seed: int = 0
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        _require(re.fullmatch(r"head|full|last:[1-9]\d*", self.strategy), "strategy", self, "head, last:N or full")
-        _require(self.epochs is None or self.epochs >= 1, "epochs", self, "1 or more")
-        _require(self.batch_size >= 2, "batch_size", self, "2 or more")
-        _require(self.lr is None or self.lr > 0, "lr", self, "a positive number")
-        _require(0 < self.backbone_lr_ratio <= 1, "backbone_lr_ratio", self, "above 0, at most 1")
-        _require(self.weight_decay is None or self.weight_decay >= 0, "weight_decay", self, "0 or more")
-        _require(
-            self.label_smoothing is None or 0 <= self.label_smoothing < 1, "label_smoothing", self, "from 0, below 1"
-        )
-        _require(0 <= self.warmup < 1, "warmup", self, "a fraction of all steps: from 0, below 1")
-        _require(self.patience is None or self.patience >= 1, "patience", self, "1 or more")
-        _require(self.augment in PRESETS, "augment", self, nearest(self.augment, list(PRESETS)))
-        _require(self.device in ("auto", "cpu", "cuda"), "device", self, "auto, cpu or cuda")
-        _require(self.seed >= 0, "seed", self, "0 or more")
-
-    @property
-    def trained_stages(self) -> int | None:
-        """How many stages before the head are trained; ``None`` for all of them."""
-        if self.strategy == "full":
-            return None
-        return 0 if self.strategy == "head" else int(self.strategy.removeprefix("last:"))
-
-
-def _require(holds: object, name: str, options: object, allowed: str) -> None:
-    if not holds:
-        raise UsageError(f"{name} = {getattr(options, name)!r} makes no sense", fix=allowed)
-
-
-@dataclass(frozen=True)
 class ExportSection:
     """What is written, how many images it is calibrated on, and how int8 is made.
 
@@ -127,9 +73,9 @@ class ExportSection:
     distill_minutes: float = 8.0
 
     def __post_init__(self) -> None:
-        _require(self.calibration_samples >= 1, "calibration_samples", self, "1 or more")
-        _require(self.distill_epochs >= 1, "distill_epochs", self, "1 or more")
-        _require(self.distill_minutes > 0, "distill_minutes", self, "more than 0")
+        require(self.calibration_samples >= 1, "calibration_samples", self, "1 or more")
+        require(self.distill_epochs >= 1, "distill_epochs", self, "1 or more")
+        require(self.distill_minutes > 0, "distill_minutes", self, "more than 0")
 
 
 @dataclass(frozen=True)

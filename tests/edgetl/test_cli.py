@@ -102,7 +102,7 @@ def fails(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> F
         (["--targets", "onnx,onnx"], ["target is given twice"]),
         (["--precisions", "int9"], ["unknown precision 'int9'", "did you mean 'int8'?"]),
         (["--precisions", ""], ["unknown precision ''"]),
-        (["--strategy", "tail"], ["strategy", "'tail'", "head, last:N or full"]),
+        (["--strategy", "tail"], ["strategy", "'tail'", "head, last:N, full"]),
         (["--strategy", "last:99"], ["last:99", "stages"]),
         (["--weights", "none"], ["weights none", "--strategy full"]),
         (["--weights", "gone.pth"], ["no weights file at gone.pth"]),

@@ -12,8 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-import edgetl.finetune as finetune_module
-from edgetl.backbones import build, head_of, preset, stages
+from edgetl.backbones import build, head_of, preset
 from edgetl.batches import Normalizer, Pixels, evaluation_batches
 from edgetl.checkpoint import Checkpoint
 from edgetl.data import Dataset, Sample, load_dataset
@@ -215,41 +214,6 @@ def test_features_of_other_families(data: Dataset, name: str) -> None:
     assert found.values.shape == (2, head_of(model)[1].weight.shape[1])
 
 
-def test_learning_rates_and_decay(data: Dataset, weights: str) -> None:
-    seen: list[list[dict[str, Any]]] = []
-
-    class Spy(torch.optim.AdamW):
-        def __init__(self, params: list[dict[str, Any]], **options: Any) -> None:
-            seen.append(params)
-            super().__init__(params, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.optim, "AdamW", Spy)
-        finetune(data, start(weights), TrainOptions("full", epochs=1, lr=0.001, weight_decay=0.5))
-    groups = [(group["initial_lr"], group["weight_decay"]) for group in seen[0]]
-    assert groups == [(0.001, 0.5), (0.001, 0.0), (pytest.approx(0.0001), 0.5), (pytest.approx(0.0001), 0.0)]
-    assert all(p.ndim == 1 for group in (seen[0][1], seen[0][3]) for p in group["params"])
-    total = sum(len(group["params"]) for group in seen[0])
-    assert total == len(list(build(BACKBONE, 2).parameters()))
-
-
-def test_warm_up_and_cosine() -> None:
-    factor = finetune_module._warm_up_and_cosine(100, 0.1)
-    values = [factor(step) for step in range(100)]
-    assert values[:10] == sorted(values[:10])
-    assert values[10:] == sorted(values[10:], reverse=True)
-    assert max(values) == values[10] == 1.0
-    assert values[-1] < 0.01
-
-
-def test_frozen_stages_stay_in_eval_mode() -> None:
-    model: nn.Module = build("resnet18", 2)
-    frozen = finetune_module._freeze(model, TrainOptions("last:1"))
-    assert frozen == [module for stage in stages(model)[:-1] for module in stage]
-    trained = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
-    assert trained == {"layer4", "fc"}
-
-
 def test_history_is_json_and_a_picture(tmp_path: Path) -> None:
     history = History(
         (Epoch(1, 1.0, 1.1, 0.5, 0.1, 1.0), Epoch(2, 0.8, 0.9, 0.7, 0.1, 2.0), Epoch(3, 0.7, 1.2, 0.7, 0.1, 3.0))
@@ -260,6 +224,7 @@ def test_history_is_json_and_a_picture(tmp_path: Path) -> None:
     assert read["best_epoch"] == 2
     assert read["epochs"][0] == {
         "epoch": 1, "train_loss": 1.0, "val_loss": 1.1, "val_top1": 0.5, "lr": 0.1, "seconds": 1.0,
+        "phase": "network", "trained_stages": None, "spent": {},
     }  # fmt: skip
     pytest.importorskip("matplotlib", reason="the plot needs matplotlib")
     history.plot(tmp_path / "h.svg")

@@ -114,11 +114,16 @@ def test_what_exists_is_only_replaced_when_forced_and_only_after_success(
 
     with monkeypatch.context() as patched:
         patched.setattr(to_onnx.OnnxTarget, "write", interrupt)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt, match="with --resume goes on"):
             run(with_photos(photos), out, force=True)
     assert (out / "manifest.json").read_bytes() == before
+    # What was trained is not lost.
+    names = ["colours.edgetl", "colours.edgetl.training", "photos"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == names
+    told: list[str] = []
+    run(with_photos(photos), out, force=True, resume=True, tell=told.append)
+    assert not any(line.startswith("epoch") for line in told)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["colours.edgetl", "photos"]
-    run(with_photos(photos), out, force=True)
     assert (out / "manifest.json").read_bytes() != before
 
 

@@ -59,7 +59,7 @@ def trained(source: Source) -> Trained:
     checkpoint = Checkpoint.of(
         source.module, backbone="small", labels=LABELS, preprocess=SPEC, normalize=GREY, training={"weights": "none"}
     )
-    return Trained(checkpoint, History((Epoch(1, 1.0, 1.0, 0.5, None, 1.0),)), 1.0, ("before",))
+    return Trained(checkpoint, History((Epoch(1, 1.0, 1.0, 0.5, None, 1.0),)), 1.0, ("before",), TrainOptions())
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ def read(tmp_path: Path, text: str) -> Recipe:
         Recipe(
             data=DataSection(path=Path("photos/mine"), val=Path("more"), val_fraction=0.1, seed=3, skip_bad=True),
             model=ModelOptions("efficientnet_b0", "weights/w.pth", 160),
-            train=TrainOptions("last:2", epochs=3, lr=1.0, weight_decay=0.0, class_weights=False, patience=2),
+            train=TrainOptions("last:2", epochs=3, lr=1.0, weight_decay=0.0, imbalance="none", patience=2),
             export=ExportSection(("onnx",), (), 10),
             augment=AugmentOptions(area=(0.5, 1.0), mirror=0.0, outside="edge"),
             verify=VerifySection(Path("gate.toml"), 4),
@@ -58,7 +58,7 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
         ('[train]\nepochs = "3"', "epochs must be a whole number, not '3'"),
         ("[train]\nepochs = true", "epochs must be a whole number"),
         ("[train]\nlr = false", "lr must be a number"),
-        ("[train]\nclass_weights = 1", "class_weights must be true or false"),
+        ("[train]\ncompile = 1", "compile must be true or false"),
         ("[model]\nbackbone = 2", "backbone must be a string"),
         ("[data]\npath = 2", "path must be a path"),
         ('[export]\ntargets = "onnx"', "targets must be a list of strings"),
@@ -93,6 +93,17 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, says: str) -> None:
         {"patience": 0},
         {"augment": "flip"},
         {"device": "tpu"},
+        {"precision": "int8"},
+        {"imbalance": "weight"},
+        {"layer_decay": 1.5},
+        {"mixup": -0.1},
+        {"ema": 1.0},
+        {"dropout": 1.0},
+        {"teacher_weight": 2.0},
+        {"temperature": 0.0},
+        {"batch_norm": "eval"},
+        {"accumulate": 0},
+        {"strategy": "head-then-head"},
     ],
 )
 def test_values_without_sense_are_refused(values: dict[str, object]) -> None:
@@ -109,7 +120,9 @@ def test_the_command_line_goes_over_the_recipe() -> None:
 
 
 def test_strategies_say_how_many_stages_they_train() -> None:
-    assert [TrainOptions(s).trained_stages for s in ("head", "last:3", "full")] == [0, 3, None]
+    names = ("head", "last:3", "full", "head-then-last:2", "head-then-full", "gradual")
+    assert [TrainOptions(s).trained_stages for s in names] == [0, 3, None, 2, None, None]
+    assert [TrainOptions(s).head_first for s in names] == [True, False, False, True, True, True]
 
 
 def test_a_recipe_changes_fields_of_a_preset(tmp_path: Path) -> None:

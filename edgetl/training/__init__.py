@@ -1,0 +1,1 @@
+"""What `edgetl.finetune` is made of: each part of a training in a module of its own."""

@@ -1,0 +1,51 @@
+"""The head by itself: what comes before it never changes, so its input is computed once for every image.
+
+For a linear head an epoch is a step of L-BFGS over all training images: cross-entropy plus ``strength |W|^2 / 2``,
+convex, so that neither learning rate nor order nor seed matter. A head with a hidden layer is trained the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgetl.features import Features
+from edgetl.training.losses import Objective, Targets
+
+__all__ = ["head_epochs", "loss_and_top1"]
+
+
+def head_epochs(
+    head: nn.Module, train: Features, objective: Objective, *, strength: float, epochs: int
+) -> Iterator[float]:
+    """Train `head` in place; gives the training loss (nats) of each epoch."""
+    strength *= train.values.square().mean().item()
+    matrices = [parameter for parameter in head.parameters() if parameter.ndim > 1]
+    if isinstance(head, nn.Linear):
+        nn.init.zeros_(head.weight)
+        if head.bias is not None:
+            nn.init.zeros_(head.bias)
+    solver = torch.optim.LBFGS(
+        head.parameters(), max_iter=1, max_eval=25, history_size=10, line_search_fn="strong_wolfe"
+    )
+    targets = Targets(train.labels)
+
+    def loss_and_gradients() -> Tensor:
+        solver.zero_grad()
+        loss = objective(head(train.values), targets).mean()
+        for matrix in matrices:
+            loss = loss + 0.5 * strength * matrix.square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    for _ in range(epochs):
+        loss: Tensor = solver.step(loss_and_gradients)  # type: ignore[no-untyped-call]
+        yield loss.item()
+
+
+def loss_and_top1(logits: Tensor, truth: Tensor) -> tuple[float, float]:
+    """Mean cross-entropy in nats and the share that is right."""
+    return float(F.cross_entropy(logits, truth)), float((logits.argmax(1) == truth).float().mean())

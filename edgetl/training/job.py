@@ -1,0 +1,118 @@
+"""What every part of a training needs, and how far it has come."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgetl.augmentation import Augmentation
+from edgetl.batches import Normalizer
+from edgetl.data import Dataset
+from edgetl.history import Epoch, History
+from edgetl.imbalance import class_weights
+from edgetl.training.losses import Objective
+from edgetl.training.plan import Plan
+from edgetl.training.processes import ALONE, Processes
+from edgetl.weights import State
+from edgetl_export.progress import Track, silent
+from edgetl_runtime.errors import UsageError
+from edgetl_runtime.manifest import Normalize, Preprocess
+
+__all__ = ["Job", "Progress", "Tell", "untold"]
+
+Tell = Callable[[str], None]
+"""Takes a line that a person may want to read while it trains."""
+
+
+def untold(line: str) -> None:
+    """The `Tell` of those who do not listen."""
+
+
+@dataclass(eq=False)
+class Job:
+    """A network and what it is trained on, how, and where."""
+
+    model: nn.Module
+    data: Dataset
+    spec: Preprocess
+    normalize: Normalize
+    plan: Plan
+    augmentation: Augmentation
+    device: torch.device
+    processes: Processes = ALONE
+    track: Track = silent
+    tell: Tell = untold
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def normalized(self) -> Normalizer:
+        """Grey levels to what the network takes."""
+        return Normalizer(self.normalize, self.device)
+
+    @property
+    def train_labels(self) -> Tensor:
+        """(n,) int64."""
+        return torch.tensor([sample.label for sample in self.data.train])
+
+    def objective(self, device: torch.device, *, smoothing: float) -> Objective:
+        """The loss that the options ask for, of logits that are on `device`."""
+        options = self.plan.options
+        weighs = options.imbalance in ("weights", "focal")
+        weights = class_weights(self.train_labels, len(self.data.labels)).to(device) if weighs else None
+        return Objective(smoothing, weights, options.imbalance == "focal", options.teacher_weight, options.temperature)
+
+
+@dataclass(eq=False)
+class Progress:
+    """The epochs so far, and the weights of the best of them."""
+
+    began: float = field(default_factory=time.monotonic)
+    before: float = 0.0
+    epochs: list[Epoch] = field(default_factory=list)
+    state: State = field(default_factory=dict)
+
+    @property
+    def best(self) -> Epoch | None:
+        """The best epoch so far."""
+        return History(tuple(self.epochs)).best if self.epochs else None
+
+    @property
+    def seconds(self) -> float:
+        """Since the start of the training, without the time between an interruption and going on."""
+        return self.before + time.monotonic() - self.began
+
+    def judged(self, epoch: Epoch, model: nn.Module) -> None:
+        """Take an epoch in, and the weights of `model` when none was better."""
+        best = self.best
+        self.epochs.append(epoch)
+        if best is None or epoch.better_than(best):
+            self.state = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
+
+    def is_over(self, patience: int | None) -> bool:
+        """Whether as many as `patience` epochs passed without a better one."""
+        best = self.best
+        return patience is not None and best is not None and self.epochs[-1].epoch - best.epoch >= patience
+
+    def diverged(self, loss: float, where: str, *, has_rate: bool) -> str:
+        """What to tell of a loss that is not finite, when there are weights to keep; else raise `UsageError`."""
+        fix = "a lower --lr, or weights that fit" if has_rate else "check the weights that it started from"
+        best = self.best
+        if best is None:
+            raise UsageError(f"training diverged in {where}: the loss is {loss}", fix=fix)
+        return f"training diverged in {where} (loss {loss}) and ended; epoch {best.epoch} is kept; to train on: {fix}"
+
+    def saved(self) -> dict[str, Any]:
+        """As plain values and tensors, for `restored`."""
+        rows = [dataclasses.asdict(epoch) for epoch in self.epochs]
+        return {"epochs": rows, "state": self.state, "seconds": self.seconds}
+
+    @classmethod
+    def restored(cls, saved: Mapping[str, Any]) -> Progress:
+        """What `saved` gave."""
+        return cls(before=saved["seconds"], epochs=[Epoch(**row) for row in saved["epochs"]], state=saved["state"])

@@ -1,0 +1,69 @@
+"""The loss of an image: cross-entropy with smoothing, class weights or focus, mixed labels, and a teacher's answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["Objective", "Targets", "distillation_loss"]
+
+FOCUS = 2.0
+"""Gamma of the focal loss, as Lin et al. 2017 recommend, https://arxiv.org/abs/1708.02002."""
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """What a batch should give: ``labels`` (B,) int64 count ``share``, the same in reverse order the rest.
+
+    ``teacher`` are the logits (B, labels) of a teacher for the same images.
+    """
+
+    labels: Tensor
+    share: float = 1.0
+    teacher: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """Logits (B, labels) and `Targets` to one loss (B,) for every image, in nats.
+
+    ``class_weights`` (labels,) multiply the losses; ``focal`` counts images that are right less. The teacher's answers
+    count ``teacher_weight``, the labels the rest.
+    """
+
+    smoothing: float = 0.0
+    class_weights: Tensor | None = None
+    focal: bool = False
+    teacher_weight: float = 0.5
+    temperature: float = 2.0
+
+    def __call__(self, logits: Tensor, targets: Targets) -> Tensor:
+        """Float32 whatever the logits are."""
+        logits = logits.float()
+        loss = self._of_labels(logits, targets.labels)
+        if targets.share < 1.0:
+            others = self._of_labels(logits, targets.labels.flip(0))
+            loss = targets.share * loss + (1 - targets.share) * others
+        if targets.teacher is None:
+            return loss
+        soft = distillation_loss(logits, targets.teacher.float(), self.temperature)
+        return (1 - self.teacher_weight) * loss + self.teacher_weight * soft
+
+    def _of_labels(self, logits: Tensor, labels: Tensor) -> Tensor:
+        loss = F.cross_entropy(
+            logits, labels, weight=self.class_weights, label_smoothing=self.smoothing, reduction="none"
+        )
+        if not self.focal:
+            return loss
+        right = torch.softmax(logits, dim=1).gather(1, labels[:, None])[:, 0]
+        return loss * (1 - right) ** FOCUS
+
+
+def distillation_loss(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Divergence (B,) of the softened answers, times the squared temperature (Hinton et al. 2015, arXiv:1503.02531)."""
+    soft = F.log_softmax(logits / temperature, dim=1)
+    wanted = F.log_softmax(teacher / temperature, dim=1)
+    return temperature**2 * F.kl_div(soft, wanted, reduction="none", log_target=True).sum(1)

@@ -15,9 +15,9 @@ HEAD_EPOCHS = 60
 _HEAD_L2 = 0.06
 """Weight decay of a head on frozen features, relative to their mean square (so it means the same for any backbone)."""
 _DECAY, _SMOOTHING = 0.02, 0.1
-_LR, _LR_BATCH = 1e-3, 32
+_LR, _LR_BATCH = 3e-3, 32
 """The learning rate of the head for steps of so many images; more images scale it linearly (Goyal et al. 2017)."""
-_HIGHEST_LR = 4e-3
+_HIGHEST_LR = 8e-3
 _SEEN, _SEEN_FROM_SCRATCH = 30_000, 120_000
 """Images that a training sees in all, which makes more epochs of less data."""
 _EPOCHS = (6, 30)

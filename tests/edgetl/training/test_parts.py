@@ -45,14 +45,14 @@ def test_plans_fit_data_and_machine() -> None:
     assert (scratch.backbone_lr_ratio, scratch.batch_norm) == (1.0, "train")
     assert plan(full, FLOWERS).options.batch_norm == "frozen"
     on_gpu = plan(full, replace(FLOWERS, images=50_000, on_gpu=True)).options
-    assert (on_gpu.batch_size, on_gpu.lr) == (128, pytest.approx(4e-3))
+    assert (on_gpu.batch_size, on_gpu.lr) == (128, pytest.approx(8e-3))
 
 
 def test_more_processes_mean_a_higher_rate_and_it_is_said() -> None:
     made = plan(TrainOptions("full", lr=0.01), replace(FLOWERS, world=4))
     assert made.options.lr == pytest.approx(0.04)
     assert any("0.01 times 4 processes" in reason for reason in made.reasons)
-    assert plan(TrainOptions("full", batch_size=16), replace(FLOWERS, world=2)).options.lr == pytest.approx(1e-3)
+    assert plan(TrainOptions("full", batch_size=16), replace(FLOWERS, world=2)).options.lr == pytest.approx(3e-3)
 
 
 @pytest.mark.parametrize(

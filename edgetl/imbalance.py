@@ -21,8 +21,8 @@ def class_weights(labels: Tensor, n: int) -> Tensor:
 def balanced_order(labels: Tensor, seed: int, epoch: int) -> list[int]:
     """As many indices as there are images, every label that occurs alike (but for one image), shuffled.
 
-    Images of a rare label come several times, those of a frequent one in turns, epoch by epoch; none comes a second
-    time before all of its label came once. `labels` is int64 (images,). The same for the same arguments.
+    Images of a rare label come several times, of a frequent one other images in every epoch; none is counted a second
+    time before all of its label are in. `labels` is int64 (images,). The same for the same arguments.
     """
     rng = np.random.default_rng((seed, epoch, 2))
     truth = labels.numpy()

@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import edgetl.pixel_cache as pixel_cache_module
+from edgetl.pixel_cache import PixelCache
+from edgetl_runtime.errors import ImageError, OutputError
+
+Rows = npt.NDArray[np.uint8]
+
+N, SHAPE = 70, (6, 5, 3)
+ROW = 6 * 5 * 3
+IMAGES: Rows = np.random.default_rng(0).integers(0, 256, (N, *SHAPE), dtype=np.uint8)
+
+
+class Source:
+    """Decodes `IMAGES`, and counts how often each was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: Counter[int] = Counter()
+
+    def __call__(self, index: int) -> Rows:
+        self.asked[index] += 1
+        return IMAGES[index]
+
+
+@pytest.fixture
+def source() -> Source:
+    return Source()
+
+
+def read(cache: PixelCache, indices: list[int] | range = range(N)) -> Rows:
+    rows = np.zeros((len(indices), *SHAPE), np.uint8)
+    cache.read_into(indices, rows)
+    return rows
+
+
+def filled(folder: Path) -> Path:
+    PixelCache.open(folder, "key", N, Source())
+    return folder / "key"
+
+
+def test_images_are_decoded_once(tmp_path: Path, source: Source) -> None:
+    cache = PixelCache.open(tmp_path / "new" / "folder", "key", N, source)
+    assert cache.shape == SHAPE
+    assert np.array_equal(read(cache), IMAGES)
+    assert np.array_equal(read(cache, [3, 69, 3]), IMAGES[[3, 69, 3]])
+    assert source.asked == Counter(range(N)) + Counter([0])  # the first is asked for its size before
+    again = Source()
+    assert np.array_equal(read(PixelCache.open(tmp_path / "new" / "folder", "key", N, again)), IMAGES)
+    assert not again.asked
+    assert cache.repaired == 0
+
+
+def test_its_progress_is_told(tmp_path: Path, source: Source) -> None:
+    told: list[Any] = []
+
+    def track(items: Any, *, what: str, total: int) -> Any:
+        told.append((what, total))
+        return items
+
+    for _ in range(2):
+        PixelCache.open(tmp_path, "key", N, source, track=track)
+    assert told == [("decode", N)]
+
+
+@pytest.mark.parametrize("reopened", [True, False])
+def test_a_flipped_bit_is_noticed_and_repaired(tmp_path: Path, source: Source, *, reopened: bool) -> None:
+    rows = filled(tmp_path) / "rows.u8"
+    cache = PixelCache.open(tmp_path, "key", N, source)
+    with rows.open("r+b") as file:
+        file.seek(7 * ROW + 11)
+        file.write(bytes([IMAGES.tobytes()[7 * ROW + 11] ^ 4]))
+    if reopened:
+        cache = PixelCache.open(tmp_path, "key", N, source)
+    assert np.array_equal(read(cache), IMAGES)
+    assert source.asked == Counter([7])
+    assert cache.repaired == 1
+    assert rows.read_bytes() == IMAGES.tobytes()
+    assert np.array_equal(read(cache), IMAGES)
+    assert cache.repaired == 1
+
+
+@pytest.mark.parametrize("reopened", [True, False])
+@pytest.mark.parametrize("left", [0, 3 * ROW, N * ROW - 1])
+def test_a_truncated_file_is_noticed_and_repaired(tmp_path: Path, source: Source, left: int, *, reopened: bool) -> None:
+    rows = filled(tmp_path) / "rows.u8"
+    cache = PixelCache.open(tmp_path, "key", N, source)
+    os.truncate(rows, left)
+    if reopened:
+        cache = PixelCache.open(tmp_path, "key", N, source)
+    assert np.array_equal(read(cache), IMAGES)
+    assert cache.repaired == N - left // ROW
+    assert sorted(source.asked) == [*range(left // ROW, N)]
+    assert rows.read_bytes() == IMAGES.tobytes()
+
+
+def test_a_file_that_grew_is_cut(tmp_path: Path, source: Source) -> None:
+    rows = filled(tmp_path) / "rows.u8"
+    with rows.open("ab") as file:
+        file.write(b"more")
+    assert np.array_equal(read(PixelCache.open(tmp_path, "key", N, source)), IMAGES)
+    assert rows.read_bytes() == IMAGES.tobytes()
+    assert not source.asked
+
+
+def half(text: str) -> str:
+    return text[: len(text) // 2]
+
+
+def other_sum(text: str) -> str:
+    about = json.loads(text)
+    about["crc32"][5] ^= 1
+    return json.dumps(about)
+
+
+def other(name: str, value: Any) -> Callable[[str], str]:
+    def changed(text: str) -> str:
+        about = json.loads(text) | {name: value}
+        about.pop("check")
+        return json.dumps(about | {"check": pixel_cache_module._check(about)})
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda _: "",
+        half,
+        lambda _: "[1, 2]",
+        lambda _: "\0" * 100,
+        other_sum,
+        other("key", "of other images"),
+        other("version", 99),
+        other("crc32", [1, 2, 3]),
+        other("shape", [6, 5]),
+    ],
+)
+def test_an_index_that_is_damaged_or_foreign_is_as_good_as_none(
+    tmp_path: Path, source: Source, damage: Callable[[str], str]
+) -> None:
+    index = filled(tmp_path) / "index.json"
+    whole = index.read_text()
+    index.write_text(damage(whole))
+    assert np.array_equal(read(PixelCache.open(tmp_path, "key", N, source)), IMAGES)
+    assert len(source.asked) == N
+    assert index.read_text() == whole
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+
+
+@pytest.mark.parametrize("missing", ["index.json", "rows.u8"])
+def test_an_entry_that_lacks_a_file_is_filled_anew(tmp_path: Path, source: Source, missing: str) -> None:
+    (filled(tmp_path) / missing).unlink()
+    assert np.array_equal(read(PixelCache.open(tmp_path, "key", N, source)), IMAGES)
+    assert len(source.asked) == N
+
+
+def test_a_source_that_decodes_otherwise_is_right(tmp_path: Path) -> None:
+    rows = filled(tmp_path) / "rows.u8"
+    with rows.open("r+b") as file:
+        file.write(b"\0" * ROW)
+    damaged = rows.read_bytes()
+    cache = PixelCache.open(tmp_path, "key", N, lambda index: IMAGES[index] ^ 1)
+    assert np.array_equal(read(cache, [0, 1]), [IMAGES[0] ^ 1, IMAGES[1]])
+    assert rows.read_bytes() == damaged  # the index does not speak of these pixels
+
+
+def test_two_writers_do_not_meet(tmp_path: Path) -> None:
+    together = threading.Barrier(2)
+
+    class Meeting(NamedTuple):
+        source: Source
+
+        def __call__(self, index: int) -> Rows:
+            if index in (0, N - 1) and self.source.asked[index] == 0:
+                self.source.asked[index] += 1
+                together.wait(10)  # neither has begun to write, or has ended, before the other is here
+            return self.source(index)
+
+    sources = Source(), Source()
+    with ThreadPoolExecutor(2) as pool:
+        caches = list(pool.map(lambda source: PixelCache.open(tmp_path, "key", N, Meeting(source)), sources))
+    for cache, source in zip(caches, sources, strict=True):
+        assert np.array_equal(read(cache), IMAGES)
+        assert cache.repaired == 0
+        assert len(source.asked) == N
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+    assert (tmp_path / "key" / "rows.u8").read_bytes() == IMAGES.tobytes()
+
+
+def test_many_threads_read_and_repair_at_once(tmp_path: Path, source: Source) -> None:
+    rows = filled(tmp_path) / "rows.u8"
+    cache = PixelCache.open(tmp_path, "key", N, source)
+    with rows.open("r+b") as file:
+        file.write(b"\0" * ROW * 40)
+    with ThreadPoolExecutor(8) as pool:
+        assert all(np.array_equal(seen, IMAGES) for seen in pool.map(lambda _: read(cache), range(16)))
+    assert rows.read_bytes() == IMAGES.tobytes()
+
+
+def test_what_fails_half_way_leaves_nothing(tmp_path: Path, source: Source) -> None:
+    def broken(index: int) -> Rows:
+        if index == 50:
+            raise ImageError("cannot read 50.jpg")
+        return IMAGES[index]
+
+    with pytest.raises(ImageError, match=r"50\.jpg"):
+        PixelCache.open(tmp_path, "key", N, broken)
+    assert not [*tmp_path.iterdir()]
+    assert np.array_equal(read(PixelCache.open(tmp_path, "key", N, source)), IMAGES)
+
+
+def test_what_was_left_half_filled_goes_after_a_day(tmp_path: Path, source: Source) -> None:
+    for name, hours in (("old", 30), ("now", 1)):
+        part = tmp_path / f"{name}.1.2.part"
+        part.mkdir()
+        (part / "rows.u8").write_bytes(b"half")
+        os.utime(part / "rows.u8", (time.time() - hours * 3600,) * 2)
+    PixelCache.open(tmp_path, "key", N, source)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["key", "now.1.2.part"]
+
+
+def test_entries_that_were_not_used_for_longest_make_room(tmp_path: Path, source: Source) -> None:
+    limit = 3 * N * ROW
+    for seconds, key in enumerate("abc"):
+        PixelCache.open(tmp_path, key, N, source, limit=limit)
+        os.utime(tmp_path / key / "index.json", (1000 + seconds,) * 2)
+    in_use = PixelCache.open(tmp_path, "a", N, source, limit=limit)  # now b is the oldest
+    PixelCache.open(tmp_path, "d", N, source, limit=limit)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c", "d"]
+    PixelCache.open(tmp_path, "e", 2 * N, lambda index: IMAGES[index % N], limit=limit)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "e"]
+    assert np.array_equal(read(in_use), IMAGES)  # what is removed can still be read by whoever has it open
+
+
+def test_without_room_nothing_is_written(tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled(tmp_path)
+    with pytest.raises(OutputError, match="at most"):
+        PixelCache.open(tmp_path, "other", N, source, limit=N * ROW - 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]  # nor is anything removed for it
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**12, 10**12, 10**8))  # type: ignore[attr-defined]
+    with pytest.raises(OutputError, match=r"has 0\.1 GB left"):
+        PixelCache.open(tmp_path, "other", N, source)
+    assert not (tmp_path / "other").exists()
+    assert source.asked == Counter({0: 2})
+
+
+def test_a_disk_that_is_full_after_all(tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pixel_cache_module, "_check", full)
+    with pytest.raises(OutputError, match="No space left"):
+        PixelCache.open(tmp_path, "key", N, source)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path, source: Source) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot keep decoded images"):
+        PixelCache.open(tmp_path / "file" / "pixels", "key", N, source)

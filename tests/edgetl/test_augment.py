@@ -137,12 +137,20 @@ def test_a_random_crop_has_the_area_and_the_ratio_that_were_asked_for() -> None:
     area, ratio = width * height / 1e4, width / height
     assert (float(area.min()), float(area.max())) == pytest.approx((0.2, 0.4), abs=0.01)
     assert (float(ratio.min()), float(ratio.max())) == pytest.approx((0.5, 2.0), abs=0.05)
+    assert float(ratio.median()) == pytest.approx(1.0, abs=0.1)  # as often too wide as too high
     left, top = seen[:, 0, 0, 0], seen[:, 1, 0, 0]
     assert float(left.min()) < 5
     assert float(top.min()) < 5
     assert float(seen[:, :2].max()) > 95  # and no window leaves the image: all of it is the ramp
     steps = seen[:, 0, :, 2:-1] - seen[:, 0, :, 1:-2]
     assert float((steps - width[:, None, None] / 32).abs().max()) < 0.01
+
+
+def test_a_window_that_is_too_wide_is_cut_to_the_image() -> None:
+    seen = augmented(ramp(100), drawn(1), Augmentation(area=(1.0, 1.0), ratio=(2.0, 2.0)), CROP)
+    width = (seen[0, 0, 0, -2] - seen[0, 0, 0, 1]) * 32 / 29
+    height = (seen[0, 1, -2, 0] - seen[0, 1, 1, 0]) * 32 / 29
+    assert (float(width), float(height)) == pytest.approx((100.0, 50.0**0.5 * 10), abs=0.1)
 
 
 def test_shift_moves_little_and_never_mirrors() -> None:
@@ -193,6 +201,13 @@ def test_colours_one_after_the_other_are_one_function(pixels: Tensor) -> None:
         expected.append(np.asarray(image))
     off = seen.permute(0, 2, 3, 1) - torch.from_numpy(np.stack(expected)).float()
     assert float(off.abs().max()) < 3
+
+
+def test_no_colour_leaves_the_range_of_grey_levels() -> None:
+    noise = torch.randint(0, 2, (20, 40, 40, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8) * 255
+    every = Augmentation(brightness=0.5, contrast=0.5, saturation=0.5)
+    seen = augmented(noise, epoch_draws(20, 0, 0), every, CROP)
+    assert (float(seen.min()), float(seen.max())) == (0.0, 255.0)
 
 
 @pytest.mark.parametrize("channels", [1, 4])

@@ -203,6 +203,19 @@ def test_two_writers_do_not_meet(tmp_path: Path) -> None:
     assert (tmp_path / "key" / "rows.u8").read_bytes() == IMAGES.tobytes()
 
 
+def test_whoever_is_last_leaves_what_is_there(tmp_path: Path, source: Source) -> None:
+    first: list[os.stat_result] = []
+
+    def overtaken(index: int) -> Rows:
+        if index == N - 1:
+            first.append((filled(tmp_path) / "rows.u8").stat())
+        return source(index)
+
+    cache = PixelCache.open(tmp_path, "key", N, overtaken)
+    assert (tmp_path / "key" / "rows.u8").stat() == first[0]
+    assert np.array_equal(read(cache), IMAGES)
+
+
 def test_many_threads_read_and_repair_at_once(tmp_path: Path, source: Source) -> None:
     rows = filled(tmp_path) / "rows.u8"
     cache = PixelCache.open(tmp_path, "key", N, source)

@@ -13,6 +13,7 @@ import os
 import shutil
 import threading
 import time
+import weakref
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -67,6 +68,7 @@ class PixelCache:
             self._file: BinaryIO = (entry / _ROWS).open("r+b")
         except PermissionError:  # somebody else's cache: read, not repaired
             self._file = (entry / _ROWS).open("rb")
+        weakref.finalize(self, self._file.close)
         whole = len(index.crc32) * index.row_bytes
         if os.fstat(self._file.fileno()).st_size != whole:
             self._file.truncate(whole)  # rows that are missing read as zeros, which their checksum tells

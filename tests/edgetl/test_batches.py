@@ -12,7 +12,7 @@ from PIL import Image
 from edgetl.augment import augmented, epoch_draws, evaluation_crop
 from edgetl.augmentation import PRESETS
 from edgetl.batches import Normalizer, Pixels, ahead, evaluation_batches
-from edgetl.data import Sample, demo_digits, load_dataset
+from edgetl.data import Sample, load_dataset
 from edgetl_runtime.errors import DataError, ImageError
 from edgetl_runtime.manifest import Normalize, Preprocess
 from edgetl_runtime.preprocess import preprocess
@@ -48,7 +48,7 @@ def damage(cache: Path) -> None:
 
 
 def test_evaluation_is_the_runtimes_preprocessing(fresh: Fresh, cache: Path) -> None:
-    samples = [*fresh(), *demo_digits().val[:5]]
+    samples = [*fresh(), *(Sample(np.full((8, 8, 3), level, np.uint8), 1, "grey") for level in (7, 200))]
     expected = torch.from_numpy(np.stack([preprocess(sample.source, SPEC) for sample in samples]))
     for cached in (True, True, False):
         pixels = Pixels(samples, SPEC, kind="eval", cache=cached)

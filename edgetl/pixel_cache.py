@@ -182,7 +182,8 @@ def _make_room(folder: Path, needed: int, limit: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if needed > limit:
         raise OutputError(
-            f"decoded images would take {needed / 1e9:.1f} GB, and at most {limit / 1e9:.1f} GB are kept", fix="fewer or smaller images"
+            f"decoded images would take {needed / 1e9:.1f} GB, and at most {limit / 1e9:.1f} GB are kept",
+            fix="fewer or smaller images",
         )
     for part in folder.glob(f"*{_PART}"):
         if time.time() - _used(part / _ROWS) > _ABANDONED_SECONDS:

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as collective
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -120,6 +119,22 @@ def _converted(module: nn.Module) -> nn.Module:
     return module
 
 
+class _Sum(torch.autograd.Function):
+    """The sum over all processes; every loss depends on what every process put in."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
 class SharedBatchNorm(_BatchNorm):
     """What `torch.nn.SyncBatchNorm` is on GPUs, for processes on CPUs: parameters and buffers are those of `norm`."""
 
@@ -145,10 +160,10 @@ class SharedBatchNorm(_BatchNorm):
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         dims = [0, *range(2, x.ndim)]
         count = x.new_tensor([x.numel() / x.shape[1]])
-        sums: Tensor = collective.all_reduce(torch.cat([x.sum(dims), count]))  # type: ignore[no-untyped-call]
+        sums: Tensor = _Sum.apply(torch.cat([x.sum(dims), count]))  # type: ignore[no-untyped-call]
         mean, n = sums[:-1] / sums[-1], sums[-1]
         centred = x - mean.view(1, -1, *[1] * (x.ndim - 2))
-        var: Tensor = collective.all_reduce(centred.square().sum(dims)) / n  # type: ignore[no-untyped-call]
+        var: Tensor = _Sum.apply(centred.square().sum(dims)) / n  # type: ignore[no-untyped-call]
         if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
             with torch.no_grad():
                 self.num_batches_tracked += 1

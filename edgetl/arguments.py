@@ -46,6 +46,11 @@ def build_parser(run_by: Mapping[str, Command]) -> argparse.ArgumentParser:
     _train_options(training)
     _output(training, "CHECKPOINT_DIR", "the checkpoint folder")
     _resume(training)
+    finding = add("lr-range")
+    _data_options(finding)
+    _train_options(finding)
+    finding.add_argument("--plot", metavar="FILE", type=Path, help="draw loss over rate (.png, .svg)")
+    finding.add_argument("--json", metavar="FILE", type=Path, help="write rates and losses as JSON")
     exporting = add("export")
     exporting.add_argument(
         "checkpoint", metavar="CHECKPOINT", type=Path, help="checkpoint folder, .pth or .safetensors"

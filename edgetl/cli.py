@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     commands: dict[str, Command] = {
         "run": _run,
         "train": _train,
+        "lr-range": _lr_range,
         "export": _export,
         "verify": _verify,
         "bench": _bench,
@@ -156,6 +157,19 @@ def _train(arguments: argparse.Namespace) -> int:
         say(note)
     best = trained.history.best
     print(f"{arguments.out}: validation top-1 {best.val_top1:.1%} in epoch {best.epoch}, {trained.seconds:.0f} s")
+    return 0
+
+
+def _lr_range(arguments: argparse.Namespace) -> int:
+    """Find a learning rate: a short training whose rate grows until the loss does."""
+    from edgetl import pipeline
+
+    found = pipeline.find_rate(_recipe(arguments), track=track)
+    if arguments.plot is not None:
+        found.plot(arguments.plot)
+    if arguments.json is not None:
+        found.save(arguments.json)
+    print(found)
     return 0
 
 

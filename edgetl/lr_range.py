@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from edgetl.augment import epoch_draws
+from edgetl.augmentation import AugmentOptions
 from edgetl.batches import Pixels, ahead
 from edgetl.checkpoint import Checkpoint
 from edgetl.data import Dataset
@@ -46,9 +47,20 @@ class LrRange:
     losses: tuple[float, ...]
     suggestion: float
 
-    def to_json(self) -> str:
-        """``{"rates": [..], "losses": [..], "suggestion": ..}``."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+    def __str__(self) -> str:
+        """A table of every fifth rate, and the suggestion."""
+        rows = [f"{rate:9.1e}  {loss:6.3f}" for rate, loss in zip(self.rates[::5], self.losses[::5], strict=True)]
+        least = min(self.losses)
+        best = self.rates[self.losses.index(least)]
+        told = f"--lr {self.suggestion:.1e} is suggested: the loss falls fastest there, and is least at {best:.1e}"
+        return "\n".join(["     rate    loss", *rows, told])
+
+    def save(self, path: Path) -> None:
+        """Write ``{"rates": [..], "losses": [..], "suggestion": ..}``. Raises `OutputError`."""
+        try:
+            path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"cannot write {path}: {error}", fix="choose another place") from error
 
     def plot(self, path: Path) -> None:
         """Loss over rate as a picture; the suffix (.png, .svg) says which kind. Raises `MissingDependency` without
@@ -73,6 +85,7 @@ def lr_range(
     data: Dataset,
     start: ModelOptions | Checkpoint,
     options: TrainOptions,
+    augment: AugmentOptions | None = None,
     *,
     lowest: float = 1e-5,
     highest: float = 1.0,
@@ -86,7 +99,7 @@ def lr_range(
     """
     device = device_named(options.device)
     with torch.random.fork_rng():
-        job, _ = prepared(data, start, options, device=device)
+        job, _ = prepared(data, start, options, augment, device=device)
         full = job.plan.options
         if not job.plan.network:
             raise UsageError("strategy head has no learning rate to look for", fix="--strategy full or last:N")
@@ -111,7 +124,7 @@ def lr_range(
                 break
             losses.append(smooth)
     tried = rates[: len(losses)]
-    return LrRange(tuple(tried), tuple(losses), suggested(tried, losses))
+    return LrRange(tuple(tried), tuple(losses), _suggested(tried, losses))
 
 
 def _batches(pixels: Pixels, options: TrainOptions, n: int) -> Iterator[Batch]:
@@ -128,7 +141,7 @@ def _batches(pixels: Pixels, options: TrainOptions, n: int) -> Iterator[Batch]:
                 return
 
 
-def suggested(rates: Sequence[float], losses: Sequence[float]) -> float:
+def _suggested(rates: Sequence[float], losses: Sequence[float]) -> float:
     """The rate of the steepest fall over the logarithm of the rate, at most a tenth of the rate of the least loss."""
     if len(losses) < 5:
         raise UsageError(f"the loss grew after {len(losses)} steps", fix="a lower lowest rate")

@@ -13,6 +13,7 @@ from edgetl.checkpoint import CHECKPOINT_FILE, Checkpoint
 from edgetl.data import Dataset, Sample, load_dataset, load_labelled, load_photos, pick
 from edgetl.finetune import Trained, check_start, finetune
 from edgetl.judging import REFERENCE, Outcome, source_of, verify_bundle, verify_options
+from edgetl.lr_range import LrRange, lr_range
 from edgetl.photos import label_folders
 from edgetl.qat import train_quantized
 from edgetl.recipe import ExportSection, Recipe
@@ -39,6 +40,7 @@ __all__ = [
     "Outcome",
     "Photos",
     "export_checkpoint",
+    "find_rate",
     "labelled_by_folders",
     "run",
     "train",
@@ -126,6 +128,13 @@ def run(
     return Outcome(out, report, notes, exported.over_budget)
 
 
+def find_rate(recipe: Recipe, *, track: Track = silent) -> LrRange:
+    """Photos to a learning rate that suits them (`edgetl.lr_range`)."""
+    check_start(recipe.model, recipe.train)
+    dataset = _dataset(recipe, track)
+    return lr_range(dataset, recipe.model, recipe.train, recipe.augment, track=track)
+
+
 def train(
     recipe: Recipe,
     *,
@@ -137,9 +146,7 @@ def train(
     """Photos to a checkpoint. `dataset` stands in for ``recipe.data.path``; `keeping` keeps the state on the way."""
     check_start(recipe.model, recipe.train)
     if dataset is None:
-        if recipe.data.path is None:
-            raise UsageError("no photos to train on", fix="--data FOLDER")
-        dataset = load_dataset(recipe.data.path, recipe.data, track=track)
+        dataset = _dataset(recipe, track)
     trained = finetune(
         dataset, recipe.model, recipe.train, augment=recipe.augment, keeping=keeping, track=track, tell=tell
     )
@@ -147,6 +154,12 @@ def train(
         source = source_of(trained.checkpoint, dataset.name)
         trained = train_quantized(trained, source, dataset, recipe.train, track=track)
     return dataset, trained
+
+
+def _dataset(recipe: Recipe, track: Track) -> Dataset:
+    if recipe.data.path is None:
+        raise UsageError("no photos to train on", fix="--data FOLDER")
+    return load_dataset(recipe.data.path, recipe.data, track=track)
 
 
 def train_along(recipe: Recipe, out: Path, *, resume: bool = False) -> None:

@@ -1,1 +1,5 @@
 """What `edgetl.finetune` is made of: each part of a training in a module of its own."""
+
+from __future__ import annotations
+
+__all__: list[str] = []

@@ -160,10 +160,10 @@ class SharedBatchNorm(_BatchNorm):
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         dims = [0, *range(2, x.ndim)]
         count = x.new_tensor([x.numel() / x.shape[1]])
-        sums: Tensor = _Sum.apply(torch.cat([x.sum(dims), count]))  # type: ignore[no-untyped-call]
+        sums: Tensor = _Sum.apply(torch.cat([x.sum(dims), count]))
         mean, n = sums[:-1] / sums[-1], sums[-1]
         centred = x - mean.view(1, -1, *[1] * (x.ndim - 2))
-        var: Tensor = _Sum.apply(centred.square().sum(dims)) / n  # type: ignore[no-untyped-call]
+        var: Tensor = _Sum.apply(centred.square().sum(dims)) / n
         if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
             with torch.no_grad():
                 self.num_batches_tracked += 1

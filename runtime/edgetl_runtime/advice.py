@@ -8,12 +8,12 @@ one, and among variants that are equally fast within the noise the better agreem
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from edgetl_runtime.bench import VariantLatency
 from edgetl_runtime.fidelity import Fidelity
+from edgetl_runtime.frozen import dataclass
 from edgetl_runtime.machine import CpuFeatures
 
 __all__ = ["NOISE", "WORTH", "Advice", "EngineAdvice", "Recommendation", "Speedup", "advise"]

@@ -13,7 +13,6 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from edgetl_runtime.console import size, table
 from edgetl_runtime.engines import ENGINES, engine_info, installed
 from edgetl_runtime.errors import EdgetlError, EngineError, UsageError
 from edgetl_runtime.fidelity import Fidelity, read_fidelity
+from edgetl_runtime.frozen import dataclass, field
 from edgetl_runtime.machine import cpu_features, describe_machine
 from edgetl_runtime.manifest import Variant
 from edgetl_runtime.preflight import obstacle

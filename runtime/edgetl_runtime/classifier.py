@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -12,12 +11,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from edgetl_runtime.bundle import Bundle, open_bundle
 from edgetl_runtime.engines import engine_info
 from edgetl_runtime.errors import BundleError, EngineError, ImageError, UsageError
+from edgetl_runtime.frozen import dataclass
 from edgetl_runtime.machine import usable_cores
 from edgetl_runtime.manifest import Manifest, Variant
 from edgetl_runtime.placement import Placement
@@ -27,6 +26,8 @@ from edgetl_runtime.session import Session, Tensors
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+
+    import numpy.typing as npt
 
     from edgetl_runtime.choice import Choice
 

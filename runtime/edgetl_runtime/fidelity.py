@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from edgetl_runtime.bundle import Bundle
 from edgetl_runtime.errors import BundleError
+from edgetl_runtime.frozen import dataclass
 
 __all__ = ["FailedCheck", "Fidelity", "read_failed_checks", "read_fidelity"]
 

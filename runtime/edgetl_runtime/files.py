@@ -4,11 +4,11 @@ outside."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from edgetl_runtime.errors import BundleError
+from edgetl_runtime.frozen import dataclass
 
 __all__ = [
     "COPY_AGAIN",

@@ -8,7 +8,6 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from edgetl_runtime.errors import BundleError
 from edgetl_runtime.files import COPY_AGAIN
+from edgetl_runtime.frozen import dataclass
 from edgetl_runtime.manifest import Golden
 
 if TYPE_CHECKING:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import dataclass
+
+from edgetl_runtime.frozen import dataclass
 
 __all__ = ["CpuFeatures", "cpu_features", "describe_machine", "usable_cores"]
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass, field
 from typing import Any
 
 from edgetl_runtime.decoding import decode, parse
 from edgetl_runtime.errors import BundleError
+from edgetl_runtime.frozen import dataclass, field
 
 __all__ = [
     "LARGEST_MANIFEST",

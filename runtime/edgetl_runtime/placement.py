@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+
+from edgetl_runtime.frozen import dataclass
 
 __all__ = ["FallbackWarning", "OperatorPlace", "Placement"]
 

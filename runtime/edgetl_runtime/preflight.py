@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 
 import numpy as np
 
 from edgetl_runtime.engines import ENGINES, EngineInfo, Library, engine_info, missing
 from edgetl_runtime.errors import EdgetlError, EngineError
+from edgetl_runtime.frozen import dataclass
 from edgetl_runtime.manifest import Requires, Variant
 
 __all__ = ["BUILT_FOR_NUMPY_1", "Obstacle", "obstacle"]

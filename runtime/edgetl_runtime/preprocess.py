@@ -11,14 +11,16 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from edgetl_runtime.errors import ImageError, UsageError
 from edgetl_runtime.manifest import Preprocess
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = ["ColorOrder", "ImageSource", "load_image", "preprocess", "resize_and_crop"]
 

@@ -13,10 +13,10 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from edgetl_runtime.errors import BundleError, ExportError
+from edgetl_runtime.frozen import dataclass
 
 __all__ = ["Sealed", "sealed", "with_room_for_seal"]
 

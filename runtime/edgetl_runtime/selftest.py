@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -14,6 +13,7 @@ from edgetl_runtime.bundle import Bundle
 from edgetl_runtime.classifier import Classifier
 from edgetl_runtime.comparison import sqnr_db
 from edgetl_runtime.errors import BundleError, EngineError
+from edgetl_runtime.frozen import dataclass
 from edgetl_runtime.golden import GoldenSamples
 from edgetl_runtime.manifest import Variant
 from edgetl_runtime.preflight import obstacle

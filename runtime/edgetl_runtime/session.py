@@ -6,18 +6,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from edgetl_runtime.errors import EngineError
 from edgetl_runtime.manifest import TensorSpec
 from edgetl_runtime.placement import OperatorPlace, Placement
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
 __all__ = ["FakeSession", "IntegerSession", "Session", "Tensors"]
 
-Tensors = dict[str, npt.NDArray[Any]]
+Tensors: TypeAlias = "dict[str, npt.NDArray[Any]]"
 
 
 class Session(ABC):

@@ -6,11 +6,11 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from edgetl_runtime.errors import BundleError
 from edgetl_runtime.files import COPY_AGAIN, LARGEST_FILE, check_size, inside, missing_file, unreadable_file
+from edgetl_runtime.frozen import dataclass
 
 __all__ = ["Zip"]
 

@@ -11,12 +11,13 @@ import importlib
 import importlib.util
 import re
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from edgetl_runtime.engines.binding import Execution, ModelBytes, ModelPath, Signature
 from edgetl_runtime.engines.devices import ANYWHERE, DEVICES
 from edgetl_runtime.errors import EngineError, MissingDependency, UsageError, nearest
+from edgetl_runtime.frozen import dataclass
 from edgetl_runtime.machine import usable_cores
 from edgetl_runtime.placement import FallbackWarning
 from edgetl_runtime.session import Session

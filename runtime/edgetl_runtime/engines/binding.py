@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgetl_runtime.errors import EngineError
+from edgetl_runtime.frozen import dataclass, field
 from edgetl_runtime.manifest import TensorSpec
 
 __all__ = ["Execution", "ModelBytes", "ModelPath", "Signature", "bind"]

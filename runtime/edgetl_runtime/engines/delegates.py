@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from edgetl_runtime.engines.binding import Execution
 from edgetl_runtime.engines.devices import unavailable
 from edgetl_runtime.errors import EngineError
+from edgetl_runtime.frozen import dataclass
 
 __all__ = ["BUILTIN", "LIBRARIES", "XNNPACK", "Delegation", "LoadDelegate", "delegation", "load_library"]
 

@@ -6,10 +6,9 @@ import importlib
 import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from edgetl_runtime.engines import ENGINES, installed
 from edgetl_runtime.engines.binding import Execution, ModelBytes, Signature, bind
@@ -18,6 +17,9 @@ from edgetl_runtime.errors import EngineError
 from edgetl_runtime.manifest import TensorSpec
 from edgetl_runtime.placement import OperatorPlace
 from edgetl_runtime.session import Session, Tensors
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = ["LiteRtSession", "open_session"]
 

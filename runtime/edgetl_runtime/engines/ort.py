@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state
 
@@ -18,6 +17,9 @@ from edgetl_runtime.errors import EngineError
 from edgetl_runtime.manifest import TensorSpec
 from edgetl_runtime.placement import OperatorPlace
 from edgetl_runtime.session import Session, Tensors
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = ["OnnxRuntimeSession", "open_session"]
 

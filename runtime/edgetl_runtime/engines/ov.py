@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import openvino
 
 from edgetl_runtime.engines import installed
@@ -17,6 +16,9 @@ from edgetl_runtime.errors import EngineError
 from edgetl_runtime.manifest import TensorSpec
 from edgetl_runtime.placement import OperatorPlace
 from edgetl_runtime.session import Session, Tensors
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = ["OpenVinoSession", "open_session"]
 

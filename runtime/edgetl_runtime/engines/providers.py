@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 from edgetl_runtime.engines.binding import Execution
 from edgetl_runtime.engines.devices import unavailable
 from edgetl_runtime.errors import EngineError
+from edgetl_runtime.frozen import dataclass, field
 
 __all__ = ["CPU", "PROVIDERS", "Provider", "not_started", "short_name", "wanted_providers"]
 

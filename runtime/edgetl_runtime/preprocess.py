@@ -18,6 +18,7 @@ from PIL import Image
 
 from edgetl_runtime.errors import ImageError, UsageError
 from edgetl_runtime.manifest import Preprocess
+from edgetl_runtime.resizing import resize_part
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -119,6 +120,7 @@ def resize_and_crop(image: Image.Image, spec: Preprocess) -> Image.Image:
         )
     width, height = image.size
     short, long = min(width, height), max(width, height)
+    size = image.size
     if short != spec.resize:
         new_long = int(spec.resize * long / short)
         if spec.resize * new_long > _MAX_PIXELS:
@@ -127,13 +129,15 @@ def resize_and_crop(image: Image.Image, spec: Preprocess) -> Image.Image:
                 fix="crop it first",
             )
         size = (spec.resize, new_long) if width <= height else (new_long, spec.resize)
-        image = image.resize(size, _FILTERS[spec.interpolation])
-    width, height = image.size
-    if crop_height > height or crop_width > width:
-        image = _pad_to(image, crop_height, crop_width)
-        width, height = image.size
+    resample, (width, height) = _FILTERS[spec.interpolation], size
     top, left = round((height - crop_height) / 2.0), round((width - crop_width) / 2.0)
-    return image.crop((left, top, left + crop_width, top + crop_height))
+    part = (left, top, left + crop_width, top + crop_height)
+    if crop_height <= height and crop_width <= width:
+        return image.crop(part) if size == image.size else resize_part(image, size, part, resample)
+    padded = _pad_to(image if size == image.size else image.resize(size, resample), crop_height, crop_width)
+    width, height = padded.size
+    top, left = round((height - crop_height) / 2.0), round((width - crop_width) / 2.0)
+    return padded.crop((left, top, left + crop_width, top + crop_height))
 
 
 def _pad_to(image: Image.Image, height: int, width: int) -> Image.Image:

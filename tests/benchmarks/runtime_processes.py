@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -48,10 +49,16 @@ def edgetl_command(bundle: Path, variant: str, photo: Path, *, python: str) -> l
 
 
 def started(command: Sequence[str]) -> Start:
-    """Run `command`, which reports as `runtime_child` does. Raises `EngineError` with the last line of what it said."""
+    """Run `command`, which reports as `runtime_child` does. Raises `EngineError` with the last line of what it said.
+
+    It may keep what it compiled, whatever this process may: pip compiles what it installs, so a device never does.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     begun = time.monotonic_ns()
     try:
-        done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        done = subprocess.run(
+            command, cwd=HERE, env=environment, capture_output=True, text=True, timeout=_SECONDS, check=False
+        )
     except subprocess.TimeoutExpired:
         raise EngineError(f"{' '.join(command)} took longer than {_SECONDS} s") from None
     if done.returncode != 0:

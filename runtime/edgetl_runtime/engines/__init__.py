@@ -9,8 +9,10 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import os
 import re
 import warnings
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,9 +66,12 @@ def _version(origin: str, distributions: tuple[str, ...]) -> str:
     """
     names = [re.sub(r"[-_.]+", "_", distribution).lower() for distribution in distributions]
     found = {}
-    for folder in Path(origin).parent.parent.glob("*.dist-info"):
-        name, _, version = folder.name.removesuffix(".dist-info").partition("-")
-        found[re.sub(r"[-_.]+", "_", name).lower()] = version
+    # Not Path.glob, which takes a millisecond; in a zip there are no folders.
+    with suppress(OSError), os.scandir(Path(origin).parent.parent) as folders:
+        for folder in folders:
+            name, _, version = folder.name.removesuffix(".dist-info").partition("-")
+            if folder.name.endswith(".dist-info"):
+                found[re.sub(r"[-_.]+", "_", name).lower()] = version
     for name in names:
         if name in found:
             return found[name]

@@ -31,6 +31,9 @@ __all__ = [
 ]
 
 
+RECIPE_SCHEMA = 1
+
+
 @dataclass(frozen=True)
 class DataSection(DataOptions):
     """The photos: a folder or a CSV file, and how it is read."""
@@ -126,7 +129,7 @@ class Recipe:
             section: {key: _plain(value) for key, value in values.items() if value is not None}
             for section, values in dataclasses.asdict(self).items()
         }
-        return tomli_w.dumps(document)
+        return tomli_w.dumps({"schema": RECIPE_SCHEMA, **document})
 
     def save(self, path: Path) -> None:
         """Write the TOML file. Raises `OutputError`."""
@@ -142,6 +145,11 @@ def read_recipe(path: Path) -> Recipe:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"cannot read the recipe {path}: {error}", fix="a TOML file") from error
+    schema = document.pop("schema", RECIPE_SCHEMA)
+    if not isinstance(schema, int) or isinstance(schema, bool) or schema > RECIPE_SCHEMA:
+        raise UsageError(
+            f"{path} has schema {schema!r}, this edgetl reads {RECIPE_SCHEMA}", fix="pip install --upgrade edgetl"
+        )
     return Recipe().updated(document, where=str(path))
 
 

@@ -17,14 +17,20 @@ from edgetl.training.losses import Objective, Targets
 
 __all__ = ["head_epochs", "loss_and_top1"]
 
+_HIDDEN = 0.02
+"""Times the decay of a linear head: matrices that multiply each other are drawn with a size that matters."""
+
 
 def head_epochs(
     head: nn.Module, train: Features, objective: Objective, *, strength: float, epochs: int
 ) -> Iterator[float]:
     """Train `head` in place; gives the training loss (nats) of each epoch."""
-    strength *= train.values.square().mean().item()
     matrices = [parameter for parameter in head.parameters() if parameter.ndim > 1]
-    if isinstance(head, nn.Linear):
+    if not isinstance(head, nn.Linear):
+        strength *= _HIDDEN
+    else:
+        # Relative to the features, so that it means the same for any backbone; and where the search starts is free.
+        strength *= train.values.square().mean().item()
         nn.init.zeros_(head.weight)
         if head.bias is not None:
             nn.init.zeros_(head.bias)

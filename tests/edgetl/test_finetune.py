@@ -21,6 +21,7 @@ from edgetl.finetune import check_start, finetune
 from edgetl.history import Epoch, History
 from edgetl.photos import BadImage
 from edgetl.recipe import ModelOptions, TrainOptions
+from edgetl.training.stepper import autocast_dtype
 from edgetl_export.progress import silent
 from edgetl_runtime.errors import CheckpointError, OutputError, UsageError
 from edgetl_runtime.manifest import Label
@@ -112,9 +113,12 @@ def test_last_n_trains_the_last_stages_and_keeps_statistics(data: Dataset, weigh
     before = Checkpoint.from_weights(Path(weights), backbone=BACKBONE).state
     assert same(before, trained.checkpoint.state, but="classifier")
     assert not torch.equal(before["classifier.0.weight"], trained.checkpoint.state["classifier.0.weight"])
-    two = finetune(data, start(weights), TrainOptions("last:2", epochs=1)).checkpoint.state
+    two = finetune(data, start(weights), TrainOptions("last:2", epochs=1, batch_norm="train")).checkpoint.state
     assert same(before, two, but=("features.12", "classifier"))
     assert not torch.equal(before["features.12.1.running_mean"], two["features.12.1.running_mean"])
+    still = finetune(data, start(weights), TrainOptions("last:2", epochs=1)).checkpoint.state
+    assert torch.equal(before["features.12.1.running_mean"], still["features.12.1.running_mean"])
+    assert not torch.equal(before["features.12.1.weight"], still["features.12.1.weight"])
     with pytest.raises(UsageError, match="last:99: there are 14 stages"):
         finetune(data, start(weights), TrainOptions("last:99"))
 
@@ -251,3 +255,90 @@ def test_it_trains_on_a_gpu(data: Dataset) -> None:
     trained = finetune(data, start("none", "resnet18"), options)
     assert trained.history.best.val_top1 >= 0.9
     assert all(value.device.type == "cpu" for value in trained.checkpoint.state.values())
+
+
+def test_a_network_starts_from_the_best_head(data: Dataset, weights: str) -> None:
+    trained = finetune(data, start(weights), TrainOptions("head-then-last:2", epochs=2, batch_size=16))
+    phases = [epoch.phase for epoch in trained.history.epochs]
+    assert phases == ["head"] * (len(phases) - 2) + ["network"] * 2
+    assert [epoch.epoch for epoch in trained.history.epochs] == list(range(1, len(phases) + 1))
+    assert [epoch.trained_stages for epoch in trained.history.epochs[-2:]] == [2, 2]
+    before = Checkpoint.from_weights(Path(weights), backbone=BACKBONE).state
+    assert same(before, trained.checkpoint.state, but=("features.12", "classifier"))
+    best_head = max(epoch.val_top1 for epoch in trained.history.epochs if epoch.phase == "head")
+    assert trained.history.best.val_top1 >= best_head
+
+
+def test_gradual_trains_more_stages_as_it_goes(data: Dataset, weights: str) -> None:
+    trained = finetune(data, start(weights), TrainOptions("gradual", epochs=3, batch_size=16))
+    counts = [epoch.trained_stages for epoch in trained.history.epochs if epoch.phase == "network"]
+    assert counts == [7, None, None]
+
+
+def test_a_hidden_layer_is_kept_and_rebuilt(data: Dataset, weights: str, tmp_path: Path) -> None:
+    trained = finetune(data, start(weights), TrainOptions("head", hidden=24))
+    assert trained.checkpoint.hidden == 24
+    assert trained.history.best.val_top1 >= 0.8
+    trained.checkpoint.save(tmp_path / "c")
+    again = Checkpoint.load(tmp_path / "c")
+    model = again.build()
+    assert model.get_submodule("classifier.3.0").weight.shape[0] == 24
+    more = finetune(data, again, TrainOptions("last:1", epochs=1))
+    assert more.checkpoint.hidden == 24
+    with pytest.raises(UsageError, match="hidden layer of 24"):
+        finetune(data, again, TrainOptions("head", hidden=8))
+
+
+def test_a_teacher_is_learned_from(data: Dataset, weights: str, tmp_path: Path) -> None:
+    teacher = finetune(data, start(weights), TrainOptions("head")).checkpoint
+    teacher.save(tmp_path / "teacher")
+    options = TrainOptions(
+        "last:2",
+        epochs=12,
+        lr=0.01,
+        batch_size=16,
+        augment="none",
+        dropout=0.0,
+        teacher=str(tmp_path / "teacher"),
+        teacher_weight=1.0,
+    )
+    told = finetune(data, start(weights), options).checkpoint
+    assert told.training["options"]["teacher"] == str(tmp_path / "teacher")
+    # With the labels counting nothing, it can only have learned from the teacher.
+    spec = teacher.preprocess
+    pixels = Normalizer(teacher.normalize, torch.device("cpu"))(Pixels(data.val, spec, kind="eval").read(range(40)))
+    with torch.inference_mode():
+        answers = [checkpoint.build()(pixels).argmax(1) for checkpoint in (teacher, told)]
+    assert float((answers[0] == answers[1]).float().mean()) > 0.8
+    others = replace(data, labels=(Label("a", "a"), Label("b", "b")))
+    with pytest.raises(UsageError, match="does not know the labels a, b"):
+        finetune(others, start(weights), options)
+    with pytest.raises(CheckpointError, match="no teacher"):
+        check_start(start(weights), replace(options, teacher=str(tmp_path / "gone")))
+    with pytest.raises(UsageError, match="does not learn from a teacher"):
+        check_start(start(weights), replace(options, strategy="head"))
+
+
+@pytest.mark.parametrize("imbalance", ["weights", "sampler", "focal"])
+def test_a_rare_label_is_recalled(data: Dataset, weights: str, imbalance: str) -> None:
+    """One standing bar for twenty lying ones, learnt for a little: without help it is hardly ever said."""
+    lying, standing = ([s for s in data.train if s.label == label] for label in (1, 0))
+    rare = replace(data, train=tuple(lying[:40] + standing[:2]))
+
+    def recall(way: str) -> float:
+        options = TrainOptions("last:1", epochs=6, batch_size=14, lr=3e-3, imbalance=way, augment="none", dropout=0.0)
+        model = finetune(rare, start(weights), options).checkpoint.build()
+        spec, normalize = preset(BACKBONE, SIZE)
+        found = [s for s in data.val if s.label == 0]
+        pixels = Normalizer(normalize, torch.device("cpu"))(Pixels(found, spec, kind="eval").read(range(len(found))))
+        with torch.inference_mode():
+            return float((model(pixels).argmax(1) == 0).float().mean())
+
+    assert recall(imbalance) > recall("none") + 0.1
+
+
+def test_precision_is_what_the_machine_has() -> None:
+    assert autocast_dtype("fp32", torch.device("cpu")) is torch.float32
+    assert autocast_dtype("auto", torch.device("cpu")) in (torch.float32, torch.bfloat16)
+    with pytest.raises(UsageError, match="fp16 training needs a GPU"):
+        autocast_dtype("fp16", torch.device("cpu"))

@@ -69,6 +69,8 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
         ('[augment]\nscale = ["1", "2"]', "scale must be a list of numbers"),
         ("[augment]\nscale = [1.0]", "scale = .* makes no sense"),
         ("[train", "cannot read the recipe"),
+        ("schema = 2", "has schema 2, this edgetl reads 1"),
+        ('schema = "new"', "has schema 'new'"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, says: str) -> None:

@@ -20,6 +20,7 @@ from edgetl_runtime.bundle import Bundle
 from edgetl_runtime.errors import EdgetlError, UsageError
 from edgetl_runtime.machine import usable_cores
 from edgetl_runtime.manifest import Preprocess, Variant
+from edgetl_runtime.npy import write_npy
 from edgetl_runtime.preprocess import preprocess
 from edgetl_runtime.session import Session, Tensors
 from edgetl_runtime.timing import LatencyStats, Stopwatch, measure
@@ -80,11 +81,17 @@ class _Loaded:
 
 
 def bench_image(bundle: Bundle) -> tuple[bytes, str]:
-    """An image file to measure with, and what it is: the first golden sample, else noise of 640x480 as a JPEG."""
+    """An image file to measure with, and what it is: the first golden sample, else noise of 640x480.
+
+    The noise is a JPEG where the model takes grey or RGB images, else a .npy file.
+    """
     golden = bundle.golden()
     if golden is not None and golden.images:
         return golden.images[0], f"golden sample {golden.names[0]}"
-    pixels = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    channels = bundle.manifest.preprocess.channels
+    pixels = np.random.default_rng(0).integers(0, 256, (480, 640, 3 if channels == 1 else channels), dtype=np.uint8)
+    if channels not in (1, 3):
+        return write_npy(pixels), "noise 640x480, .npy"
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, "JPEG")
     return content.getvalue(), "noise 640x480, JPEG"

@@ -206,7 +206,8 @@ def _raced(bundle: Bundle, fit: Sequence[Variant], fidelity: Mapping[str, Fideli
 def _race(bundle: Bundle, variants: Sequence[Variant], wish: Wish) -> _Race:
     """Run the variants: one engine is open at a time, and its variants take turns. One that is hopeless after its
     first turns is left at that."""
-    feeds: Tensors = {bundle.manifest.input.name: np.full((1, *bundle.manifest.preprocess.crop, 3), 128, np.uint8)}
+    spec = bundle.manifest.preprocess
+    feeds: Tensors = {bundle.manifest.input.name: np.full((1, *spec.crop, spec.channels), 128, np.uint8)}
     times: dict[str, list[float]] = {}
     failed: dict[str, str] = {}
     ranked = sorted(variants, key=_rank)

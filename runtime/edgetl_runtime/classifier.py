@@ -76,12 +76,11 @@ class Classifier:
                 f"{manifest.name!r} is for {manifest.task}; a Classifier takes classification",
                 fix="pip install --upgrade edgetl",
             )
-        height, width = manifest.preprocess.crop
-        spec = manifest.input
-        if spec.dtype != "uint8" or len(spec.shape) != 4 or spec.shape[1:] != (height, width, 3):
+        spec, fed = manifest.input, (*manifest.preprocess.crop, manifest.preprocess.channels)
+        if spec.dtype != "uint8" or len(spec.shape) != 4 or spec.shape[1:] != fed:
             raise BundleError(
                 f"{manifest.name!r} takes {spec.dtype} {list(spec.shape)}; a Classifier feeds uint8 images "
-                f"[n, {height}, {width}, 3]",
+                f"[n, {', '.join(map(str, fed))}]",
                 fix="export with the default input, or feed the session yourself",
             )
         if manifest.output.dtype != "float32":
@@ -112,9 +111,9 @@ class Classifier:
     ) -> Prediction | list[Prediction]:
         """The `top` labels of an image, or of each image of an iterable, one after the other.
 
-        An image is a path, the bytes of a file, a PIL image, or a uint8 array (H, W, 3); an array (n, H, W, 3) is n of
-        them. `color` is the channel order of arrays ("BGR" for OpenCV frames). Labels less probable than `threshold`
-        (0..1) are left out. Raises `ImageError` when an image cannot be read.
+        An image is a path, the bytes of a file, a PIL image, or a uint8 array (H, W, 3), (H, W, C) for a model of C
+        channels; an array (n, H, W, C) is n of them. `color` is the channel order of arrays ("BGR" for OpenCV frames).
+        Labels less probable than `threshold` (0..1) are left out. Raises `ImageError` when an image cannot be read.
         """
         _check_asked(top, threshold)
         if isinstance(image, _ONE_IMAGE) and not (isinstance(image, np.ndarray) and image.ndim == 4):
@@ -194,7 +193,7 @@ class Classifier:
         return self.session.run(feeds)
 
     def logits(self, tensor: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """What the model gives for one preprocessed image: (H, W, 3) uint8 to (classes,) float32."""
+        """What the model gives for one preprocessed image: (H, W, C) uint8 to (classes,) float32."""
         row: npt.NDArray[np.float32] = self._run_batch(tensor[np.newaxis])[0]
         return row
 
@@ -289,7 +288,7 @@ class Classifier:
             yield from self._run_batch(stacked)[: len(batch)]
 
     def _run_batch(self, images: npt.NDArray[np.uint8], session: Session | None = None) -> npt.NDArray[np.float32]:
-        """(n, H, W, 3) uint8 to (n, classes) float32."""
+        """(n, H, W, C) uint8 to (n, classes) float32."""
         result = (session or self.session).run({self.manifest.input.name: images})
         logits: npt.NDArray[np.float32] = result[self.manifest.output.name]
         if logits.shape != (len(images), len(self.manifest.labels)):

@@ -21,10 +21,11 @@ def fake_classifier(
     answer: Callable[[npt.NDArray[np.uint8]], Mapping[str, float]],
     *,
     size: tuple[int, int] = (224, 224),
+    channels: int = 3,
 ) -> Classifier:
     """A `Classifier` that decodes and preprocesses like a real one, and lets `answer` decide.
 
-    `answer` gets the preprocessed image, (height, width, 3) uint8 of `size` = (height, width), and returns the
+    `answer` gets the preprocessed image, (height, width, `channels`) uint8 of `size` = (height, width), and returns the
     probability of labels, each above 0 and up to 1; labels it leaves out share what is missing to 1. It may raise any
     error that the application is to be tested with. Raises `UsageError` without labels, and for labels that answer
     and `labels` do not share.
@@ -36,9 +37,9 @@ def fake_classifier(
         name="fake",
         task="classification",
         labels=tuple(Label(label, label) for label in labels),
-        input=TensorSpec("image", "uint8", (1, height, width, 3), layout="NHWC"),
-        preprocess=Preprocess(resize=min(size), crop=size),
-        normalize=Normalize((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+        input=TensorSpec("image", "uint8", (1, height, width, channels), layout="NHWC"),
+        preprocess=Preprocess(resize=min(size), crop=size, channels=channels),
+        normalize=Normalize((0.0,) * channels, (1.0,) * channels),
         output=TensorSpec("logits", "float32", (1, len(labels))),
         variants=(Variant("fake.fp32", "fake", "fp32", (), Requires(FakeSession.engine)),),
     )

@@ -46,9 +46,9 @@ _NPZ_FAILURES = (
 
 @dataclass(frozen=True)
 class GoldenSamples:
-    """Golden samples in order: PNG files, what `preprocess` made of them, and the original model's logits.
+    """Golden samples in order: PNG or .npy files, what `preprocess` made of them, and the original model's logits.
 
-    ``tensors`` is (n, H, W, 3) uint8, ``logits`` (n, classes) float32.
+    ``tensors`` is (n, H, W, C) uint8, ``logits`` (n, classes) float32.
     """
 
     names: tuple[str, ...]
@@ -78,9 +78,9 @@ def read_golden(bundle: Bundle) -> GoldenSamples | None:
 def _expected(bundle: Bundle, golden: Golden) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
     """Tensors and logits of the golden samples; never larger than the manifest lets them be."""
     content = bundle.read_entry(golden.expected)
-    height, width = bundle.manifest.preprocess.crop
+    spec = bundle.manifest.preprocess
     values = 4 * math.prod(abs(size) for size in bundle.manifest.output.shape[1:])
-    sizes = {"tensors": golden.n * height * width * 3, "logits": golden.n * values}
+    sizes = {"tensors": golden.n * math.prod(spec.crop) * spec.channels, "logits": golden.n * values}
     limits = {name: min(size, _LARGEST_GOLDEN) + _NPY_HEADER for name, size in sizes.items()}
     arrays: list[npt.NDArray[Any]] = []
     try:

@@ -40,6 +40,7 @@ LARGEST_MANIFEST = 8 * 2**20
 
 _LARGEST_SIDE = 2**14
 """Pixels. What is resized or cropped to more would not fit the memory of any device."""
+_MOST_CHANNELS = 256
 _LONGEST_VERSION = 64
 _DTYPES = ("uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
 _INTERPOLATIONS = ("bilinear", "bicubic")
@@ -75,17 +76,19 @@ class Preprocess:
     """Image to tensor, as torchvision's presets do on PIL images.
 
     EXIF orientation, RGB, shorter side to ``resize`` pixels (``interpolation``: bilinear or bicubic, antialiased),
-    then a centre crop of ``crop`` = (height, width) pixels.
+    then a centre crop of ``crop`` = (height, width) pixels. With ``channels`` = 1 it is grey instead of RGB; any other
+    number than 3 is that of the image itself, and every channel is resized and cropped as a grey image is.
     """
 
     resize: int
     crop: tuple[int, int]
     interpolation: str = "bilinear"
+    channels: int = 3
 
 
 @dataclass(frozen=True)
 class Normalize:
-    """``(pixel / 255 - mean) / std`` per RGB channel. It is inside the model; it is recorded, not applied again."""
+    """``(pixel / 255 - mean) / std`` per channel. It is inside the model; it is recorded, not applied again."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -149,8 +152,8 @@ class Variant:
 class Golden:
     """Input images with the outputs that the original model gave for them.
 
-    ``images`` are PNG files as they stood before `Preprocess`; ``expected`` is an .npz with ``tensors``
-    (n, H, W, 3) uint8 as they left it, and ``logits`` (n, classes) float32.
+    ``images`` are PNG files (.npy files of arrays where channels are not 1, 3 or 4) as they stood before `Preprocess`;
+    ``expected`` is an .npz with ``tensors`` (n, H, W, C) uint8 as they left it, and ``logits`` (n, classes) float32.
     """
 
     n: int
@@ -236,6 +239,7 @@ def _check_consistent(manifest: Manifest, where: str) -> None:
         "two variants have the same id": len(set(ids)) < len(ids),
         f"the sizes to resize and crop to must be positive, and at most {_LARGEST_SIDE}": min(sides) < 1
         or max(sides) > _LARGEST_SIDE,
+        f"an image has 1 to {_MOST_CHANNELS} channels": not 1 <= spec.channels <= _MOST_CHANNELS,
         f"interpolation {spec.interpolation!r:.60} is not one of {', '.join(_INTERPOLATIONS)}": (
             spec.interpolation not in _INTERPOLATIONS
         ),

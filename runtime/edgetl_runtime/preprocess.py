@@ -8,10 +8,10 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -23,7 +23,7 @@ from edgetl_runtime.resizing import resize_part
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["ColorOrder", "ImageSource", "load_image", "preprocess", "resize_and_crop"]
+__all__ = ["ColorOrder", "ImageSource", "load_bands", "load_image", "preprocess", "resize_and_crop", "stack_bands"]
 
 ImageSource: TypeAlias = "str | Path | bytes | Image.Image | npt.NDArray[np.uint8]"
 ColorOrder: TypeAlias = Literal["RGB", "BGR"]
@@ -62,15 +62,23 @@ _ORIENTATION_TAG = 0x0112
 _ORIENTATION_KEYS = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 _PROGRAMS = ("EPS", "WMF")
 """Formats that another program would have to draw."""
+_MODES = {1: "L", 3: "RGB"}
+"""What every image is converted to for a model of so many channels. For others an image must have their number."""
+_MULTIBAND = {2: ("LA", "La"), 4: ("RGBA", "RGBX", "RGBa")}
+_NPY = b"\x93NUMPY"
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 def preprocess(source: ImageSource, spec: Preprocess, *, color: ColorOrder = "RGB") -> npt.NDArray[np.uint8]:
-    """An image as the tensor that the model takes: (crop height, crop width, 3), uint8, RGB, 0..255.
+    """An image as the tensor that the model takes: (crop height, crop width, channels), uint8, 0..255.
 
-    `color` is the channel order of a numpy array (OpenCV frames are "BGR"); other sources know their own.
-    Raises `ImageError` when the image cannot be read.
+    One channel is the luminance (ITU-R 601-2), three are RGB, any other number is the image's own. `color` is the
+    channel order of a numpy array of colours (OpenCV frames are "BGR"); other sources know their own.
+    Raises `ImageError` when the image cannot be read or has another number of channels.
     """
+    if spec.channels != 3:
+        bands = load_bands(source, spec.channels, color=color)
+        return stack_bands([resize_and_crop(band, spec) for band in bands])
     if isinstance(source, np.ndarray) and isinstance(color, str) and color == "BGR":
         # Channels are resized each by itself, so they may change places at the end, where there are fewer pixels.
         return np.ascontiguousarray(np.asarray(resize_and_crop(load_image(source), spec))[:, :, ::-1])
@@ -82,28 +90,63 @@ def load_image(source: ImageSource, *, color: ColorOrder = "RGB") -> Image.Image
 
     A numpy array is (H, W, 3), (H, W, 1) or (H, W), uint8. Raises `ImageError` when it cannot be read.
     """
-    if not isinstance(color, str) or color not in ("RGB", "BGR"):
-        raise UsageError(f"unknown colour order {color!r:.60}", fix='color="RGB" or color="BGR"')
+    return load_bands(source, 3, color=color)[0]
+
+
+def load_bands(source: ImageSource, channels: int, *, color: ColorOrder = "RGB") -> tuple[Image.Image, ...]:
+    """Decode to upright images, each to be resized by itself, for a model of so many `channels`.
+
+    One grey image (mode L) for 1 channel, one RGB image for 3. For any other number, so many grey images: the source
+    is then a uint8 array (H, W, channels), a ``.npy`` file of one, or an image file with so many bands (RGBA for 4).
+    Raises `ImageError` when it cannot be read or has another number of channels.
+    """
+    _check_asked(color, channels)
     if isinstance(source, np.ndarray):
-        return _from_array(source, color)
+        return _from_array(source, color, channels)
     if isinstance(source, Image.Image):
         with _readable("image object"):
-            upright = _upright_rgb(source)
-            return upright.copy() if upright is source else upright
+            bands = _upright_bands(source, channels, "image object")
+            return tuple(band.copy() if band is source else band for band in bands)
     if isinstance(source, bytes):
-        with _readable(f"image of {len(source)} bytes"), Image.open(io.BytesIO(source)) as image:
-            return _upright_rgb(image)
+        what = f"image of {len(source)} bytes"
+        if source.startswith(_NPY):
+            return _from_npy(io.BytesIO(source), what, color, channels)
+        with _readable(what), Image.open(io.BytesIO(source)) as image:
+            return _upright_bands(image, channels, what)
     if isinstance(source, (str, Path)):
         path = Path(source)
-        with _readable(str(path)):
+        what = str(path)
+        with _readable(what):
             if not path.is_file():  # a pipe or a device is none: reading it could wait for ever
                 raise ImageError(f"no image file at {path}", fix="check the path")
+            if path.suffix.lower() == ".npy":
+                with path.open("rb") as file:
+                    return _from_npy(file, what, color, channels)
             with Image.open(path) as image:
-                return _upright_rgb(image)
+                return _upright_bands(image, channels, what)
     raise UsageError(
         f"cannot read an image from {type(source).__name__}",
         fix="pass a path, bytes, a PIL image or a numpy array (H, W, 3) of uint8",
     )
+
+
+def _check_asked(color: object, channels: int) -> None:
+    if not isinstance(color, str) or color not in ("RGB", "BGR"):
+        raise UsageError(f"unknown colour order {color!r:.60}", fix='color="RGB" or color="BGR"')
+    if channels < 1:
+        raise UsageError(f"an image cannot have {channels} channels", fix="1 or more, as the model's")
+    if color == "BGR" and channels not in _MODES:
+        raise UsageError(
+            f'color="BGR" says nothing of an image of {channels} channels', fix="leave it out, in the model's order"
+        )
+
+
+def stack_bands(bands: Sequence[Image.Image]) -> npt.NDArray[np.uint8]:
+    """(H, W, channels) uint8 of what `load_bands` gave, each band resized and cropped to the same size."""
+    if len(bands) > 1:
+        return np.ascontiguousarray(np.dstack([np.asarray(band) for band in bands]))
+    pixels = np.asarray(bands[0])
+    return pixels if pixels.ndim == 3 else pixels[:, :, np.newaxis]
 
 
 def resize_and_crop(image: Image.Image, spec: Preprocess) -> Image.Image:
@@ -114,7 +157,7 @@ def resize_and_crop(image: Image.Image, spec: Preprocess) -> Image.Image:
     if spec.interpolation not in _FILTERS:
         raise UsageError(f"unknown interpolation {spec.interpolation!r}", fix=f"one of: {', '.join(_FILTERS)}")
     crop_height, crop_width = spec.crop
-    if min(spec.resize, crop_height, crop_width) < 1 or crop_height * crop_width > _MAX_PIXELS:
+    if min(spec.resize, *spec.crop) < 1 or crop_height * crop_width * max(1, spec.channels / 3) > _MAX_PIXELS:
         raise UsageError(
             f"cannot resize to {spec.resize} and crop to {list(spec.crop)} pixels", fix="positive sizes, as the model's"
         )
@@ -148,32 +191,42 @@ def _pad_to(image: Image.Image, height: int, width: int) -> Image.Image:
     return padded
 
 
-def _from_array(array: npt.NDArray[np.uint8], color: ColorOrder) -> Image.Image:
+def _from_npy(file: BinaryIO, what: str, color: ColorOrder, channels: int) -> tuple[Image.Image, ...]:
+    from edgetl_runtime.npy import read_npy  # seldom needed
+
+    return _from_array(read_npy(file, what, most_bytes=_MAX_PIXELS * max(3, channels)), color, channels, what)
+
+
+def _from_array(
+    array: npt.NDArray[np.uint8], color: ColorOrder, channels: int, what: str = "an image array"
+) -> tuple[Image.Image, ...]:
     if array.dtype != np.uint8:
         raise ImageError(
-            f"an image array must be uint8, this one is {array.dtype}",
+            f"{what} must be uint8, this one is {array.dtype}",
             fix="scale it to 0..255 and use .astype(numpy.uint8)",
         )
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if array.size == 0 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
+    depth = 1 if array.ndim == 2 else array.shape[2] if array.ndim == 3 else 0
+    if array.size == 0 or depth not in ((1, 3) if channels in _MODES else (channels,)):
+        wanted = "(H, W, 3) or (H, W)" if channels in _MODES else f"(H, W, {channels})"
         raise ImageError(
-            f"an image array must be (H, W, 3) or (H, W), this one is {array.shape}",
-            fix="pass one image at a time, channels last",
+            f"{what} must be {wanted}, this one is {array.shape}", fix="pass one image at a time, channels last"
         )
     if array.shape[0] * array.shape[1] > _MAX_PIXELS:
         raise ImageError(
-            f"an image array of {array.shape[1]}x{array.shape[0]} pixels is too large", fix="make it smaller first"
+            f"{what} of {array.shape[1]}x{array.shape[0]} pixels is too large", fix="make it smaller first"
         )
     if type(array) is not np.ndarray and np.ma.is_masked(array):
-        raise ImageError("an image array has masked pixels", fix="give them a colour first: array.filled(0)")
-    if array.ndim == 3 and color == "BGR":
+        raise ImageError(f"{what} has masked pixels", fix="give them a colour first: array.filled(0)")
+    if channels not in _MODES:
+        return tuple(Image.fromarray(np.ascontiguousarray(array[:, :, band])) for band in range(channels))
+    if depth == 1:
+        array = array.reshape(array.shape[:2])
+    elif color == "BGR":
         array = array[:, :, ::-1]
-    image = Image.fromarray(np.ascontiguousarray(array))
-    return image if image.mode == "RGB" else image.convert("RGB")  # to convert to the same mode is a copy
+    return (_converted(Image.fromarray(np.ascontiguousarray(array)), _MODES[channels]),)
 
 
-def _upright_rgb(image: Image.Image) -> Image.Image:
+def _upright_bands(image: Image.Image, channels: int, what: str) -> tuple[Image.Image, ...]:
     kind, (width, height) = image.format, image.size
     if kind in _PROGRAMS:
         raise ValueError(f"{kind} files are drawings, not pixels")
@@ -188,13 +241,27 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
         image = image.transpose(method)
         for key in _ORIENTATION_KEYS:
             image.info.pop(key, None)
+    if channels not in _MODES:
+        if image.mode not in _MULTIBAND.get(channels, ()):
+            bands = image.getbands()
+            raise ImageError(
+                f"{what} has {len(bands)} channel{'s' if len(bands) > 1 else ''} ({image.mode}), the model takes "
+                f"{channels}",
+                fix=f"give it {'an RGBA image or ' if channels == 4 else ''}a uint8 array (H, W, {channels}), also as "
+                "a .npy file",
+            )
+        return image.split()
     if image.mode.startswith("I;16") or (image.mode == "I" and kind == "PNG"):
         # Pillow's convert clips 16-bit greys at 255, which leaves a white image; the high byte is what it takes of
         # 16-bit colours.
-        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)).convert("RGB")
+        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise ValueError(f"pixels of mode {image.mode!r} have no known range, convert them to 8 bits first")
-    return image if image.mode == "RGB" else image.convert("RGB")
+    return (_converted(image, _MODES[channels]),)
+
+
+def _converted(image: Image.Image, mode: str) -> Image.Image:
+    return image if image.mode == mode else image.convert(mode)  # to convert to the same mode is a copy
 
 
 @contextmanager

@@ -167,7 +167,8 @@ def _test(
         with Classifier(bundle.manifest, variant, opening(variant.id)) as classifier:
             engine, version = classifier.session.engine, classifier.session.engine_version
             if golden is None:
-                grey = np.full((*bundle.manifest.preprocess.crop, 3), 128, dtype=np.uint8)
+                spec = bundle.manifest.preprocess
+                grey = np.full((*spec.crop, spec.channels), 128, dtype=np.uint8)
                 classifier.interpret(classifier.logits(grey))
             else:
                 logits = np.stack([classifier.logits(tensor) for tensor in golden.tensors])

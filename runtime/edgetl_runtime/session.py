@@ -160,7 +160,7 @@ class FakeSession(Session):
 class IntegerSession(Session):
     """A file that takes int8 images, or gives int8 logits, behind uint8 pixels and float32 logits.
 
-    `inner` runs the file; `image` and `logits` are what a caller sees: uint8 (N, H, W, 3), of which each grey level
+    `inner` runs the file; `image` and `logits` are what a caller sees: uint8 (N, H, W, C), of which each grey level
     goes in less 128, and float32, ``(integer - zero_point) * scale`` of what comes out.
     """
 

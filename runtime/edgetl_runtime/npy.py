@@ -1,0 +1,53 @@
+"""Images as numpy's own files: read by their size, never unpickled."""
+
+from __future__ import annotations
+
+import io
+import math
+import tokenize
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from edgetl_runtime.errors import ImageError
+
+__all__ = ["read_npy", "write_npy"]
+
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+"""By version; numpy writes the later ones for arrays of named fields only."""
+_FAILURES = (ValueError, OSError, EOFError, SyntaxError, TypeError, MemoryError, RecursionError, tokenize.TokenError)
+
+
+def read_npy(file: BinaryIO, where: str, *, most_bytes: int) -> npt.NDArray[Any]:
+    """The array of a ``.npy`` file, of any dtype but objects; `where` names it in errors.
+
+    Its header must promise no more than `most_bytes`, and as many as follow, before memory is taken for them.
+    Raises `ImageError`.
+    """
+    try:
+        version = np.lib.format.read_magic(file)
+        if version not in _HEADERS:
+            raise ValueError(f"its version is {version}")
+        shape, fortran, dtype = _HEADERS[version](file)
+        if dtype.hasobject:
+            raise ValueError("it holds objects, not numbers")
+        size = math.prod(shape) * dtype.itemsize
+        if not 0 <= size <= most_bytes:
+            raise ValueError(f"an array {list(shape)} of {dtype} is too large")
+        start = file.tell()
+        found = file.seek(0, io.SEEK_END) - start
+        if found != size:
+            raise ValueError(f"an array {list(shape)} of {dtype} has {size} bytes, not the {found} that are there")
+        file.seek(start)
+        return np.frombuffer(file.read(size), dtype).reshape(shape, order="F" if fortran else "C")
+    except _FAILURES as error:
+        reason = str(error) or type(error).__name__
+        raise ImageError(f"cannot read {where}: {reason}", fix="save it again: numpy.save(FILE, array)") from error
+
+
+def write_npy(array: npt.NDArray[Any]) -> bytes:
+    """The content of a ``.npy`` file of `array`."""
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
+    return content.getvalue()

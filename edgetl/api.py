@@ -27,6 +27,7 @@ def finetune(
     strategy: str | None = None,
     epochs: int | None = None,
     image_size: int | None = None,
+    channels: int | None = None,
     recipe: Recipe | None = None,
     track: Track = silent,
 ) -> Checkpoint:
@@ -37,7 +38,12 @@ def finetune(
     """
     given: dict[str, dict[str, Any]] = {
         "data": {"path": Path(data)},
-        "model": {"backbone": backbone, "weights": None if weights is None else str(weights), "image_size": image_size},
+        "model": {
+            "backbone": backbone,
+            "weights": None if weights is None else str(weights),
+            "image_size": image_size,
+            "channels": channels,
+        },
         "train": {"strategy": strategy, "epochs": epochs},
     }
     changes = {

@@ -6,10 +6,11 @@ torchvision's registry is the table of backbones. To add one, register a builder
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+import torch
 import torchvision
 from torch import nn
 
@@ -24,6 +25,7 @@ __all__ = [
     "add_hidden_layer",
     "backbone_names",
     "build",
+    "first_convolution",
     "head_block",
     "head_of",
     "list_backbones",
@@ -52,6 +54,7 @@ _BUILD_ARGUMENTS: dict[str, dict[str, Any]] = {
     "inception_v3": {"aux_logits": False, "transform_input": True, "init_weights": False},
 }
 _SMALLEST_IMAGE = 32
+_MOST_CHANNELS = 256
 
 
 @dataclass(frozen=True)
@@ -74,18 +77,58 @@ def backbone_names() -> list[str]:
     return list(torchvision.models.list_models(module=torchvision.models))
 
 
-def build(name: str, num_classes: int, *, image_size: int | None = None) -> nn.Module:
-    """A randomly initialised network: float32 (N, 3, H, W) to logits (N, `num_classes`), one tensor.
+def build(name: str, num_classes: int, *, image_size: int | None = None, channels: int = 3) -> nn.Module:
+    """A randomly initialised network: float32 (N, `channels`, H, W) to logits (N, `num_classes`), one tensor.
 
     `image_size` (pixels) matters to transformers only, whose weights depend on it.
-    Raises `UsageError` for an unknown name or a size that the architecture cannot have.
+    Raises `UsageError` for an unknown name, and for a size or channels that the architecture cannot have.
     """
     _require_known(name)
+    _require_channels(name, channels)
     arguments = dict(_BUILD_ARGUMENTS.get(name, {}))
     if image_size is not None:
         arguments |= _size_arguments(name, image_size)
     model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **arguments)
+    if channels != 3:
+        path, convolution = first_convolution(model)
+        model.set_submodule(path, _reading(convolution, channels))
     return model
+
+
+def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d]:
+    """The layer that reads the image, and its path. Raises `UsageError` for a network that begins otherwise."""
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            return path, module
+    raise UsageError(f"{type(model).__name__} has no convolution that reads the image", fix="choose another backbone")
+
+
+def _reading(convolution: nn.Conv2d, channels: int) -> nn.Conv2d:
+    """A layer like `convolution` for so many channels, its random weights of the variance that the sum of products of
+    independent channels has in the original."""
+    made = nn.Conv2d(
+        channels,
+        convolution.out_channels,
+        convolution.kernel_size,  # type: ignore[arg-type]
+        convolution.stride,  # type: ignore[arg-type]
+        convolution.padding,  # type: ignore[arg-type]
+        bias=convolution.bias is not None,
+    )
+    with torch.no_grad():
+        made.weight.normal_(std=float(convolution.weight.std()) * (convolution.in_channels / channels) ** 0.5)
+        if made.bias is not None and convolution.bias is not None:
+            made.bias.copy_(convolution.bias)
+    return made
+
+
+def _require_channels(name: str, channels: int) -> None:
+    if not 1 <= channels <= _MOST_CHANNELS:
+        raise UsageError(f"an image cannot have {channels} channels", fix=f"1 to {_MOST_CHANNELS}")
+    if channels != 3 and "transform_input" in _BUILD_ARGUMENTS.get(name, {}):
+        raise UsageError(
+            f"{name} cannot take images of {channels} channels: it begins by changing the statistics of RGB",
+            fix="choose another backbone, such as mobilenet_v2",
+        )
 
 
 def _size_arguments(name: str, image_size: int) -> dict[str, Any]:
@@ -179,12 +222,17 @@ def published_weights(name: str, which: WeightsPreset) -> Any:
     return members[0] if which == "first" else members[0].__class__.DEFAULT
 
 
-def preset(name: str, image_size: int | None = None, *, which: WeightsPreset = "first") -> tuple[Preprocess, Normalize]:
+def preset(
+    name: str, image_size: int | None = None, *, which: WeightsPreset = "first", channels: int = 3
+) -> tuple[Preprocess, Normalize]:
     """The preprocessing that published weights were made for; `image_size` keeps the ratio of resize to crop.
 
-    Raises `UsageError` for an unknown name or a size that the backbone cannot work with.
+    One channel is normalised with the average of the published means and of the published deviations, more than three
+    with theirs in turns. Raises `UsageError` for an unknown name, and for a size or channels that the backbone cannot
+    work with.
     """
     published = published_weights(name, which).transforms()
+    _require_channels(name, channels)
     resize, crop = int(published.resize_size[0]), int(published.crop_size[0])
     if image_size is not None:
         if image_size < _SMALLEST_IMAGE:
@@ -192,9 +240,15 @@ def preset(name: str, image_size: int | None = None, *, which: WeightsPreset = "
         _size_arguments(name, image_size)
         resize, crop = round(image_size * resize / crop), image_size
     return (
-        Preprocess(resize=resize, crop=(crop, crop), interpolation=published.interpolation.value),
-        Normalize(mean=tuple(published.mean), std=tuple(published.std)),
+        Preprocess(resize=resize, crop=(crop, crop), interpolation=published.interpolation.value, channels=channels),
+        Normalize(mean=_for_channels(published.mean, channels), std=_for_channels(published.std, channels)),
     )
+
+
+def _for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    if channels == 1:
+        return (sum(values) / len(values),)
+    return tuple(values[index % len(values)] for index in range(channels))
 
 
 def list_backbones() -> list[BackboneInfo]:

@@ -119,7 +119,7 @@ class Pixels:
         return preprocess_unchanged(sample.source, self._spec, content=sample.content, name=sample.name)
 
     def _shape(self) -> tuple[int, int, int]:
-        height, width, channels = self._decode(0).shape if self._samples else (*self._spec.crop, 3)
+        height, width, channels = self._decode(0).shape if self._samples else (*self._spec.crop, self._spec.channels)
         return height, width, channels
 
     def _key(self, kind: str) -> str:

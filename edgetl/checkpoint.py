@@ -16,7 +16,7 @@ from safetensors.torch import save as write_safetensors
 from torch import nn
 
 from edgetl.backbones import add_hidden_layer, build, preset
-from edgetl.weights import State, fit, infer_num_classes, read_state
+from edgetl.weights import State, fit, infer_channels, infer_num_classes, read_state
 from edgetl_export.staging import staged
 from edgetl_runtime.errors import CheckpointError, UsageError
 from edgetl_runtime.manifest import Label, Normalize, Preprocess
@@ -53,15 +53,28 @@ class Checkpoint:
 
     @classmethod
     def from_weights(
-        cls, path: Path, *, backbone: str, labels: tuple[Label, ...] | None = None, image_size: int | None = None
+        cls,
+        path: Path,
+        *,
+        backbone: str,
+        labels: tuple[Label, ...] | None = None,
+        image_size: int | None = None,
+        channels: int | None = None,
     ) -> Checkpoint:
         """A plain torchvision state dict (.pth, .pt, .safetensors) as a checkpoint.
 
         Labels are called ``"0"`` ... when they are not given; the preprocessing is the backbone's first published one.
-        Raises `CheckpointError` when the weights do not fit the backbone or the labels do not fit the weights.
+        Raises `CheckpointError` when the weights do not fit the backbone, or labels or `channels` do not fit the
+        weights.
         """
-        preprocess, normalize = preset(backbone, image_size)
         state = read_state(path)
+        found = infer_channels(state, backbone)
+        if channels not in (None, found):
+            raise CheckpointError(
+                f"{path.name} is for images of {found} channels, not {channels}",
+                fix="leave --channels out; to adapt weights to other channels, train: edgetl train --weights FILE",
+            )
+        preprocess, normalize = preset(backbone, image_size, channels=found)
         outputs = infer_num_classes(state)
         if labels is None:
             labels = tuple(Label(str(i), str(i)) for i in range(outputs))
@@ -70,7 +83,7 @@ class Checkpoint:
                 f"{path.name} gives {outputs} logits, but there are {len(labels)} labels",
                 fix="give one label for each logit, in their order",
             )
-        model = build(backbone, outputs, image_size=preprocess.crop[0])
+        model = build(backbone, outputs, image_size=preprocess.crop[0], channels=found)
         fit(model, state, backbone, where=str(path), keep_head=True)
         return cls.of(
             model,
@@ -104,8 +117,9 @@ class Checkpoint:
             raise CheckpointError(f"cannot read the checkpoint {folder}: {error!r}", fix="copy it again") from error
 
     def build(self) -> nn.Module:
-        """The network in eval mode: normalised float32 (N, 3, H, W) to logits (N, labels)."""
-        model = build(self.backbone, len(self.labels), image_size=self.preprocess.crop[0])
+        """The network in eval mode: normalised float32 (N, C, H, W) to logits (N, labels)."""
+        spec = self.preprocess
+        model = build(self.backbone, len(self.labels), image_size=spec.crop[0], channels=spec.channels)
         if self.hidden is not None:
             add_hidden_layer(model, self.hidden)
         fit(model, self.state, self.backbone, where="the checkpoint", keep_head=True)
@@ -147,7 +161,12 @@ class Checkpoint:
 
 
 def open_checkpoint(
-    path: Path, *, backbone: str | None = None, labels: Path | None = None, image_size: int | None = None
+    path: Path,
+    *,
+    backbone: str | None = None,
+    labels: Path | None = None,
+    image_size: int | None = None,
+    channels: int | None = None,
 ) -> Checkpoint:
     """A checkpoint folder, or a plain weights file of `backbone` with labels from a file.
 
@@ -158,8 +177,8 @@ def open_checkpoint(
         if backbone is None:
             raise UsageError(f"{path} is a plain weights file: of which architecture?", fix="--backbone NAME")
         known = None if labels is None else load_labels(labels)
-        return Checkpoint.from_weights(path, backbone=backbone, labels=known, image_size=image_size)
-    given = {"--backbone": backbone, "--labels": labels, "--image-size": image_size}
+        return Checkpoint.from_weights(path, backbone=backbone, labels=known, image_size=image_size, channels=channels)
+    given = {"--backbone": backbone, "--labels": labels, "--image-size": image_size, "--channels": channels}
     extra = [name for name, value in given.items() if value is not None]
     if extra and path.is_dir():
         raise UsageError(f"{path} is a checkpoint, which knows its own {', '.join(extra)}", fix="leave them out")

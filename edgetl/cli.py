@@ -91,7 +91,7 @@ _TRAIN_KEYS = (
 
 _SECTIONS = {
     "data": {"data": "path", "val": "val", "skip_bad": "skip_bad"},
-    "model": {"backbone": "backbone", "weights": "weights", "image_size": "image_size"},
+    "model": {name: name for name in ("backbone", "weights", "image_size", "channels")},
     "train": {name: name for name in _TRAIN_KEYS},
     "export": {name: name for name in _EXPORT_KEYS},
     "verify": {name: name for name in ("gate", "threads", "memory", "baseline", "keep_reference")},
@@ -183,6 +183,7 @@ def _export(arguments: argparse.Namespace) -> int:
         backbone=arguments.backbone,
         labels=arguments.labels,
         image_size=arguments.image_size,
+        channels=arguments.channels,
     )
     if arguments.checkpoint.is_file() and arguments.labels is None:
         checkpoint, note = pipeline.labelled_by_folders(checkpoint, arguments.calibration)
@@ -281,11 +282,16 @@ def _inspect_layers(arguments: argparse.Namespace) -> int:
     from edgetl.data import load_photos
     from edgetl.verify.inspection import inspect_layers
     from edgetl.verify.writing import write_text
+    from edgetl_runtime.bundle import open_bundle
 
+    images = None
+    if arguments.data is not None:
+        channels = open_bundle(arguments.bundle).manifest.preprocess.channels
+        images = [photo.source for photo in load_photos(arguments.data, channels=channels)]
     found = inspect_layers(
         Path(arguments.bundle),
         variants=None if arguments.variants is None else tuple(arguments.variants.split(",")),
-        images=None if arguments.data is None else [photo.source for photo in load_photos(arguments.data)],
+        images=images,
         save_repro=arguments.save_repro,
     )
     if arguments.json == "-":

@@ -40,7 +40,7 @@ _SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "test": "test"
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One image: where it is read from (a path, or uint8 (H, W, 3)), the index of its label, a name for reports."""
+    """One image: where it is read from (a path, or uint8 (H, W, C)), the index of its label, a name for reports."""
 
     source: ImageSource
     label: int
@@ -94,22 +94,25 @@ class Dataset:
         return digest.hexdigest()
 
 
-def load_dataset(path: Path, options: DataOptions | None = None, *, track: Track = silent) -> Dataset:
+def load_dataset(
+    path: Path, options: DataOptions | None = None, *, channels: int = 3, track: Track = silent
+) -> Dataset:
     """A data set from a folder (one folder per label, or train, val, test with these inside) or a CSV file.
 
-    A CSV has the columns ``path,label[,split]``; its paths are relative to it. Labels are sorted by name.
+    A CSV has the columns ``path,label[,split]``; its paths are relative to it. Labels are sorted by name. `channels` is
+    what the model takes: where it is not 3, ``.npy`` files are photos too.
     Raises `DataError` for anything that cannot be trained on as it is, `UsageError` for a senseless option.
     """
     options = options or DataOptions()
     if not 0.0 < options.val_fraction < 1.0:
         raise UsageError(f"val_fraction is {options.val_fraction}", fix="a fraction between 0 and 1, such as 0.2")
-    found = _read_splits(path)
+    found = _read_splits(path, channels)
     if options.val is not None:
-        found["val"] = _validation_files(options.val)
+        found["val"] = _validation_files(options.val, channels)
     if "all" in found:
         found["train"] = found.pop("all")
     _check_trainable(found, path, options)
-    found, bad = _without_unreadable(found, path, skip_bad=options.skip_bad, track=track)
+    found, bad = _without_unreadable(found, path, channels, skip_bad=options.skip_bad, track=track)
     _check_trainable(found, path, options)
     names = sorted(found["train"])
     splits = {split: _as_samples(files, {n: i for i, n in enumerate(names)}, path) for split, files in found.items()}
@@ -126,7 +129,7 @@ def load_dataset(path: Path, options: DataOptions | None = None, *, track: Track
 
 
 def load_labelled(
-    path: Path, labels: Sequence[Label], *, skip_bad: bool = False, track: Track = silent
+    path: Path, labels: Sequence[Label], *, channels: int = 3, skip_bad: bool = False, track: Track = silent
 ) -> tuple[tuple[Sample, ...], str]:
     """Photos to judge a model on that knows `labels`, and the split they come from (``"test"``, ``"val"``, ``"all"``).
 
@@ -134,18 +137,18 @@ def load_labelled(
     Folder names are matched to the labels by id, else by name. Raises `DataError` when a folder matches no label:
     the model may know more labels than the folder has, never fewer.
     """
-    found = _read_splits(path)
+    found = _read_splits(path, channels)
     split = next((name for name in ("test", "val", "all") if name in found), None)
     if split is None:
         raise DataError(f"{path} has training photos only", fix="add a folder test or val, or name the photos' folder")
     if not any(found[split].values()):
         raise DataError(f"no images in {path}", fix="put photos into one folder per label")
     index = _match_labels(found[split], labels, path)
-    readable, _ = _without_unreadable({split: found[split]}, path, skip_bad=skip_bad, track=track)
+    readable, _ = _without_unreadable({split: found[split]}, path, channels, skip_bad=skip_bad, track=track)
     return _as_samples(readable[split], index, path), split
 
 
-def load_photos(path: Path) -> tuple[Sample, ...]:
+def load_photos(path: Path, *, channels: int = 3) -> tuple[Sample, ...]:
     """All photos below `path` (below ``path/train`` when that is there), for calibration.
 
     ``label`` is the index of the folder a photo lies in, so that `pick` takes from all of them alike.
@@ -153,7 +156,7 @@ def load_photos(path: Path) -> tuple[Sample, ...]:
     """
     _require_folder(path)
     root = path / "train" if (path / "train").is_dir() else path
-    files = find_images(root)
+    files = find_images(root, channels=channels)
     if not files:
         raise DataError(f"no images in {root}", fix="name a folder with photos")
     folders = {folder: i for i, folder in enumerate(sorted({file.parent for file in files}))}
@@ -212,28 +215,28 @@ def _hold_out(samples: tuple[Sample, ...], fraction: float, seed: int) -> tuple[
     )
 
 
-def _read_splits(path: Path) -> dict[str, _Files]:
+def _read_splits(path: Path, channels: int) -> dict[str, _Files]:
     """Split -> label -> files; the one split is ``"all"`` where none are told apart."""
     if path.is_file() and path.suffix.lower() == ".csv":
         return read_table(path)
     _require_folder(path)
     inside = {_SPLIT_FOLDERS[f.name.lower()]: f for f in label_folders(path) if f.name.lower() in _SPLIT_FOLDERS}
     if not inside:
-        return {"all": _label_files(path)}
-    return {split: _label_files(folder) for split, folder in inside.items()}
+        return {"all": _label_files(path, channels)}
+    return {split: _label_files(folder, channels) for split, folder in inside.items()}
 
 
-def _validation_files(path: Path) -> _Files:
-    found = _read_splits(path)
+def _validation_files(path: Path, channels: int) -> _Files:
+    found = _read_splits(path, channels)
     for split in ("all", "val"):
         if split in found:
             return found[split]
     raise DataError(f"{path} has {' and '.join(found)} but no val", fix="name the folder with the validation photos")
 
 
-def _label_files(folder: Path) -> _Files:
+def _label_files(folder: Path, channels: int) -> _Files:
     _require_folder(folder)
-    return {label.name: find_images(label) for label in label_folders(folder)}
+    return {label.name: find_images(label, channels=channels) for label in label_folders(folder)}
 
 
 def _require_folder(path: Path) -> None:
@@ -270,9 +273,10 @@ def _check_trainable(found: dict[str, _Files], path: Path, options: DataOptions)
 
 
 def _without_unreadable(
-    found: dict[str, _Files], path: Path, *, skip_bad: bool, track: Track
+    found: dict[str, _Files], path: Path, channels: int, *, skip_bad: bool, track: Track
 ) -> tuple[dict[str, _Files], tuple[BadImage, ...]]:
-    bad = find_unreadable([file for rows in found.values() for files in rows.values() for file in files], track=track)
+    files = [file for rows in found.values() for files in rows.values() for file in files]
+    bad = find_unreadable(files, channels=channels, track=track)
     refuse_unreadable(bad, path, skip_bad=skip_bad)
     left_out = {item.path for item in bad}
     kept = {

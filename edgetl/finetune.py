@@ -14,13 +14,14 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from edgetl.augmentation import AugmentOptions
-from edgetl.backbones import add_hidden_layer, build, head_block, preset
+from edgetl.backbones import WeightsPreset, add_hidden_layer, build, head_block, preset
 from edgetl.batches import Pixels
 from edgetl.checkpoint import Checkpoint
 from edgetl.data import Dataset
@@ -35,12 +36,12 @@ from edgetl.training.plan import Plan, Situation, plan
 from edgetl.training.processes import ALONE, Processes, joined
 from edgetl.training.snapshot import Keeping
 from edgetl.training.stepper import autocast_dtype
-from edgetl.weights import check_weights_available, fit, load_weights, parse_weights
+from edgetl.weights import check_weights_available, fit, infer_channels, load_weights, parse_weights, read_state
 from edgetl_export.progress import Track, silent
 from edgetl_runtime.errors import CheckpointError, UsageError
 from edgetl_runtime.manifest import Normalize, Preprocess
 
-__all__ = ["Opened", "Trained", "check_start", "device_named", "finetune", "prepared"]
+__all__ = ["Opened", "Trained", "check_start", "device_named", "finetune", "input_channels", "prepared"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +77,7 @@ def check_start(model: ModelOptions, options: TrainOptions) -> None:
     Raises `UsageError` or `CheckpointError`; takes a few seconds at most.
     """
     weights = parse_weights(model.weights)
-    preset(model.backbone, model.image_size)
+    preset(model.backbone, model.image_size, channels=3 if model.channels is None else model.channels)
     if weights == "none" and options.strategy != "full":
         raise UsageError(
             f"strategy {options.strategy} keeps layers as they are, and with weights none they are random",
@@ -89,6 +90,14 @@ def check_start(model: ModelOptions, options: TrainOptions) -> None:
     if named is not None and not options.trains_network:
         raise UsageError("strategy head does not learn from a teacher", fix="--strategy head-then-full or last:N")
     autocast_dtype(options.precision, device_named(options.device))
+
+
+def input_channels(model: ModelOptions) -> int:
+    """Channels of an image: those asked for, else those that a weights file is for, else 3."""
+    weights = parse_weights(model.weights)
+    if model.channels is None and isinstance(weights, Path):
+        return infer_channels(read_state(weights), model.backbone)
+    return 3 if model.channels is None else model.channels
 
 
 def finetune(
@@ -158,7 +167,8 @@ def prepared(
 def _open(start: ModelOptions | Checkpoint, num_classes: int, options: TrainOptions) -> Opened:
     """A network with a head for `num_classes` labels and whatever weights there are for the rest."""
     if isinstance(start, Checkpoint):
-        model = build(start.backbone, num_classes, image_size=start.preprocess.crop[0])
+        spec = start.preprocess
+        model = build(start.backbone, num_classes, image_size=spec.crop[0], channels=spec.channels)
         hidden = options.hidden if options.hidden is not None else start.hidden
         if hidden is not None and hidden == start.hidden:
             add_hidden_layer(model, hidden)
@@ -168,10 +178,11 @@ def _open(start: ModelOptions | Checkpoint, num_classes: int, options: TrainOpti
                 fix="leave hidden out",
             )
         note = f"checkpoint: {fit(model, start.state, start.backbone, where='the checkpoint')}"
-        return Opened(model, start.backbone, start.preprocess, start.normalize, note, True, hidden)
-    weights = parse_weights(start.weights)
-    spec, normalize = preset(start.backbone, start.image_size, which="best" if weights == "imagenet" else "first")
-    model = build(start.backbone, num_classes, image_size=spec.crop[0])
+        return Opened(model, start.backbone, spec, start.normalize, note, True, hidden)
+    weights, channels = parse_weights(start.weights), input_channels(start)
+    which: WeightsPreset = "best" if weights == "imagenet" else "first"
+    spec, normalize = preset(start.backbone, start.image_size, which=which, channels=channels)
+    model = build(start.backbone, num_classes, image_size=spec.crop[0], channels=channels)
     note = load_weights(model, start.backbone, weights)
     if options.hidden is not None:
         add_hidden_layer(model, options.hidden)
@@ -200,6 +211,7 @@ def _about(job: Job, opened: Opened) -> dict[str, Any]:
         "weights": weights.hexdigest() if opened.pretrained else "random",
         "backbone": opened.backbone,
         "image size": list(opened.spec.crop),
+        "channels": opened.spec.channels,
         "processes": job.processes.world,
         **dataclasses.asdict(job.plan.options),
         **{f"augment.{name}": value for name, value in dataclasses.asdict(job.augmentation).items()},

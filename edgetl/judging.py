@@ -81,8 +81,9 @@ def verify_bundle(
     answering = _kept(opened, bundle) if original is None else original.reference()
     notes: list[str] = []
     if isinstance(data, Path):
-        _check_labelled(data)
-        samples, split = load_labelled(data, manifest.labels, skip_bad=skip_bad, track=track)
+        channels = manifest.preprocess.channels
+        _check_labelled(data, channels)
+        samples, split = load_labelled(data, manifest.labels, channels=channels, skip_bad=skip_bad, track=track)
         notes.append(f"verified on {len(samples)} photos of {data} ({split})")
     else:
         samples = tuple(data)
@@ -127,9 +128,9 @@ def _original(bundle: Path, opened: Bundle, reference: Checkpoint | None) -> Sou
     return source_of(reference, opened.manifest.name)
 
 
-def _check_labelled(folder: Path) -> None:
+def _check_labelled(folder: Path, channels: int) -> None:
     """`DataError` for photos that lie in no folder: nothing says what they show."""
-    if folder.is_dir() and not label_folders(folder) and find_images(folder):
+    if folder.is_dir() and not label_folders(folder) and find_images(folder, channels=channels):
         raise DataError(
             f"the photos in {folder} have no labels",
             fix="put them into one folder per label, or name a CSV: path,label",

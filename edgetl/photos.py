@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
 
 from edgetl_export.progress import Track, silent
-from edgetl_runtime.errors import DataError
+from edgetl_runtime.errors import DataError, ImageError
+from edgetl_runtime.preprocess import load_bands
 
 __all__ = ["BadImage", "find_images", "find_unreadable", "label_folders", "refuse_unreadable"]
 
@@ -40,12 +41,15 @@ def label_folders(folder: Path) -> list[Path]:
     return sorted((item for item in folder.iterdir() if item.is_dir() and not _hidden(item.name)), key=lambda p: p.name)
 
 
-def find_images(folder: Path) -> list[Path]:
-    """All images below `folder` (recursive, links followed, hidden files and folders not), sorted by path."""
-    return sorted(_walk(folder))
+def find_images(folder: Path, *, channels: int = 3) -> list[Path]:
+    """All images below `folder` (recursive, links followed, hidden files and folders not), sorted by path.
+
+    Where images have not 3 `channels`, arrays in ``.npy`` files are images too.
+    """
+    return sorted(_walk(folder, _suffixes() if channels == 3 else _suffixes() | {".npy"}))
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path, suffixes: frozenset[str]) -> Iterator[Path]:
     seen: set[str] = set()
     for where, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(where)
@@ -55,7 +59,7 @@ def _walk(folder: Path) -> Iterator[Path]:
         seen.add(real)
         folders[:] = [name for name in folders if not _hidden(name)]
         for name in files:
-            if not _hidden(name) and Path(name).suffix.lower() in _suffixes():
+            if not _hidden(name) and Path(name).suffix.lower() in suffixes:
                 yield Path(where, name)
 
 
@@ -63,17 +67,24 @@ def _hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def find_unreadable(paths: Sequence[Path], *, track: Track = silent) -> tuple[BadImage, ...]:
-    """The images among `paths` that do not decode to the end.
+def find_unreadable(paths: Sequence[Path], *, channels: int = 3, track: Track = silent) -> tuple[BadImage, ...]:
+    """The images among `paths` that do not decode to the end, or do not have as many `channels`.
 
     JPEGs are decoded at an eighth of their size: that still reads the whole file, so a truncated one is found.
     """
+    look = partial(_why_unreadable, channels=channels)
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        reasons = list(track(pool.map(_why_unreadable, paths), what="check photos", total=len(paths)))
+        reasons = list(track(pool.map(look, paths), what="check photos", total=len(paths)))
     return tuple(BadImage(path, why) for path, why in zip(paths, reasons, strict=True) if why is not None)
 
 
-def _why_unreadable(path: Path) -> str | None:
+def _why_unreadable(path: Path, *, channels: int) -> str | None:
+    if channels not in (1, 3) or path.suffix.lower() == ".npy":
+        try:
+            load_bands(path, channels)
+        except ImageError as error:
+            return error.what.replace(str(path), path.name)
+        return None
     try:
         with Image.open(path) as image:
             image.draft("RGB", (1, 1))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgetl.augmentation import was_mirrored
 from edgetl.checkpoint import CHECKPOINT_FILE, Checkpoint
 from edgetl.data import Dataset, Sample, load_dataset, load_labelled, load_photos, pick
-from edgetl.finetune import Trained, check_start, finetune
+from edgetl.finetune import Trained, check_start, finetune, input_channels
 from edgetl.judging import REFERENCE, Outcome, source_of, verify_bundle, verify_options
 from edgetl.lr_range import LrRange, lr_range
 from edgetl.photos import label_folders
@@ -88,7 +88,7 @@ def run(
     with the reasons in its report. Everything that can be known to fail does so before the first expensive step.
     """
     check_destination(out, holds=BUNDLE_FILE, force=force)
-    _check_export(recipe.export)
+    _check_export(recipe.export, input_channels(recipe.model))
     judging = verify_options(recipe)
     keeping = Keeping(unfinished(out), resume)
     keeping.check(force=force)
@@ -159,7 +159,7 @@ def train(
 def _dataset(recipe: Recipe, track: Track) -> Dataset:
     if recipe.data.path is None:
         raise UsageError("no photos to train on", fix="--data FOLDER")
-    return load_dataset(recipe.data.path, recipe.data, track=track)
+    return load_dataset(recipe.data.path, recipe.data, channels=input_channels(recipe.model), track=track)
 
 
 def train_along(recipe: Recipe, out: Path, *, resume: bool = False) -> None:
@@ -213,7 +213,7 @@ def export_checkpoint(
     """
     options = options or ExportSection()
     check_destination(out, holds=BUNDLE_FILE, force=force)
-    _check_export(options)
+    _check_export(options, checkpoint.preprocess.channels)
     available = _available(calibration, checkpoint, options) if isinstance(calibration, Path) else calibration
     calibration_photos = pick(available, options.calibration_samples)
     photos = Photos(
@@ -258,11 +258,12 @@ def _write_bundle(
 
 def _available(folder: Path, checkpoint: Checkpoint, options: ExportSection) -> tuple[Sample, ...]:
     """Photos to calibrate on; where they are trained on too, with the labels that their folders stand for."""
+    channels = checkpoint.preprocess.channels
     if options.quantize != "qat":
-        return load_photos(folder)
+        return load_photos(folder, channels=channels)
     root = folder / "train" if (folder / "train").is_dir() else folder
     try:
-        return load_labelled(root, checkpoint.labels)[0]
+        return load_labelled(root, checkpoint.labels, channels=channels)[0]
     except DataError as error:
         raise UsageError(
             f"qat trains on labels: {error.what}", fix=f"{error.fix}; --quantize distill needs no labels"
@@ -276,7 +277,7 @@ def _others(available: Sequence[Sample], calibration: Sequence[Sample]) -> tuple
     return others if len(others) >= LEAST_TO_JUDGE else ()
 
 
-def _check_export(options: ExportSection) -> None:
+def _check_export(options: ExportSection, channels: int) -> None:
     """What can be wrong with an export, found before anything is trained. Raises `UsageError` and the like."""
     check_names(options.targets, options.precisions)
     check_installed(options.targets)
@@ -287,11 +288,13 @@ def _check_export(options: ExportSection) -> None:
     )
     ExportOptions(options.targets, options.precisions, int8, surgery=_surgery(options))
     if options.tune_data is not None:
-        load_photos(options.tune_data)
+        load_photos(options.tune_data, channels=channels)
 
 
 def _export_options(checkpoint: Checkpoint, photos: Photos, options: ExportSection) -> ExportOptions:
-    tune = load_photos(options.tune_data) if options.tune_data is not None else photos.tune
+    tune = photos.tune
+    if options.tune_data is not None:
+        tune = load_photos(options.tune_data, channels=checkpoint.preprocess.channels)
     sources = [sample.source for sample in pick(tune, TUNE_SAMPLES)] if tune else []
     return ExportOptions(
         options.targets,

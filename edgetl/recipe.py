@@ -43,11 +43,15 @@ class DataSection(DataOptions):
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """What is trained. ``weights`` is ``imagenet``, ``none`` or a file; ``image_size`` is in pixels."""
+    """What is trained. ``weights`` is ``imagenet``, ``none`` or a file; ``image_size`` is in pixels.
+
+    ``channels`` of an image: 1 is grey, 3 is RGB; ``None`` means those that the weights are for.
+    """
 
     backbone: str = "mobilenet_v2"
     weights: str = "imagenet"
     image_size: int | None = None
+    channels: int | None = None
 
 
 @dataclass(frozen=True)

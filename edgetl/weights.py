@@ -17,14 +17,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models.vision_transformer import interpolate_embeddings
 
-from edgetl.backbones import backbone_names, head_of, published_weights
+from edgetl.backbones import backbone_names, build, first_convolution, head_of, published_weights
 from edgetl_runtime.errors import CheckpointError
 
 __all__ = [
     "State",
     "Weights",
+    "adapt_channels",
     "check_weights_available",
     "fit",
+    "infer_channels",
     "infer_num_classes",
     "load_weights",
     "parse_weights",
@@ -90,8 +92,8 @@ def _reachable(url: str) -> bool:
 def load_weights(model: nn.Module, name: str, weights: Weights) -> str:
     """Fill `model` (of backbone `name`) in place; returns one line that says what was done.
 
-    A head of another size is left as it was initialised. Raises `CheckpointError` when weights are missing, damaged
-    or of another architecture.
+    A head of another size is left as it was initialised, a first layer for another number of channels is adapted.
+    Raises `CheckpointError` when weights are missing, damaged or of another architecture.
     """
     if weights == "none":
         return f"{name} starts from random weights"
@@ -147,6 +149,31 @@ def infer_num_classes(state: State) -> int:
     return int(state[_head_key(state)].shape[0])
 
 
+def infer_channels(state: State, name: str) -> int:
+    """How many channels the images have that a state dict of backbone `name` is for; 3 where it has no such layer."""
+    with torch.random.fork_rng(devices=()):  # building draws weights, and nobody asked for them
+        key = _first_key(build(name, 1))
+    weight = state.get(key)
+    return 3 if weight is None or weight.ndim != 4 else int(weight.shape[1])
+
+
+def adapt_channels(weight: Tensor, channels: int) -> Tensor:
+    """The weights (outputs, C, h, w) of a first layer, for images of `channels` channels instead of C.
+
+    A single channel gets their average times C, which is their sum: so a grey image gives what it gave repeated in C
+    channels, and the layers behind meet what they were trained on. More get them in turns (0, 1, 2, 0 for four of
+    three), times C / `channels`, so that channels which are all alike give the same too, where the weights are.
+    """
+    of = weight.shape[1]
+    if channels == 1:
+        return weight.sum(1, keepdim=True)
+    return weight[:, torch.arange(channels) % of] * (of / channels)
+
+
+def _first_key(model: nn.Module) -> str:
+    return f"{first_convolution(model)[0]}.weight"
+
+
 def _head_key(state: State) -> str:
     """The last matrix (or 1 x 1 convolution) of classifier, fc, heads or head; file formats may sort keys."""
     for block in ("classifier", "fc", "heads", "head"):
@@ -165,11 +192,13 @@ def _head_key(state: State) -> str:
 def fit(model: nn.Module, state: State, name: str, *, where: str, keep_head: bool = False) -> str:
     """Copy `state` into `model` in place, in the model's dtype; returns one line that says what was done.
 
-    A head of another size stays as it is, unless `keep_head`. Raises `CheckpointError` for anything else that
-    differs, naming the first keys and, when it can be told, the backbone that the weights belong to.
+    A head of another size stays as it is, and a first layer for another number of channels is adapted (see
+    `adapt_channels`), unless `keep_head`. Raises `CheckpointError` for anything else that differs, naming the first
+    keys and, when it can be told, the backbone that the weights belong to.
     """
     own: State = model.state_dict()
     state = _at_size_of(own, {key: value for key, value in state.items() if not key.startswith(_AUXILIARY)}, name)
+    notes = [] if keep_head else _adapt_first(model, state)
     head = head_of(model)[0]
     have, want = _outputs(state, head), _outputs(own, head)
     new_head = have is not None and have != want and not keep_head
@@ -182,7 +211,20 @@ def fit(model: nn.Module, state: State, name: str, *, where: str, keep_head: boo
         for key, value in own.items():
             if key in state and key not in left_alone:
                 value.copy_(state[key])
-    return f"head of {have} outputs replaced by one of {want}" if new_head else "loaded whole"
+    if new_head:
+        notes.insert(0, f"head of {have} outputs replaced by one of {want}")
+    return "; ".join(notes) or "loaded whole"
+
+
+def _adapt_first(model: nn.Module, state: State) -> list[str]:
+    """Adapt the first layer's weights in `state`, and say so, where they are for another number of channels."""
+    key = _first_key(model)
+    weight, channels = state.get(key), model.get_parameter(key).shape[1]
+    if weight is None or weight.ndim != 4 or weight.shape[1] == channels:
+        return []
+    state[key] = adapt_channels(weight, channels)
+    how = "summed up" if channels == 1 else "repeated and rescaled"
+    return [f"first layer adapted from {weight.shape[1]} channels to {channels}: its weights are {how}"]
 
 
 def _outputs(state: State, head: str) -> int | None:

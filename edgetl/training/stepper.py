@@ -52,7 +52,7 @@ class Stepper:
         self.scaler = torch.amp.GradScaler(job.device.type, enabled=self.dtype is torch.float16)
         self.parts = options.accumulate
         self._objective = job.objective(job.device, smoothing=options.label_smoothing or 0.0)
-        self._teacher = open_teacher(options, job.data.labels, job.device)
+        self._teacher = open_teacher(options, job.data.labels, job.spec.channels, job.device)
         self._trained: tuple[bool, ...] = ()
         self._network: nn.Module = job.model
 

@@ -31,16 +31,24 @@ class Teacher:
         return logits[:, self._order]
 
 
-def open_teacher(options: TrainOptions, labels: Sequence[Label], device: torch.device) -> Teacher | None:
+def open_teacher(
+    options: TrainOptions, labels: Sequence[Label], channels: int, device: torch.device
+) -> Teacher | None:
     """The teacher that `options` name, None when they name none.
 
-    Raises `CheckpointError` when it cannot be read and `UsageError` when it does not know all of the labels.
+    Raises `CheckpointError` when it cannot be read and `UsageError` when it does not know all of the labels, or takes
+    images of other `channels`.
     """
     named = options.teacher_file
     if named is None:
         return None
     backbone, path = named
     checkpoint = Checkpoint.load(path) if backbone is None else _from_weights(backbone, path, labels)
+    if checkpoint.preprocess.channels != channels:
+        raise UsageError(
+            f"the teacher {options.teacher} takes images of {checkpoint.preprocess.channels} channels, not {channels}",
+            fix=f"a teacher for the same images: edgetl train --channels {channels}",
+        )
     places = {label.id: place for place, label in enumerate(checkpoint.labels)}
     unknown = [label.id for label in labels if label.id not in places]
     if unknown:

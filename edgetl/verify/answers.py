@@ -28,7 +28,7 @@ __all__ = ["Answers", "Images", "Logits", "ReferenceModel", "collect_answers"]
 Images: TypeAlias = npt.NDArray[np.uint8]
 Logits: TypeAlias = npt.NDArray[np.float32]
 ReferenceModel: TypeAlias = Callable[[Images], Logits]
-"""The original model: (batch, height, width, 3) uint8 RGB to (batch, classes) float32 logits."""
+"""The original model: (batch, height, width, C) uint8 to (batch, classes) float32 logits."""
 
 CHUNK = 64
 """Images held at a time."""
@@ -42,7 +42,7 @@ class Answers:
     """What the models said, image by image in the order of the samples.
 
     ``reference`` is (n, classes) float32; ``variants`` the same by variant id, for those in ``errors`` missing.
-    ``engines`` has name and version by variant id. ``first_image`` is (1, H, W, 3) uint8, ``fingerprint`` a SHA-256
+    ``engines`` has name and version by variant id. ``first_image`` is (1, H, W, C) uint8, ``fingerprint`` a SHA-256
     over the tensors and labels of all images.
     """
 

@@ -59,8 +59,8 @@ def bisect_conversion(source: Source, target: str, precision: str = "fp32") -> P
     siblings before it. Raises `MissingDependency` when the converter is not installed.
     """
     network = copy.deepcopy(source.module).cpu().float().eval()
-    height, width = source.preprocess.crop
-    given = _recorded(network, torch.zeros(1, 3, height, width))
+    spec = source.preprocess
+    given = _recorded(network, torch.zeros(1, spec.channels, *spec.crop))
     tries = _Tries(target, precision)
     failed = tries.fails(network, given[""])
     if failed is None:

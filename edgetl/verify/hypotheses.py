@@ -50,7 +50,7 @@ class Explanation:
 
 @dataclass(frozen=True, eq=False)
 class FewAnswers:
-    """A few images (n, H, W, 3) uint8, and the logits (n, classes) that original and variant gave for them."""
+    """A few images (n, H, W, C) uint8, and the logits (n, classes) that original and variant gave for them."""
 
     images: Images
     reference: Logits
@@ -187,27 +187,35 @@ def _shifted(rows: int, columns: int) -> Callable[[Images], Images]:
     return shift
 
 
+def _channel_changes(channels: int) -> Iterator[_Change]:
+    """What can only happen where there are several channels."""
+    again = f"{_EXPORT_AGAIN} layout and colour order into the file"
+    if channels == 3:
+        yield _Change(
+            "the colour order is BGR where the contract says RGB",
+            "with red and blue swapped",
+            'swap the channels of the first layer back, or feed color="BGR" frames through edgetl_runtime as such; '
+            + again,
+            lambda x: np.ascontiguousarray(x[..., ::-1]),
+        )
+    if channels > 1:
+        yield _Change(
+            "the layout is wrong: NHWC bytes are read as NCHW",
+            "with the bytes laid out channel by channel",
+            "transpose, do not reshape, in front of the first layer; " + again,
+            lambda x: np.ascontiguousarray(x.transpose(0, 3, 1, 2)).reshape(x.shape),
+        )
+        yield _Change(
+            "the layout is wrong: NCHW bytes are read as NHWC",
+            "with the bytes laid out pixel by pixel",
+            "transpose, do not reshape, in front of the first layer; " + again,
+            lambda x: np.ascontiguousarray(x.reshape(len(x), channels, *x.shape[1:3]).transpose(0, 2, 3, 1)),
+        )
+
+
 def _image_changes(images: Images) -> Iterator[_Change]:
     again = f"{_EXPORT_AGAIN} layout and colour order into the file"
-    yield _Change(
-        "the colour order is BGR where the contract says RGB",
-        "with red and blue swapped",
-        'swap the channels of the first layer back, or feed color="BGR" frames through edgetl_runtime as such; '
-        + again,
-        lambda x: np.ascontiguousarray(x[..., ::-1]),
-    )
-    yield _Change(
-        "the layout is wrong: NHWC bytes are read as NCHW",
-        "with the bytes laid out channel by channel",
-        "transpose, do not reshape, in front of the first layer; " + again,
-        lambda x: np.ascontiguousarray(x.transpose(0, 3, 1, 2)).reshape(x.shape),
-    )
-    yield _Change(
-        "the layout is wrong: NCHW bytes are read as NHWC",
-        "with the bytes laid out pixel by pixel",
-        "transpose, do not reshape, in front of the first layer; " + again,
-        lambda x: np.ascontiguousarray(x.reshape(len(x), 3, *x.shape[1:3]).transpose(0, 2, 3, 1)),
-    )
+    yield from _channel_changes(images.shape[3])
     if images.shape[1] == images.shape[2]:
         yield _Change(
             "height and width are swapped",

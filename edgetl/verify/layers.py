@@ -38,7 +38,7 @@ def layer_fidelity(
 ) -> dict[str, tuple[LayerFidelity, ...] | EdgetlError]:
     """By variant id its layers in running order, or the error that stopped it.
 
-    `images` is (n, H, W, 3) uint8, n at least 1. They go through one at a time, so that the memory needed is that of
+    `images` is (n, H, W, C) uint8, n at least 1. They go through one at a time, so that the memory needed is that of
     one image's activations. A layer is left out when the file has nothing of its size to compare it with.
     """
     reference = _FloatGraph(original if isinstance(original, Captured) else capture(original))
@@ -85,7 +85,7 @@ class _FloatGraph(fx.Interpreter):
         self._kept: dict[str, Floats] = {}
 
     def run(self, image: npt.NDArray[np.uint8]) -> dict[str, Floats]:  # type: ignore[override]
-        """Values of all points, in their order, for one image (1, H, W, 3)."""
+        """Values of all points, in their order, for one image (1, H, W, C)."""
         self._kept = {}
         with torch.inference_mode():
             super().run(torch.from_numpy(image))

@@ -58,7 +58,7 @@ class Measuring:
     def with_damage(self, reports: Sequence[VariantReport]) -> list[VariantReport]:
         """Which decisions differ from the original's, with thumbnails."""
         labels = [label.id for label in self.bundle.manifest.labels]
-        thumbnails, truth = Thumbnails(), self._truth()
+        thumbnails, truth = Thumbnails(channels=self.bundle.manifest.preprocess.channels), self._truth()
         return [
             replace(
                 report,

@@ -49,7 +49,7 @@ class KeptReference:
     rows: dict[bytes, int]
 
     def __call__(self, images: _Images) -> _Logits:
-        """(batch, H, W, 3) uint8 to (batch, classes) float32. Raises `DataError` for an image without an answer."""
+        """(batch, H, W, C) uint8 to (batch, classes) float32. Raises `DataError` for an image without an answer."""
         found = [self.rows.get(_digest(image)) for image in images]
         if None in found:
             raise DataError(

@@ -79,20 +79,22 @@ def _numbers(values: tuple[float, ...]) -> str:
 
 
 def _normal(pixels: torch.Tensor, normalize: Normalize) -> torch.Tensor:
-    mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (normalize.mean, normalize.std))
+    mean, std = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (normalize.mean, normalize.std))
     return (pixels / 255 - mean) / std
 
 
 def _normalisations(pixels: torch.Tensor, own: Normalize) -> Iterator[tuple[str, torch.Tensor]]:
-    none, half = (0.0,) * 3, (0.5,) * 3
+    channels = len(own.mean)
+    none, half, one = (0.0,) * channels, (0.5,) * channels, (1.0,) * channels
     others = {
-        "the normalisation is missing: pixels go in as 0 to 1": Normalize(none, (1.0,) * 3),
+        "the normalisation is missing: pixels go in as 0 to 1": Normalize(none, one),
         "the normalisation is another's: to -1 to 1": Normalize(half, half),
-        "the normalisation is another's: ImageNet's mean and std": _IMAGENET,
-        "the normalisation has mean and std in BGR order": Normalize(own.mean[::-1], own.std[::-1]),
-        "the normalisation lacks the division by std": Normalize(own.mean, (1.0,) * 3),
+        "the normalisation lacks the division by std": Normalize(own.mean, one),
         "the normalisation lacks the mean": Normalize(none, own.std),
     }
+    if channels == 3:
+        others["the normalisation is another's: ImageNet's mean and std"] = _IMAGENET
+        others["the normalisation has mean and std in BGR order"] = Normalize(own.mean[::-1], own.std[::-1])
     for name, normalize in others.items():
         if normalize != own:
             yield name, _normal(pixels, normalize)
@@ -135,7 +137,7 @@ def _fitted(network: nn.Module, own: Normalize, pixels: torch.Tensor, variant: L
 
     def distance() -> torch.Tensor:
         optimizer.zero_grad()
-        normal = (few / 255 - mean.reshape(1, 3, 1, 1)) / spread.exp().reshape(1, 3, 1, 1)
+        normal = (few / 255 - mean.reshape(1, -1, 1, 1)) / spread.exp().reshape(1, -1, 1, 1)
         loss: torch.Tensor = (network(normal) - wanted).square().mean()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss

@@ -9,7 +9,7 @@ from PIL import Image
 
 from edgetl.data import Sample
 from edgetl_runtime.errors import EdgetlError
-from edgetl_runtime.preprocess import load_image
+from edgetl_runtime.preprocess import load_bands
 
 __all__ = ["Thumbnails"]
 
@@ -24,11 +24,12 @@ class Thumbnails:
     """Makes thumbnails until together they are as large as a report should carry.
 
     One object serves one report. ``budget`` is in bytes of data URIs; an image that is asked for again counts again,
-    because the report holds its URI again.
+    because the report holds its URI again. Of images of 2 ``channels`` the first is shown, of more than 3 the first
+    three as red, green and blue.
     """
 
-    def __init__(self, budget: int = _BUDGET) -> None:
-        self._left = budget
+    def __init__(self, budget: int = _BUDGET, *, channels: int = 3) -> None:
+        self._left, self._channels = budget, channels
         self._made: dict[Sample, str | None] = {}
 
     def __call__(self, sample: Sample) -> str | None:
@@ -37,7 +38,7 @@ class Thumbnails:
         ``None`` when the budget is spent, or the image is no longer there to be read.
         """
         if sample not in self._made:
-            self._made[sample] = _data_uri(sample)
+            self._made[sample] = _data_uri(sample, self._channels)
         uri = self._made[sample]
         if uri is None or len(uri) > self._left:
             return None
@@ -45,11 +46,12 @@ class Thumbnails:
         return uri
 
 
-def _data_uri(sample: Sample) -> str | None:
+def _data_uri(sample: Sample, channels: int) -> str | None:
     try:
-        image = load_image(sample.source)
+        bands = load_bands(sample.source, channels)
     except EdgetlError:
         return None
+    image = Image.merge("RGB", bands[:3]) if len(bands) > 2 else bands[0]
     scale = _SIDE / max(image.size)
     # Tiny images, such as digits of 8 pixels, grow to the same size, and their pixels stay visible.
     method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BICUBIC

@@ -31,7 +31,7 @@ class Watched(Protocol):
     stored: dict[str, Stored]
 
     def run(self, image: npt.NDArray[np.uint8]) -> list[Floats]:
-        """Values of all `points` for one image (1, H, W, 3), dequantised, in the layout of the file.
+        """Values of all `points` for one image (1, H, W, C), dequantised, in the layout of the file.
 
         Raises `EngineError` when the engine fails.
         """

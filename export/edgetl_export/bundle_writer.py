@@ -17,7 +17,8 @@ from edgetl_export.capture import Source
 from edgetl_export.quantize.quantization import Quantization
 from edgetl_export.quantize.saturation import LayerRisk
 from edgetl_runtime.manifest import FileEntry, Golden, Manifest, Variant
-from edgetl_runtime.preprocess import ImageSource, load_image, preprocess
+from edgetl_runtime.npy import write_npy
+from edgetl_runtime.preprocess import ImageSource, load_bands, preprocess, stack_bands
 from edgetl_runtime.seal import sealed, with_room_for_seal
 
 __all__ = ["write_file", "write_golden", "write_manifest", "write_quantizations", "write_variant"]
@@ -44,7 +45,7 @@ def write_variant(folder: Path, variant: Variant, artifact: Artifact) -> Variant
 
 
 def write_golden(folder: Path, source: Source, originals: Sequence[ImageSource]) -> Golden:
-    """PNG images, their tensors and the original model's logits.
+    """The images (PNG, or .npy where no PNG has so many channels), their tensors and the original model's logits.
 
     The photos are stored without loss, reduced to little more than preprocessing needs, and the tensors are made
     from what is stored: so a device whose JPEG decoder differs can still be held to every pixel.
@@ -54,13 +55,9 @@ def write_golden(folder: Path, source: Source, originals: Sequence[ImageSource])
     images: list[FileEntry] = []
     tensors = []
     for index, original in enumerate(originals):
-        image = load_image(original)
-        scale = shortest / min(image.size)
-        if scale < 1:
-            image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
-        png = _png(image)
-        images.append(write_file(folder, f"golden/{index:02d}.png", png))
-        tensors.append(preprocess(png, spec))
+        suffix, content = _without_loss([_reduced(band, shortest) for band in load_bands(original, spec.channels)])
+        images.append(write_file(folder, f"golden/{index:02d}{suffix}", content))
+        tensors.append(preprocess(content, spec))
     stacked = np.stack(tensors)
     reference = source.reference()
     logits = np.concatenate([reference(tensor[None]) for tensor in stacked])
@@ -105,7 +102,18 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     (folder / "manifest.json").write_bytes(content)
 
 
-def _png(image: Image.Image) -> bytes:
+def _reduced(image: Image.Image, shortest: int) -> Image.Image:
+    scale = shortest / min(image.size)
+    if scale >= 1:
+        return image
+    return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+
+
+def _without_loss(bands: Sequence[Image.Image]) -> tuple[str, bytes]:
+    """Suffix and content of an image file of these bands, all of one size."""
+    if len(bands) not in (1, 4):
+        return ".npy", write_npy(stack_bands(bands))
+    image = bands[0] if len(bands) == 1 else Image.merge("RGBA", bands)
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
+    return ".png", buffer.getvalue()

@@ -55,7 +55,7 @@ class CalibrationSamples:
         return digest.hexdigest()
 
     def __iter__(self) -> Iterator[npt.NDArray[np.uint8]]:
-        """Tensors (1, H, W, 3) uint8 in the order of the sources; decoding runs a little ahead."""
+        """Tensors (1, H, W, C) uint8 in the order of the sources; decoding runs a little ahead."""
         read = partial(preprocess, spec=self.preprocess)
         with ThreadPoolExecutor(max_workers=2) as pool:
             for start in range(0, len(self.sources), _AHEAD):

@@ -1,4 +1,4 @@
-"""A trained network as the module that is exported: uint8 NHWC RGB in, normalisation inside, logits out."""
+"""A trained network as the module that is exported: uint8 NHWC in, normalisation inside, logits out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OUTPUT_NAME = "logits"
 
 @dataclass(frozen=True)
 class Source:
-    """What is exported: a network that takes normalised float32 (N, 3, H, W) and gives (N, classes) logits.
+    """What is exported: a network that takes normalised float32 (N, C, H, W) and gives (N, classes) logits.
 
     `checkpoint_sha256` identifies the weights; it is recorded in the bundle.
     """
@@ -40,7 +40,7 @@ class Source:
     task: str = "classification"
 
     def reference(self) -> Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]:
-        """The original as a function of uint8 (N, H, W, 3) to float32 logits (N, classes).
+        """The original as a function of uint8 (N, H, W, C) to float32 logits (N, classes).
 
         It is the network as it was trained, and the normalisation is computed here once more: what is exported is
         compared with the original, not with the exporter's own idea of it.
@@ -58,7 +58,7 @@ class Source:
 
 
 class ExportedModule(nn.Module):
-    """`network` behind the input contract: uint8 (N, H, W, 3) RGB, ``(pixel / 255 - mean) / std`` inside."""
+    """`network` behind the input contract: uint8 (N, H, W, C), ``(pixel / 255 - mean) / std`` inside."""
 
     scale: torch.Tensor
     shift: torch.Tensor
@@ -71,7 +71,7 @@ class ExportedModule(nn.Module):
         self.register_buffer("shift", (-mean / std).float())
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Logits (N, classes) float32 of uint8 `image` (N, H, W, 3)."""
+        """Logits (N, classes) float32 of uint8 `image` (N, H, W, C)."""
         # Normalising before the permute keeps the TFLite graph NHWC from end to end, without a leading transpose.
         normal = image.float() * self.scale + self.shift
         logits: torch.Tensor = self.network(normal.permute(0, 3, 1, 2))
@@ -80,7 +80,7 @@ class ExportedModule(nn.Module):
 
 @dataclass(frozen=True)
 class Captured:
-    """The module that every target is converted from: uint8 (N, H, W, 3) RGB in, logits out.
+    """The module that every target is converted from: uint8 (N, H, W, C) in, logits out.
 
     With ``takes_pixels`` its first layer reads grey levels and the normalisation is part of its weights.
     """
@@ -92,8 +92,8 @@ class Captured:
     @property
     def input(self) -> TensorSpec:
         """uint8 NHWC, batch 1."""
-        height, width = self.source.preprocess.crop
-        return TensorSpec(INPUT_NAME, "uint8", (1, height, width, 3), "NHWC")
+        spec = self.source.preprocess
+        return TensorSpec(INPUT_NAME, "uint8", (1, *spec.crop, spec.channels), "NHWC")
 
     @property
     def output(self) -> TensorSpec:

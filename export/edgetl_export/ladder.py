@@ -87,7 +87,7 @@ class Climbed:
 
 
 Runner = Callable[[str, Artifact, npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
-"""Logits of a target's artifact for images (n, H, W, 3)."""
+"""Logits of a target's artifact for images (n, H, W, C)."""
 
 
 def climb(

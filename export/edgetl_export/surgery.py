@@ -74,9 +74,9 @@ class Operated:
 def operate(
     network: nn.Module, surgery: Surgery, images: Iterable[npt.NDArray[np.uint8]], normalize: Normalize
 ) -> Operated:
-    """Perform `surgery` on a copy of `network`, a function of normalised float32 (N, 3, H, W), on the CPU.
+    """Perform `surgery` on a copy of `network`, a function of normalised float32 (N, C, H, W), on the CPU.
 
-    `images` are uint8 (1, H, W, 3). At most 96 of them, drawn with a fixed seed, are held in memory; three quarters
+    `images` are uint8 (1, H, W, C). At most 96 of them, drawn with a fixed seed, are held in memory; three quarters
     measure the gates and repair the batch norms, the others judge.
 
     Raises `UsageError` when the network has nothing of what is to be replaced, or when a squeeze-excite block has no
@@ -311,7 +311,7 @@ def _drawn(images: Iterable[npt.NDArray[np.uint8]]) -> list[npt.NDArray[np.uint8
 
 
 def _batches(images: list[npt.NDArray[np.uint8]], normalize: Normalize) -> Iterator[torch.Tensor]:
-    """Float32 (n, 3, H, W): ``(pixel / 255 - mean) / std``."""
+    """Float32 (n, C, H, W): ``(pixel / 255 - mean) / std``."""
     mean, std = torch.tensor(normalize.mean), torch.tensor(normalize.std)
     for start in range(0, len(images), _BATCH):
         pixels = torch.from_numpy(np.concatenate(images[start : start + _BATCH]))

@@ -35,7 +35,7 @@ _LEAST_ENERGY = 1e-12
 class Calibration:
     """Activation ranges by method and graph node, and what they were measured on.
 
-    ``probe`` (1, H, W, 3) uint8 is the last of the ``n`` images; ``fingerprint`` is a SHA-256 over all of them.
+    ``probe`` (1, H, W, C) uint8 is the last of the ``n`` images; ``fingerprint`` is a SHA-256 over all of them.
     """
 
     ranges: Mapping[str, Mapping[str, Range]]
@@ -74,7 +74,7 @@ def calibrate(captured: Captured, samples: CalibrationSamples, *, track: Track =
 
 
 def node_values(captured: Captured, image: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
-    """Every float node's output for one image (1, H, W, 3)."""
+    """Every float node's output for one image (1, H, W, C)."""
     recorder = _Recorder(captured.program.module(), keep=True)
     with torch.inference_mode():
         recorder.run(torch.from_numpy(image))

@@ -64,7 +64,7 @@ class Coverage:
 def coverage(
     captured: Captured, calibration: Calibration, images: npt.NDArray[np.uint8], method: str = METHODS[0]
 ) -> Coverage:
-    """Run `images` (n, H, W, 3) through the network that was calibrated; some 60 ms an image for MobileNetV2.
+    """Run `images` (n, H, W, C) through the network that was calibrated; some 60 ms an image for MobileNetV2.
 
     `method` names the ranges that the grids were made of. Raises `UsageError` when it is unknown.
     """
@@ -88,7 +88,7 @@ def coverage(
 
 
 def divergence(source: Source, images: npt.NDArray[np.uint8]) -> float | None:
-    """How far `images` (n, H, W, 3) are from what the batch norms of the network were trained on; None without any.
+    """How far `images` (n, H, W, C) are from what the batch norms of the network were trained on; None without any.
 
     By channel the Kullback-Leibler divergence of the normal distribution with the batch's mean and variance from that
     with the running ones, ``(v / V + (m - M)^2 / V - 1 - ln(v / V)) / 2``; the mean over channels, the median over
@@ -121,7 +121,7 @@ def calibration_warnings(
 ) -> tuple[str, ...]:
     """What a person should know of the calibration before trusting int8, with the numbers; empty when all is well.
 
-    `photos` (n, H, W, 3) are some of those calibrated on, `others` is how images that int8 will meet are covered.
+    `photos` (n, H, W, C) are some of those calibrated on, `others` is how images that int8 will meet are covered.
     """
     said: list[str] = []
     if calibration.n < CERTAIN:

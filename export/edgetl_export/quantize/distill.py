@@ -62,7 +62,7 @@ def distill(
     resume: Path | None = None,
     track: Track = silent,
 ) -> Quantized:
-    """`quantized` after training on `images` (n, H, W, 3) uint8 against its own float network.
+    """`quantized` after training on `images` (n, H, W, C) uint8 against its own float network.
 
     With `labels` (n,), places in the row of logits, the true labels count too, and the rung is ``qat``.
     With `resume` the state is kept in that file after every epoch, and a run that was cut off goes on from it.

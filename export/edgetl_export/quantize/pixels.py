@@ -19,7 +19,7 @@ __all__ = ["PixelModule", "on_pixels"]
 
 
 class PixelModule(nn.Module):
-    """uint8 (N, H, W, 3) RGB to logits, like `ExportedModule`; `network` takes grey levels with their border on."""
+    """uint8 (N, H, W, C) to logits, like `ExportedModule`; `network` takes grey levels with their border on."""
 
     top: torch.Tensor
     bottom: torch.Tensor
@@ -32,10 +32,10 @@ class PixelModule(nn.Module):
         left, right, top, bottom = pads
         height, width = size[0] + top + bottom, size[1]
         for name, shape in {
-            "top": (1, top, width, 3),
-            "bottom": (1, bottom, width, 3),
-            "left": (1, height, left, 3),
-            "right": (1, height, right, 3),
+            "top": (1, top, width, len(colour)),
+            "bottom": (1, bottom, width, len(colour)),
+            "left": (1, height, left, len(colour)),
+            "right": (1, height, right, len(colour)),
         }.items():
             self.register_buffer(name, colour.expand(shape).contiguous())
 
@@ -59,7 +59,7 @@ def on_pixels(captured: Captured) -> Captured:
     The border differs from the original's by at most half a grey level; everything else is exact.
     """
     network = captured.module.get_submodule("network")
-    first = _first_convolution(network)
+    first = _first_convolution(network, captured.source.preprocess.channels)
     if first is None:
         return captured
     network = copy.deepcopy(network)
@@ -86,8 +86,8 @@ def on_pixels(captured: Captured) -> Captured:
     return replace(captured, module=module, takes_pixels=True)
 
 
-def _first_convolution(network: nn.Module) -> str | None:
-    """Name of the convolution that alone reads the image, if there is one."""
+def _first_convolution(network: nn.Module, channels: int) -> str | None:
+    """Name of the convolution that alone reads the image of so many channels, if there is one."""
     if not isinstance(network, fx.GraphModule):
         return None
     image = next(node for node in network.graph.nodes if node.op == "placeholder")
@@ -99,7 +99,7 @@ def _first_convolution(network: nn.Module) -> str | None:
     plain = (
         isinstance(module, nn.Conv2d)
         and module.groups == 1
-        and module.in_channels == 3
+        and module.in_channels == channels
         and module.padding_mode == "zeros"
         and not isinstance(module.padding, str)
     )

@@ -83,7 +83,7 @@ class Quantized:
     """A quantised model before it is written in any format: the network whose weights are rounded, and the grids.
 
     ``captured`` is what is converted; its parameters may differ from the original's, when they were repaired or
-    trained. ``probe`` (1, H, W, 3) uint8 is an image and ``values`` every node's float output for it: a target finds
+    trained. ``probe`` (1, H, W, C) uint8 is an image and ``values`` every node's float output for it: a target finds
     its own tensors among them by value, whatever its converter named, transposed or fused.
     """
 

@@ -19,7 +19,7 @@ _MOST = 8.0
 
 
 def correct_biases(quantized: Quantized, images: npt.NDArray[np.uint8]) -> dict[str, torch.Tensor]:
-    """New biases by parameter name, fitted on `images` (n, H, W, 3) uint8, all at once in memory.
+    """New biases by parameter name, fitted on `images` (n, H, W, C) uint8, all at once in memory.
 
     Front to back, every channel's mean output over the images is brought back to that of the float network, with what
     was corrected before taken into account (Nagel et al., "Data-free quantization through weight equalization and

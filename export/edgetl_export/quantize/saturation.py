@@ -49,7 +49,7 @@ def saturation_risk(
     """The risk of every integer layer in running order; layers of ``in_float`` have none and are left out.
 
     Without `images` it is read off the weights and the levels that the layer's input can take. With `images`
-    (n, H, W, 3) uint8 the exact quantised network runs on them, and a grid of up to 16 by 16 positions of every output
+    (n, H, W, C) uint8 the exact quantised network runs on them, and a grid of up to 16 by 16 positions of every output
     channel is inspected.
 
     Raises `DataError` for images of another shape or type, `ExportError` when an input has no grid.
@@ -75,7 +75,7 @@ def saturation_risk(
 def emulate_saturating(
     quantized: Quantized, images: npt.NDArray[np.uint8], *, packing: Packing = MLAS
 ) -> npt.NDArray[np.float32]:
-    """Logits (n, classes) of uint8 `images` (n, H, W, 3) as a processor without VNNI computes them.
+    """Logits (n, classes) of uint8 `images` (n, H, W, C) as a processor without VNNI computes them.
 
     `Simulation` with integer layers: sums are exact but for the pairs that saturate, biases are rounded to int32 at
     the scale of the products, and whatever reaches a layer is on a grid, the image's normalised values too. Padding

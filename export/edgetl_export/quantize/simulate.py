@@ -29,7 +29,7 @@ Adjust = Callable[[fx.Node, Any], Any]
 
 
 class Simulation:
-    """Runs uint8 images (n, H, W, 3) through the quantised graph; ``parameters`` may be trained.
+    """Runs uint8 images (n, H, W, C) through the quantised graph; ``parameters`` may be trained.
 
     Nodes of ``quantization.in_float`` keep float weights, and an activation between such nodes alone is not rounded.
     """
@@ -76,7 +76,7 @@ class Simulation:
         return interpreter.run(images), interpreter.kept
 
     def logits(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Logits (n, classes) of any number of images (n, H, W, 3) uint8, a few at a time."""
+        """Logits (n, classes) of any number of images (n, H, W, C) uint8, a few at a time."""
         with torch.inference_mode():
             parts = [
                 self.run(torch.from_numpy(images[start : start + _BATCH]))[0].numpy()
@@ -107,7 +107,7 @@ class Simulation:
 
 
 def float_outputs(captured: Captured, images: torch.Tensor, nodes: Collection[str]) -> dict[str, torch.Tensor]:
-    """What these nodes give for uint8 `images` (n, H, W, 3) in the network as it was captured."""
+    """What these nodes give for uint8 `images` (n, H, W, C) in the network as it was captured."""
     interpreter = _Rounding(_out_of_place(captured.batched), {}, {}, nodes, {}, None)
     interpreter.run(images)
     return interpreter.kept

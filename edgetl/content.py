@@ -10,18 +10,19 @@ import numpy.typing as npt
 
 from edgetl_runtime.errors import DataError, ImageError, UsageError
 from edgetl_runtime.manifest import Preprocess
-from edgetl_runtime.preprocess import ImageSource, preprocess
+from edgetl_runtime.preprocess import ImageSource, file_content, preprocess
 
 __all__ = ["content_of", "preprocess_unchanged"]
 
 
 def content_of(source: ImageSource) -> str:
     """SHA-256 (hex) of an image file's bytes, or of an array's shape and pixels. Raises `ImageError`."""
-    if isinstance(source, np.ndarray):
-        return hashlib.sha256(repr(source.shape).encode() + source.tobytes()).hexdigest()
-    if isinstance(source, (str, Path)):
-        return hashlib.sha256(_bytes(Path(source))).hexdigest()
-    raise UsageError(f"samples hold paths or arrays, not {type(source).__name__}", fix="pass a path or an array")
+    content = file_content(source)
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    if isinstance(content, np.ndarray):
+        return hashlib.sha256(repr(content.shape).encode() + content.tobytes()).hexdigest()
+    raise UsageError(f"samples hold files or arrays, not {type(content).__name__}", fix="pass a path or an array")
 
 
 def preprocess_unchanged(source: ImageSource, spec: Preprocess, *, content: str, name: str) -> npt.NDArray[np.uint8]:
@@ -29,7 +30,7 @@ def preprocess_unchanged(source: ImageSource, spec: Preprocess, *, content: str,
 
     Raises `DataError` when it is not, `ImageError` when it cannot be read; both tell its `name`.
     """
-    read = _bytes(Path(source)) if isinstance(source, (str, Path)) else source
+    read = file_content(source)
     where = str(source) if isinstance(source, (str, Path)) else name
     if (hashlib.sha256(read).hexdigest() if isinstance(read, bytes) else content_of(read)) != content:
         raise DataError(f"{where} has changed since the data was read", fix="leave the photos alone, and start again")
@@ -37,12 +38,3 @@ def preprocess_unchanged(source: ImageSource, spec: Preprocess, *, content: str,
         return preprocess(read, spec)
     except ImageError as error:
         raise ImageError(f"{where}: {error.what}", fix=error.fix) from error
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        if not path.is_file():  # a pipe or a device is none: reading it could wait for ever
-            raise ImageError(f"no image file at {path}", fix="put it back, or read the data anew")
-        return path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"cannot read {path}: {error}", fix="check the file and its permissions") from error

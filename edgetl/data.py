@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from edgetl.content import content_of
-from edgetl.photos import BadImage, find_images, find_unreadable, label_folders, refuse_unreadable
-from edgetl.table import read_table
+from edgetl.photos import BadImage, ImageFile, find_images, find_unreadable, refuse_unreadable
+from edgetl.splits import Files, find_photos, read_splits, validation_files
 from edgetl.threads import in_threads
 from edgetl_export.progress import Track, silent
 from edgetl_runtime.errors import DataError, UsageError
@@ -31,11 +31,6 @@ __all__ = [
     "load_photos",
     "pick",
 ]
-
-_Files = dict[str, list[Path]]
-"""Label (a folder name) -> image files."""
-
-_SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +92,8 @@ class Dataset:
 def load_dataset(
     path: Path, options: DataOptions | None = None, *, channels: int = 3, track: Track = silent
 ) -> Dataset:
-    """A data set from a folder (one folder per label, or train, val, test with these inside) or a CSV file.
+    """A data set from a folder (one folder per label, or train, val, test with these inside), a CSV file, WebDataset
+    shards (see `edgetl.shards`) or what Hugging Face's ``save_to_disk`` wrote (see `edgetl.saved_dataset`).
 
     A CSV has the columns ``path,label[,split]``; its paths are relative to it. Labels are sorted by name. `channels` is
     what the model takes: where it is not 3, ``.npy`` files are photos too.
@@ -106,9 +102,9 @@ def load_dataset(
     options = options or DataOptions()
     if not 0.0 < options.val_fraction < 1.0:
         raise UsageError(f"val_fraction is {options.val_fraction}", fix="a fraction between 0 and 1, such as 0.2")
-    found = _read_splits(path, channels)
+    found = read_splits(path, channels)
     if options.val is not None:
-        found["val"] = _validation_files(options.val, channels)
+        found["val"] = validation_files(options.val, channels)
     if "all" in found:
         found["train"] = found.pop("all")
     _check_trainable(found, path, options)
@@ -133,11 +129,11 @@ def load_labelled(
 ) -> tuple[tuple[Sample, ...], str]:
     """Photos to judge a model on that knows `labels`, and the split they come from (``"test"``, ``"val"``, ``"all"``).
 
-    `path` is a folder or CSV as in `load_dataset`: its test split, else its validation split, else all of it.
+    `path` is anything that `load_dataset` reads: its test split, else its validation split, else all of it.
     Folder names are matched to the labels by id, else by name. Raises `DataError` when a folder matches no label:
     the model may know more labels than the folder has, never fewer.
     """
-    found = _read_splits(path, channels)
+    found = read_splits(path, channels)
     split = next((name for name in ("test", "val", "all") if name in found), None)
     if split is None:
         raise DataError(f"{path} has training photos only", fix="add a folder test or val, or name the photos' folder")
@@ -149,18 +145,16 @@ def load_labelled(
 
 
 def load_photos(path: Path, *, channels: int = 3) -> tuple[Sample, ...]:
-    """All photos below `path` (below ``path/train`` when that is there), for calibration.
+    """All photos below `path` (below ``path/train`` when that is there), or in its shards or data set, for calibration.
 
-    ``label`` is the index of the folder a photo lies in, so that `pick` takes from all of them alike.
+    ``label`` is the index of the folder a photo lies in, or of its label, so that `pick` takes from all of them alike.
     Raises `DataError` when there are none.
     """
-    _require_folder(path)
+    found = find_photos(path, channels)
     root = path / "train" if (path / "train").is_dir() else path
-    files = find_images(root, channels=channels)
-    if not files:
-        raise DataError(f"no images in {root}", fix="name a folder with photos")
-    folders = {folder: i for i, folder in enumerate(sorted({file.parent for file in files}))}
-    return tuple(Sample(file, folders[file.parent], _short(file, root)) for file in files)
+    return tuple(
+        Sample(file, index, _short(file, root)) for index, label in enumerate(sorted(found)) for file in found[label]
+    )
 
 
 def demo_digits(seed: int = 0) -> Dataset:
@@ -215,37 +209,7 @@ def _hold_out(samples: tuple[Sample, ...], fraction: float, seed: int) -> tuple[
     )
 
 
-def _read_splits(path: Path, channels: int) -> dict[str, _Files]:
-    """Split -> label -> files; the one split is ``"all"`` where none are told apart."""
-    if path.is_file() and path.suffix.lower() == ".csv":
-        return read_table(path)
-    _require_folder(path)
-    inside = {_SPLIT_FOLDERS[f.name.lower()]: f for f in label_folders(path) if f.name.lower() in _SPLIT_FOLDERS}
-    if not inside:
-        return {"all": _label_files(path, channels)}
-    return {split: _label_files(folder, channels) for split, folder in inside.items()}
-
-
-def _validation_files(path: Path, channels: int) -> _Files:
-    found = _read_splits(path, channels)
-    for split in ("all", "val"):
-        if split in found:
-            return found[split]
-    raise DataError(f"{path} has {' and '.join(found)} but no val", fix="name the folder with the validation photos")
-
-
-def _label_files(folder: Path, channels: int) -> _Files:
-    _require_folder(folder)
-    return {label.name: find_images(label, channels=channels) for label in label_folders(folder)}
-
-
-def _require_folder(path: Path) -> None:
-    if not path.is_dir():
-        what = "is not a folder or a .csv file" if path.exists() else "does not exist"
-        raise DataError(f"{path} {what}", fix="name a folder with one folder per label, or a CSV file")
-
-
-def _check_trainable(found: dict[str, _Files], path: Path, options: DataOptions) -> None:
+def _check_trainable(found: dict[str, Files], path: Path, options: DataOptions) -> None:
     if "train" not in found:
         raise DataError(f"{path} has {' and '.join(found)} but no train", fix=f"put training photos into {path}/train")
     train = found["train"]
@@ -273,8 +237,8 @@ def _check_trainable(found: dict[str, _Files], path: Path, options: DataOptions)
 
 
 def _without_unreadable(
-    found: dict[str, _Files], path: Path, channels: int, *, skip_bad: bool, track: Track
-) -> tuple[dict[str, _Files], tuple[BadImage, ...]]:
+    found: dict[str, Files], path: Path, channels: int, *, skip_bad: bool, track: Track
+) -> tuple[dict[str, Files], tuple[BadImage, ...]]:
     files = [file for rows in found.values() for files in rows.values() for file in files]
     bad = find_unreadable(files, channels=channels, track=track)
     refuse_unreadable(bad, path, skip_bad=skip_bad)
@@ -286,7 +250,7 @@ def _without_unreadable(
     return kept, bad
 
 
-def _match_labels(folders: _Files, labels: Sequence[Label], path: Path) -> dict[str, int]:
+def _match_labels(folders: Files, labels: Sequence[Label], path: Path) -> dict[str, int]:
     """Folder name -> index of its label, by id, else by a name that only one label has."""
     names = Counter(label.name for label in labels)
     by_name = {label.name: i for i, label in enumerate(labels) if names[label.name] == 1}
@@ -302,10 +266,12 @@ def _match_labels(folders: _Files, labels: Sequence[Label], path: Path) -> dict[
     return index
 
 
-def _as_samples(files: _Files, index: dict[str, int], path: Path) -> tuple[Sample, ...]:
+def _as_samples(files: Files, index: dict[str, int], path: Path) -> tuple[Sample, ...]:
     root = path if path.is_dir() else path.parent
     return tuple(Sample(f, index[label], _short(f, root)) for label in sorted(files) for f in files[label])
 
 
-def _short(file: Path, root: Path) -> str:
+def _short(file: ImageFile, root: Path) -> str:
+    if not isinstance(file, Path):
+        return file.name
     return file.relative_to(root).as_posix() if file.is_relative_to(root) else file.as_posix()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from PIL import Image
 
@@ -15,17 +16,36 @@ from edgetl_export.progress import Track, silent
 from edgetl_runtime.errors import DataError, ImageError
 from edgetl_runtime.preprocess import load_bands
 
-__all__ = ["BadImage", "find_images", "find_unreadable", "label_folders", "refuse_unreadable"]
+__all__ = [
+    "BadImage",
+    "ImageFile",
+    "find_images",
+    "find_unreadable",
+    "image_suffixes",
+    "label_folders",
+    "refuse_unreadable",
+]
 
 _SHOWN = 10
 # Pillow opens these by name, but needs a plug-in or another program to decode them.
 _NOT_PHOTOS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 
 
+class ImageFile(Protocol):
+    """An image file, or the content of one inside of something larger; it can be hashed. `pathlib.Path` is one."""
+
+    @property
+    def name(self) -> str:
+        """For reports."""
+
+    def read_bytes(self) -> bytes:
+        """The file's content."""
+
+
 class BadImage(NamedTuple):
     """An image that cannot be decoded, and what Pillow says of it."""
 
-    path: Path
+    path: ImageFile
     reason: str
 
 
@@ -34,6 +54,11 @@ def _suffixes() -> frozenset[str]:
     """File name endings that Pillow reads, lower case with the dot."""
     Image.init()
     return frozenset(end for end, kind in Image.EXTENSION.items() if kind in Image.OPEN and kind not in _NOT_PHOTOS)
+
+
+def image_suffixes(channels: int) -> frozenset[str]:
+    """Endings of files that are images: what Pillow reads, and ``.npy`` where images have not 3 `channels`."""
+    return _suffixes() if channels == 3 else _suffixes() | {".npy"}
 
 
 def label_folders(folder: Path) -> list[Path]:
@@ -46,7 +71,7 @@ def find_images(folder: Path, *, channels: int = 3) -> list[Path]:
 
     Where images have not 3 `channels`, arrays in ``.npy`` files are images too.
     """
-    return sorted(_walk(folder, _suffixes() if channels == 3 else _suffixes() | {".npy"}))
+    return sorted(_walk(folder, image_suffixes(channels)))
 
 
 def _walk(folder: Path, suffixes: frozenset[str]) -> Iterator[Path]:
@@ -67,31 +92,31 @@ def _hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def find_unreadable(paths: Sequence[Path], *, channels: int = 3, track: Track = silent) -> tuple[BadImage, ...]:
-    """The images among `paths` that do not decode to the end, or do not have as many `channels`.
+def find_unreadable(files: Sequence[ImageFile], *, channels: int = 3, track: Track = silent) -> tuple[BadImage, ...]:
+    """The images among `files` that do not decode to the end, or do not have as many `channels`.
 
     JPEGs are decoded at an eighth of their size: that still reads the whole file, so a truncated one is found.
     """
     look = partial(_why_unreadable, channels=channels)
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        reasons = list(track(pool.map(look, paths), what="check photos", total=len(paths)))
-    return tuple(BadImage(path, why) for path, why in zip(paths, reasons, strict=True) if why is not None)
+        reasons = list(track(pool.map(look, files), what="check photos", total=len(files)))
+    return tuple(BadImage(file, why) for file, why in zip(files, reasons, strict=True) if why is not None)
 
 
-def _why_unreadable(path: Path, *, channels: int) -> str | None:
-    if channels not in (1, 3) or path.suffix.lower() == ".npy":
+def _why_unreadable(file: ImageFile, *, channels: int) -> str | None:
+    if channels not in (1, 3) or file.name.lower().endswith(".npy"):
         try:
-            load_bands(path, channels)
+            load_bands(file, channels)
         except ImageError as error:
-            return error.what.replace(str(path), path.name)
+            return error.what.replace(str(file), file.name)
         return None
     try:
-        with Image.open(path) as image:
+        with Image.open(file if isinstance(file, Path) else io.BytesIO(file.read_bytes())) as image:
             image.draft("RGB", (1, 1))
             image.load()
     # What Pillow's decoders raise on damaged files.
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        return str(error).replace(str(path), path.name) or type(error).__name__
+        return str(error).replace(str(file), file.name) or type(error).__name__
     return None
 
 

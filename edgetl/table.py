@@ -7,10 +7,11 @@ from pathlib import Path
 
 from edgetl_runtime.errors import DataError, nearest
 
-__all__ = ["read_table"]
+__all__ = ["SPLITS", "read_table"]
 
 _SHOWN = 5
-_SPLITS = {"": "all", "train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLITS = {"": "all", "train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+"""What a split may be called -> what it is here; the empty name is that of all images."""
 
 
 def read_table(path: Path) -> dict[str, dict[str, list[Path]]]:
@@ -25,9 +26,9 @@ def read_table(path: Path) -> dict[str, dict[str, list[Path]]]:
     for line, row in _rows(path):
         file = path.parent / row["path"]
         split = (row.get("split") or "").strip().lower()
-        if split not in _SPLITS:
+        if split not in SPLITS:
             raise DataError(
-                f"{path}, line {line}: unknown split {split!r}", fix=nearest(split, [name for name in _SPLITS if name])
+                f"{path}, line {line}: unknown split {split!r}", fix=nearest(split, [name for name in SPLITS if name])
             )
         if file in seen:
             raise DataError(
@@ -36,7 +37,7 @@ def read_table(path: Path) -> dict[str, dict[str, list[Path]]]:
         seen[file] = line
         if not file.is_file():
             missing.append(file)
-        found.setdefault(_SPLITS[split], {}).setdefault(row["label"], []).append(file)
+        found.setdefault(SPLITS[split], {}).setdefault(row["label"], []).append(file)
     if missing:
         shown = ", ".join(str(file) for file in missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
         raise DataError(

@@ -7,15 +7,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from edgetl_runtime.errors import DataError
 from edgetl_runtime.manifest import Preprocess
-from edgetl_runtime.preprocess import ImageSource, preprocess
+from edgetl_runtime.preprocess import ImageSource, file_content, preprocess
 
 __all__ = ["CalibrationSamples"]
 
@@ -48,8 +46,8 @@ class CalibrationSamples:
         """SHA-256 over the images as they are given, in order, and over how they are preprocessed."""
         digest = hashlib.sha256(repr(self.preprocess).encode())
         for source in self.sources:
-            content = Path(source).read_bytes() if isinstance(source, str | Path) else source
-            if isinstance(content, Image.Image | np.ndarray):
+            content = file_content(source)
+            if not isinstance(content, bytes):
                 content = np.asarray(content).tobytes()
             digest.update(hashlib.sha256(content).digest())
         return digest.hexdigest()

@@ -111,12 +111,14 @@ class Classifier:
     ) -> Prediction | list[Prediction]:
         """The `top` labels of an image, or of each image of an iterable, one after the other.
 
-        An image is a path, the bytes of a file, a PIL image, or a uint8 array (H, W, 3), (H, W, C) for a model of C
-        channels; an array (n, H, W, C) is n of them. `color` is the channel order of arrays ("BGR" for OpenCV frames).
-        Labels less probable than `threshold` (0..1) are left out. Raises `ImageError` when an image cannot be read.
+        An image is a path, the bytes of a file or what has ``read_bytes()``, a PIL image, or a uint8 array (H, W, 3),
+        (H, W, C) for a model of C channels; an array (n, H, W, C) is n of them. `color` is the channel order of arrays
+        ("BGR" for OpenCV frames). Labels less probable than `threshold` (0..1) are left out. Raises `ImageError` when
+        an image cannot be read.
         """
         _check_asked(top, threshold)
-        if isinstance(image, _ONE_IMAGE) and not (isinstance(image, np.ndarray) and image.ndim == 4):
+        one = isinstance(image, _ONE_IMAGE) or hasattr(image, "read_bytes")
+        if one and not (isinstance(image, np.ndarray) and image.ndim == 4):
             tensor = preprocess(image, self.manifest.preprocess, color=color)  # type: ignore[arg-type] # or its error
             return self.interpret(self.logits(tensor), top=top, threshold=threshold)
         if not isinstance(image, Iterable):

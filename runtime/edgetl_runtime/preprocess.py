@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol, TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -23,9 +23,27 @@ from edgetl_runtime.resizing import resize_part
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["ColorOrder", "ImageSource", "load_bands", "load_image", "preprocess", "resize_and_crop", "stack_bands"]
+__all__ = [
+    "ColorOrder",
+    "HasBytes",
+    "ImageSource",
+    "file_content",
+    "load_bands",
+    "load_image",
+    "preprocess",
+    "resize_and_crop",
+    "stack_bands",
+]
 
-ImageSource: TypeAlias = "str | Path | bytes | Image.Image | npt.NDArray[np.uint8]"
+
+class HasBytes(Protocol):
+    """Whatever gives the content of an image file when it is asked: `zipfile.Path` does, a member of a tar may."""
+
+    def read_bytes(self) -> bytes:
+        """The file, whole."""
+
+
+ImageSource: TypeAlias = "str | Path | bytes | Image.Image | npt.NDArray[np.uint8] | HasBytes"
 ColorOrder: TypeAlias = Literal["RGB", "BGR"]
 
 # Pillow's own limit, also for what it does not read from files and for what is resized: a line of 1 x 10,000 pixels
@@ -108,11 +126,7 @@ def load_bands(source: ImageSource, channels: int, *, color: ColorOrder = "RGB")
             bands = _upright_bands(source, channels, "image object")
             return tuple(band.copy() if band is source else band for band in bands)
     if isinstance(source, bytes):
-        what = f"image of {len(source)} bytes"
-        if source.startswith(_NPY):
-            return _from_npy(io.BytesIO(source), what, color, channels)
-        with _readable(what), Image.open(io.BytesIO(source)) as image:
-            return _upright_bands(image, channels, what)
+        return _from_bytes(source, f"image of {len(source)} bytes", color, channels)
     if isinstance(source, (str, Path)):
         path = Path(source)
         what = str(path)
@@ -124,10 +138,34 @@ def load_bands(source: ImageSource, channels: int, *, color: ColorOrder = "RGB")
                     return _from_npy(file, what, color, channels)
             with Image.open(path) as image:
                 return _upright_bands(image, channels, what)
-    raise UsageError(
-        f"cannot read an image from {type(source).__name__}",
-        fix="pass a path, bytes, a PIL image or a numpy array (H, W, 3) of uint8",
-    )
+    return _from_bytes(_read(source), str(source), color, channels)
+
+
+def file_content(source: ImageSource) -> bytes | Image.Image | npt.NDArray[np.uint8]:
+    """The bytes of the image file that a source is, names or gives; pixels as they are. Raises `ImageError`."""
+    if isinstance(source, (bytes, np.ndarray, Image.Image)):
+        return source
+    return _read(Path(source) if isinstance(source, str) else source)
+
+
+def _read(source: HasBytes) -> bytes:
+    if not hasattr(source, "read_bytes"):
+        raise UsageError(
+            f"cannot read an image from {type(source).__name__}",
+            fix="pass a path, bytes, a PIL image or a numpy array (H, W, 3) of uint8",
+        )
+    import zipfile  # not needed for paths and frames, so that they start without it
+
+    with _readable(str(source)):
+        if isinstance(source, Path) and not source.is_file():  # a pipe or a device: reading it could wait for ever
+            raise ImageError(f"no image file at {source}", fix="check the path")
+        try:
+            content = source.read_bytes()
+        except zipfile.BadZipFile as error:
+            raise ValueError(str(error)) from error
+        if not isinstance(content, bytes):
+            raise TypeError(f"read_bytes gives {type(content).__name__}")
+        return content
 
 
 def _check_asked(color: object, channels: int) -> None:
@@ -189,6 +227,13 @@ def _pad_to(image: Image.Image, height: int, width: int) -> Image.Image:
     padded = Image.new(image.mode, size)
     padded.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
     return padded
+
+
+def _from_bytes(content: bytes, what: str, color: ColorOrder, channels: int) -> tuple[Image.Image, ...]:
+    if content.startswith(_NPY):
+        return _from_npy(io.BytesIO(content), what, color, channels)
+    with _readable(what), Image.open(io.BytesIO(content)) as image:
+        return _upright_bands(image, channels, what)
 
 
 def _from_npy(file: BinaryIO, what: str, color: ColorOrder, channels: int) -> tuple[Image.Image, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from edgetl_runtime import ImageError, Preprocess, UsageError, load_image, preprocess
+from edgetl_runtime import ImageError, Preprocess, UsageError, fake_classifier, load_image, preprocess
+from edgetl_runtime.preprocess import file_content
 
 PRESETS = {
     "bilinear": Preprocess(resize=64, crop=(56, 56), interpolation="bilinear"),
@@ -251,3 +253,47 @@ def test_other_mistakes_say_what_to_do(tmp_path: Path) -> None:
         preprocess(noise((9, 9)), Preprocess(8, (8, 8), "nearest"))
     with pytest.raises(ImageError, match="too long and thin"):
         preprocess(noise((10_000, 1)), PRESETS["mobilenet"])
+
+
+class Stored:
+    """An image that lies somewhere else."""
+
+    def __init__(self, content: object) -> None:
+        self.content = content
+
+    def __str__(self) -> str:
+        return "store/7"
+
+    def read_bytes(self) -> bytes:
+        if isinstance(self.content, Exception):
+            raise self.content
+        return self.content  # type: ignore[return-value]
+
+
+def test_whatever_gives_bytes_is_a_source(tmp_path: Path) -> None:
+    content, spec = encode(noise((70, 90)), "PNG"), PRESETS["bicubic"]
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("inside/a.png", content)
+    expected = preprocess(content, spec)
+    for source in (Stored(content), zipfile.Path(tmp_path / "a.zip", "inside/a.png")):
+        np.testing.assert_array_equal(preprocess(source, spec), expected)
+        assert file_content(source) == content
+        assert fake_classifier(["a"], lambda _: {"a": 0.9}).predict(source).top.name == "a"
+    failures = (OSError("gone"), zipfile.BadZipFile("gone"), KeyError("gone"))
+    for broken in (*map(Stored, failures), Stored("gone"), Stored(content[:60])):
+        with pytest.raises(ImageError, match="store/7"):
+            preprocess(broken, spec)
+
+
+def test_the_content_of_a_source_is_read_once_and_for_all(tmp_path: Path) -> None:
+    image = noise((9, 7))
+    (tmp_path / "a.png").write_bytes(encode(image, "PNG"))
+    for source in (tmp_path / "a.png", str(tmp_path / "a.png"), encode(image, "PNG")):
+        assert file_content(source) == encode(image, "PNG")
+    assert file_content(image) is image
+    os.mkfifo(tmp_path / "pipe.png")
+    for missing in (tmp_path / "b.png", tmp_path / "pipe.png"):
+        with pytest.raises(ImageError, match="no image file"):
+            file_content(missing)
+    with pytest.raises(UsageError, match="int"):
+        file_content(7)  # type: ignore[arg-type]

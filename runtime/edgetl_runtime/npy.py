@@ -30,8 +30,6 @@ def read_npy(file: BinaryIO, where: str, *, most_bytes: int) -> npt.NDArray[Any]
         if version not in _HEADERS:
             raise ValueError(f"its version is {version}")
         shape, fortran, dtype = _HEADERS[version](file)
-        if dtype.hasobject:
-            raise ValueError("it holds objects, not numbers")
         size = math.prod(shape) * dtype.itemsize
         if not 0 <= size <= most_bytes:
             raise ValueError(f"an array {list(shape)} of {dtype} is too large")
@@ -40,6 +38,7 @@ def read_npy(file: BinaryIO, where: str, *, most_bytes: int) -> npt.NDArray[Any]
         if found != size:
             raise ValueError(f"an array {list(shape)} of {dtype} has {size} bytes, not the {found} that are there")
         file.seek(start)
+        # Of bytes numpy makes numbers, never objects.
         return np.frombuffer(file.read(size), dtype).reshape(shape, order="F" if fortran else "C")
     except _FAILURES as error:
         reason = str(error) or type(error).__name__

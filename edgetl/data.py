@@ -243,7 +243,7 @@ def _without_unreadable(
     bad = find_unreadable(files, channels=channels, track=track)
     refuse_unreadable(bad, path, skip_bad=skip_bad)
     left_out = {item.path for item in bad}
-    kept = {
+    kept: dict[str, Files] = {
         split: {label: [file for file in files if file not in left_out] for label, files in rows.items()}
         for split, rows in found.items()
     }

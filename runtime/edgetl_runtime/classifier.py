@@ -117,8 +117,8 @@ class Classifier:
         an image cannot be read.
         """
         _check_asked(top, threshold)
-        one = isinstance(image, _ONE_IMAGE) or hasattr(image, "read_bytes")
-        if one and not (isinstance(image, np.ndarray) and image.ndim == 4):
+        one = isinstance(image, _ONE_IMAGE) and not (isinstance(image, np.ndarray) and image.ndim == 4)
+        if one or hasattr(image, "read_bytes"):
             tensor = preprocess(image, self.manifest.preprocess, color=color)  # type: ignore[arg-type] # or its error
             return self.interpret(self.logits(tensor), top=top, threshold=threshold)
         if not isinstance(image, Iterable):
@@ -126,7 +126,8 @@ class Classifier:
                 f"cannot read an image from {type(image).__name__}",
                 fix="pass a path, bytes, a PIL image, a numpy array (H, W, 3) of uint8, or an iterable of them",
             )
-        return [self.predict(item, top=top, threshold=threshold, color=color) for item in image]
+        several: Iterable[ImageSource] = image  # type: ignore[assignment] # a str and bytes are one image, above
+        return [self.predict(item, top=top, threshold=threshold, color=color) for item in several]
 
     def predict_batch(
         self,

@@ -31,9 +31,7 @@ class Teacher:
         return logits[:, self._order]
 
 
-def open_teacher(
-    options: TrainOptions, labels: Sequence[Label], channels: int, device: torch.device
-) -> Teacher | None:
+def open_teacher(options: TrainOptions, labels: Sequence[Label], channels: int, device: torch.device) -> Teacher | None:
     """The teacher that `options` name, None when they name none.
 
     Raises `CheckpointError` when it cannot be read and `UsageError` when it does not know all of the labels, or takes

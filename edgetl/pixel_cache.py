@@ -186,7 +186,8 @@ def _make_room(folder: Path, needed: int, limit: int) -> None:
             fix="fewer or smaller images",
         )
     for part in folder.glob(f"*{_PART}"):
-        if time.time() - _used(part / _ROWS) > _ABANDONED_SECONDS:
+        # The folder too: another process may have made it a moment ago, and have no rows in it yet.
+        if time.time() - max(_used(part), _used(part / _ROWS)) > _ABANDONED_SECONDS:
             shutil.rmtree(part, ignore_errors=True)
     entries = sorted((entry for entry in folder.iterdir() if entry.is_dir()), key=lambda entry: _used(entry / _INDEX))
     sizes = {entry: _size(entry) for entry in entries}

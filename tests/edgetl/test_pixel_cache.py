@@ -239,13 +239,16 @@ def test_what_fails_half_way_leaves_nothing(tmp_path: Path, source: Source) -> N
 
 
 def test_what_was_left_half_filled_goes_after_a_day(tmp_path: Path, source: Source) -> None:
-    for name, hours in (("old", 30), ("now", 1)):
+    for name, hours in (("old", 30), ("now", 1), ("bare", 30), ("begun", 0)):
         part = tmp_path / f"{name}.1.2.part"
         part.mkdir()
-        (part / "rows.u8").write_bytes(b"half")
-        os.utime(part / "rows.u8", (time.time() - hours * 3600,) * 2)
+        if name in ("old", "now"):
+            (part / "rows.u8").write_bytes(b"half")
+            os.utime(part / "rows.u8", (time.time() - hours * 3600,) * 2)
+        if name != "begun":
+            os.utime(part, (time.time() - 30 * 3600,) * 2)
     PixelCache.open(tmp_path, "key", N, source)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["key", "now.1.2.part"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["begun.1.2.part", "key", "now.1.2.part"]
 
 
 def test_entries_that_were_not_used_for_longest_make_room(tmp_path: Path, source: Source) -> None:

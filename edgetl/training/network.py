@@ -53,6 +53,7 @@ def train_network(
             loss = training.train_epoch(lambda: heard.stop)
             if loss is None or not training.judge_epoch(loss):
                 break
+    job.notes += dict.fromkeys((*training.train.notes, *training.val.notes))
     if keeping.trouble is not None:
         job.notes.append(keeping.trouble)
 
@@ -71,9 +72,9 @@ class _Training:
         job.model = model.to(device=job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.layers = Layers(job.model, frozen_statistics=options.batch_norm == "frozen")
         self.trained_in = unfreezing(options, job.model, options.epochs)
-        self.train = Pixels(job.data.train, job.spec, kind="train", cache=options.cache, track=job.track)
-        self.val = Pixels(job.data.val, job.spec, kind="eval", cache=options.cache, track=job.track)
-        job.notes += dict.fromkeys((*self.train.notes, *self.val.notes))
+        with job.processes.one_after_the_first():
+            self.train = Pixels(job.data.train, job.spec, kind="train", cache=options.cache, track=job.track)
+            self.val = Pixels(job.data.val, job.spec, kind="eval", cache=options.cache, track=job.track)
         self.stepper = Stepper(job, parameter_groups(job.model, options))
         self.average = Average(job.model, options.ema) if options.ema > 0 else None
         self.size = options.batch_size * job.processes.world

@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgetl_runtime.errors import UsageError
 
-__all__ = ["ALONE", "Processes", "joined"]
+__all__ = ["ALONE", "Processes", "SharedBatchNorm", "joined"]
 
 T = TypeVar("T")
 
@@ -60,6 +60,15 @@ class Processes:
         parts: list[Any] = [None] * self.world
         dist.all_gather_object(parts, value.cpu())
         return torch.cat([part.to(value.device) for part in parts])
+
+    @contextmanager
+    def one_after_the_first(self) -> Iterator[None]:
+        """The others come in when the first process has left: what it put into a cache is there for them."""
+        if self.world > 1 and not self.first:
+            dist.barrier()
+        yield
+        if self.world > 1 and self.first:
+            dist.barrier()
 
     def agree(self, value: T) -> T:
         """What the first process says."""

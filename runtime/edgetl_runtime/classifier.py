@@ -181,15 +181,18 @@ class Classifier:
         """`predict` for a stream, endless if need be: predictions in the order of the images.
 
         Images are decoded and preprocessed ahead on `workers` threads (default: one per core) while the engine runs,
-        and run there too where the engine lets runs overlap (LiteRT gets an interpreter for each worker meanwhile); at
-        most twice as many as there are workers are held. An image that cannot be read raises its `ImageError` in its
-        place, or, with ``errors="return"``, is that error in its place, and the stream goes on.
+        and run there too where the engine lets runs overlap (ONNX Runtime); at most twice as many as there are workers
+        are held. An image that cannot be read raises its `ImageError` in its place, or, with ``errors="return"``, is
+        that error in its place, and the stream goes on.
         """
         _check_asked(top, threshold)
         if errors not in ("raise", "return"):
             raise UsageError(f"unknown errors {errors!r}", fix='errors="raise" or errors="return"')
-        count = _count_workers(workers)
-        return self._streamed(images, color=color, workers=count, top=top, threshold=threshold, errors=errors)
+        if self.session.concurrent:
+            rows = self._ahead(self._row, images, color=color, workers=workers)
+            return self._answers(rows, np.asarray, top=top, threshold=threshold, errors=errors)
+        tensors = self._ahead(self._tensor, images, color=color, workers=workers)
+        return self._answers(tensors, self.logits, top=top, threshold=threshold, errors=errors)
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Tensors:
         """Raw tensors in and out, by name: preprocessing and softmax are the caller's. See `Session.run`."""
@@ -234,37 +237,29 @@ class Classifier:
     ) -> None:
         self.close()
 
-    def _streamed(
+    def _answers(
         self,
-        images: Iterable[ImageSource],
+        ready: Generator[Future[npt.NDArray[Any]], None, None],
+        finish: Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]],
         *,
-        color: ColorOrder,
-        workers: int,
         top: int,
         threshold: float,
         errors: str,
     ) -> Iterator[Prediction | ImageError]:
-        with self.session.overlapping(workers) as session:
-            work: Callable[..., npt.NDArray[Any]]
-            finish: Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]
-            if session.concurrent:
-                work, finish = partial(self._row, session), np.asarray
-            else:
-                work, finish = self._tensor, self.logits
-            with closing(self._ahead(work, images, color=color, workers=workers)) as ready:
-                for future in ready:
-                    error = future.exception()
-                    if errors == "return" and isinstance(error, ImageError):
-                        yield error
-                    else:
-                        yield self.interpret(finish(future.result()), top=top, threshold=threshold)
+        """Predictions in order; `finish` makes logits (classes,) of what the workers gave."""
+        with closing(ready):
+            for future in ready:
+                error = future.exception()
+                if errors == "return" and isinstance(error, ImageError):
+                    yield error
+                else:
+                    yield self.interpret(finish(future.result()), top=top, threshold=threshold)
 
     def _tensor(self, image: ImageSource, *, color: ColorOrder) -> npt.NDArray[np.uint8]:
         return preprocess(image, self.manifest.preprocess, color=color)
 
-    def _row(self, session: Session, image: ImageSource, *, color: ColorOrder) -> npt.NDArray[np.float32]:
-        row: npt.NDArray[np.float32] = self._run_batch(self._tensor(image, color=color)[np.newaxis], session)[0]
-        return row
+    def _row(self, image: ImageSource, *, color: ColorOrder) -> npt.NDArray[np.float32]:
+        return self.logits(self._tensor(image, color=color))
 
     def _ahead(
         self,
@@ -290,9 +285,9 @@ class Classifier:
                 stacked = np.concatenate([stacked, np.zeros((fixed - len(batch), *stacked.shape[1:]), np.uint8)])
             yield from self._run_batch(stacked)[: len(batch)]
 
-    def _run_batch(self, images: npt.NDArray[np.uint8], session: Session | None = None) -> npt.NDArray[np.float32]:
+    def _run_batch(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """(n, H, W, C) uint8 to (n, classes) float32."""
-        result = (session or self.session).run({self.manifest.input.name: images})
+        result = self.session.run({self.manifest.input.name: images})
         logits: npt.NDArray[np.float32] = result[self.manifest.output.name]
         if logits.shape != (len(images), len(self.manifest.labels)):
             raise EngineError(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
@@ -57,14 +56,6 @@ class Session(ABC):
         if self._closed:
             raise EngineError("this session is closed", fix="load the model again")
         return Placement(self.engine, self.device, self._operators(), self.wanted)
-
-    @contextmanager
-    def overlapping(self, runs: int) -> Iterator[Session]:
-        """For a while, a session of the same model for `runs` threads at once, ``concurrent`` where the engine can.
-
-        It may take the memory and the start of so many sessions. Results are the same.
-        """
-        yield self
 
     def close(self) -> None:
         """Let the engine go."""
@@ -169,12 +160,6 @@ class IntegerSession(Session):
         self.device, self.wanted, self.concurrent = inner.device, inner.wanted, inner.concurrent
         self.inputs, self.outputs = (image,), (logits,)
         self._inner = inner
-
-    @contextmanager
-    def overlapping(self, runs: int) -> Iterator[Session]:
-        """See `Session.overlapping`."""
-        with self._inner.overlapping(runs) as inner:
-            yield IntegerSession(inner, *self.inputs, *self.outputs)
 
     def _run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Tensors:
         (image,), (given,) = self._inner.inputs, self._inner.outputs

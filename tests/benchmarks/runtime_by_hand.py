@@ -45,12 +45,8 @@ PHOTO_LIMIT, FRAME_LIMIT, OVERHEAD_LIMIT_US = 0.95, 0.90, 40.0
 PARTS = ("photo", "frame", "model", "overhead", "stream", "pixels")
 EDGETL, TUNED, PLAIN, SAME_FILE = "edgetl", "own model", "own model, plain numpy", "same file"
 _FRAME = (640, 480)
-_OF_THE_ENGINE: dict[str, Callable[[Any], object]] = {
-    "onnxruntime": lambda session: session._session,
-    "litert": lambda session: session._interpreters._idle[0],
-    "openvino": lambda session: session._requests._idle[0],
-}
-"""What a session drives: two objects of one file differ by more than the overhead to be measured."""
+_OF_THE_ENGINE = {"onnxruntime": "_session", "litert": "_interpreter", "openvino": "_request"}
+"""Where a session keeps what it drives: two objects of one file differ by more than the overhead to be measured."""
 _PAIRS_PER_ROUND = 40
 _RUNS_PER_ROUND = 30
 
@@ -279,7 +275,7 @@ def _model_line(engine: str, hands: Mapping[str, Any], given: Given) -> Line:
 
 def _overhead_line(engine: str, classifier: Classifier, hand: Any, given: Given) -> Line:
     driven = {"onnxruntime": "session", "litert": "interpreter", "openvino": "request"}[engine]
-    setattr(hand, driven, _OF_THE_ENGINE[engine](classifier.session))
+    setattr(hand, driven, getattr(classifier.session, _OF_THE_ENGINE[engine]))
     tensor = edgetl_runtime.preprocess(given.photos[0], classifier.manifest.preprocess)[None]
     feeds = {classifier.manifest.input.name: tensor}
     values = overhead_us(

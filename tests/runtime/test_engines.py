@@ -51,30 +51,6 @@ def test_threads_may_share_a_session(
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_overlapping_runs_compute_the_model(
-    variant: str, pristine_bundle: Path, tensors: npt.NDArray[np.uint8], original: Original
-) -> None:
-    many = np.concatenate([tensors] * 10)
-    with open_bundle(pristine_bundle).session(variant, threads=2) as session:
-        with session.overlapping(2) as both, ThreadPoolExecutor(3) as pool:
-            assert both.concurrent
-            results = list(pool.map(lambda tensor: both.run({"image": tensor[None]})["logits"], many))
-        np.testing.assert_allclose(np.concatenate(results), original(many), rtol=1e-5, atol=1e-5)
-        assert session.run({"image": many[:1]})["logits"].shape == (1, original(many[:1]).shape[1])
-
-
-def test_a_litert_session_alone_takes_no_second_interpreter(pristine_bundle: Path) -> None:
-    with open_bundle(pristine_bundle).session("tflite.fp32", threads=2) as session:
-        assert not session.concurrent
-        with session.overlapping(1) as same:
-            assert same is session
-        with session.overlapping(2) as both:
-            assert both.concurrent
-    with pytest.raises(EngineError, match="closed"):
-        both.run({"image": np.zeros((1, 24, 32, 3), np.uint8)})
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
 def test_views_that_are_not_contiguous_run(
     variant: str, pristine_bundle: Path, tensors: npt.NDArray[np.uint8], original: Original
 ) -> None:

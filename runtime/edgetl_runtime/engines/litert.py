@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,6 @@ import numpy as np
 from edgetl_runtime.engines import ENGINES, installed
 from edgetl_runtime.engines.binding import Execution, ModelBytes, Signature, bind
 from edgetl_runtime.engines.delegates import BUILTIN, Delegation, delegation, load_library
-from edgetl_runtime.engines.pool import Pool
 from edgetl_runtime.errors import EngineError
 from edgetl_runtime.manifest import TensorSpec
 from edgetl_runtime.placement import OperatorPlace
@@ -35,61 +34,36 @@ _DELEGATE = "DELEGATE"
 
 
 class LiteRtSession(Session):
-    """A TFLite model in LiteRT's interpreter. One run at a time: an interpreter has one set of buffers.
-
-    `make` makes an interpreter of so many threads; ``overlapping`` makes one for each run.
-    """
+    """A TFLite model in LiteRT's interpreter. One run at a time: an interpreter has one set of buffers."""
 
     engine = "litert"
 
     def __init__(
-        self,
-        make: Callable[[int | None], Any],
-        signature: Signature,
-        *,
-        threads: int | None,
-        delegated: Delegation,
-        where: str,
-        runs: int = 1,
+        self, interpreter: Any, signature: Signature, *, model: ModelBytes, delegated: Delegation, where: str
     ) -> None:
         self.engine_version = installed(self.engine) or "unknown"
         self.inputs, self.outputs = signature.inputs, signature.outputs
-        self._make, self._threads = make, threads
+        self._interpreter = interpreter
+        self._model: ModelBytes | None = model  # the interpreter reads weights from these bytes, it has no copy
         self._where = where
         self._delegated = delegated
         self.wanted = delegated.wanted
-        self.concurrent = runs > 1
-        interpreter = make(threads)
-        self._interpreters = Pool(interpreter, partial(make, threads), runs)
+        self._lock = threading.Lock()
         inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
         into = bind(self.inputs, [_spec(detail) for detail in inputs], what="input", where=where)
         out_of = bind(self.outputs, [_spec(detail) for detail in outputs], what="output", where=where)
         self._input_indices = [int(inputs[position]["index"]) for position in into]
         self._output_indices = [int(outputs[position]["index"]) for position in out_of]
-        self._free = any(-1 in spec.shape for spec in self.inputs)
-
-    @contextmanager
-    def overlapping(self, runs: int) -> Iterator[Session]:
-        """Interpreters that share the cores; itself where a delegate runs the model, of which there is one."""
-        if runs < 2 or self._delegated.delegate is not None or self._closed:
-            yield self
-            return
-        signature = Signature(self.inputs, self.outputs)
-        threads = max(1, (self._threads or 1) // runs)
-        with LiteRtSession(
-            self._make, signature, threads=threads, delegated=self._delegated, where=self._where, runs=runs
-        ) as session:
-            session.device = self.device
-            yield session
+        self._shapes = [tuple(int(size) for size in inputs[position]["shape"]) for position in into]
 
     def _run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Tensors:
-        tensors = [feeds[spec.name] for spec in self.inputs]
-        with self._interpreters.one() as interpreter:
+        with self._lock:
+            interpreter = self._interpreter
             if interpreter is None:  # closed by another thread a moment ago
                 raise EngineError(f"{self._where}: the session is closed", fix="load the model again")
+            tensors = [feeds[spec.name] for spec in self.inputs]
             try:
-                if self._free:
-                    self._resize(interpreter, tensors)
+                self._resize(interpreter, tensors)
                 for index, tensor in zip(self._input_indices, tensors, strict=True):
                     interpreter.set_tensor(index, tensor)
                 interpreter.invoke()
@@ -101,20 +75,18 @@ class LiteRtSession(Session):
 
     def _resize(self, interpreter: Any, tensors: list[npt.NDArray[Any]]) -> None:
         """Follow inputs with a free length; the interpreter has to be told before the tensors come."""
-        shapes = {int(detail["index"]): tuple(detail["shape"]) for detail in interpreter.get_input_details()}
-        wanted = {index: tensor.shape for index, tensor in zip(self._input_indices, tensors, strict=True)}
-        if wanted.items() <= shapes.items():
+        shapes = [tensor.shape for tensor in tensors]
+        if shapes == self._shapes:
             return
-        for index, shape in wanted.items():
+        for index, shape in zip(self._input_indices, shapes, strict=True):
             interpreter.resize_tensor_input(index, list(shape))
         interpreter.allocate_tensors()
+        self._shapes = shapes
 
     def _operators(self) -> tuple[OperatorPlace, ...]:
-        with self._interpreters.one() as interpreter:
-            if interpreter is None:
-                raise EngineError(f"{self._where}: the session is closed", fix="load the model again")
-            details = interpreter._get_ops_details()
-            names = {detail["index"]: detail["name"] for detail in interpreter.get_tensor_details()}
+        with self._lock:
+            details = self._interpreter._get_ops_details()
+            names = {detail["index"]: detail["name"] for detail in self._interpreter.get_tensor_details()}
         inside = _delegated(details)
         # An operator of a TFLite file has no name: its result has.
         return tuple(
@@ -128,8 +100,9 @@ class LiteRtSession(Session):
         )
 
     def _close(self) -> None:
-        self._interpreters.close()
-        del self._make  # and with it the bytes of the model
+        with self._lock:
+            self._interpreter = None
+            self._model = None
 
 
 def open_session(model: ModelBytes, signature: Signature, execution: Execution) -> LiteRtSession:
@@ -145,22 +118,18 @@ def open_session(model: ModelBytes, signature: Signature, execution: Execution) 
     load_delegate = getattr(module, "load_delegate", None) or module.experimental.load_delegate
     delegated = delegation(execution, partial(load_library, load_delegate))
     resolvers = getattr(module, "OpResolverType", None) or module.experimental.OpResolverType
-
-    def make(threads: int | None) -> Any:
+    try:
         interpreter = module.Interpreter(
-            model_content=model.main,  # read where it is, not copied
-            num_threads=threads,
+            model_content=model.main,
+            num_threads=execution.threads,
             experimental_delegates=None if delegated.delegate is None else [delegated.delegate],
             experimental_op_resolver_type=resolvers[_AUTO if delegated.xnnpack else _WITHOUT_DEFAULT_DELEGATES],
         )
         interpreter.allocate_tensors()
-        return interpreter
-
-    try:
-        session = LiteRtSession(make, signature, threads=execution.threads, delegated=delegated, where=where)
     except (RuntimeError, ValueError) as error:
         upgrade = f"pip install --upgrade {library.distributions[0]}"
         raise EngineError(f"cannot load {where}: {error}", fix=upgrade) from error
+    session = LiteRtSession(interpreter, signature, model=model, delegated=delegated, where=where)
     session.device = execution.device
     return session
 

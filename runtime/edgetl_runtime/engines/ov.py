@@ -12,7 +12,6 @@ import openvino
 from edgetl_runtime.engines import installed
 from edgetl_runtime.engines.binding import Execution, ModelBytes, Signature, bind
 from edgetl_runtime.engines.devices import ANYWHERE, unavailable
-from edgetl_runtime.engines.pool import Pool
 from edgetl_runtime.errors import EngineError
 from edgetl_runtime.manifest import TensorSpec
 from edgetl_runtime.placement import OperatorPlace
@@ -29,16 +28,11 @@ _COMBINED = ("AUTO", "HETERO", "MULTI", "BATCH")
 
 
 class OpenVinoSession(Session):
-    """An IR model in OpenVINO. An infer request has one set of buffers: `runs` of them may run at the same time.
-
-    With one thread OpenVINO makes them take turns; with more they overlap.
-    """
+    """An IR model in OpenVINO. One run at a time: an infer request has one set of buffers."""
 
     engine = "openvino"
 
-    def __init__(
-        self, compiled: Any, signature: Signature, *, where: str, places: Mapping[str, str], runs: int
-    ) -> None:
+    def __init__(self, compiled: Any, signature: Signature, *, where: str, places: Mapping[str, str]) -> None:
         self.engine_version = installed(self.engine) or "unknown"
         self.inputs, self.outputs = signature.inputs, signature.outputs
         self._where = where
@@ -47,25 +41,26 @@ class OpenVinoSession(Session):
         self._lock = threading.Lock()
         self._into = bind(self.inputs, [_spec(port) for port in compiled.inputs], what="input", where=where)
         self._out_of = bind(self.outputs, [_spec(port) for port in compiled.outputs], what="output", where=where)
-        self._requests = Pool(compiled.create_infer_request(), compiled.create_infer_request, runs)
-        self.concurrent = runs > 1
+        self._request = compiled.create_infer_request()
 
     def _run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Tensors:
-        tensors = {
-            position: np.ascontiguousarray(feeds[spec.name])
-            for position, spec in zip(self._into, self.inputs, strict=True)
-        }
-        with self._requests.one() as request:
+        with self._lock:
+            request = self._request
             if request is None:  # closed by another thread a moment ago
                 raise EngineError(f"{self._where}: the session is closed", fix="load the model again")
+            tensors = {
+                position: np.ascontiguousarray(feeds[spec.name])
+                for position, spec in zip(self._into, self.inputs, strict=True)
+            }
             try:
                 # Results are copies (share_outputs is off), so that they outlive the next run.
                 results = request.infer(tensors, share_inputs=True, share_outputs=False)
             except RuntimeError as error:
                 raise EngineError(f"{self._where} failed to run: {error}") from error
-        return {
-            spec.name: np.asarray(results[position]) for spec, position in zip(self.outputs, self._out_of, strict=True)
-        }
+            return {
+                spec.name: np.asarray(results[position])
+                for spec, position in zip(self.outputs, self._out_of, strict=True)
+            }
 
     def _operators(self) -> tuple[OperatorPlace, ...]:
         with self._lock:
@@ -84,8 +79,8 @@ class OpenVinoSession(Session):
 
     def _close(self) -> None:
         with self._lock:
+            self._request = None
             self._compiled = None
-        self._requests.close()
 
 
 def open_session(model: ModelBytes, signature: Signature, execution: Execution) -> OpenVinoSession:
@@ -104,8 +99,7 @@ def open_session(model: ModelBytes, signature: Signature, execution: Execution) 
         places = dict(core.query_model(read, device)) if device.startswith("HETERO") else {}
     except RuntimeError as error:
         raise EngineError(f"cannot load {where}: {error}", fix="pip install --upgrade openvino") from error
-    runs = (execution.threads or 1) if device == "CPU" else 1
-    session = OpenVinoSession(compiled, signature, where=where, places=places, runs=runs)
+    session = OpenVinoSession(compiled, signature, where=where, places=places)
     session.device = execution.device
     # AUTO and MULTI are free to choose; what HETERO cannot place on its first device goes to the next.
     if members and execution.kind not in ANYWHERE and not device.startswith(("AUTO", "MULTI")):

@@ -27,6 +27,8 @@ from edgetl.data import DataOptions, Sample, load_dataset, load_labelled, load_p
 from edgetl.finetune import input_channels
 from edgetl.judging import source_of
 from edgetl.recipe import ModelOptions, Recipe
+from edgetl.training.options import TrainOptions
+from edgetl.training.teacher import open_teacher
 from edgetl.verify.hypotheses import _image_changes
 from edgetl.verify.options import VerifyOptions
 from edgetl.verify.thumbnails import Thumbnails
@@ -246,6 +248,15 @@ def test_a_weights_file_knows_its_channels(tmp_path: Path) -> None:
     assert open_checkpoint(tmp_path / "checkpoint").preprocess == opened.preprocess
     with pytest.raises(UsageError, match="--channels"):
         open_checkpoint(tmp_path / "checkpoint", channels=1)
+
+
+def test_a_teacher_sees_what_its_student_sees(tmp_path: Path) -> None:
+    save_file(build("mobilenet_v3_small", 3, channels=1).state_dict(), tmp_path / "grey.safetensors")
+    options = TrainOptions(strategy="last:1", teacher=f"mobilenet_v3_small:{tmp_path / 'grey.safetensors'}")
+    labels = [Label(kind, kind) for kind in KINDS]
+    assert open_teacher(options, labels, 1, torch.device("cpu")) is not None
+    with pytest.raises(UsageError, match="takes images of 1 channels, not 3"):
+        open_teacher(options, labels, 3, torch.device("cpu"))
 
 
 def test_the_normalisation_goes_with_the_channels() -> None:

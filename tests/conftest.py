@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -224,6 +225,50 @@ def pristine_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("colours")
     write_bundle(folder)
     return folder / "bundle"
+
+
+def give_colours(folder: Path, *, wrong: float = 1.0) -> None:
+    """Of a bundle folder leave onnx.fp32, which then gives the mean colour besides, as ``pooled``, times `wrong`."""
+    onnx = pytest.importorskip("onnx")
+    manifest = Manifest.from_json((folder / "manifest.json").read_bytes(), where=str(folder))
+    features = (TensorSpec("pooled", "float32", (1, 3)),)
+    manifest = dataclasses.replace(manifest, features=features, variants=manifest.variants[:1])
+    model = onnx.ModelProto.FromString(onnx_model(manifest.embedded("onnx.fp32").to_json()))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(wrong), "factor"))
+    model.graph.node.append(onnx.helper.make_node("Mul", ["means", "factor"], ["pooled"]))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("pooled", onnx.TensorProto.FLOAT, [1, 3]))
+    with np.load(folder / "golden/expected.npz") as expected:
+        tensors, logits = expected["tensors"], expected["logits"]
+    content = io.BytesIO()
+    np.savez(content, tensors=tensors, logits=logits, pooled=mean_colours(tensors))
+    contents = {FILES["onnx"]: model.SerializeToString(), "golden/expected.npz": content.getvalue()}
+    for path, data in contents.items():
+        (folder / path).write_bytes(data)
+    assert manifest.golden is not None
+    files, expected_file = (entry(path, contents[path]) for path in contents)
+    manifest = dataclasses.replace(
+        manifest,
+        variants=(dataclasses.replace(manifest.variants[0], files=(files,)),),
+        golden=dataclasses.replace(manifest.golden, expected=expected_file),
+    )
+    (folder / "manifest.json").write_text(manifest.to_json())
+
+
+def mean_colours(tensors: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """(n, H, W, 3) to (n, 3)."""
+    return tensors.mean(axis=(1, 2), dtype=np.float64).astype(np.float32)
+
+
+@pytest.fixture
+def colours_bundle(pristine_bundle: Path, tmp_path: Path) -> Callable[..., Path]:
+    """``colours_bundle(wrong=1.0)``: a bundle folder with onnx.fp32 alone, which gives features too."""
+
+    def make(*, wrong: float = 1.0) -> Path:
+        folder = Path(shutil.copytree(pristine_bundle, tmp_path / "features.edgetl"))
+        give_colours(folder, wrong=wrong)
+        return folder
+
+    return make
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from edgetl_runtime.fake import fake_classifier
     from edgetl_runtime.fidelity import FailedCheck
     from edgetl_runtime.golden import GoldenSamples
-    from edgetl_runtime.selftest import SelfTest, VariantTest, self_test
+    from edgetl_runtime.selftest import FeatureTest, SelfTest, VariantTest, self_test
     from edgetl_runtime.timing import LatencyStats, measure
 
 __version__ = "0.1.0"
@@ -70,6 +70,7 @@ __all__ = [
     "FailedCheck",
     "FakeSession",
     "FallbackWarning",
+    "FeatureTest",
     "FileEntry",
     "Golden",
     "GoldenSamples",
@@ -116,6 +117,7 @@ _LATER = {
     "choose": "edgetl_runtime.choice",
     "sqnr_db": "edgetl_runtime.comparison",
     "fake_classifier": "edgetl_runtime.fake",
+    "FeatureTest": "edgetl_runtime.selftest",
     "SelfTest": "edgetl_runtime.selftest",
     "VariantTest": "edgetl_runtime.selftest",
     "self_test": "edgetl_runtime.selftest",

@@ -100,7 +100,9 @@ class Bundle:
         manifest = self.manifest
         path = self._path_for_engine(variant, verify=verify)
         model = self.model(variant_id, verify=verify) if path is None else path
-        signature = Signature((variant.input or manifest.input,), (variant.output or manifest.output,))
+        signature = Signature(
+            (variant.input or manifest.input,), (variant.output or manifest.output, *manifest.features)
+        )
         execution = Execution(threads, device, dict(device_options or {}), strict)
         session = open_session(variant.requires.engine, model, signature, execution)
         plain = variant.input is None and variant.output is None

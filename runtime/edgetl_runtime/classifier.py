@@ -8,17 +8,17 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, cast, overload
 
 import numpy as np
 from PIL import Image
 
 from edgetl_runtime.bundle import Bundle, open_bundle
 from edgetl_runtime.engines import engine_info
-from edgetl_runtime.errors import BundleError, EngineError, ImageError, UsageError
+from edgetl_runtime.errors import BundleError, EngineError, ImageError, UsageError, nearest
 from edgetl_runtime.frozen import dataclass
 from edgetl_runtime.machine import usable_cores
-from edgetl_runtime.manifest import Manifest, Variant
+from edgetl_runtime.manifest import Manifest, TensorSpec, Variant
 from edgetl_runtime.placement import Placement
 from edgetl_runtime.preflight import obstacle
 from edgetl_runtime.preprocess import ColorOrder, ImageSource, preprocess
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Classifier", "Prediction", "Score", "load", "softmax"]
 
 _ONE_IMAGE = (str, Path, bytes, bytearray, memoryview, Image.Image, np.ndarray)
+_SELF_TEST = "edgetl-run self-test BUNDLE"
 _MOST_AT_ONCE = 32  # images in one run of a model that takes any number
 
 
@@ -117,17 +118,10 @@ class Classifier:
         an image cannot be read.
         """
         _check_asked(top, threshold)
-        one = isinstance(image, _ONE_IMAGE) and not (isinstance(image, np.ndarray) and image.ndim == 4)
-        if one or hasattr(image, "read_bytes"):
-            tensor = preprocess(image, self.manifest.preprocess, color=color)  # type: ignore[arg-type] # or its error
-            return self.interpret(self.logits(tensor), top=top, threshold=threshold)
-        if not isinstance(image, Iterable):
-            raise UsageError(
-                f"cannot read an image from {type(image).__name__}",
-                fix="pass a path, bytes, a PIL image, a numpy array (H, W, 3) of uint8, or an iterable of them",
-            )
-        several: Iterable[ImageSource] = image  # type: ignore[assignment] # a str and bytes are one image, above
-        return [self.predict(item, top=top, threshold=threshold, color=color) for item in several]
+        images, one = _separate(image)
+        tensors = (self._tensor(item, color=color) for item in images)
+        found = [self.interpret(self.logits(tensor), top=top, threshold=threshold) for tensor in tensors]
+        return found[0] if one else found
 
     def predict_batch(
         self,
@@ -143,7 +137,7 @@ class Classifier:
         _check_asked(top, threshold)
         ready = self._ahead(self._tensor, images, color=color, workers=workers)
         with closing(ready):
-            rows = self._rows(future.result() for future in ready)
+            rows = self._rows((future.result() for future in ready), self.manifest.output)
             return [self.interpret(row, top=top, threshold=threshold) for row in rows]
 
     @overload
@@ -194,13 +188,43 @@ class Classifier:
         tensors = self._ahead(self._tensor, images, color=color, workers=workers)
         return self._answers(tensors, self.logits, top=top, threshold=threshold, errors=errors)
 
+    def embed(
+        self,
+        image: ImageSource | Iterable[ImageSource],
+        *,
+        layer: str | None = None,
+        normalize: Literal[False, "l2"] = False,
+        color: ColorOrder = "RGB",
+    ) -> npt.NDArray[np.float32]:
+        """What the bundle gives besides logits: float32 (d,) of an image, (n, d) of an array or an iterable of n.
+
+        `layer` is one of the manifest's ``features``, by default the first: ``pooled``, what the last linear layer is
+        given, or an inner layer, whose maps are (h, w, d). With ``normalize="l2"`` vectors have length 1, so that
+        their products are cosines. Images as for `predict`.
+        Raises `BundleError` for a bundle without features, `UsageError` for a layer that it does not have,
+        `ImageError` when an image cannot be read.
+        """
+        spec = self._feature(layer)
+        if normalize not in (False, "l2"):
+            raise UsageError(f"unknown normalize {normalize!r}", fix='normalize="l2", or False')
+        images, one = _separate(image)
+        rows = list(self._rows((self._tensor(item, color=color) for item in images), spec))
+        values = np.stack(rows) if rows else np.zeros((0, *spec.shape[1:]), np.float32)
+        if not np.isfinite(values).all():
+            raise EngineError(f"variant {self.variant.id} gave {spec.name} that is not finite", fix=_SELF_TEST)
+        if normalize:
+            lengths = np.linalg.norm(values, axis=-1, keepdims=True)
+            values /= np.maximum(lengths, np.finfo(np.float32).tiny)
+        found: npt.NDArray[np.float32] = values[0] if one else values
+        return found
+
     def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Tensors:
         """Raw tensors in and out, by name: preprocessing and softmax are the caller's. See `Session.run`."""
         return self.session.run(feeds)
 
     def logits(self, tensor: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """What the model gives for one preprocessed image: (H, W, C) uint8 to (classes,) float32."""
-        row: npt.NDArray[np.float32] = self._run_batch(tensor[np.newaxis])[0]
+        row: npt.NDArray[np.float32] = self._run_batch(tensor[np.newaxis], self.manifest.output)[0]
         return row
 
     def placement(self) -> Placement:
@@ -217,9 +241,7 @@ class Classifier:
         Raises `EngineError` when the logits are not finite.
         """
         if not np.isfinite(logits).all():
-            raise EngineError(
-                f"variant {self.variant.id} gave logits that are not finite", fix="edgetl-run self-test BUNDLE"
-            )
+            raise EngineError(f"variant {self.variant.id} gave logits that are not finite", fix=_SELF_TEST)
         probabilities = softmax(logits)
         labels = self.manifest.labels
         scores = [Score(labels[i].id, labels[i].name, i, float(probabilities[i])) for i in _best(logits, top)]
@@ -273,8 +295,22 @@ class Classifier:
 
         return map_ahead(partial(work, color=color), images, workers=_count_workers(workers))
 
-    def _rows(self, tensors: Iterable[npt.NDArray[np.uint8]]) -> Iterator[npt.NDArray[np.float32]]:
-        """Logits (classes,) of each tensor, run in batches as large as the model takes."""
+    def _feature(self, layer: str | None) -> TensorSpec:
+        """What the manifest says of a feature, by default of the first."""
+        features = {spec.name: spec for spec in self.manifest.features}
+        if not features:
+            raise BundleError(
+                f"{self.manifest.name!r} gives logits and no features",
+                fix="edgetl export CHECKPOINT --calibration DIR --features pooled --out BUNDLE",
+            )
+        if layer is None:
+            return self.manifest.features[0]
+        if layer not in features:
+            raise UsageError(f"{self.manifest.name!r} has no feature {layer!r}", fix=nearest(layer, list(features)))
+        return features[layer]
+
+    def _rows(self, tensors: Iterable[npt.NDArray[np.uint8]], output: TensorSpec) -> Iterator[npt.NDArray[np.float32]]:
+        """What `output` is for each tensor, without the batch; run in batches as large as the model takes."""
         fixed = self.manifest.input.shape[0]
         most = _MOST_AT_ONCE if fixed == -1 else fixed
         waiting = iter(tensors)
@@ -283,18 +319,22 @@ class Classifier:
             if fixed > len(batch):
                 # What is missing to a fixed batch is filled up, and its answers are dropped.
                 stacked = np.concatenate([stacked, np.zeros((fixed - len(batch), *stacked.shape[1:]), np.uint8)])
-            yield from self._run_batch(stacked)[: len(batch)]
+            yield from self._run_batch(stacked, output)[: len(batch)]
 
-    def _run_batch(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """(n, H, W, C) uint8 to (n, classes) float32."""
+    def _run_batch(self, images: npt.NDArray[np.uint8], output: TensorSpec) -> npt.NDArray[np.float32]:
+        """(n, H, W, C) uint8 to what `output` is for them, float32 (n, ...)."""
         result = self.session.run({self.manifest.input.name: images})
-        logits: npt.NDArray[np.float32] = result[self.manifest.output.name]
-        if logits.shape != (len(images), len(self.manifest.labels)):
+        values: npt.NDArray[np.float32] = result[output.name]
+        wanted = (len(images), *output.shape[1:])
+        fits = values.ndim == len(wanted) and all(
+            size in (-1, given) for size, given in zip(wanted, values.shape, strict=True)
+        )
+        if not fits:
             raise EngineError(
-                f"variant {self.variant.id} gave {list(logits.shape)} for {len(self.manifest.labels)} labels",
+                f"variant {self.variant.id} gave {output.name} of {list(values.shape)}, not {list(wanted)}",
                 fix="export the bundle again",
             )
-        return logits
+        return values
 
 
 def load(
@@ -355,6 +395,19 @@ def _named(manifest: Manifest, variant_id: str, engine: str) -> Variant:
     if found is not None:
         raise found.error
     return variant
+
+
+def _separate(image: ImageSource | Iterable[ImageSource]) -> tuple[Iterable[ImageSource], bool]:
+    """The images, and whether it is one and not several. `UsageError` for what is neither."""
+    one = isinstance(image, _ONE_IMAGE) and not (isinstance(image, np.ndarray) and image.ndim == 4)
+    if one or hasattr(image, "read_bytes"):
+        return [cast("ImageSource", image)], True
+    if not isinstance(image, Iterable):
+        raise UsageError(
+            f"cannot read an image from {type(image).__name__}",
+            fix="pass a path, bytes, a PIL image, a numpy array (H, W, 3) of uint8, or an iterable of them",
+        )
+    return cast("Iterable[ImageSource]", image), False
 
 
 def _check_asked(top: int, threshold: float) -> None:

@@ -64,26 +64,30 @@ def _parser() -> argparse.ArgumentParser:
     add = commands.add_parser
     info = add("info", help="what is in a bundle and what of it runs here")
     predict = add("predict", help="classify images")
+    embed = add("embed", help="features of images, from a bundle that was exported with some")
     bench = add("bench", help="measure latency of every variant that runs here")
     test = add("self-test", help="check that this device computes what was verified")
-    for sub, command in ((info, _info), (predict, _predict), (bench, _bench), (test, _self_test)):
+    for sub, command in ((info, _info), (predict, _predict), (embed, _embed), (bench, _bench), (test, _self_test)):
         sub.set_defaults(command=command)
         sub.description = command.__doc__
         sub.add_argument("bundle", metavar="BUNDLE", help="bundle folder, .edgetl file, or one model file")
         sub.add_argument("--json", metavar="FILE", help="write the result as JSON; - is stdout")
-    for sub in (predict, bench, test):
+    for sub in (predict, embed, bench, test):
         sub.add_argument("--threads", type=int, metavar="N", help="cores of one run (default: all)")
         sub.add_argument("--strict", action="store_true", help="fail when an operator falls back to another device")
-    for sub in (info, predict, bench, test):
+    for sub in (info, predict, embed, bench, test):
         sub.add_argument("--device", default="cpu", help=f"{', '.join(DEVICES)} or an engine's own (default: cpu)")
         sub.add_argument("--device-option", metavar="KEY=VALUE", action="append", default=[], help="for that device")
     info.add_argument("--placement", action="store_true", help="load what runs here and say where its operators run")
-    for sub in (predict, bench):
+    for sub in (predict, embed, bench):
         sub.add_argument("--engine", choices=_ENGINE_CHOICES, default="auto", help="only variants of this engine")
     for sub in (bench, test):
         sub.add_argument("--variants", metavar="ID,...", help="only these variants, separated by commas")
-    predict.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
-    predict.add_argument("--variant", metavar="ID", help="this variant (default: the fastest that runs here and fits)")
+    for sub in (predict, embed):
+        sub.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
+        sub.add_argument("--variant", metavar="ID", help="this variant (default: the fastest that runs here and fits)")
+    embed.add_argument("--layer", metavar="NAME", help="which feature (default: the first of the bundle)")
+    embed.add_argument("--normalize", choices=("l2",), help="bring every vector to length 1")
     predict.add_argument("--min-top1", type=float, metavar="SHARE", help="least recorded accuracy, 0.8 is 80 %%")
     predict.add_argument("--max-drop", type=float, metavar="SHARE", help="most that it may lie below the original's")
     predict.add_argument("--explain", action="store_true", help="say what the variant was chosen from")
@@ -121,6 +125,7 @@ def _info(arguments: argparse.Namespace) -> int:
         f"{manifest.name}: {manifest.task}, {len(manifest.labels)} labels, schema {manifest.schema}",
         f"input      {manifest.input.name} {manifest.input.dtype} {list(manifest.input.shape)}",
         f"output     {manifest.output.name} {manifest.output.dtype} {list(manifest.output.shape)}",
+        *(f"feature    {spec.name} {spec.dtype} {list(spec.shape)}" for spec in manifest.features),
         f"preprocess shorter side to {spec.resize}, {spec.interpolation}; centre crop {spec.crop[0]}x{spec.crop[1]}",
         f"golden     {manifest.golden.n if manifest.golden else 'no'} samples",
         "",
@@ -198,6 +203,40 @@ def _predict(arguments: argparse.Namespace) -> int:
     lines = [f"{image}: {prediction}" for image, prediction in zip(arguments.images, predictions, strict=True)]
     document = {"bundle": str(bundle.path), "variant": chosen, "engine": session.engine}
     console.show(lines, {**document, "engine_version": session.engine_version, "predictions": results}, arguments.json)
+    return 0
+
+
+def _embed(arguments: argparse.Namespace) -> int:
+    """Give the features of images: with --json their values, else their sizes and lengths."""
+    bundle = open_bundle(arguments.bundle)
+    with load(
+        bundle,
+        variant=arguments.variant,
+        engine=arguments.engine,
+        threads=arguments.threads,
+        strict=arguments.strict,
+        **_on_device(arguments),
+    ) as classifier:
+        session, chosen = classifier.session, classifier.variant.id
+        console.note(f"{chosen} in {session.engine} {session.engine_version}")
+        images = [Path(image) for image in arguments.images]
+        values = classifier.embed(images, layer=arguments.layer, normalize=arguments.normalize or False)
+    layer = arguments.layer or bundle.manifest.features[0].name
+    lines = [
+        f"{image}: {layer} {list(value.shape)}, length {float((value.astype(float) ** 2).sum()) ** 0.5:.4g}"
+        for image, value in zip(arguments.images, values, strict=True)
+    ]
+    document = {
+        "bundle": str(bundle.path),
+        "variant": chosen,
+        "engine": session.engine,
+        "engine_version": session.engine_version,
+        "layer": layer,
+        "embeddings": [
+            {"image": image, "values": value.tolist()} for image, value in zip(arguments.images, values, strict=True)
+        ],
+    }
+    console.show(lines, document, arguments.json)
     return 0
 
 
@@ -293,9 +332,19 @@ def _self_test_lines(result: SelfTest, unable: list[Obstacle]) -> list[str]:
         *pixels,
         *console.table(["variant", "engine", "same", "SQNR dB", "max abs", "result"], rows),
         *(f"{test.id}: {other}" for test in result.variants for other in test.others),
+        *_features(result),
         *_not_run(unable),
         "self-test passed" if result.passed else "self-test FAILED",
     ]
+
+
+def _features(result: SelfTest) -> list[str]:
+    """A line for every feature: its SQNR by variant."""
+    found: dict[str, list[str]] = {}
+    for test in result.variants:
+        for feature in test.features:
+            found.setdefault(feature.name, []).append(f"{test.id} {feature.sqnr_db:.1f}")
+    return [f"{name} (SQNR dB): {', '.join(numbers)}" for name, numbers in found.items()]
 
 
 def _wanted(bundle: Bundle, ids: str | None, engine: str) -> list[Variant]:

@@ -22,13 +22,15 @@ def fake_classifier(
     *,
     size: tuple[int, int] = (224, 224),
     channels: int = 3,
+    pooled: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]] | None = None,
 ) -> Classifier:
     """A `Classifier` that decodes and preprocesses like a real one, and lets `answer` decide.
 
     `answer` gets the preprocessed image, (height, width, `channels`) uint8 of `size` = (height, width), and returns the
     probability of labels, each above 0 and up to 1; labels it leaves out share what is missing to 1. It may raise any
-    error that the application is to be tested with. Raises `UsageError` without labels, and for labels that answer
-    and `labels` do not share.
+    error that the application is to be tested with. `pooled` gets the same image and returns the vector (d,) that
+    `Classifier.embed` gives; without it there are no features. Raises `UsageError` without labels, and for labels that
+    answer and `labels` do not share.
     """
     if not labels or len(set(labels)) < len(labels):
         raise UsageError(f"labels must be there and differ, not {list(labels)}")
@@ -42,13 +44,17 @@ def fake_classifier(
         normalize=Normalize((0.0,) * channels, (1.0,) * channels),
         output=TensorSpec("logits", "float32", (1, len(labels))),
         variants=(Variant("fake.fp32", "fake", "fp32", (), Requires(FakeSession.engine)),),
+        features=() if pooled is None else (TensorSpec("pooled", "float32", (1, -1)),),
     )
 
     def compute(feeds: Mapping[str, npt.NDArray[Any]]) -> Tensors:
-        probabilities = answer(feeds["image"][0])
-        return {"logits": np.log(_spread(probabilities, labels))[np.newaxis].astype(np.float32)}
+        image = feeds["image"][0]
+        outputs = {"logits": np.log(_spread(answer(image), labels))[np.newaxis].astype(np.float32)}
+        if pooled is not None:
+            outputs["pooled"] = np.asarray(pooled(image), np.float32)[np.newaxis]
+        return outputs
 
-    session = FakeSession((manifest.input,), (manifest.output,), compute)
+    session = FakeSession((manifest.input,), (manifest.output, *manifest.features), compute)
     return Classifier(manifest, manifest.variants[0], session)
 
 

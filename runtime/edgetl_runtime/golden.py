@@ -8,6 +8,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from edgetl_runtime.errors import BundleError
 from edgetl_runtime.files import COPY_AGAIN
-from edgetl_runtime.frozen import dataclass
+from edgetl_runtime.frozen import dataclass, field
 from edgetl_runtime.manifest import Golden
 
 if TYPE_CHECKING:
@@ -46,15 +47,16 @@ _NPZ_FAILURES = (
 
 @dataclass(frozen=True)
 class GoldenSamples:
-    """Golden samples in order: PNG or .npy files, what `preprocess` made of them, and the original model's logits.
+    """Golden samples in order: PNG or .npy files, what `preprocess` made of them, and what the original model gave.
 
-    ``tensors`` is (n, H, W, C) uint8, ``logits`` (n, classes) float32.
+    ``tensors`` is (n, H, W, C) uint8, ``logits`` (n, classes) float32, ``features`` (n, ...) float32 by name.
     """
 
     names: tuple[str, ...]
     images: tuple[bytes, ...]
     tensors: npt.NDArray[np.uint8]
     logits: npt.NDArray[np.float32]
+    features: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
 
 
 def read_golden(bundle: Bundle) -> GoldenSamples | None:
@@ -63,7 +65,8 @@ def read_golden(bundle: Bundle) -> GoldenSamples | None:
     if golden is None:
         return None
     images = tuple(bundle.read_entry(entry) for entry in golden.images)
-    tensors, logits = _expected(bundle, golden)
+    arrays = _expected(bundle, golden)
+    tensors, logits = arrays.pop("tensors"), arrays.pop("logits")
     names = tuple(Path(entry.path).name for entry in golden.images)
     sound = tensors.dtype == np.uint8 and tensors.ndim == 4 and logits.dtype == np.float32 and logits.ndim == 2
     if not sound or not len(names) == len(tensors) == len(logits) == golden.n:
@@ -72,17 +75,27 @@ def read_golden(bundle: Bundle) -> GoldenSamples | None:
             f"logits {logits.dtype} {list(logits.shape)} for {golden.n} golden samples",
             fix="export the bundle again",
         )
-    return GoldenSamples(names, images, tensors, logits)
+    for spec in bundle.manifest.features:
+        shape = (golden.n, *spec.shape[1:])
+        if arrays[spec.name].dtype != np.float32 or arrays[spec.name].shape != shape:
+            raise BundleError(
+                f"{golden.expected.path} in {bundle.path} holds {spec.name} {arrays[spec.name].dtype} "
+                f"{list(arrays[spec.name].shape)}, not float32 {list(shape)}",
+                fix="export the bundle again",
+            )
+    return GoldenSamples(names, images, tensors, logits, arrays)
 
 
-def _expected(bundle: Bundle, golden: Golden) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-    """Tensors and logits of the golden samples; never larger than the manifest lets them be."""
+def _expected(bundle: Bundle, golden: Golden) -> dict[str, npt.NDArray[Any]]:
+    """Tensors, logits and features of the golden samples; never larger than the manifest lets them be."""
     content = bundle.read_entry(golden.expected)
-    spec = bundle.manifest.preprocess
-    values = 4 * math.prod(abs(size) for size in bundle.manifest.output.shape[1:])
-    sizes = {"tensors": golden.n * math.prod(spec.crop) * spec.channels, "logits": golden.n * values}
+    prepared = bundle.manifest.preprocess
+    sizes = {"tensors": golden.n * math.prod(prepared.crop) * prepared.channels}
+    outputs = {"logits": bundle.manifest.output, **{spec.name: spec for spec in bundle.manifest.features}}
+    for name, spec in outputs.items():
+        sizes[name] = golden.n * 4 * math.prod(abs(size) for size in spec.shape[1:])
     limits = {name: min(size, _LARGEST_GOLDEN) + _NPY_HEADER for name, size in sizes.items()}
-    arrays: list[npt.NDArray[Any]] = []
+    arrays: dict[str, npt.NDArray[Any]] = {}
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             for name, limit in limits.items():
@@ -90,8 +103,7 @@ def _expected(bundle: Bundle, golden: Golden) -> tuple[npt.NDArray[np.uint8], np
                 if entry.file_size > limit:
                     raise ValueError(f"{name} has {entry.file_size} bytes, more than the {limit} it may have")
                 with archive.open(entry) as file:
-                    arrays.append(np.lib.format.read_array(file, allow_pickle=False))
+                    arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
     except _NPZ_FAILURES as error:
         raise BundleError(f"{golden.expected.path} in {bundle.path} is damaged: {error}", fix=COPY_AGAIN) from None
-    tensors, logits = arrays
-    return tensors, logits
+    return arrays

@@ -153,7 +153,8 @@ class Golden:
     """Input images with the outputs that the original model gave for them.
 
     ``images`` are PNG files (.npy files of arrays where channels are not 1, 3 or 4) as they stood before `Preprocess`;
-    ``expected`` is an .npz with ``tensors`` (n, H, W, C) uint8 as they left it, and ``logits`` (n, classes) float32.
+    ``expected`` is an .npz with ``tensors`` (n, H, W, C) uint8 as they left it, ``logits`` (n, classes) float32, and
+    each of the manifest's features by name.
     """
 
     n: int
@@ -163,7 +164,11 @@ class Golden:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything a runtime needs to know of a bundle."""
+    """Everything a runtime needs to know of a bundle.
+
+    ``features`` are what every variant gives besides ``output``, float32, in this order behind it: ``pooled``, what
+    the last linear layer is given, or an inner layer by its name in the network (maps as NHWC).
+    """
 
     name: str
     task: str
@@ -176,6 +181,7 @@ class Manifest:
     golden: Golden | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
+    features: tuple[TensorSpec, ...] = ()
 
     def variant(self, variant_id: str) -> Variant:
         """The variant called `variant_id`; `BundleError` with the known ones when there is none."""
@@ -198,6 +204,8 @@ class Manifest:
         """JSON with keys in the order of the contract: indented for people, or `compact` for inside a model file."""
         order = ("schema", "name", "task", "labels", "input", "preprocess", "normalize", "output")
         fields = dataclasses.asdict(self)
+        if not self.features:
+            del fields["features"]  # so that a file without any is what it was before there were features
         layout: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 1}
         return json.dumps({**{key: fields[key] for key in order}, **fields}, ensure_ascii=False, **layout)
 
@@ -232,7 +240,8 @@ def _check_consistent(manifest: Manifest, where: str) -> None:
     ids = [variant.id for variant in manifest.variants]
     golden, spec = manifest.golden, manifest.preprocess
     sides = (spec.resize, *spec.crop)
-    tensors = [manifest.input, manifest.output]
+    names = [manifest.output.name, *(feature.name for feature in manifest.features)]
+    tensors = [manifest.input, manifest.output, *manifest.features]
     tensors += [spec for variant in manifest.variants for spec in (variant.input, variant.output) if spec is not None]
     problems = {
         "it has no variants": not ids,
@@ -247,6 +256,10 @@ def _check_consistent(manifest: Manifest, where: str) -> None:
         f"{len(manifest.labels)} labels for an output of {list(manifest.output.shape)}": (
             manifest.task == "classification" and manifest.output.shape[-1:] != (len(manifest.labels),)
         ),
+        "two outputs have the same name": len(set(names)) < len(names),
+        "features stand beside int8 logits": bool(manifest.features)
+        and any(variant.input is not None or variant.output is not None for variant in manifest.variants),
+        "a feature is not float32": any(feature.dtype != "float32" for feature in manifest.features),
         "the number of golden samples is not that of their images": golden is not None
         and golden.n != len(golden.images),
         "an int8 input is not grey levels, or an int8 output has no scale": not all(

@@ -20,7 +20,7 @@ from edgetl_runtime.preflight import obstacle
 from edgetl_runtime.preprocess import preprocess
 from edgetl_runtime.session import Session
 
-__all__ = ["Limits", "OtherDecision", "SelfTest", "VariantTest", "limits_for", "self_test"]
+__all__ = ["FeatureTest", "Limits", "OtherDecision", "SelfTest", "VariantTest", "limits_for", "self_test"]
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,22 @@ class OtherDecision:
 
 
 @dataclass(frozen=True)
+class FeatureTest:
+    """A feature of a variant against the original's on the golden samples."""
+
+    name: str
+    sqnr_db: float
+    max_abs: float
+
+
+@dataclass(frozen=True)
 class VariantTest:
     """One variant on this machine.
 
     ``agreement`` (0..1), ``sqnr_db`` and ``max_abs`` compare its logits with the original model's; they are None
     without golden samples. ``others`` are the golden samples that it decides otherwise. ``counted`` is False for a
     variant that failed verification when it was exported: it is shown, but says nothing about this device.
-    ``problem`` is one line, None when it passed.
+    ``features`` compares what it gives besides. ``problem`` is one line, None when it passed.
     """
 
     id: str
@@ -71,6 +80,7 @@ class VariantTest:
     counted: bool
     problem: str | None
     others: tuple[OtherDecision, ...] = ()
+    features: tuple[FeatureTest, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -163,6 +173,7 @@ def _test(
     engine, version = variant.requires.engine, ""
     agreement = noise = largest = problem = None
     others: tuple[OtherDecision, ...] = ()
+    features: tuple[FeatureTest, ...] = ()
     try:
         with Classifier(bundle.manifest, variant, opening(variant.id)) as classifier:
             engine, version = classifier.session.engine, classifier.session.engine_version
@@ -173,12 +184,37 @@ def _test(
             else:
                 logits = np.stack([classifier.logits(tensor) for tensor in golden.tensors])
                 agreement, noise, largest = _compare(golden.logits, logits)
+                features = _feature_tests(classifier, golden)
                 others = _other_decisions(golden, logits, [label.name for label in bundle.manifest.labels])
-                problem = _problem(variant, agreement, noise)
+                problem = _problem(variant, agreement, noise, features)
     except EngineError as error:
         problem = error.what
     n = 1 if golden is None else len(golden.names)
-    return VariantTest(variant.id, engine, version, n, agreement, noise, largest, counted, problem, others)
+    return VariantTest(variant.id, engine, version, n, agreement, noise, largest, counted, problem, others, features)
+
+
+def _feature_tests(classifier: Classifier, golden: GoldenSamples) -> tuple[FeatureTest, ...]:
+    if not golden.features:
+        return ()
+    name = classifier.manifest.input.name
+    runs = [classifier.run({name: tensor[np.newaxis]}) for tensor in golden.tensors]
+    return tuple(
+        _feature_test(feature, expected, np.concatenate([run[feature] for run in runs]))
+        for feature, expected in golden.features.items()
+    )
+
+
+def _feature_test(name: str, reference: npt.NDArray[np.float32], values: npt.NDArray[np.float32]) -> FeatureTest:
+    if reference.shape != values.shape:
+        raise EngineError(
+            f"it gives {name} of {list(values.shape)}, the golden samples have {list(reference.shape)}",
+            fix="export the bundle again",
+        )
+    return FeatureTest(name, sqnr_db(reference, values), _largest(reference, values))
+
+
+def _largest(reference: npt.NDArray[np.float32], values: npt.NDArray[np.float32]) -> float:
+    return float(np.abs(reference - values).max()) if np.isfinite(values).all() else math.inf
 
 
 def _compare(reference: npt.NDArray[np.float32], logits: npt.NDArray[np.float32]) -> tuple[float, float, float]:
@@ -189,8 +225,7 @@ def _compare(reference: npt.NDArray[np.float32], logits: npt.NDArray[np.float32]
             fix="export the bundle again",
         )
     agreement = float((reference.argmax(axis=1) == logits.argmax(axis=1)).mean())
-    largest = float(np.abs(reference - logits).max()) if np.isfinite(logits).all() else math.inf
-    return agreement, sqnr_db(reference, logits), largest
+    return agreement, sqnr_db(reference, logits), _largest(reference, logits)
 
 
 def _other_decisions(
@@ -200,7 +235,7 @@ def _other_decisions(
     return tuple(OtherDecision(name, labels[one], labels[other]) for name, one, other in pairs if one != other)
 
 
-def _problem(variant: Variant, agreement: float, noise: float) -> str | None:
+def _problem(variant: Variant, agreement: float, noise: float, features: Sequence[FeatureTest]) -> str | None:
     limits = limits_for(variant.precision)
     if not noise > -math.inf:
         return "the logits are not finite"
@@ -208,4 +243,9 @@ def _problem(variant: Variant, agreement: float, noise: float) -> str | None:
         return f"decides like the original on {agreement:.0%} of the golden samples, at least {limits.agreement:.0%}"
     if noise < limits.sqnr_db:
         return f"SQNR {noise:.1f} dB, at least {limits.sqnr_db:.0f} dB"
+    for feature in features:
+        if not feature.sqnr_db > -math.inf:
+            return f"{feature.name} is not finite"
+        if feature.sqnr_db < limits.sqnr_db:
+            return f"SQNR of {feature.name} {feature.sqnr_db:.1f} dB, at least {limits.sqnr_db:.0f} dB"
     return None

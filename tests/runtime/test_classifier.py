@@ -86,7 +86,7 @@ def test_logits_that_are_not_finite_are_no_prediction(value: float, manifest: Ma
 
 
 def test_output_of_another_length_is_an_error(manifest: Manifest) -> None:
-    with pytest.raises(EngineError, match="for 4 labels"):
+    with pytest.raises(EngineError, match=r"logits of \[1, 5\], not \[1, 4\]"):
         faked(manifest, np.zeros((1, 5), np.float32)).logits(np.zeros((24, 32, 3), np.uint8))
 
 

@@ -81,7 +81,7 @@ def _check_reports(arguments: argparse.Namespace) -> None:
 
 _EXPORT_KEYS = (
     *("targets", "precisions", "calibration_samples", "quantize", "max_drop", "tune_data", "ranges", "int8_safe"),
-    *("io", "activation", "no_se", "distill_epochs", "distill_minutes"),
+    *("io", "activation", "no_se", "distill_epochs", "distill_minutes", "features"),
 )
 
 _TRAIN_KEYS = (
@@ -110,7 +110,7 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
         for option, key in options.items():
             value = getattr(arguments, option, None)
             if value is not None:
-                split = option in ("targets", "precisions")
+                split = option in ("targets", "precisions", "features")
                 changes.setdefault(section, {})[key] = value.split(",") if split else value
     return recipe.updated(changes, where="command line")
 

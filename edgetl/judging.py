@@ -100,8 +100,8 @@ def verify_bundle(
     return Outcome(bundle, report, tuple(notes))
 
 
-def source_of(checkpoint: Checkpoint, name: str) -> Source:
-    """The network of `checkpoint`, as the export and the verification take it."""
+def source_of(checkpoint: Checkpoint, name: str, features: Sequence[str] = ()) -> Source:
+    """The network of `checkpoint`, as the export and the verification take it, with `features` besides its logits."""
     from edgetl_export import Source
 
     return Source(
@@ -111,6 +111,7 @@ def source_of(checkpoint: Checkpoint, name: str) -> Source:
         preprocess=checkpoint.preprocess,
         normalize=checkpoint.normalize,
         checkpoint_sha256=checkpoint.sha256,
+        features=tuple(features),
     )
 
 
@@ -125,7 +126,7 @@ def _original(bundle: Path, opened: Bundle, reference: Checkpoint | None) -> Sou
             return None
         reference = Checkpoint.load(bundle / REFERENCE)
     _check_fits(reference, opened.manifest)
-    return source_of(reference, opened.manifest.name)
+    return source_of(reference, opened.manifest.name, [spec.name for spec in opened.manifest.features])
 
 
 def _check_labelled(folder: Path, channels: int) -> None:

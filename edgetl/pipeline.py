@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from edgetl.augmentation import was_mirrored
+from edgetl.backbones import build, preset
 from edgetl.checkpoint import CHECKPOINT_FILE, Checkpoint
 from edgetl.data import Dataset, Sample, load_dataset, load_labelled, load_photos, pick
 from edgetl.finetune import Trained, check_start, finetune, input_channels
@@ -24,6 +27,7 @@ from edgetl.verify.reference import RecordingReference
 from edgetl.verify.verify import RunFacts, verify
 from edgetl.verify.writing import ReportFiles, write_report
 from edgetl_export import CalibrationSamples, Exported, ExportOptions, export
+from edgetl_export.features import check_features, with_features
 from edgetl_export.int8 import Int8Options
 from edgetl_export.progress import Track, silent
 from edgetl_export.quantize.distill import DistillOptions
@@ -89,6 +93,8 @@ def run(
     """
     check_destination(out, holds=BUNDLE_FILE, force=force)
     _check_export(recipe.export, input_channels(recipe.model))
+    if recipe.export.features:
+        _check_layers(recipe)
     judging = verify_options(recipe)
     keeping = Keeping(unfinished(out), resume)
     keeping.check(force=force)
@@ -244,7 +250,7 @@ def _write_bundle(
     checkpoint: Checkpoint, photos: Photos, options: ExportSection, folder: Path, *, name: str, track: Track
 ) -> Exported:
     exported = export(
-        source_of(checkpoint, name),
+        source_of(checkpoint, name, options.features),
         CalibrationSamples([sample.source for sample in photos.calibration], checkpoint.preprocess),
         [sample.source for sample in photos.golden],
         folder,
@@ -280,6 +286,7 @@ def _others(available: Sequence[Sample], calibration: Sequence[Sample]) -> tuple
 def _check_export(options: ExportSection, channels: int) -> None:
     """What can be wrong with an export, found before anything is trained. Raises `UsageError` and the like."""
     check_names(options.targets, options.precisions)
+    check_features(options.features, io=options.io)
     check_installed(options.targets)
     # Photos and their labels are not known yet.
     labels = (0,) if options.quantize == "qat" else ()
@@ -289,6 +296,14 @@ def _check_export(options: ExportSection, channels: int) -> None:
     ExportOptions(options.targets, options.precisions, int8, surgery=_surgery(options))
     if options.tune_data is not None:
         load_photos(options.tune_data, channels=channels)
+
+
+def _check_layers(recipe: Recipe) -> None:
+    """`UsageError` when the backbone lacks a layer of ``export.features``: found before it is trained."""
+    model = recipe.model
+    preprocess, normalize = preset(model.backbone, model.image_size)
+    network = build(model.backbone, 2, image_size=model.image_size).eval()
+    with_features(network, recipe.export.features, torch.zeros(2, len(normalize.mean), *preprocess.crop))
 
 
 def _export_options(checkpoint: Checkpoint, photos: Photos, options: ExportSection) -> ExportOptions:

@@ -62,7 +62,7 @@ class ExportSection:
     every rung of the ladder is tried until no more of them get another label, judged on photos of the folder
     ``tune_data`` or on held-out calibration photos. ``ranges`` is ``mse``, ``percentile`` or ``minmax``; ``int8_safe``
     is for CPUs without VNNI; ``io`` is ``float`` or ``int8``. ``activation`` (``relu6``, ``hardswish``) and ``no_se``
-    change the network first.
+    change the network first. ``features`` are given besides the logits: ``pooled``, or names of layers.
     """
 
     targets: tuple[str, ...] = ("onnx", "tflite", "openvino")
@@ -78,6 +78,7 @@ class ExportSection:
     no_se: bool = False
     distill_epochs: int = 16
     distill_minutes: float = 8.0
+    features: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require(self.calibration_samples >= 1, "calibration_samples", self, "1 or more")

@@ -45,7 +45,7 @@ def write_variant(folder: Path, variant: Variant, artifact: Artifact) -> Variant
 
 
 def write_golden(folder: Path, source: Source, originals: Sequence[ImageSource]) -> Golden:
-    """The images (PNG, or .npy where no PNG has so many channels), their tensors and the original model's logits.
+    """The images (PNG, or .npy where no PNG has so many channels), their tensors, the original's logits and features.
 
     The photos are stored without loss, reduced to little more than preprocessing needs, and the tensors are made
     from what is stored: so a device whose JPEG decoder differs can still be held to every pixel.
@@ -60,9 +60,10 @@ def write_golden(folder: Path, source: Source, originals: Sequence[ImageSource])
         tensors.append(preprocess(content, spec))
     stacked = np.stack(tensors)
     reference = source.reference()
-    logits = np.concatenate([reference(tensor[None]) for tensor in stacked])
+    answers = [reference.outputs(tensor[None]) for tensor in stacked]
+    expected = {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, tensors=stacked, logits=logits)
+    np.savez_compressed(buffer, tensors=stacked, **expected)  # type: ignore[arg-type] # none is allow_pickle
     return Golden(len(images), tuple(images), write_file(folder, "golden/expected.npz", buffer.getvalue()))
 
 

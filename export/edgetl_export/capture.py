@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -15,10 +15,11 @@ from torch.export import ExportedProgram
 from torch.fx.experimental.optimization import fuse
 from torch.fx.proxy import TraceError
 
+from edgetl_export.features import with_features
 from edgetl_runtime.errors import ExportError
 from edgetl_runtime.manifest import Label, Normalize, Preprocess, TensorSpec
 
-__all__ = ["Captured", "ExportedModule", "Source", "by_image", "capture"]
+__all__ = ["Captured", "ExportedModule", "Original", "Source", "by_image", "capture"]
 
 INPUT_NAME = "image"
 OUTPUT_NAME = "logits"
@@ -28,7 +29,8 @@ OUTPUT_NAME = "logits"
 class Source:
     """What is exported: a network that takes normalised float32 (N, C, H, W) and gives (N, classes) logits.
 
-    `checkpoint_sha256` identifies the weights; it is recorded in the bundle.
+    `checkpoint_sha256` identifies the weights; it is recorded in the bundle. `features` are the names of what is given
+    besides the logits (see `edgetl_export.features`).
     """
 
     name: str
@@ -38,23 +40,48 @@ class Source:
     normalize: Normalize
     checkpoint_sha256: str
     task: str = "classification"
+    features: tuple[str, ...] = ()
 
-    def reference(self) -> Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]:
-        """The original as a function of uint8 (N, H, W, C) to float32 logits (N, classes).
+    def network(self) -> nn.Module:
+        """A copy of the network on the CPU, in float32 and evaluation mode; with features it gives a tuple.
 
-        It is the network as it was trained, and the normalisation is computed here once more: what is exported is
-        compared with the original, not with the exporter's own idea of it.
+        Raises `UsageError` for features that it does not have, `ExportError` when it cannot be traced to find them.
         """
-        network = copy.deepcopy(self.module).cpu().float().eval().to(memory_format=torch.channels_last)
-        mean, std = torch.tensor(self.normalize.mean), torch.tensor(self.normalize.std)
+        network = copy.deepcopy(self.module).cpu().float().eval().requires_grad_(requires_grad=False)
+        if not self.features:
+            return network
+        example = torch.zeros(2, len(self.normalize.mean), *self.preprocess.crop)
+        return with_features(network, self.features, example)
 
-        def run(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-            with torch.inference_mode():
-                normal = (torch.tensor(images).float() / 255.0 - mean) / std
-                logits: npt.NDArray[np.float32] = network(normal.permute(0, 3, 1, 2)).numpy()
-            return logits
+    def reference(self) -> Original:
+        """The original: uint8 (N, H, W, C) to float32 logits (N, classes)."""
+        return Original(self)
 
-        return run
+
+class Original:
+    """A source's network as it was trained, as a function of uint8 (N, H, W, C) to float32 logits (N, classes).
+
+    The normalisation is computed here once more: what is exported is compared with the original, not with the
+    exporter's own idea of it. ``features`` are the names of what `outputs` gives besides.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.features = source.features
+        self._network = source.network().to(memory_format=torch.channels_last)
+        self._mean, self._std = torch.tensor(source.normalize.mean), torch.tensor(source.normalize.std)
+
+    def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """The logits."""
+        return self.outputs(images)[OUTPUT_NAME]
+
+    def outputs(self, images: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
+        """Logits and features by name, each with a row for every image."""
+        with torch.inference_mode():
+            normal = (torch.tensor(images).float() / 255.0 - self._mean) / self._std
+            given = _tensors(self._network(normal.permute(0, 3, 1, 2)))
+        return {
+            name: np.ascontiguousarray(value) for name, value in zip((OUTPUT_NAME, *self.features), given, strict=True)
+        }
 
 
 class ExportedModule(nn.Module):
@@ -70,17 +97,17 @@ class ExportedModule(nn.Module):
         self.register_buffer("scale", (1.0 / (255.0 * std)).float())
         self.register_buffer("shift", (-mean / std).float())
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Logits (N, classes) float32 of uint8 `image` (N, H, W, C)."""
+    def forward(self, image: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """Logits (N, classes) float32 of uint8 `image` (N, H, W, C); a tuple with the features behind, if any."""
         # Normalising before the permute keeps the TFLite graph NHWC from end to end, without a leading transpose.
         normal = image.float() * self.scale + self.shift
-        logits: torch.Tensor = self.network(normal.permute(0, 3, 1, 2))
-        return logits
+        outputs: torch.Tensor | tuple[torch.Tensor, ...] = self.network(normal.permute(0, 3, 1, 2))
+        return outputs
 
 
 @dataclass(frozen=True)
 class Captured:
-    """The module that every target is converted from: uint8 (N, H, W, C) in, logits out.
+    """The module that every target is converted from: uint8 (N, H, W, C) in, logits and features out.
 
     With ``takes_pixels`` its first layer reads grey levels and the normalisation is part of its weights.
     """
@@ -99,6 +126,23 @@ class Captured:
     def output(self) -> TensorSpec:
         """float32 logits."""
         return TensorSpec(OUTPUT_NAME, "float32", (1, len(self.source.labels)))
+
+    @cached_property
+    def features(self) -> tuple[TensorSpec, ...]:
+        """float32, what is given behind the logits, in the order of the source's names."""
+        if not self.source.features:
+            return ()
+        with torch.inference_mode():
+            _, *given = _tensors(self.module(self.example))
+        return tuple(
+            TensorSpec(name, "float32", tuple(value.shape), "NHWC" if value.ndim == 4 else None)
+            for name, value in zip(self.source.features, given, strict=True)
+        )
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """All that a file gives, in this order: the logits, the features."""
+        return (self.output, *self.features)
 
     @property
     def example(self) -> torch.Tensor:
@@ -121,10 +165,27 @@ class Captured:
 
     @cached_property
     def batched(self) -> fx.GraphModule:
-        """The same graph, nodes of the same names, for any number of images at once."""
-        example = self.example.expand(2, -1, -1, -1).contiguous()
-        program = torch.export.export(self.module, (example,), dynamic_shapes=({0: torch.export.Dim("n", max=4096)},))
+        """The same graph, nodes of the same names, for any number of images at once. It gives the logits alone."""
+        example, alone = self.example.expand(2, -1, -1, -1).contiguous(), self.without_features.module
+        program = torch.export.export(alone, (example,), dynamic_shapes=({0: torch.export.Dim("n", max=4096)},))
         return program.module()
+
+    @cached_property
+    def without_features(self) -> Captured:
+        """What gives the logits alone, from parameters of the same names; itself without features.
+
+        Quantisation looks at this, so that features change nothing on the logits' way.
+        """
+        if not self.source.features:
+            return self
+        module = copy.deepcopy(self.module)
+        network = module.get_submodule("network")
+        assert isinstance(network, fx.GraphModule)
+        output = network.graph.output_node()
+        output.args = (output.all_input_nodes[0],)
+        network.graph.eliminate_dead_code()
+        network.recompile()
+        return replace(self, source=replace(self.source, features=()), module=module)
 
 
 def by_image(node: fx.Node, value: torch.Tensor, images: int) -> torch.Tensor:
@@ -150,12 +211,12 @@ def capture(source: Source) -> Captured:
     Works on a copy, on the CPU, in evaluation mode. Batch norms are folded into the convolutions before them, so
     that every target, and the calibration, sees the same weights.
 
-    Raises `ExportError` when the network does not give one row of logits per image.
+    Raises `ExportError` when the network does not give one row of logits per image, and what `Source.network` raises.
     """
-    network = copy.deepcopy(source.module).cpu().float().eval().requires_grad_(requires_grad=False)
-    captured = Captured(source, ExportedModule(_folded(network), source.normalize).eval())
+    captured = Captured(source, ExportedModule(_folded(source.network()), source.normalize).eval())
     with torch.inference_mode():
-        logits = captured.module(captured.example)
+        given = captured.module(captured.example)
+    logits = given[0] if source.features else given
     if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != captured.output.shape:
         shape = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise ExportError(
@@ -171,3 +232,7 @@ def _folded(network: nn.Module) -> nn.Module:
     except TraceError:
         # Control flow that symbolic tracing cannot follow: the converters fold what they find instead.
         return network
+
+
+def _tensors(outputs: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return outputs if isinstance(outputs, tuple) else (outputs,)

@@ -20,6 +20,7 @@ from edgetl_export.bundle_writer import write_golden, write_manifest, write_quan
 from edgetl_export.calibration import CalibrationSamples
 from edgetl_export.capture import Captured, Source, capture
 from edgetl_export.chatter import chatter_to
+from edgetl_export.features import check_features
 from edgetl_export.int8 import Int8Options, Quantizer
 from edgetl_export.ladder import Climbed, Rung
 from edgetl_export.progress import Track, silent
@@ -108,9 +109,12 @@ def export(
 
     A target that fails does not stop the others: its reason is in `Exported.failed`. Raises `ExportError` when no
     variant could be written, `DataError` for images that cannot be calibrated on, `MissingDependency` before anything
-    else when a converter is not installed.
+    else when a converter is not installed, and what `Source.network` raises for features.
     """
     check_installed(options.targets)
+    check_features(source.features, io=options.int8.io)
+    if options.surgery is not None:
+        source.network()  # a layer that it does not have is found before minutes of training
     clock = _Clock()
     facts: dict[str, Any] = {}
     with (folder / LOG).open("wb") as log:
@@ -333,6 +337,7 @@ def _manifest(
         preprocess=source.preprocess,
         normalize=source.normalize,
         output=captured.output,
+        features=captured.features,
         variants=tuple(variants),
         provenance={
             "edgetl": __version__,

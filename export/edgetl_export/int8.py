@@ -167,7 +167,7 @@ def _run(captured: Captured, target: str, artifact: Artifact, images: npt.NDArra
     """Logits of an artifact in its own engine."""
     contents = list(artifact.files.values())
     model = ModelBytes(contents[0], name=f"{target}.int8", weights=contents[1] if len(contents) > 1 else None)
-    signature = Signature((artifact.input or captured.input,), (artifact.output or captured.output,))
+    signature = Signature((artifact.input or captured.input,), (artifact.output or captured.output, *captured.features))
     opened = open_session(TARGETS[target].engine, model, signature)
     if artifact.input is not None:
         opened = IntegerSession(opened, captured.input, captured.output)

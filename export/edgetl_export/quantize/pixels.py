@@ -39,12 +39,12 @@ class PixelModule(nn.Module):
         }.items():
             self.register_buffer(name, colour.expand(shape).contiguous())
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Logits (N, classes) float32."""
+    def forward(self, image: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """Logits (N, classes) float32; a tuple with the features behind, if any."""
         rows = _between(self.top, image.float(), self.bottom, dim=1)
         levels = _between(self.left, rows, self.right, dim=2)
-        logits: torch.Tensor = self.network(levels.permute(0, 3, 1, 2))
-        return logits
+        outputs: torch.Tensor | tuple[torch.Tensor, ...] = self.network(levels.permute(0, 3, 1, 2))
+        return outputs
 
 
 def _between(before: torch.Tensor, image: torch.Tensor, behind: torch.Tensor, *, dim: int) -> torch.Tensor:

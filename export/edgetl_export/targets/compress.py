@@ -147,13 +147,13 @@ def _nodes_of(model: openvino.Model, weighted: list[Any], quantized: Quantized) 
     watched = model.clone()
     named = {node.get_friendly_name(): node for node in watched.get_ops()}
     keys = list(dict.fromkeys(_key(node.input_value(0)) for node in weighted))
-    first = len(watched.outputs)
-    watched.add_outputs([named[name].output(index) for name, index in keys])
+    # What is an output already, as a feature may be, is not added again.
+    listed = {_key(output.input_value(0)) for output in watched.get_results()}
+    watched.add_outputs([named[name].output(index) for name, index in keys if (name, index) not in listed])
+    places = {_key(output.input_value(0)): place for place, output in enumerate(watched.get_results())}
     compiled = openvino.compile_model(watched, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     result = compiled([quantized.probe])
-    values = {
-        f"{name}:{index}": np.array(result[first + place], np.float32) for place, (name, index) in enumerate(keys)
-    }
+    values = {f"{name}:{index}": np.array(result[places[name, index]], np.float32) for name, index in keys}
     matched = match_by_value(quantized.values, values)
     return {(name, index): matched[f"{name}:{index}"] for name, index in keys if f"{name}:{index}" in matched}
 

@@ -101,7 +101,7 @@ def _recipe(
         static.update_quantization_recipe(".*", names.OUTPUT, algorithm_key=nothing)
     for operator in in_float:
         static.update_quantization_recipe(operator.scope, names.ALL_SUPPORTED, algorithm_key=nothing)
-    last = graph.operators[-1]
+    last = next(operator for operator in graph.operators if graph.logits in operator.outputs)
     float_logits = activation_bits == 8 and not integer_borders
     if float_logits and last.kind == "FULLY_CONNECTED" and not kept.intersection(last.outputs):
         # Not dynamic: tflite-runtime 2.14 passes over the scales per channel there, and gives nonsense. What
@@ -169,6 +169,7 @@ class _Graph:
         interpreter.set_tensor(image["index"], probe)
         interpreter.invoke()
         self.image: str = image["name"]
+        self.logits: str = interpreter.get_output_details()[0]["name"]
         details = {tensor["index"]: tensor for tensor in interpreter.get_tensor_details()}
         self.operators = [
             _Operator(

@@ -29,7 +29,8 @@ def with_integer_products(content: bytes) -> bytes:
 
     model = flatbuffer.opened(content)
     graph = model.subgraphs[0]
-    layer = graph.operators[-1]
+    # Features, if there are any, are made in front of it or behind it.
+    layer = next(operator for operator in graph.operators if graph.outputs[0] in operator.outputs)
     if flatbuffer.kind(model, layer) != "FULLY_CONNECTED" or layer.builtinOptions.fusedActivationFunction:
         return content
     image, widened, *bias = (int(index) for index in layer.inputs)

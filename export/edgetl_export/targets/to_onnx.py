@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -74,12 +75,18 @@ def _exported(captured: Captured) -> onnx.ModelProto:
         (),
         dynamo=True,
         input_names=[captured.input.name],
-        output_names=[captured.output.name],
+        output_names=[captured.output.name, *map(_placeholder, range(len(captured.features)))],
         verbose=False,
     )
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")
-    return _without_detours(_without_traces(program.model_proto))
+    model = _without_detours(_without_traces(program.model_proto))
+    return _with_features(model, [feature.name for feature in captured.features])
+
+
+def _placeholder(index: int) -> str:
+    """A name that no tensor inside has: the exporter does not look whether one is taken."""
+    return f"feature_{index}_of_the_network"
 
 
 def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -115,6 +122,29 @@ def _without_detours(model: onnx.ModelProto) -> onnx.ModelProto:
         for place, name in enumerate(node.input):
             node.input[place] = same.get(name, name)
     return _pruned(model)
+
+
+def _with_features(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """The outputs behind the logits called `names`; one that other operators read too becomes a copy.
+
+    What is done to the tensor inside then leaves the output alone. A tensor inside that has such a name gets another.
+    """
+    read = {name for node in model.graph.node for name in node.input}
+    renamed = {name: f"{name}_inside" for name in names}
+    for output, name in zip(model.graph.output[1:], names, strict=True):
+        if output.name in read:
+            copying = onnx.helper.make_node("Identity", [output.name], [f"{name}_copy"], f"{name}_output")
+            model.graph.node.append(copying)
+            renamed[f"{name}_copy"] = name
+        else:
+            renamed[output.name] = name
+        output.name = name
+    for node in model.graph.node:
+        for places in (node.input, node.output):
+            places[:] = [renamed.get(name, name) for name in places]
+    for value in (*model.graph.value_info, *model.graph.initializer):
+        value.name = renamed.get(value.name, value.name)
+    return model
 
 
 def _pruned(model: onnx.ModelProto) -> onnx.ModelProto:

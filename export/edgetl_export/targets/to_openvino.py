@@ -60,7 +60,8 @@ def _converted(captured: Captured) -> openvino.Model:
     model = openvino.convert_model(captured.program)
     model.reshape(list(captured.input.shape))
     model.input(0).get_tensor().set_names({captured.input.name})
-    model.output(0).get_tensor().set_names({captured.output.name})
+    for index, output in enumerate(captured.outputs):
+        model.output(index).get_tensor().set_names({output.name})
     return model
 
 

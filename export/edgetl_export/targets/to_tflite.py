@@ -32,12 +32,12 @@ class TfliteTarget:
         """fp32, fp16 as half-precision weights, w8 and dynamic as int8 weights."""
         model = self._float(captured)
         if precision == "fp32":
-            return Artifact({".tflite": model})
+            return _artifact(model, captured)
         if precision == "fp16":
-            return Artifact({".tflite": _half_weights(model)})
+            return _artifact(_half_weights(model), captured)
         if precision in ("w8", "dynamic"):
             content = _integer_weights(model, dynamic=precision == "dynamic")
-            return Artifact({".tflite": content}, weight_summary(precision, "int8, but for depthwise convolutions"))
+            return _artifact(content, captured, weight_summary(precision, "int8, but for depthwise convolutions"))
         raise ExportError(f"tflite cannot be written at precision {precision!r}")
 
     def quantize(self, quantized: Quantized, precision: str = "int8", *, io: str = "float") -> Artifact:
@@ -58,7 +58,7 @@ class TfliteTarget:
             "float_operators": written.float_operators,
         }
         if written.logits is None:
-            return Artifact({".tflite": written.content}, summary)
+            return _artifact(written.content, captured, summary)
         # What counts from 0 to 255 in a grid counts from -128 to 127 in the file.
         image = replace(captured.input, dtype="int8", scale=PIXELS.scale, zero_point=PIXELS.zero_point - 128)
         grid = written.logits
@@ -81,6 +81,17 @@ class TfliteTarget:
         model.metadata = [*kept, entry]
         model.buffers.append(schema.BufferT(np.frombuffer(with_room_for_seal(manifest_json).encode(), np.uint8)))
         return replace(artifact, files={".tflite": flatbuffer.packed(model)}).sealed()
+
+
+def _artifact(content: bytes, captured: Captured, quantization: dict[str, object] | None = None) -> Artifact:
+    """The file; with features its outputs get the names that the manifest has for them."""
+    if captured.features:
+        model = flatbuffer.opened(content)
+        graph = model.subgraphs[0]
+        for index, output in zip(graph.outputs, captured.outputs, strict=True):
+            graph.tensors[int(index)].name = output.name
+        content = flatbuffer.packed(model)
+    return Artifact({".tflite": content}, quantization)
 
 
 def _exported(captured: Captured) -> bytes:

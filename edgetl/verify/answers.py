@@ -1,5 +1,5 @@
 """The same images through the original model and every variant, in bounded memory: only the logits are kept, and those
-of many images on disk."""
+of many images on disk; features are compared as they come."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias
 
@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgetl.data import Sample
+from edgetl.verify.parity import FeatureParity, FeatureSums
+from edgetl.verify.reference import FeatureModel
 from edgetl_export.progress import Track
 from edgetl_runtime.errors import CheckpointError, EdgetlError, EngineError
 from edgetl_runtime.machine import usable_cores
@@ -27,7 +29,7 @@ __all__ = ["Answers", "Images", "Logits", "ReferenceModel", "collect_answers"]
 
 Images: TypeAlias = npt.NDArray[np.uint8]
 Logits: TypeAlias = npt.NDArray[np.float32]
-ReferenceModel: TypeAlias = Callable[[Images], Logits]
+ReferenceModel: TypeAlias = Callable[[Images], Logits] | FeatureModel
 """The original model: (batch, height, width, C) uint8 to (batch, classes) float32 logits."""
 
 CHUNK = 64
@@ -43,7 +45,8 @@ class Answers:
 
     ``reference`` is (n, classes) float32; ``variants`` the same by variant id, for those in ``errors`` missing.
     ``engines`` has name and version by variant id. ``first_image`` is (1, H, W, C) uint8, ``fingerprint`` a SHA-256
-    over the tensors and labels of all images.
+    over the tensors and labels of all images. ``features`` compares the features by variant id; of a reference that
+    gives none there are none.
     """
 
     reference: Logits
@@ -52,6 +55,7 @@ class Answers:
     errors: dict[str, EdgetlError]
     first_image: Images
     fingerprint: str
+    features: dict[str, tuple[FeatureParity, ...]] = field(default_factory=dict)
 
 
 def collect_answers(
@@ -71,6 +75,8 @@ def collect_answers(
     errors: dict[str, EdgetlError] = {}
     shape = (len(samples), len(manifest.labels))
     expected, given = _room(shape), {name: _room(shape) for name in openers}
+    features = _features(reference, manifest)
+    sums = {name: tuple(FeatureSums(feature) for feature in features) for name in openers}
     done = 0
     digest, images = hashlib.sha256(), np.empty(0, np.uint8)
     first_image: Images | None = None
@@ -82,9 +88,14 @@ def collect_answers(
             first_image = images[:1] if first_image is None else first_image
             digest.update(np.array([sample.label for sample in chunk], dtype="<i8").tobytes() + images.tobytes())
             rows = slice(done, done + len(images))
-            expected[rows] = _checked(reference(images), len(images), len(manifest.labels))
+            outputs = _asked(reference, images, manifest, features)
+            expected[rows] = _checked(outputs[manifest.output.name], len(images), len(manifest.labels))
             running = [name for name in sessions if name not in errors]
-            answers = pool.map(partial(_answer, images=images, manifest=manifest), [sessions[name] for name in running])
+            answers = pool.map(
+                partial(_answer, images=images, manifest=manifest, expected=outputs),
+                [sessions[name] for name in running],
+                [sums[name] for name in running],
+            )
             for name, answer in zip(running, answers, strict=True):
                 if isinstance(answer, EdgetlError):
                     errors[name] = answer
@@ -100,7 +111,23 @@ def collect_answers(
         errors=errors,
         first_image=first_image,
         fingerprint=digest.hexdigest(),
+        features={name: tuple(one.parity() for one in sums[name]) for name in given if name not in errors},
     )
+
+
+def _features(reference: ReferenceModel, manifest: Manifest) -> list[str]:
+    """The manifest's features that `reference` gives too."""
+    known = reference.features if isinstance(reference, FeatureModel) else ()
+    return [spec.name for spec in manifest.features if spec.name in known]
+
+
+def _asked(
+    reference: ReferenceModel, images: Images, manifest: Manifest, features: Sequence[str]
+) -> Mapping[str, npt.NDArray[np.float32]]:
+    """Logits and `features` of the original by name."""
+    if features and isinstance(reference, FeatureModel):
+        return reference.outputs(images)
+    return {manifest.output.name: reference(images)}
 
 
 def _room(shape: tuple[int, int]) -> Logits:
@@ -134,8 +161,17 @@ def _chunks(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
         yield chunk
 
 
-def _answer(session: Session, images: Images, manifest: Manifest) -> Logits | EdgetlError:
-    """Logits of one session for all `images`, one image a run as on the device, or the error that stopped it."""
+def _answer(
+    session: Session,
+    sums: Sequence[FeatureSums],
+    images: Images,
+    manifest: Manifest,
+    expected: Mapping[str, npt.NDArray[np.float32]],
+) -> Logits | EdgetlError:
+    """Logits of one session for all `images`, one image a run as on the device, or the error that stopped it.
+
+    Features are added to `sums`, beside those that are `expected`.
+    """
     rows = []
     wanted = (1, len(manifest.labels))
     for index in range(len(images)):
@@ -148,6 +184,12 @@ def _answer(session: Session, images: Images, manifest: Manifest) -> Logits | Ed
             found = f"outputs {', '.join(outputs)}" if row is None else f"{list(row.shape)}"
             return EngineError(f"expected {manifest.output.name!r} of shape {list(wanted)}, found {found}")
         rows.append(row.astype(np.float32, copy=False))
+        for one in sums:
+            original, values = expected[one.name][index : index + 1], outputs.get(one.name)
+            if values is None or values.shape != original.shape:
+                about = "nothing" if values is None else f"{list(values.shape)}"
+                return EngineError(f"expected {one.name!r} of shape {list(original.shape)}, found {about}")
+            one.add(original, values)
     return np.concatenate(rows)
 
 

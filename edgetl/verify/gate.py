@@ -75,6 +75,7 @@ QUANTITIES: dict[str, Quantity] = {
     "sqnr_db": Quantity(">=", "parity", "sqnr_db"),
     "cosine": Quantity(">=", "parity", "cosine"),
     "max_abs": Quantity("<=", "parity", "max_abs"),
+    "features_sqnr_db": Quantity(">=", "", "features_sqnr_db"),
     "top1": Quantity(">=", "accuracy", "top1", "share"),
     "top5": Quantity(">=", "accuracy", "top5", "share"),
     "delta": Quantity(">=", "accuracy", "delta", "change", "delta_ci95"),
@@ -96,6 +97,10 @@ _BUILT_IN: dict[str, Limits] = {
     "fp16": {"top1_agreement": 0.99, "sqnr_db": 30.0},
 }
 _BUILT_IN_QUANTISED: Limits = {"top1_agreement": 0.95, "delta": -0.02, "sqnr_db": 6.0}
+
+_BUILT_IN_FEATURES = {"fp32": 80.0, "fp16": 30.0}
+_BUILT_IN_FEATURES_QUANTISED = 6.0
+"""Least SQNR of features, where there are any."""
 
 _TARGETS = ("onnx", "tflite", "openvino")
 _PRECISION = re.compile(r"fp32|fp16|int8|dynamic|w\d+(a\d+)?")
@@ -120,10 +125,15 @@ class Gate:
         sections = [self.default, *(limits for group in groups for limits in group.values())]
         return any(QUANTITIES[name].part == part for limits in sections for name in limits)
 
-    def limits_for(self, variant_id: str, *, target: str, precision: str) -> dict[str, float]:
-        """The limits that hold for one variant, more specific ones over less specific ones."""
+    def limits_for(self, variant_id: str, *, target: str, precision: str, features: bool = False) -> dict[str, float]:
+        """The limits that hold for one variant, more specific ones over less specific ones.
+
+        `features`: whether it gives any, which have a built-in limit too.
+        """
+        of_features = _BUILT_IN_FEATURES.get(precision, _BUILT_IN_FEATURES_QUANTISED)
         return {
             **_BUILT_IN.get(precision, _BUILT_IN_QUANTISED),
+            **({"features_sqnr_db": of_features} if features else {}),
             **self.default,
             **self.precision.get(precision, {}),
             **self.target.get(target, {}),
@@ -141,7 +151,9 @@ def checks_of(variant: VariantReport, gate: Gate) -> list[Check]:
     """One variant held against its limits; that it does not work is the only check when it does not."""
     if variant.error is not None:
         return [Check(variant.id, "works", limit=None, value=None, passed=False, note=variant.error)]
-    limits = gate.limits_for(variant.id, target=variant.target, precision=variant.precision)
+    limits = gate.limits_for(
+        variant.id, target=variant.target, precision=variant.precision, features=bool(variant.features)
+    )
     return [_check(variant, what, limit) for what, limit in limits.items()]
 
 

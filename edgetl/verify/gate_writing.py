@@ -4,6 +4,7 @@
 |---|---|
 | ``top1_agreement`` | one point (0.01) below, rounded down to half a point |
 | ``sqnr_db`` | 3 dB below, whole dB, at most 80: beyond that only the order of float32 sums differs between machines |
+| ``features_sqnr_db`` | the same, where there are features |
 | ``delta`` | one point below the lower of 0 and the value, rounded down to half a point |
 | ``class_delta`` | five points below the lower of 0 and the value, rounded down to half a point |
 | ``p50_ratio`` | 15 % above (`regression.LATENCY_MARGIN`), rounded up to two digits |
@@ -72,8 +73,9 @@ def _limits(variant: VariantReport) -> dict[str, float]:
     agreement, sqnr, ratio = value("top1_agreement"), value("sqnr_db"), value("p50_ratio")
     if agreement is not None:
         found["top1_agreement"] = max(0.0, _down(agreement - 0.01, 0.005))
-    if sqnr is not None:
-        found["sqnr_db"] = min(_MOST_SQNR, _down(sqnr - 3, 1.0))
+    for name, decibels in (("sqnr_db", sqnr), ("features_sqnr_db", value("features_sqnr_db"))):
+        if decibels is not None:
+            found[name] = min(_MOST_SQNR, _down(decibels - 3, 1.0))
     for name, margin in (("delta", 0.01), ("class_delta", 0.05)):
         drop = value(name)
         if drop is not None:

@@ -27,7 +27,7 @@ from edgetl.verify.rows import (
     verdict_line,
 )
 from edgetl.verify.views import class_table, flip_cards
-from edgetl.verify.wording import all_damage_in_words, change_rows, undecided_checks
+from edgetl.verify.wording import all_damage_in_words, change_rows, feature_table, undecided_checks
 from edgetl_runtime.errors import BundleError, MissingDependency
 
 __all__ = ["render_html"]
@@ -97,6 +97,7 @@ def render_html(report: Report, *, bundle: Path | None = None) -> str:
         cards=_cards(report),
         headings=[(heading, _COLUMN_HELP.get(heading, "")) for heading in HEADINGS],
         rows=rows(report),
+        features=feature_table(report),
         pareto=draw_pareto(report),
         plots=draw_plots(report),
         layers=draw_layers(report),

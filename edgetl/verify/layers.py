@@ -41,7 +41,8 @@ def layer_fidelity(
     `images` is (n, H, W, C) uint8, n at least 1. They go through one at a time, so that the memory needed is that of
     one image's activations. A layer is left out when the file has nothing of its size to compare it with.
     """
-    reference = _FloatGraph(original if isinstance(original, Captured) else capture(original))
+    captured = original if isinstance(original, Captured) else capture(original)
+    reference = _FloatGraph(captured.without_features)
     measured: dict[str, _Measured] = {}
     errors: dict[str, EdgetlError] = {}
     for variant_id in variants:

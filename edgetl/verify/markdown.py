@@ -22,7 +22,7 @@ from edgetl.verify.rows import (
     verdict_line,
     where_it_goes_wrong,
 )
-from edgetl.verify.wording import causes, change_rows, damage_in_words, label_name, undecided_checks
+from edgetl.verify.wording import causes, change_rows, damage_in_words, feature_table, label_name, undecided_checks
 
 __all__ = ["render_markdown"]
 
@@ -51,6 +51,7 @@ def render_markdown(report: Report) -> str:
         _main_table(report),
         f"Reference top-1 {reference.top1:.1%} (95 % interval {reference.ci95[0]:.1%} to {reference.ci95[1]:.1%}) "
         f"over {report.data.n} images. Agreement, top-1 and delta in percent; speed against fp32 of the same target.",
+        *_features(report),
         *_changes(report),
         *_damage(report),
         _folded(f"All {len(report.verdict.checks)} checks", [_checks(report)]),
@@ -79,6 +80,12 @@ def _main_table(report: Report) -> str:
         return (row.id, _MARKS[row.mark], *row.cells[1:-1])
 
     return _table((HEADINGS[0], HEADINGS[-1], *HEADINGS[1:-1]), map(cells, rows(report)), left=2)
+
+
+def _features(report: Report) -> list[str]:
+    """SQNR of what variants give besides logits."""
+    table = feature_table(report)
+    return ["### Features, SQNR in dB", _table(table[0], table[1:])] if table else []
 
 
 def _changes(report: Report) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from edgetl.verify.accuracy import pack_bits
 
-__all__ = ["SQNR_LIMIT_DB", "Parity", "compare"]
+__all__ = ["SQNR_LIMIT_DB", "FeatureParity", "FeatureSums", "Parity", "compare"]
 
 SQNR_LIMIT_DB = 200.0
 """SQNR is clipped to plus and minus this, so that it is always a number that JSON can hold and a gate can compare.
@@ -57,21 +58,66 @@ def compare(reference: npt.NDArray[np.float32], outputs: npt.NDArray[np.float32]
         for start in range(0, len(reference), _ROWS)
     ]
     same = np.concatenate([part.same for part in parts])
-    n, non_finite, agrees = len(reference), sum(part.non_finite for part in parts), pack_bits(same)
+    found = _together(parts)
+    return Parity(
+        n=found.n,
+        top1_agreement=float(same.mean()),
+        sqnr_db=found.sqnr_db,
+        max_abs=found.max_abs,
+        cosine=found.cosine,
+        non_finite=found.non_finite,
+        agrees=pack_bits(same),
+    )
+
+
+@dataclass(frozen=True)
+class FeatureParity:
+    """How a feature of one variant compares with the reference's, over ``n`` images; numbers as in `Parity`."""
+
+    name: str
+    n: int
+    sqnr_db: float
+    max_abs: float | None
+    cosine: float | None
+    non_finite: int = 0
+
+
+@dataclass
+class FeatureSums:
+    """A feature of one variant beside the reference's, added up image by image: maps need not be kept."""
+
+    name: str
+    _parts: list[_Part] = field(default_factory=list)
+
+    def add(self, reference: npt.NDArray[np.float32], values: npt.NDArray[np.float32]) -> None:
+        """Both (n, ...) float32 of one shape."""
+        self._parts.append(_Part.of(reference.reshape(len(reference), -1), values.reshape(len(values), -1)))
+
+    def parity(self) -> FeatureParity:
+        """What was added; at least one image."""
+        found = _together(self._parts)
+        return FeatureParity(self.name, found.n, found.sqnr_db, found.max_abs, found.cosine, found.non_finite)
+
+
+@dataclass(frozen=True)
+class _Together:
+    n: int
+    sqnr_db: float
+    max_abs: float | None
+    cosine: float | None
+    non_finite: int
+
+
+def _together(parts: Sequence[_Part]) -> _Together:
+    n, non_finite = sum(len(part.same) for part in parts), sum(part.non_finite for part in parts)
     if non_finite:
-        return Parity(n, float(same.mean()), -SQNR_LIMIT_DB, None, None, non_finite, agrees)
+        return _Together(n, -SQNR_LIMIT_DB, None, None, non_finite)
     signal, noise = (math.fsum(getattr(part, name) for part in parts) for name in ("signal", "noise"))
     max_abs = max(part.max_abs for part in parts)
     # Equality is said first, because the ratio has no value when there is neither signal nor noise.
     equal = max_abs == 0.0
-    return Parity(
-        n=n,
-        top1_agreement=float(same.mean()),
-        sqnr_db=SQNR_LIMIT_DB if equal else _decibels(signal, noise),
-        max_abs=max_abs,
-        cosine=1.0 if equal else math.fsum(part.cosines for part in parts) / n,
-        agrees=agrees,
-    )
+    sqnr = SQNR_LIMIT_DB if equal else _decibels(signal, noise)
+    return _Together(n, sqnr, max_abs, 1.0 if equal else math.fsum(part.cosines for part in parts) / n, 0)
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,12 @@ __all__ = ["contract_of", "provenance_changes"]
 
 
 def contract_of(manifest: Manifest) -> dict[str, Any]:
-    """What an app on the device relies on, as JSON has it: input, preprocessing, normalisation and output."""
+    """What an app on the device relies on, as JSON has it: input, preprocessing, normalisation, output and features."""
     parts = ("input", "preprocess", "normalize", "output")
-    return {name: _as_json(dataclasses.asdict(getattr(manifest, name))) for name in parts}
+    found = {name: _as_json(dataclasses.asdict(getattr(manifest, name))) for name in parts}
+    if manifest.features:
+        found["features"] = [_as_json(dataclasses.asdict(spec)) for spec in manifest.features]
+    return found
 
 
 def provenance_changes(before: Report, after: Report) -> Iterator[Change]:

@@ -2,7 +2,7 @@
 
 ::
 
-    reference/logits.npz     logits (n, classes) float32, images (n, 32) uint8, labels (n,) int64
+    reference/logits.npz     logits (n, classes) float32, images (n, 32) uint8, labels (n,) int64, features by name
     reference/logits.json    schema, n, the SHA-256 of logits.npz, label ids, checkpoint_sha256
 
 An image is known by the SHA-256 of its tensor: of the pixels as preprocessing left them, whatever the file is called.
@@ -14,10 +14,10 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ from edgetl_runtime.bundle import Bundle
 from edgetl_runtime.errors import BundleError, DataError, OutputError
 from edgetl_runtime.manifest import Manifest
 
-__all__ = ["KEPT_FILES", "KeptReference", "RecordingReference", "read_kept_reference"]
+__all__ = ["KEPT_FILES", "FeatureModel", "KeptReference", "RecordingReference", "read_kept_reference"]
 
 _Images: TypeAlias = npt.NDArray[np.uint8]
 _Logits: TypeAlias = npt.NDArray[np.float32]
@@ -38,18 +38,45 @@ KEPT_FILES = (_LOGITS, _INDEX)
 _AGAIN = "keep the answers again, where torch is: edgetl verify BUNDLE --data DIR --keep-reference"
 
 
+@runtime_checkable
+class FeatureModel(Protocol):
+    """A `ReferenceModel` that gives more than logits."""
+
+    def __call__(self, images: _Images) -> _Logits:
+        """The logits alone."""
+        ...
+
+    @property
+    def features(self) -> Collection[str]:
+        """The names of what it gives besides."""
+        ...
+
+    def outputs(self, images: _Images) -> dict[str, npt.NDArray[np.float32]]:
+        """(batch, H, W, C) uint8 to ``logits`` and features by name, (batch, ...) float32 each."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class KeptReference:
     """A `ReferenceModel` that looks answers up: for an image that it does not know it has none.
 
-    ``logits`` (n, classes) float32 are in the order of ``rows``, by image the row of its answer.
+    ``logits`` (n, classes) float32 are in the order of ``rows``, by image the row of its answer; so are ``features``.
     """
 
     logits: _Logits
     rows: dict[bytes, int]
+    features: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
 
     def __call__(self, images: _Images) -> _Logits:
         """(batch, H, W, C) uint8 to (batch, classes) float32. Raises `DataError` for an image without an answer."""
+        return self.logits[self._found(images)]
+
+    def outputs(self, images: _Images) -> dict[str, npt.NDArray[np.float32]]:
+        """Logits and features of these images by name. Raises `DataError` for an image without an answer."""
+        found = self._found(images)
+        return {"logits": self.logits[found], **{name: values[found] for name, values in self.features.items()}}
+
+    def _found(self, images: _Images) -> npt.NDArray[np.int64]:
         found = [self.rows.get(_digest(image)) for image in images]
         if None in found:
             raise DataError(
@@ -57,7 +84,7 @@ class KeptReference:
                 "by the original the bundle keeps",
                 fix="verify with the same photos, or where torch and the checkpoint are, to compute new answers",
             )
-        return self.logits[np.asarray(found, np.int64)]
+        return np.asarray(found, np.int64)
 
 
 @dataclass
@@ -66,14 +93,23 @@ class RecordingReference:
 
     model: Callable[[_Images], _Logits]
     _digests: list[bytes] = field(default_factory=list)
-    _answers: list[_Logits] = field(default_factory=list)
+    _answers: list[dict[str, npt.NDArray[np.float32]]] = field(default_factory=list)
+
+    @property
+    def features(self) -> Collection[str]:
+        """What `model` gives besides logits."""
+        return self.model.features if isinstance(self.model, FeatureModel) else ()
 
     def __call__(self, images: _Images) -> _Logits:
+        """The logits of `model`."""
+        return self.outputs(images)["logits"]
+
+    def outputs(self, images: _Images) -> dict[str, npt.NDArray[np.float32]]:
         """What `model` says."""
-        logits = self.model(images)
+        given = self.model.outputs(images) if isinstance(self.model, FeatureModel) else {"logits": self.model(images)}
         self._digests += [_digest(image) for image in images]
-        self._answers.append(logits)
-        return logits
+        self._answers.append(given)
+        return given
 
     def keep(self, bundle: Path, manifest: Manifest, truth: Sequence[int]) -> None:
         """Write the answers into the folder `bundle`, those kept before are replaced; `truth` are label indices.
@@ -84,9 +120,10 @@ class RecordingReference:
             raise OutputError(f"{bundle} is one file: answers cannot be kept in it", fix="unpack it into a folder")
         n = len(truth)
         content = io.BytesIO()
+        answers = {name: np.concatenate([given[name] for given in self._answers])[:n] for name in self._answers[0]}
         np.savez_compressed(
             content,
-            logits=np.concatenate(self._answers)[:n],
+            **answers,  # type: ignore[arg-type] # none is allow_pickle
             images=np.frombuffer(b"".join(self._digests[:n]), np.uint8).reshape(n, -1),
             labels=np.asarray(truth, np.int64),
         )
@@ -133,16 +170,21 @@ def read_kept_reference(bundle: Bundle) -> KeptReference | None:
     content = bundle.read(_LOGITS)
     if hashlib.sha256(content).hexdigest() != digest:
         raise BundleError(f"{_LOGITS} in {bundle.path} is damaged: the SHA-256 differs", fix=_AGAIN)
-    logits, images = _arrays(content, where)
-    if logits.shape != (n, len(manifest.labels)) or len(images) != n:
+    arrays = _arrays(content, where, [spec.name for spec in manifest.features])
+    logits, images = arrays.pop("logits"), arrays.pop("images")
+    if logits.shape != (n, len(manifest.labels)) or any(len(rows) != n for rows in (images, *arrays.values())):
         raise BundleError(f"{_LOGITS} in {bundle.path} holds {logits.shape} logits of {n} images", fix=_AGAIN)
-    return KeptReference(logits, {image.tobytes(): row for row, image in enumerate(images)})
+    return KeptReference(logits, {image.tobytes(): row for row, image in enumerate(images)}, arrays)
 
 
-def _arrays(content: bytes, where: str) -> tuple[_Logits, npt.NDArray[np.uint8]]:
+def _arrays(content: bytes, where: str, features: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+    """``images``, ``logits``, and those of the `features` that are there."""
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return arrays["logits"].astype(np.float32, copy=False), arrays["images"].astype(np.uint8, copy=False)
+            found = {"images": arrays["images"].astype(np.uint8, copy=False)}
+            for name in ("logits", *(feature for feature in features if feature in arrays)):
+                found[name] = arrays[name].astype(np.float32, copy=False)
+            return found
     except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
         raise BundleError(f"{where}: {error!r}", fix=_AGAIN) from None
 

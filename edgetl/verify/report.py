@@ -19,7 +19,7 @@ from edgetl.verify.damage import Damage
 from edgetl.verify.diagnosis import Finding
 from edgetl.verify.fidelity import LayerFidelity
 from edgetl.verify.latency import Latency
-from edgetl.verify.parity import Parity
+from edgetl.verify.parity import FeatureParity, Parity
 from edgetl_runtime.errors import UsageError
 
 __all__ = ["SCHEMA", "Check", "Data", "Memory", "Report", "VariantReport", "Verdict"]
@@ -57,7 +57,8 @@ class VariantReport:
 
     ``layers`` are in running order, ``suspects`` those of them where the variant first goes wrong; both are empty when
     layers were not measured. ``layers_error`` says why when that was tried and failed. ``damage``: which decisions
-    differ from the original's; ``findings``: the usual causes that were recognised.
+    differ from the original's; ``findings``: the usual causes that were recognised; ``features``: how what it gives
+    besides the logits compares.
     """
 
     id: str
@@ -76,6 +77,12 @@ class VariantReport:
     layers_error: str | None = None
     damage: Damage | None = None
     findings: tuple[Finding, ...] = ()
+    features: tuple[FeatureParity, ...] = ()
+
+    @property
+    def features_sqnr_db(self) -> float | None:
+        """SQNR of the feature that is farthest from the original's; None when none was measured."""
+        return min((feature.sqnr_db for feature in self.features), default=None)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from edgetl.verify.report import Check, Report, VariantReport
 __all__ = [
     "HEADINGS",
     "Row",
+    "decibels_in_words",
     "describe",
     "describe_limit",
     "describe_value",
@@ -29,6 +30,7 @@ _NAMES = {
     "sqnr_db": "SQNR in dB",
     "cosine": "cosine of the logits",
     "max_abs": "largest difference of a logit",
+    "features_sqnr_db": "least SQNR of a feature in dB",
     "top1": "top-1 accuracy",
     "top5": "top-5 accuracy",
     "delta": "change in top-1 accuracy",
@@ -151,7 +153,7 @@ def _row(variant: VariantReport, report: Report, *, passed: bool, undecided: boo
     cells = (
         variant.id,
         _EMPTY if parity is None else _share(parity.top1_agreement),
-        _EMPTY if parity is None else _decibels(parity.sqnr_db),
+        _EMPTY if parity is None else decibels_in_words(parity.sqnr_db),
         _EMPTY if accuracy is None else _share(accuracy.top1),
         _EMPTY if accuracy is None or accuracy.delta is None else f"{100 * accuracy.delta:+.1f}",
         _EMPTY if latency is None else f"{latency.p50_ms:.2f}",
@@ -169,7 +171,8 @@ def _share(share: float) -> str:
     return f"{percent:.1f}" if share == 1.0 else f"{min(percent, 99.94):.1f}"
 
 
-def _decibels(value: float) -> str:
+def decibels_in_words(value: float) -> str:
+    """One digit behind the point; `equal` or `broken` at the ends of the scale."""
     if abs(value) < SQNR_LIMIT_DB:
         return f"{value:.1f}"
     return "equal" if value > 0 else "broken"

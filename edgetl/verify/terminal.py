@@ -2,7 +2,7 @@
 
 The lines below the table: FAIL, a limit that does not hold; CAUSE, why and what to do; LAYER, where it starts; OPEN,
 what measuring could not decide; CLASS, labels that got worse; BASE, changes since the baseline; NOISE, what disturbed
-the measuring; INT8, how it was made.
+the measuring; FEAT, SQNR of the features in dB; INT8, how it was made.
 """
 
 from __future__ import annotations
@@ -13,7 +13,14 @@ from collections.abc import Sequence
 from edgetl.verify.ladder import how_int8_was_made, surgery_line
 from edgetl.verify.report import Report
 from edgetl.verify.rows import HEADINGS, Row, describe, rows, verdict_line, where_it_goes_wrong
-from edgetl.verify.wording import causes, changes_in_words, class_in_words, damaged_classes, undecided_checks
+from edgetl.verify.wording import (
+    causes,
+    changes_in_words,
+    class_in_words,
+    damaged_classes,
+    features_in_words,
+    undecided_checks,
+)
 
 __all__ = ["render_terminal"]
 
@@ -36,6 +43,7 @@ def render_terminal(report: Report) -> str:
             *_wrapped("CAUSE ", [text for variant in report.variants for text in causes(variant)]),
             *_wrapped("LAYER ", where_it_goes_wrong(report)),
         ],
+        _wrapped("FEAT  ", features_in_words(report)),
         _wrapped("OPEN  ", undecided_checks(report)),
         _wrapped("CLASS ", _damaged(report)),
         _wrapped("BASE  ", changes_in_words(report)),

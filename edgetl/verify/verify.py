@@ -141,6 +141,7 @@ def _compare_and_score(
                 report,
                 parity=compare(answers.reference, logits),
                 accuracy=score(logits, truth, labels=labels, original=answers.reference),
+                features=answers.features.get(variant.id, ()),
             )
         reports.append(report)
     return score(answers.reference, truth, labels=labels), reports

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from edgetl.verify.baseline import Change
 from edgetl.verify.damage import ClassDamage, Damage, worst_classes
 from edgetl.verify.report import Report, VariantReport
-from edgetl.verify.rows import name_of, number_in_words
+from edgetl.verify.rows import decibels_in_words, name_of, number_in_words
 from edgetl.verify.significance import is_significant
 
 __all__ = [
@@ -19,6 +19,8 @@ __all__ = [
     "class_in_words",
     "damage_in_words",
     "damaged_classes",
+    "feature_table",
+    "features_in_words",
     "label_name",
     "undecided_checks",
 ]
@@ -66,6 +68,29 @@ def changes_in_words(report: Report) -> list[str]:
 def causes(variant: VariantReport) -> list[str]:
     """The causes that were recognised for a variant, a line each."""
     return [f"{variant.id}: {found.cause}: {found.evidence}. Fix: {found.fix}" for found in variant.findings]
+
+
+def feature_table(report: Report) -> list[tuple[str, ...]]:
+    """SQNR in dB of every feature: a line of headings, then one for every variant; empty when there are no features."""
+    names = list(dict.fromkeys(feature.name for variant in report.variants for feature in variant.features))
+    if not names:
+        return []
+    measured = [
+        (variant.id, {feature.name: decibels_in_words(feature.sqnr_db) for feature in variant.features})
+        for variant in report.variants
+        if variant.features
+    ]
+    return [("variant", *names), *((id_, *(found.get(name, "-") for name in names)) for id_, found in measured)]
+
+
+def features_in_words(report: Report) -> list[str]:
+    """A line for every feature: its SQNR in dB by variant."""
+    table = feature_table(report)
+    return [
+        f"{name} (dB): " + ", ".join(f"{row[0]} {row[column]}" for row in table[1:])
+        for column, name in enumerate(table[0] if table else ())
+        if column
+    ]
 
 
 def undecided_checks(report: Report) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 from edgetl.verify.accuracy import Accuracy
 from edgetl.verify.gate import QUANTITIES, Gate, judge, read_gate
 from edgetl.verify.latency import Latency
-from edgetl.verify.parity import Parity
+from edgetl.verify.parity import FeatureParity, Parity
 from edgetl.verify.report import Memory, VariantReport
 from edgetl_runtime.errors import UsageError
 
@@ -161,7 +161,9 @@ def test_what_was_not_measured_fails() -> None:
 
 
 def test_every_quantity_can_be_read_and_limited_from_both_sides() -> None:
-    full = replace(timed(ratio=1.0, p95_ratio=1.0, speedup=1.0), memory=Memory(5000, cold_start_ms=700.0))
+    timed_too = timed(ratio=1.0, p95_ratio=1.0, speedup=1.0)
+    feature = FeatureParity("pooled", 10, 30.0, 0.1, 0.99)
+    full = replace(timed_too, memory=Memory(5000, cold_start_ms=700.0), features=(feature,))
     for name, quantity in QUANTITIES.items():
         value = quantity.read(full)
         assert value is not None, name

@@ -3,8 +3,8 @@
 A Python block starts in a fresh interpreter, in a folder with ``flowers.edgetl`` and ``photo.jpg``. A comment before
 the block says otherwise: ``<!-- test: photos, random weights -->`` starts with a folder ``photos/``, no bundle, and
 weights that were never trained in the place of the published ones; ``<!-- test: video -->`` has a film ``door.avi``
-too; ``<!-- test: save FILE -->`` is not run but a file beside the other blocks of its page;
-``<!-- test: skip REASON -->`` only compiles it.
+too, and ``<!-- test: features -->`` a bundle with features and a folder ``few/``; ``<!-- test: save FILE -->`` is not
+run but a file beside the other blocks of its page; ``<!-- test: skip REASON -->`` only compiles it.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ PAGES = ("README.md", "runtime/README.md")
 PROGRAMS = {"edgetl": cli, "edgetl-run": device_cli}
 PHOTOS = "photos, random weights"
 VIDEO = "video"
+FEATURES = "features"
 SAVE = "save "
 
 
@@ -180,18 +181,22 @@ def write_video(path: Path) -> None:
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: f"{block.page} line {block.line}")
-def test_python_of_the_readme_runs(block: Block, folder: Path) -> None:
+def test_python_of_the_readme_runs(block: Block, folder: Path, colours_bundle: Callable[[], Path]) -> None:
     compile(block.text, f"{block.page}:{block.line}", "exec")
     if block.wish.startswith(SAVE):
         return
     if block.wish.startswith("skip "):
         pytest.skip(block.wish.removeprefix("skip "))
-    assert block.wish in ("", PHOTOS, VIDEO), block.wish
+    assert block.wish in ("", PHOTOS, VIDEO, FEATURES), block.wish
     for other in PYTHON:
         if other.page == block.page and other.wish.startswith(SAVE):
             (folder / other.wish.removeprefix(SAVE)).write_text(other.text)
     if block.wish == VIDEO:
         write_video(folder / "door.avi")
+    if block.wish == FEATURES:
+        shutil.rmtree(folder / "flowers.edgetl")
+        colours_bundle().rename(folder / "flowers.edgetl")
+        write_photos(folder / "few")
     variables = dict(os.environ)
     if block.wish == PHOTOS:
         shutil.rmtree(folder / "flowers.edgetl")

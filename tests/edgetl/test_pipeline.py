@@ -17,7 +17,7 @@ from edgetl.pipeline import labelled_by_folders, run, train_to, verify_bundle
 from edgetl.recipe import Recipe
 from edgetl_export.targets import to_onnx
 from edgetl_runtime import load, open_bundle
-from edgetl_runtime.errors import CheckpointError, DataError, OutputError
+from edgetl_runtime.errors import CheckpointError, DataError, OutputError, UsageError
 
 SMALL = Recipe().updated(
     {
@@ -156,3 +156,19 @@ def test_plain_weights_take_their_labels_from_the_folders_only_when_they_are_as_
     three, note = labelled_by_folders(plain, make_photos(tmp_path / "three", {"a": 1, "b": 1, "c": 1}))
     assert [label.id for label in three.labels] == ["0", "1"]
     assert "--labels FILE" in note
+
+
+def test_a_layer_that_the_backbone_lacks_is_found_before_training(tmp_path: Path) -> None:
+    recipe = Recipe().updated(
+        {
+            "data": {"path": tmp_path / "nothing"},
+            "model": {"image_size": 32, "weights": "none"},
+            "train": {"strategy": "full"},
+            "export": {"features": ["pooled", "features.19"]},
+        }
+    )
+    with pytest.raises(UsageError, match=r"no layer 'features\.19'"):
+        run(recipe, tmp_path / "x.edgetl")
+    # With names that are right it goes on to the photos.
+    with pytest.raises(DataError):
+        run(recipe.updated({"export": {"features": ["pooled", "features.18"]}}), tmp_path / "x.edgetl")

@@ -118,12 +118,13 @@ def _resolved(name: str, known: Sequence[str]) -> str:
 
 def _pooled(graph_module: fx.GraphModule, logits: fx.Node) -> fx.Node:
     layer = graph_module.get_submodule(str(logits.target)) if logits.op == "call_module" else None
+    before = logits.all_input_nodes[0]
     if not isinstance(layer, nn.Linear):
         raise UsageError(
             "the network does not end with a linear layer, so that it has no pooled features",
-            fix=f"name a layer, for example {logits.all_input_nodes[0].name}",
+            fix=f"name a layer, for example {before.target if before.op == 'call_module' else before.name}",
         )
-    return logits.all_input_nodes[0]
+    return before
 
 
 def _shape(node: fx.Node, name: str, images: int) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from edgetl.backbones import TRIED, backbone_names, build, head_of, list_backbones, preset, stages
+from edgetl_export.features import with_features
 from edgetl_runtime.errors import UsageError
 from edgetl_runtime.manifest import Preprocess
 
@@ -85,3 +86,28 @@ def test_the_list_says_what_is_published_and_tried() -> None:
     assert mobile.tried == {"onnx": True, "tflite": True, "openvino": True}
     assert not any(found["vgg16"].tried.values())
     assert {name for names in TRIED.values() for name in names} <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "shape"),
+    [
+        ("resnet18", "layer4", (7, 7, 512)),
+        ("swin_t", "features.3", (28, 28, 192)),
+        ("googlenet", "conv1", (112, 112, 64)),
+    ],
+)
+def test_pooled_features_are_what_the_head_is_given(name: str, layer: str, shape: tuple[int, ...]) -> None:
+    with torch.device("meta"):
+        network, images = build(name, 5).eval(), torch.zeros(2, 3, 224, 224)
+        logits, pooled, map_ = with_features(network, ("pooled", layer), images)(images)
+    assert logits.shape == (2, 5)
+    assert pooled.shape == (2, head_of(network)[1].in_features)
+    assert map_.shape == (2, *shape)
+
+
+def test_a_backbone_without_a_linear_head_has_no_pooled_features() -> None:
+    with torch.device("meta"):
+        network, images = build("squeezenet1_1", 5).eval(), torch.zeros(2, 3, 64, 64)
+        with pytest.raises(UsageError, match="does not end with a linear layer") as error:
+            with_features(network, ("pooled",), images)
+    assert str(error.value.fix) == "name a layer, for example classifier.3"

@@ -286,7 +286,7 @@ def _others(available: Sequence[Sample], calibration: Sequence[Sample]) -> tuple
 def _check_export(options: ExportSection, channels: int) -> None:
     """What can be wrong with an export, found before anything is trained. Raises `UsageError` and the like."""
     check_names(options.targets, options.precisions)
-    check_features(options.features, io=options.io)
+    check_features(options.features, io=options.io, precisions=options.precisions)
     check_installed(options.targets)
     # Photos and their labels are not known yet.
     labels = (0,) if options.quantize == "qat" else ()

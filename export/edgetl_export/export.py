@@ -112,7 +112,7 @@ def export(
     else when a converter is not installed, and what `Source.network` raises for features.
     """
     check_installed(options.targets)
-    check_features(source.features, io=options.int8.io)
+    check_features(source.features, io=options.int8.io, precisions=options.precisions)
     if options.surgery is not None:
         source.network()  # a layer that it does not have is found before minutes of training
     clock = _Clock()

@@ -29,8 +29,11 @@ _LOGITS = "logits"
 _TO_CHANNELS_LAST = (0, 2, 3, 1)
 
 
-def check_features(names: Sequence[str], *, io: str = "float") -> None:
-    """`UsageError` for a name that is empty, given twice or taken, and for features beside int8 logits (`io`)."""
+def check_features(names: Sequence[str], *, io: str = "float", precisions: Sequence[str] = ()) -> None:
+    """`UsageError` for a name that is empty, given twice or taken, and where features cannot be had.
+
+    That is beside int8 logits (`io`), and at w8a16 among `precisions`.
+    """
     for name in names:
         if not name or name in _RESERVED:
             raise UsageError(f"{name!r} cannot be the name of a feature", fix=f"{POOLED}, or the name of a layer")
@@ -40,6 +43,12 @@ def check_features(names: Sequence[str], *, io: str = "float") -> None:
         raise UsageError(
             f"features are float32, and --io {io} leaves no float operator in the file",
             fix="leave --features out, or --io",
+        )
+    if names and "w8a16" in precisions:
+        # Seen with ai-edge-quantizer 0.10: the file gives int16 there, or does not load.
+        raise UsageError(
+            "features cannot be had at w8a16: the converter leaves outputs of 16-bit operators as they are",
+            fix="leave --features out, or w8a16",
         )
 
 

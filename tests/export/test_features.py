@@ -208,12 +208,17 @@ def test_a_network_that_has_none_says_so(trained, pooling) -> None:
         source_of(Sizes(), "size", like=trained.source).network()
 
 
-def test_int8_borders_and_features_do_not_go_together(trained, tmp_path: Path) -> None:
-    options = ExportOptions(targets=("tflite",), precisions=("int8",), int8=Int8Options(io="int8"))
+@pytest.mark.parametrize(
+    ("precision", "io", "problem"), [("int8", "int8", "features are float32"), ("w8a16", "float", "at w8a16")]
+)
+def test_where_features_cannot_be_had_is_said_first(
+    precision: str, io: str, problem: str, trained, tmp_path: Path
+) -> None:
+    options = ExportOptions(targets=("tflite",), precisions=(precision,), int8=Int8Options(io=io))
     source = dataclasses.replace(trained.source, features=("pooled",))
-    with pytest.raises(UsageError, match="float32"):
+    with pytest.raises(UsageError, match=problem):
         export(source, CalibrationSamples(trained.calibration, source.preprocess), [], tmp_path, options)
-    check_features(("pooled",))
+    check_features((), io=io, precisions=(precision,))
 
 
 def test_what_works_in_place_does_not_reach_a_feature() -> None:

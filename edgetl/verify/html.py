@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from edgetl.verify.fidelity import AS_GOOD_AS_EXACT_DB, LayerFidelity
 from edgetl.verify.ladder import PROVENANCE, attempts, ladder_variants, method_of, surgery_line
 from edgetl.verify.latency import Latency
 from edgetl.verify.marks import Plot
+from edgetl.verify.page import render_page
 from edgetl.verify.plots import draw_layers, draw_pareto, draw_plots
 from edgetl.verify.ranges import draw_ranges, read_ranges
 from edgetl.verify.report import Check, Memory, Report, VariantReport
@@ -28,7 +28,7 @@ from edgetl.verify.rows import (
 )
 from edgetl.verify.views import class_table, flip_cards
 from edgetl.verify.wording import all_damage_in_words, change_rows, feature_table, undecided_checks
-from edgetl_runtime.errors import BundleError, MissingDependency
+from edgetl_runtime.errors import BundleError
 
 __all__ = ["render_html"]
 
@@ -73,15 +73,10 @@ def render_html(report: Report, *, bundle: Path | None = None) -> str:
 
     Raises `MissingDependency` without jinja2 or matplotlib.
     """
-    try:
-        from jinja2 import Environment, StrictUndefined
-    except ImportError:
-        raise MissingDependency("jinja2", needed_for="the HTML report", extra="report") from None
-    source = importlib.resources.files("edgetl.verify").joinpath("report.html.j2").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     ranges, ranges_error = _ranges(bundle)
     changes = change_rows(report)
-    return environment.from_string(source).render(
+    return render_page(
+        "report.html.j2",
         report=report,
         verdict=verdict_line(report),
         failures=[describe(check) for check in report.verdict.failed],

@@ -6,10 +6,14 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from edgetl_runtime.errors import MissingDependency, OutputError
+from edgetl_runtime.errors import CheckpointError, MissingDependency, OutputError
 
-__all__ = ["Epoch", "History"]
+__all__ = ["HISTORY_FILE", "Epoch", "History", "read_rows"]
+
+HISTORY_FILE = "history.json"
+"""What a history is called beside its checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class History:
             raise OutputError(f"cannot write {path}: {error}", fix="choose another place") from error
 
     def plot(self, path: Path) -> None:
-        """Losses and accuracy over epochs as a picture; the suffix (.png, .svg) says which kind.
+        """Losses, accuracy and, where there is one, learning rate over epochs; the suffix (.png, .svg) says which kind.
 
         Raises `MissingDependency` without matplotlib, `OutputError` when it cannot be written.
         """
@@ -72,8 +76,10 @@ class History:
             from matplotlib.figure import Figure
         except ImportError as error:
             raise MissingDependency("matplotlib", needed_for="the plot of the history", extra="report") from error
-        figure = Figure(figsize=(9, 3.5), layout="constrained")
-        losses, accuracy = figure.subplots(1, 2)
+        rates = [(epoch.epoch, epoch.lr) for epoch in self.epochs if epoch.lr is not None]
+        panels = 3 if rates else 2
+        figure = Figure(figsize=(4.5 * panels, 3.5), layout="constrained")
+        losses, accuracy, *others = figure.subplots(1, panels)
         at = [epoch.epoch for epoch in self.epochs]
         losses.plot(at, [epoch.train_loss for epoch in self.epochs], label="training")
         losses.plot(at, [epoch.val_loss for epoch in self.epochs], label="validation")
@@ -83,7 +89,20 @@ class History:
         accuracy.plot([self.best.epoch], [self.best.val_top1 * 100], "o", color="C1", label=f"{self.best.val_top1:.1%}")
         accuracy.set(xlabel="epoch", ylabel="validation top-1 (%)")
         accuracy.legend()
+        for panel in others:
+            panel.plot(*zip(*rates, strict=True), color="C2")
+            panel.set(xlabel="epoch", ylabel="learning rate of the head")
         try:
             figure.savefig(path)
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error}", fix="choose another place") from error
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The epochs of a saved history as dictionaries; empty when there is none. Raises `CheckpointError` for damage."""
+    if not path.is_file():
+        return []
+    try:
+        return [dict(row) for row in json.loads(path.read_text(encoding="utf-8"))["epochs"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"cannot read the history {path}: {error!r}", fix="copy the folder again") from error

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgetl.data import Sample, load_labelled
+from edgetl.history import HISTORY_FILE, read_rows
 from edgetl.photos import find_images, label_folders
 from edgetl.recipe import Recipe
 from edgetl.verify.answers import ReferenceModel
 from edgetl.verify.gate import Gate, read_gate
-from edgetl.verify.options import VerifyOptions
+from edgetl.verify.options import RunFacts, VerifyOptions
 from edgetl.verify.reference import RecordingReference, read_kept_reference
 from edgetl.verify.regression import Baseline
 from edgetl.verify.report import Report
@@ -93,7 +94,8 @@ def verify_bundle(
             raise UsageError("there are no new answers to keep", fix="leave --keep-reference out")
     recording = RecordingReference(answering)
     asked = recording if keep_reference else answering
-    report = verify(bundle, samples, asked, options, variants=variants, original=original, track=track)
+    facts = RunFacts(history=read_rows(bundle / REFERENCE / HISTORY_FILE))
+    report = verify(bundle, samples, asked, options, variants=variants, original=original, track=track, facts=facts)
     if keep_reference:
         recording.keep(bundle, manifest, [sample.label for sample in samples])
         notes.append(f"the original's answers to {len(samples)} photos are kept in {bundle / REFERENCE}")

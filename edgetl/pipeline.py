@@ -15,6 +15,7 @@ from edgetl.backbones import build, preset
 from edgetl.checkpoint import CHECKPOINT_FILE, Checkpoint
 from edgetl.data import Dataset, Sample, load_dataset, load_labelled, load_photos, pick
 from edgetl.finetune import Trained, check_start, finetune, input_channels
+from edgetl.history import HISTORY_FILE
 from edgetl.judging import REFERENCE, Outcome, source_of, verify_bundle, verify_options
 from edgetl.lr_range import LrRange, lr_range
 from edgetl.photos import label_folders
@@ -110,6 +111,7 @@ def run(
         )
         with staged(out, holds=BUNDLE_FILE, force=force) as folder:
             exported = _write_bundle(trained.checkpoint, photos, recipe.export, folder, name=out.stem, track=track)
+            trained.history.save(folder / REFERENCE / HISTORY_FILE)
             answering = exported.captured.source.reference()
             recording = RecordingReference(answering)
             report = verify(
@@ -195,7 +197,7 @@ def train_to(
         return trained
     with staged(out, holds=CHECKPOINT_FILE, force=force) as folder:
         trained.checkpoint.write(folder)
-        trained.history.save(folder / "history.json")
+        trained.history.save(folder / HISTORY_FILE)
         trained.history.plot(folder / "history.png")
         dataclasses.replace(recipe, train=trained.options).save(folder / "recipe.toml")
     keeping.drop()

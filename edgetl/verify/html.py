@@ -12,6 +12,7 @@ from edgetl.verify.fidelity import AS_GOOD_AS_EXACT_DB, LayerFidelity
 from edgetl.verify.ladder import PROVENANCE, attempts, ladder_variants, method_of, surgery_line
 from edgetl.verify.latency import Latency
 from edgetl.verify.marks import Plot
+from edgetl.verify.original_views import view_original
 from edgetl.verify.page import render_page
 from edgetl.verify.plots import draw_layers, draw_pareto, draw_plots
 from edgetl.verify.ranges import draw_ranges, read_ranges
@@ -26,6 +27,7 @@ from edgetl.verify.rows import (
     speed_up,
     verdict_line,
 )
+from edgetl.verify.training_plots import draw_training, training_in_words
 from edgetl.verify.views import class_table, flip_cards
 from edgetl.verify.wording import all_damage_in_words, change_rows, feature_table, undecided_checks
 from edgetl_runtime.errors import BundleError
@@ -96,6 +98,9 @@ def render_html(report: Report, *, bundle: Path | None = None) -> str:
         pareto=draw_pareto(report),
         plots=draw_plots(report),
         layers=draw_layers(report),
+        original=view_original(report),
+        training=draw_training(report),
+        training_said=training_in_words(report),
         exact_db=f"{AS_GOOD_AS_EXACT_DB:.0f}",
         suspects=[_suspect(variant, layer) for variant in report.variants for layer in variant.suspects],
         layer_errors=[(variant.id, variant.layers_error) for variant in report.variants if variant.layers_error],

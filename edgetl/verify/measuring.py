@@ -20,6 +20,7 @@ from edgetl.verify.gate import QUANTITIES, checks_of
 from edgetl.verify.latency import Latencies, Latency, LatencyOptions, measure_latency, median_preprocess_ms
 from edgetl.verify.memory import measure_memory
 from edgetl.verify.options import VerifyOptions
+from edgetl.verify.original import Original, judge_original
 from edgetl.verify.regression import latency_decision
 from edgetl.verify.report import VariantReport
 from edgetl.verify.thumbnails import Thumbnails
@@ -34,6 +35,7 @@ __all__ = ["Measuring", "with_error"]
 
 _IMAGES_FOR_PREPROCESS_TIME = 16
 _IMAGES_FOR_LAYERS = 4
+_BUDGET_OF_WORST = 128 * 1024  # bytes of thumbnails
 _EQUAL_ENOUGH_DB = 80.0
 """Logits nearer to the original's than this leave nothing to look for in the layers."""
 _PRECISE = 0.05
@@ -75,6 +77,12 @@ class Measuring:
             else report
             for report in reports
         ]
+
+    def original_model(self) -> Original:
+        """What the original takes for what, and the images that it is most wrong about, with thumbnails."""
+        labels = [label.id for label in self.bundle.manifest.labels]
+        thumbnails = Thumbnails(_BUDGET_OF_WORST)
+        return judge_original(self.samples, self._truth(), self.answers.reference, labels, thumbnail=thumbnails)
 
     def with_latency(self, reports: Sequence[VariantReport]) -> tuple[list[VariantReport], tuple[str, ...]]:
         """Latencies, measured longer while gate or baseline are undecided; and what disturbed the measurement."""

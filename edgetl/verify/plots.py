@@ -27,7 +27,7 @@ def draw_pareto(report: Report) -> list[Plot]:
 
 def draw_plots(report: Report) -> list[Plot]:
     """The other plots for which the report has numbers."""
-    return _drawn(report, (_latency, _size, _sqnr, _classes, _history))
+    return _drawn(report, (_latency, _size, _sqnr, _classes))
 
 
 def draw_layers(report: Report) -> Plot | None:
@@ -142,27 +142,3 @@ def _classes(report: Report) -> Plot | None:
     add_legend(figure, [variant for variant in report.variants if variant.accuracy], ring=True)
     numbers = "; ".join(f"{label}: {value:.1f} %" for label, value in zip(labels, originals, strict=True))
     return finished("Accuracy by label", f"Of the original: {numbers}.", figure)
-
-
-def _history(report: Report) -> Plot | None:
-    """Every series of the training history: losses on the left, shares (accuracies) on the right."""
-    keys = dict.fromkeys(key for row in report.history for key in row)
-    losses = [key for key in keys if "loss" in key]
-    shares = [key for key in keys if "top1" in key or "accuracy" in key]
-    panels = [(names, title) for names, title in ((losses, "loss"), (shares, "share right")) if names]
-    if not panels:
-        return None
-    figure, axes = new_figure(2.8, columns=len(panels))
-    epochs = [row.get("epoch", i) for i, row in enumerate(report.history, start=1)]
-    said = []
-    for (names, title), panel in zip(panels, axes if len(panels) > 1 else [axes], strict=True):
-        for name, colour, line in zip(names, ("onnx", "tflite", "openvino"), ("-", "--", ":"), strict=False):
-            values = [row.get(name) for row in report.history]
-            panel.plot(
-                epochs, [float("nan") if v is None else v for v in values], line, color=COLOURS[colour], label=name
-            )
-            said.append(f"{name} ends at {values[-1]}")
-        panel.set(xlabel="epoch", title=title)
-        panel.xaxis.get_major_locator().set_params(integer=True)
-        panel.legend(fontsize=9)
-    return finished("Training", f"{len(epochs)} epochs; {'; '.join(said)}.", figure)

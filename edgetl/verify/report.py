@@ -19,6 +19,7 @@ from edgetl.verify.damage import Damage
 from edgetl.verify.diagnosis import Finding
 from edgetl.verify.fidelity import LayerFidelity
 from edgetl.verify.latency import Latency
+from edgetl.verify.original import Original
 from edgetl.verify.parity import FeatureParity, Parity
 from edgetl_runtime.errors import UsageError
 
@@ -133,7 +134,7 @@ class Report:
     calibrate, quantize, export, verify; ``labels`` are names by id. ``history`` is the training history, one dictionary
     per epoch; ``provenance`` is the manifest's; ``created`` is ISO 8601 in UTC. ``baseline``: what changed since an
     accepted report; ``disturbances``: what changed on the machine while latency was measured; ``contract``: input,
-    preprocessing, normalisation and output of the manifest.
+    preprocessing, normalisation and output of the manifest; ``original``: what the original model takes for what.
     """
 
     bundle: str
@@ -150,6 +151,7 @@ class Report:
     baseline: BaselineComparison | None = None
     disturbances: tuple[str, ...] = ()
     contract: dict[str, Any] = field(default_factory=dict)
+    original: Original | None = None
     schema: int = SCHEMA
 
     def variant(self, variant_id: str) -> VariantReport:

@@ -93,6 +93,7 @@ def verify(
         history=tuple(dict(row) for row in facts.history),
         disturbances=disturbances,
         contract=contract_of(manifest),
+        original=measuring.original_model(),
     )
     report = _with_findings(_judged(report, options, faults, variants), measuring, faults)
     return replace(report, seconds={**facts.seconds, "verify": time.monotonic() - start})

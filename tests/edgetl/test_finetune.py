@@ -233,6 +233,7 @@ def test_history_is_json_and_a_picture(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="the plot needs matplotlib")
     history.plot(tmp_path / "h.svg")
     assert (tmp_path / "h.svg").read_text().count("<path") > 20
+    assert "learning rate" in (tmp_path / "h.svg").read_text()  # matplotlib says in comments what it draws as paths
     with pytest.raises(OutputError):
         history.plot(tmp_path / "no" / "h.png")
 

@@ -52,6 +52,12 @@ def test_run_leaves_a_bundle_with_its_report(photos: Path, tmp_path: Path) -> No
     assert report["variants"][0]["parity"]["top1_agreement"] == 1.0
     assert report["variants"][0]["latency"]["p50_ms"] > 0
     assert any("validation split" in note for note in outcome.notes)
+    original = report["original"]
+    assert sum(scores["n"] for scores in original["per_label"].values()) == report["data"]["n"]
+    assert original["worst"][0]["thumbnail"].startswith("data:image/jpeg")
+    # The history stays with the bundle: another verification shows it again.
+    again = verify_bundle(out, load_dataset(photos, SMALL.data).held_out[0])
+    assert [*again.report.history] == report["history"] != []
     opened = open_bundle(out)
     opened.check()
     assert opened.manifest.golden is not None

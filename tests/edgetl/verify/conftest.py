@@ -19,6 +19,7 @@ from edgetl.verify.damage import ClassDamage, Damage, Flip
 from edgetl.verify.diagnosis import Finding
 from edgetl.verify.gate import Gate, judge
 from edgetl.verify.latency import Latency
+from edgetl.verify.original import LabelScores, Original, WorstImage
 from edgetl.verify.parity import Parity
 from edgetl.verify.report import Check, Data, Memory, Report, VariantReport, Verdict
 from edgetl_runtime.engines import ModelBytes
@@ -152,7 +153,8 @@ def report() -> Report:
 
 @pytest.fixture
 def full_report(report: Report) -> Report:
-    """`report` with everything a report can hold: an undecided check, damage, findings, a baseline, disturbances."""
+    """`report` with everything a report can hold: an undecided check, damage, findings, a baseline, disturbances, and
+    what the original takes for what."""
     per_class = {
         "id0": ClassDamage(122, 0.8, 0.8, 1.0),
         "id1": ClassDamage(122, 0.85, 0.85 - 10 / 122, 0.002),
@@ -191,6 +193,16 @@ def full_report(report: Report) -> Report:
             ),
         ),
         disturbances=("the load of other processes rose from 0.1 to 1.3 cores",),
+        original=Original(
+            0.42,
+            {
+                "id0": LabelScores(122, 120 / 122, 121, 120 / 121),
+                "id1": LabelScores(122, 121 / 122, 123, 121 / 123),
+                "id2": LabelScores(122, 1.0, 122, 1.0),
+            },
+            {"id0": {"id0": 120, "id1": 2}, "id1": {"id0": 1, "id1": 121}, "id2": {"id2": 122}},
+            (WorstImage("id1/e.jpg", "id1", "id0", 0.98, 0.01, 4.605, "data:image/jpeg;base64,/9j/4AAQ"),),
+        ),
     )
 
 

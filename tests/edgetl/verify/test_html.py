@@ -74,7 +74,7 @@ def test_it_can_be_read_without_seeing_it(text: str) -> None:
     assert page.named("html") == [{"lang": "en"}]
     assert all(attributes.get("scope") in ("row", "col") for attributes in page.named("th"))
     plots = page.named("svg")
-    assert len(plots) == 7
+    assert len(plots) == 8
     assert all(attributes["role"] == "img" and attributes["aria-label"] for attributes in plots)
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
@@ -121,7 +121,7 @@ def test_what_was_not_measured_leaves_no_empty_plot(report: Report) -> None:
 def test_a_history_with_gaps(report: Report) -> None:
     gaps = ({"epoch": 1, "train_loss": None}, {"epoch": 2, "train_loss": 0.5, "seconds": 3.0})
     text = render_html(replace(report, history=gaps))
-    assert "train_loss ends at 0.5" in text
+    assert "2 epochs; training from 0.5 to 0.5" in text
 
 
 def test_the_same_report_gives_the_same_page(report: Report, text: str) -> None:
@@ -229,7 +229,7 @@ def test_what_is_known_is_shown(full_report: Report) -> None:
 
 
 def test_flipped_images_are_shown_once_with_every_answer(full_report: Report) -> None:
-    page = Page(render_html(full_report))
+    page = Page(render_html(replace(full_report, original=None)))
     (image,) = page.named("img")
     assert image["alt"] == "id1/a<b>.jpg: Label <1>"
     assert str(image["src"]).startswith("data:image/jpeg;base64,")
@@ -269,3 +269,18 @@ def test_calibration_is_drawn_from_the_bundle(full_report: Report, tmp_path: Pat
     (tmp_path / "quantization.json").write_text('{"quantizations": [{}]}')
     assert "quantization.json is damaged" in render_html(full_report, bundle=tmp_path)
     assert "Calibration</h2>" not in render_html(full_report, bundle=tmp_path / "none")
+
+
+def test_the_original_is_shown_with_its_confusions_and_its_worst_images(full_report: Report) -> None:
+    text = render_html(full_report)
+    page = Page(text)
+    words = " ".join(" ".join(page.words).split())
+    assert "Label <0> 122 98.4 99.2 Label <1> (2)" in words
+    assert "wrong truth Label <1>, 1.0 % answer Label <0>, 98.0 % loss 4.61; id1/e.jpg" in words
+    (matrix,) = re.findall(r'<table class="matrix">.*?</table>', text, flags=re.DOTALL)
+    cells = re.findall(r'<td class="(\w+)"(?: style="--strength: ([\d.]+)%")?>(\d*)</td>', matrix)
+    assert cells == [
+        ("right", "49.3", "120"), ("wrong", "8.7", "2"), ("wrong", "", ""),
+        ("wrong", "8.3", "1"), ("right", "49.7", "121"), ("wrong", "", ""),
+        ("wrong", "", ""), ("wrong", "", ""), ("right", "50.0", "122"),
+    ]  # fmt: skip

@@ -74,6 +74,10 @@ def build_parser(run_by: Mapping[str, Command]) -> argparse.ArgumentParser:
     _inspect_options(inspecting)
     backbones = add("backbones")
     backbones.add_argument("--json", metavar="FILE", type=Path, help="write the list as JSON")
+    curve = add("learning-curve")
+    _data_options(curve)
+    _train_options(curve)
+    _curve_options(curve)
     demo = add("demo")
     demo.add_argument(
         "--out", metavar="BUNDLE", type=Path, default=Path("digits.edgetl"), help="default: digits.edgetl"
@@ -121,6 +125,17 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", metavar="auto|cpu|cuda")
     group.add_argument("--precision", metavar="auto|fp32|bf16|fp16", help="what the network is trained in")
     group.add_argument("--compile", action="store_true", default=None, help="torch.compile the network")
+
+
+def _curve_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("learning curve")
+    group.add_argument("--fractions", metavar="F,...", help="of the training photos (default: 0.05,0.1,0.25,0.5,1)")
+    group.add_argument("--seeds", type=int, metavar="N", help="draws of each fraction (default: 3)")
+    group.add_argument(
+        "--from-scratch-epochs", type=int, metavar="N", help="of the trainings from scratch; 0: none (default: 20)"
+    )
+    group.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="keeps what was trained already")
+    group.add_argument("--json", metavar="FILE", type=Path, help="write the curve as JSON")
 
 
 def _export_options(parser: argparse.ArgumentParser) -> None:

@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         "bench": _bench,
         "inspect": _inspect,
         "backbones": _backbones,
+        "learning-curve": _learning_curve,
         "demo": _demo,
     }
     return build_parser(commands)
@@ -332,6 +333,40 @@ def _backbones(arguments: argparse.Namespace) -> int:
             f"{info.name:22} {info.params / 1e6:9.2f} {info.gmacs:7.2f} {info.image_size:6d} {info.top1:8.2f}  {tried}"
         )
     return 0
+
+
+def _learning_curve(arguments: argparse.Namespace) -> int:
+    """Measure accuracy against the number of training photos, transfer against from scratch."""
+    from edgetl.learning_curve import CurveOptions, CurvePoint, learning_curve
+    from edgetl.learning_curve_views import render_curve_page, render_curve_terminal
+    from edgetl.verify.writing import write_text
+
+    given = {"seeds": arguments.seeds, "scratch_epochs": arguments.from_scratch_epochs}
+    options = dataclasses.replace(CurveOptions(), **{name: n for name, n in given.items() if n is not None})
+    if arguments.fractions is not None:
+        options = dataclasses.replace(options, fractions=_numbers(arguments.fractions, option="--fractions"))
+
+    def tell(point: CurvePoint) -> None:
+        say(f"{point.start}, {point.n} photos, seed {point.seed}: {point.top1:.1%} ({point.seconds:.0f} s)")
+
+    curve = learning_curve(_recipe(arguments), arguments.out, options, track=track, tell=tell)
+    page = arguments.out / "learning-curve.html"
+    write_text(page, render_curve_page(curve))
+    write_text(arguments.out / "learning-curve.json", curve.to_json())
+    if arguments.json is not None:
+        write_text(arguments.json, curve.to_json())
+    print(render_curve_terminal(curve))
+    say(f"page: {page}")
+    return 0
+
+
+def _numbers(text: str, *, option: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"{option} {text!r} are no numbers", fix="numbers with commas between, such as 0.1,0.5,1"
+        ) from None
 
 
 def _conclude(outcome: Outcome, *, json: Path | None) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -30,6 +30,7 @@ __all__ = [
     "load_labelled",
     "load_photos",
     "pick",
+    "share_of",
 ]
 
 
@@ -195,18 +196,33 @@ def pick(samples: Sequence[Sample], n: int, seed: int = 0) -> tuple[Sample, ...]
     return tuple(samples[index] for index in sorted(index for _, _, index in sorted(turns)[:n]))
 
 
+def share_of(samples: Sequence[Sample], fraction: float, seed: int = 0) -> tuple[Sample, ...]:
+    """`fraction` of each label, at least one sample, in their order; for one seed, a smaller share is in a larger."""
+    if not 0.0 < fraction <= 1.0:
+        raise UsageError(f"cannot take {fraction} of the samples", fix="a fraction above 0, at most 1, such as 0.1")
+    counts = Counter(sample.label for sample in samples)
+    drawn = _draw(samples, {label: max(1, round(fraction * n)) for label, n in counts.items()}, seed)
+    return tuple(sample for index, sample in enumerate(samples) if index in drawn)
+
+
 def _hold_out(samples: tuple[Sample, ...], fraction: float, seed: int) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
     """Two parts, in the order of the samples; `fraction` of each label, at least one, not all, is in the second."""
-    left = {label: min(n - 1, max(1, round(fraction * n))) for label, n in Counter(s.label for s in samples).items()}
-    held: set[int] = set()
-    for index in np.random.default_rng(seed).permutation(len(samples)).tolist():
-        if left[samples[index].label] > 0:
-            left[samples[index].label] -= 1
-            held.add(index)
+    counts = Counter(sample.label for sample in samples)
+    held = _draw(samples, {label: min(n - 1, max(1, round(fraction * n))) for label, n in counts.items()}, seed)
     return (
         tuple(s for i, s in enumerate(samples) if i not in held),
         tuple(s for i, s in enumerate(samples) if i in held),
     )
+
+
+def _draw(samples: Sequence[Sample], wanted: Mapping[int, int], seed: int) -> set[int]:
+    """Indices of so many samples of each label; for one seed, fewer are among more."""
+    left, drawn = dict(wanted), set()
+    for index in np.random.default_rng(seed).permutation(len(samples)).tolist():
+        if left[samples[index].label] > 0:
+            left[samples[index].label] -= 1
+            drawn.add(index)
+    return drawn
 
 
 def _check_trainable(found: dict[str, Files], path: Path, options: DataOptions) -> None:

@@ -47,6 +47,7 @@ __all__ = [
     "export_checkpoint",
     "find_rate",
     "labelled_by_folders",
+    "photos_of",
     "run",
     "train",
     "train_along",
@@ -139,7 +140,7 @@ def run(
 def find_rate(recipe: Recipe, *, track: Track = silent) -> LrRange:
     """Photos to a learning rate that suits them (`edgetl.lr_range`)."""
     check_start(recipe.model, recipe.train)
-    dataset = _dataset(recipe, track)
+    dataset = photos_of(recipe, track=track)
     return lr_range(dataset, recipe.model, recipe.train, recipe.augment, track=track)
 
 
@@ -153,8 +154,7 @@ def train(
 ) -> tuple[Dataset, Trained]:
     """Photos to a checkpoint. `dataset` stands in for ``recipe.data.path``; `keeping` keeps the state on the way."""
     check_start(recipe.model, recipe.train)
-    if dataset is None:
-        dataset = _dataset(recipe, track)
+    dataset = photos_of(recipe, track=track) if dataset is None else dataset
     trained = finetune(
         dataset, recipe.model, recipe.train, augment=recipe.augment, keeping=keeping, track=track, tell=tell
     )
@@ -164,7 +164,8 @@ def train(
     return dataset, trained
 
 
-def _dataset(recipe: Recipe, track: Track) -> Dataset:
+def photos_of(recipe: Recipe, *, track: Track = silent) -> Dataset:
+    """The data set that the recipe names. Raises `UsageError` when it names none, and what `load_dataset` raises."""
     if recipe.data.path is None:
         raise UsageError("no photos to train on", fix="--data FOLDER")
     return load_dataset(recipe.data.path, recipe.data, channels=input_channels(recipe.model), track=track)

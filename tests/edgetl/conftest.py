@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+VOID = {"meta", "link", "br", "img", "input", "hr"}
 MakePhotos = Callable[[Path, Mapping[str, int]], Path]
 
 
@@ -20,6 +23,37 @@ def edgetl_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data at {folder}; set EDGETL_DATA")
     return folder
+
+
+class _Elements(HTMLParser):
+    """Fails where an end tag closes something else than what was opened last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """It closes itself."""
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"</{tag}> closes nothing"
+
+
+@pytest.fixture(scope="session")
+def check_page() -> Callable[[str], None]:
+    """``check_page(text)``: every element is closed in its order, nothing is fetched, nothing runs."""
+
+    def check(text: str) -> None:
+        elements = _Elements()
+        elements.feed(text)
+        assert elements.open == []
+        assert not re.search(r"https?:|//\w|@import|<script|<iframe", text)
+
+    return check
 
 
 @pytest.fixture

@@ -36,6 +36,7 @@ def build_parser(run_by: Mapping[str, Command]) -> argparse.ArgumentParser:
 
     run = add("run")
     _data_options(run)
+    _model_options(run)
     _train_options(run)
     _export_options(run)
     _judge_options(run)
@@ -43,6 +44,7 @@ def build_parser(run_by: Mapping[str, Command]) -> argparse.ArgumentParser:
     _resume(run)
     training = add("train")
     _data_options(training)
+    _model_options(training)
     _train_options(training)
     _output(training, "CHECKPOINT_DIR", "the checkpoint folder")
     _resume(training)
@@ -74,8 +76,16 @@ def build_parser(run_by: Mapping[str, Command]) -> argparse.ArgumentParser:
     _inspect_options(inspecting)
     backbones = add("backbones")
     backbones.add_argument("--json", metavar="FILE", type=Path, help="write the list as JSON")
+    comparing = add("compare")
+    _compare_options(comparing)
+    _data_options(comparing)
+    _train_options(comparing)
+    _export_options(comparing)
+    _judge_options(comparing)
+    _output(comparing, "FOLDER", "a bundle of each backbone, comparison.html, .json and .md")
     curve = add("learning-curve")
     _data_options(curve)
+    _model_options(curve)
     _train_options(curve)
     _curve_options(curve)
     demo = add("demo")
@@ -95,10 +105,14 @@ def _data_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--recipe", metavar="FILE.toml", type=Path, help="all options in one file; those given here win")
 
 
-def _train_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("training")
+def _model_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
     group.add_argument("--backbone", metavar="NAME", help="default: mobilenet_v2; `edgetl backbones` lists all")
     group.add_argument("--weights", metavar="imagenet|none|FILE", help="what to start from (default: imagenet)")
+
+
+def _train_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("training")
     group.add_argument(
         "--strategy",
         metavar="head|last:N|full|head-then-last:N|head-then-full|gradual",
@@ -125,6 +139,20 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", metavar="auto|cpu|cuda")
     group.add_argument("--precision", metavar="auto|fp32|bf16|fp16", help="what the network is trained in")
     group.add_argument("--compile", action="store_true", default=None, help="torch.compile the network")
+    group.add_argument("--tensorboard", metavar="DIR", help="a folder for TensorBoard, one for each training")
+
+
+def _compare_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("comparison")
+    group.add_argument("--backbones", metavar="NAME,...", required=True, help="what is compared")
+    group.add_argument(
+        "--weights",
+        metavar="ALL,NAME=FILE,...",
+        help="what to start from: imagenet, none or a file (default: imagenet)",
+    )
+    group.add_argument(
+        "--within", type=float, metavar="POINTS", help="recommend the fastest within so many of the best (default: 1)"
+    )
 
 
 def _curve_options(parser: argparse.ArgumentParser) -> None:

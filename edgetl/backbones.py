@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 import torchvision
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from edgetl_runtime.errors import UsageError, nearest
 from edgetl_runtime.manifest import Normalize, Preprocess
@@ -31,6 +32,7 @@ __all__ = [
     "list_backbones",
     "preset",
     "published_weights",
+    "size_of",
     "stages",
 ]
 
@@ -249,6 +251,17 @@ def _for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
     if channels == 1:
         return (sum(values) / len(values),)
     return tuple(values[index % len(values)] for index in range(channels))
+
+
+def size_of(name: str, num_classes: int, image_size: int) -> tuple[int, int]:
+    """Parameters, and multiply-accumulates for one image of so many pixels in convolutions and matrix products."""
+    # Without memory: only shapes are computed.
+    with torch.device("meta"):
+        model = build(name, num_classes, image_size=image_size).eval()
+        counter = FlopCounterMode(display=False)
+        with counter, torch.no_grad():
+            model(torch.empty(1, 3, image_size, image_size))
+    return sum(parameter.numel() for parameter in model.parameters()), counter.get_total_flops() // 2
 
 
 def list_backbones() -> list[BackboneInfo]:

@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         "bench": _bench,
         "inspect": _inspect,
         "backbones": _backbones,
+        "compare": _compare,
         "learning-curve": _learning_curve,
         "demo": _demo,
     }
@@ -88,6 +89,7 @@ _EXPORT_KEYS = (
 _TRAIN_KEYS = (
     *("strategy", "epochs", "batch_size", "accumulate", "lr", "layer_decay", "imbalance", "mixup", "cutmix", "ema"),
     *("dropout", "hidden", "teacher", "patience", "augment", "qat", "seed", "device", "precision", "compile"),
+    "tensorboard",
 )
 
 _SECTIONS = {
@@ -333,6 +335,50 @@ def _backbones(arguments: argparse.Namespace) -> int:
             f"{info.name:22} {info.params / 1e6:9.2f} {info.gmacs:7.2f} {info.image_size:6d} {info.top1:8.2f}  {tried}"
         )
     return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    """Train, export and measure several backbones on your photos, side by side on this machine."""
+    from edgetl.backbone_comparison import CompareOptions, compare_backbones
+    from edgetl.backbone_comparison_views import (
+        render_comparison_markdown,
+        render_comparison_page,
+        render_comparison_terminal,
+    )
+    from edgetl.backbone_results import BackboneResult
+    from edgetl.verify.writing import write_text
+
+    arguments.weights, weights = _weights_by_backbone(arguments.weights)
+    options = CompareOptions(tuple(arguments.backbones.split(",")), weights)
+    if arguments.within is not None:
+        options = dataclasses.replace(options, within=arguments.within / 100)
+
+    def tell(result: BackboneResult) -> None:
+        say(
+            f"{result.backbone}: " + (f"top-1 {result.top1:.1%}" if result.error is None else f"failed: {result.error}")
+        )
+
+    found = compare_backbones(_recipe(arguments), arguments.out, options, force=arguments.force, track=track, tell=tell)
+    for suffix, text in {
+        "html": render_comparison_page(found),
+        "json": found.to_json(),
+        "md": render_comparison_markdown(found),
+    }.items():
+        write_text(arguments.out / f"comparison.{suffix}", text)
+    if arguments.json is not None:
+        write_text(arguments.json, found.to_json())
+    print(render_comparison_terminal(found))
+    say(f"page: {arguments.out / 'comparison.html'}")
+    return 1 if found.failed else 0
+
+
+def _weights_by_backbone(text: str | None) -> tuple[str | None, dict[str, str]]:
+    """``none,mobilenet_v2=FILE``: the weights of all, and by backbone those of single ones."""
+    parts = [part.partition("=") for part in (text or "").split(",") if part]
+    of_all = [name for name, sign, _ in parts if not sign]
+    if len(of_all) > 1:
+        raise UsageError(f"--weights {text} gives all backbones two", fix="NAME=FILE for a single one")
+    return next(iter(of_all), None), {name: value for name, sign, value in parts if sign}
 
 
 def _learning_curve(arguments: argparse.Namespace) -> int:

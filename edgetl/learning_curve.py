@@ -7,7 +7,6 @@ each label keeps its share. What was trained is kept in a file, so that a curve 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 import statistics
@@ -22,12 +21,11 @@ from edgetl import pipeline
 from edgetl.checkpoint import Checkpoint
 from edgetl.data import Dataset, Sample, share_of
 from edgetl.finetune import check_start
+from edgetl.identity import result_key
 from edgetl.judging import source_of
 from edgetl.recipe import Recipe
 from edgetl.verify.writing import write_text
-from edgetl.weights import parse_weights
 from edgetl_export.progress import Track, silent
-from edgetl_runtime import __version__
 from edgetl_runtime.errors import OutputError, UsageError
 from edgetl_runtime.preprocess import preprocess
 
@@ -37,6 +35,8 @@ TRANSFER, SCRATCH = "transfer", "scratch"
 """What a network starts from: weights that were trained on other photos, or random ones."""
 POINTS_FILE = "points.json"
 _SCHEMA = 1
+_NOT_TRAINING = ("export", "verify")
+"""Sections of a recipe that do not change what is trained."""
 _AT_ONCE = 64
 
 
@@ -158,11 +158,10 @@ def learning_curve(
     for each in recipes.values():
         check_start(each.model, each.train)
     dataset = pipeline.photos_of(recipe, track=track) if dataset is None else dataset
-    weights = _weights_digest(recipe)
     points = []
     for fraction, seed, start in _plan(options, list(recipes)):
-        own = _seeded(recipes[start], seed)
-        key = _key(own, dataset, fraction, seed, weights)
+        own = _at(recipes[start], start, fraction, seed)
+        key = result_key(own, dataset, without=_NOT_TRAINING, fraction=fraction, seed=seed)
         if key not in known:
             known[key] = _train_point(own, dataset, start, fraction, seed, key, track=track)
             _write_points(out, known)
@@ -199,8 +198,13 @@ def _plan(options: CurveOptions, starts: list[str]) -> Iterator[tuple[float, int
                 yield fraction, seed, start
 
 
-def _seeded(recipe: Recipe, seed: int) -> Recipe:
-    return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, seed=recipe.train.seed + seed))
+def _at(recipe: Recipe, start: str, fraction: float, seed: int) -> Recipe:
+    """The recipe of one point, with its seed and its own folder to watch it."""
+    board = recipe.train.tensorboard
+    watched = None if board is None else str(Path(board) / f"{start}-{fraction:g}-{seed}")
+    return dataclasses.replace(
+        recipe, train=dataclasses.replace(recipe.train, seed=recipe.train.seed + seed, tensorboard=watched)
+    )
 
 
 def _train_point(
@@ -231,25 +235,6 @@ def _top1(checkpoint: Checkpoint, samples: tuple[Sample, ...]) -> float:
         logits = answer(np.stack([preprocess(sample.source, checkpoint.preprocess) for sample in batch]))
         right += int(np.count_nonzero(logits.argmax(axis=1) == [sample.label for sample in batch]))
     return right / len(samples)
-
-
-def _key(recipe: Recipe, dataset: Dataset, fraction: float, seed: int, weights: str) -> str:
-    about = {
-        "edgetl": __version__,
-        "data": dataset.fingerprint,
-        "model": dataclasses.asdict(recipe.model),
-        "train": dataclasses.asdict(recipe.train),
-        "weights": weights,
-        "fraction": fraction,
-        "seed": seed,
-    }
-    return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _weights_digest(recipe: Recipe) -> str:
-    """A file of weights may change and keep its name."""
-    weights = parse_weights(recipe.model.weights)
-    return hashlib.sha256(weights.read_bytes()).hexdigest() if isinstance(weights, Path) else weights
 
 
 def _read_points(out: Path) -> dict[str, CurvePoint]:

@@ -12,6 +12,7 @@ import torch
 
 from edgetl.augmentation import was_mirrored
 from edgetl.backbones import build, preset
+from edgetl.board import check_board, write_board
 from edgetl.checkpoint import CHECKPOINT_FILE, Checkpoint
 from edgetl.data import Dataset, Sample, load_dataset, load_labelled, load_photos, pick
 from edgetl.finetune import Trained, check_start, finetune, input_channels
@@ -154,13 +155,18 @@ def train(
 ) -> tuple[Dataset, Trained]:
     """Photos to a checkpoint. `dataset` stands in for ``recipe.data.path``; `keeping` keeps the state on the way."""
     check_start(recipe.model, recipe.train)
+    board = None if recipe.train.tensorboard is None else Path(recipe.train.tensorboard)
+    if board is not None and is_first():
+        check_board(board)
     dataset = photos_of(recipe, track=track) if dataset is None else dataset
-    trained = finetune(
-        dataset, recipe.model, recipe.train, augment=recipe.augment, keeping=keeping, track=track, tell=tell
-    )
+    # Where it is watched is no part of what a checkpoint says of its training.
+    options = dataclasses.replace(recipe.train, tensorboard=None)
+    trained = finetune(dataset, recipe.model, options, augment=recipe.augment, keeping=keeping, track=track, tell=tell)
     if recipe.train.qat:
         source = source_of(trained.checkpoint, dataset.name)
-        trained = train_quantized(trained, source, dataset, recipe.train, track=track)
+        trained = train_quantized(trained, source, dataset, options, track=track)
+    if board is not None and is_first():
+        write_board(trained.history, board)
     return dataset, trained
 
 

@@ -31,7 +31,10 @@ MAY_IMPORT = {
 }
 ON_THE_DEVICE = {"numpy", "PIL"}
 HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "openvino", "tensorflow", "ai_edge_litert", "tflite_runtime")
-COMMANDS = ["run", "train", "lr-range", "export", "verify", "bench", "inspect", "backbones", "learning-curve", "demo"]
+COMMANDS = [
+    *("run", "train", "lr-range", "export", "verify", "bench", "inspect", "backbones", "compare", "learning-curve"),
+    "demo",
+]
 CONFUSING = {"onnx", "torch", "openvino", "tensorflow", "numpy"}
 """A module of this name would be taken for the library by a reader, and by Python in a folder on the path."""
 

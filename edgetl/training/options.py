@@ -35,6 +35,7 @@ class TrainOptions:
     ``augment`` is a preset of `edgetl.augmentation`. ``patience`` epochs without a better validation accuracy end the
     training. ``qat`` goes on with int8 simulated.
     ``device`` is ``auto``, ``cpu`` or ``cuda``, ``precision`` one of `PRECISIONS`; ``cache`` keeps decoded images.
+    ``tensorboard`` is a folder for TensorBoard, one for each training.
     Raises `UsageError` for values that make no sense.
     """
 
@@ -66,6 +67,7 @@ class TrainOptions:
     precision: str = "auto"
     compile: bool = False
     cache: bool = True
+    tensorboard: str | None = None
 
     def __post_init__(self) -> None:
         text = "head, last:N, full, head-then-last:N, head-then-full or gradual"

@@ -8,7 +8,7 @@ from edgetl.verify.original import LabelScores, Original, WorstImage, most_confu
 from edgetl.verify.report import Report
 from edgetl.verify.wording import label_name
 
-__all__ = ["ConfusionRow", "OriginalView", "view_original"]
+__all__ = ["ConfusionCell", "ConfusionRow", "LabelRow", "OriginalView", "WorstCard", "view_original"]
 
 _MOST_LABELS = 40
 _MOST_IN_MATRIX = 20

@@ -23,6 +23,9 @@ COLOURS = {
     "onnx": "#010207",
     "tflite": "#010208",
     "openvino": "#010209",
+    "fourth": "#01020a",
+    "fifth": "#01020b",
+    "sixth": "#01020c",
 }
 """Stand-ins to draw with; in the finished SVG each is the CSS variable of its name, so plots follow light and dark."""
 

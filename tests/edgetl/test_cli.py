@@ -157,6 +157,13 @@ def test_empty_class(run_words: list[str], photos: Path, fails: Fails) -> None:
     fails(run_words, "tulips (0)", "fix:")
 
 
+def test_a_label_with_one_photo_and_one_with_too_few(
+    run_words: list[str], photos: Path, make_photos: MakePhotos, fails: Fails
+) -> None:
+    make_photos(photos, {"lilies": 1, "tulips": 4})
+    fails(run_words, "too few training images of: lilies (1), tulips (4)", "at least 5 of each label")
+
+
 def test_one_class(run_words: list[str], photos: Path, fails: Fails) -> None:
     shutil.rmtree(photos / "roses")
     fails(run_words, "one label only: 'daisy'")

@@ -118,6 +118,30 @@ def test_points_are_trained_once(
     assert trainings == []
 
 
+def test_every_point_has_its_own_board_and_watching_is_no_other_training(
+    recipe: Recipe,
+    data: Dataset,
+    trainings: list[tuple[str, int, int]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    boards: list[str | None] = []
+    right = pipeline.train
+
+    def train(recipe: Recipe, **more: Any) -> Any:
+        boards.append(recipe.train.tensorboard)
+        return right(recipe, **more)
+
+    monkeypatch.setattr(pipeline, "train", train)
+    watched = recipe.updated({"train": {"tensorboard": "runs"}})
+    learning_curve(watched, tmp_path / "curve", CurveOptions((0.1, 0.5), 1, 2), dataset=data)
+    assert boards == [
+        str(Path("runs") / name) for name in ("transfer-0.1-0", "scratch-0.1-0", "transfer-0.5-0", "scratch-0.5-0")
+    ]
+    learning_curve(recipe, tmp_path / "curve", CurveOptions((0.1, 0.5), 1, 2), dataset=data)
+    assert len(trainings) == 4
+
+
 def test_weights_that_changed_under_their_name_are_other_weights(
     recipe: Recipe, data: Dataset, trainings: list[tuple[str, int, int]], tmp_path: Path, weights: Path
 ) -> None:

@@ -38,10 +38,16 @@ class Board:
             raise OutputError(f"cannot write to {folder}: {error}", fix="choose another --tensorboard") from error
 
     def epoch(self, epoch: Epoch) -> None:
-        """Every number of an epoch: losses in nats, top-1 as a share, the rest by its name below ``epoch/``."""
-        for name, value in dataclasses.asdict(epoch).items():
-            if name != "epoch" and isinstance(value, (int, float)):
-                self._writer.add_scalar(_TAGS.get(name, f"epoch/{name}"), value, epoch.epoch)
+        """Every number of an epoch: losses in nats, top-1 as a share, the rest by its name."""
+        values = dataclasses.asdict(epoch)
+        number = values.pop("epoch")
+        scalars = {_TAGS.get(name, f"epoch/{name}"): value for name, value in values.items()}
+        for name, parts in values.items():
+            if isinstance(parts, dict):
+                scalars |= {f"{name}/{part}": value for part, value in parts.items()}
+        for tag, value in scalars.items():
+            if isinstance(value, (int, float)):
+                self._writer.add_scalar(tag, value, number)
         self._writer.flush()
 
     def close(self) -> None:

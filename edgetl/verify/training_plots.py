@@ -12,7 +12,7 @@ from edgetl.verify.svg import COLOURS, new_figure, page_style
 __all__ = ["draw_training", "training_in_words"]
 
 _LINES = {"training": ("onnx", "-"), "validation": ("tflite", "--")}
-_OTHER_LINE = ("openvino", ":")
+_OTHER_LINES = (("openvino", ":"), ("fourth", "-"), ("fifth", "--"), ("sixth", "-."), ("onnx", ":"), ("tflite", "-"))
 _MOST_PHASES = 8
 
 
@@ -27,8 +27,13 @@ def draw_training(report: Report) -> list[Plot]:
         ("Accuracy by epoch", "top-1, %", shares, 100.0),
         ("Learning rate by epoch", "learning rate", rates, 1.0),
     ]
+    spent = list(dict.fromkeys(part for row in report.history for part in row.get("spent") or {}))
+    parts = [
+        {"epoch": row.get("epoch", i), **(row.get("spent") or {})} for i, row in enumerate(report.history, start=1)
+    ]
     with page_style():
-        return [_draw(report.history, *panel) for panel in panels if panel[2]]
+        drawn = [_draw(report.history, *panel) for panel in panels if panel[2]]
+        return [*drawn, _draw(parts, "Time by epoch", "seconds", spent, 1.0)] if spent else drawn
 
 
 def training_in_words(report: Report) -> str | None:
@@ -46,8 +51,8 @@ def _draw(history: Sequence[dict[str, Any]], title: str, axis: str, names: Seque
     figure, axes = new_figure(2.6)
     epochs = [row.get("epoch", i) for i, row in enumerate(history, start=1)]
     said = []
-    for name in names:
-        colour, line = _LINES.get(_in_words(name), _OTHER_LINE)
+    for place, name in enumerate(names):
+        colour, line = _LINES.get(_in_words(name), _OTHER_LINES[place % len(_OTHER_LINES)])
         values = [scale * row[name] if _is_number(row.get(name)) else float("nan") for row in history]
         # A line through one epoch cannot be seen.
         marker = "o" if len(epochs) == 1 else ""
@@ -58,16 +63,17 @@ def _draw(history: Sequence[dict[str, Any]], title: str, axis: str, names: Seque
     axes.set(xlabel="epoch", ylabel=axis, xlim=(epochs[0] - 0.5, epochs[-1] + 0.5))
     axes.xaxis.get_major_locator().set_params(integer=True)
     if len(names) > 1:
-        figure.legend(loc="outside upper center", ncols=len(names), fontsize=9)
+        figure.legend(loc="outside upper center", ncols=min(len(names), 3), fontsize=9)
     return finished(title, f"{len(epochs)} epochs; {'; '.join(said)}.", figure)
 
 
 def _mark_phases(axes: Any, history: Sequence[dict[str, Any]], epochs: Sequence[int]) -> None:
     """A line where a phase begins, with its name above, when there are several."""
+    names = [_phase_of(row) for row in history]
     starts = [
-        (epoch, str(row["phase"]))
-        for place, (epoch, row) in enumerate(zip(epochs, history, strict=True))
-        if row.get("phase") and (place == 0 or row["phase"] != history[place - 1].get("phase"))
+        (epoch, name)
+        for place, (epoch, name) in enumerate(zip(epochs, names, strict=True))
+        if name and (place == 0 or name != names[place - 1])
     ]
     if not 2 <= len(starts) <= _MOST_PHASES:
         return
@@ -77,6 +83,14 @@ def _mark_phases(axes: Any, history: Sequence[dict[str, Any]], epochs: Sequence[
             axes.axvline(at, color=COLOURS["muted"], linestyle="--", linewidth=0.8)
         where = {"xy": (at if place else epochs[0], 1.01), "xycoords": ("data", "axes fraction")}
         axes.annotate(literal(name), **where, va="bottom", fontsize=8, color=COLOURS["muted"])
+
+
+def _phase_of(row: dict[str, Any]) -> str:
+    """What was trained in an epoch, as far as it is known."""
+    if row.get("phase") != "network":
+        return str(row.get("phase") or "")
+    stages = row.get("trained_stages")
+    return "all layers" if stages is None else f"last {stages}"
 
 
 def _in_words(name: str) -> str:

@@ -85,14 +85,21 @@ def test_training_is_drawn_with_its_phases_and_its_learning_rate(report: Report)
     pytest.importorskip("matplotlib")
     history = tuple(
         {"epoch": i, "train_loss": 1 / i, "val_loss": 1.5 / i, "val_top1": 1 - 0.5 / i, "seconds": 2.0 * i}
-        | ({"phase": "head", "lr": None} if i < 3 else {"phase": "all layers", "lr": 0.1 / i})
+        | (
+            {"phase": "head", "lr": None}
+            if i < 3
+            else {"phase": "network", "trained_stages": 5 - i or None, "lr": 0.1 / i}
+        )
+        | {"spent": {"forward": 2.0, "waiting": 1.0 / i}}
         for i in range(1, 6)
     )
-    loss, accuracy, rate = draw_training(replace(report, history=history))
+    loss, accuracy, rate, time = draw_training(replace(report, history=history))
     assert "training from 1 to 0.2; validation from 1.5 to 0.3" in loss.text
     assert "validation from 50 to 90" in accuracy.text
     assert "of the head from 0.03333 to 0.02" in rate.text
-    assert all(">head<" in plot.svg and ">all layers<" in plot.svg for plot in (loss, accuracy, rate))
+    assert "forward from 2 to 2; waiting from 1 to 0.2" in time.text
+    for plot in (loss, accuracy, rate):
+        assert all(f">{name}<" in plot.svg for name in ("head", "last 2", "last 1", "all layers")), plot.title
     assert (
         training_in_words(replace(report, history=history))
         == "5 epochs; kept is epoch 5 with 90.0 %. 10 s of training."

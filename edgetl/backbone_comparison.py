@@ -160,15 +160,15 @@ def _run(recipe: Recipe, bundle: Path, dataset: Dataset, *, force: bool, track: 
 
 def _result(recipe: Recipe, bundle: Path, report: Report) -> BackboneResult:
     manifest = open_bundle(bundle).manifest
-    size = manifest.preprocess.crop[0]
-    params, macs = size_of(recipe.model.backbone, len(manifest.labels), size)
+    spec = manifest.preprocess
+    params, macs = size_of(recipe.model.backbone, len(manifest.labels), spec.crop[0], channels=spec.channels)
     failed = {check.variant for check in report.verdict.failed}
     return BackboneResult(
         backbone=recipe.model.backbone,
         weights=_name(recipe.model.weights),
         strategy=recipe.train.strategy,
         bundle=bundle.name,
-        image_size=size,
+        image_size=spec.crop[0],
         params=params,
         macs=macs,
         top1=report.reference.top1,

@@ -253,14 +253,14 @@ def _for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
     return tuple(values[index % len(values)] for index in range(channels))
 
 
-def size_of(name: str, num_classes: int, image_size: int) -> tuple[int, int]:
+def size_of(name: str, num_classes: int, image_size: int, *, channels: int = 3) -> tuple[int, int]:
     """Parameters, and multiply-accumulates for one image of so many pixels in convolutions and matrix products."""
     # Without memory: only shapes are computed.
     with torch.device("meta"):
-        model = build(name, num_classes, image_size=image_size).eval()
+        model = build(name, num_classes, image_size=image_size, channels=channels).eval()
         counter = FlopCounterMode(display=False)
         with counter, torch.no_grad():
-            model(torch.empty(1, 3, image_size, image_size))
+            model(torch.empty(1, channels, image_size, image_size))
     return sum(parameter.numel() for parameter in model.parameters()), counter.get_total_flops() // 2
 
 

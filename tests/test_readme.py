@@ -33,7 +33,7 @@ from edgetl_runtime import open_bundle
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = ("README.md", "runtime/README.md")
+PAGES = ("README.md", "runtime/README.md", "edgetl/training/README.md")
 PROGRAMS = {"edgetl": cli, "edgetl-run": device_cli}
 PHOTOS = "photos, random weights"
 VIDEO = "video"

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f'edgetl: error: {error.name} is not installed here: pip install "edgetl[all]"')
         return 2
     except KeyboardInterrupt as interruption:
-        say(f"edgetl: interrupted; {interruption or 'nothing was left behind'}")
+        say(f"edgetl: interrupted; {str(interruption) or 'nothing was left behind'}")
         return _INTERRUPTED
 
 

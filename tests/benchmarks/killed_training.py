@@ -36,7 +36,7 @@ def main() -> int:
         while kills < given.kills:
             # Few steps at a time, so that it is killed often before it is done.
             step = rng.randint(1, STEPS_OF_AN_EPOCH + 2)
-            ended = child(str(step))
+            ended = child("kill", str(step))
             if ended.returncode == -signal.SIGKILL:
                 kills += 1
                 print(f"killed in step {step} after going on", flush=True)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from edgetl.verify.operators import Operator, Point, points
 from edgetl.verify.stored import Stored, port_name, stored_in_onnx, stored_in_openvino, stored_in_tflite
 from edgetl_runtime.engines import Execution, ModelBytes, Signature, installed, missing, open_session
+from edgetl_runtime.engines.signal_stack import kept_signal_stack
 from edgetl_runtime.errors import EngineError, MissingDependency
 from edgetl_runtime.manifest import TensorSpec
 
@@ -166,7 +167,8 @@ class _WatchedOpenvino:
             loaded.add_outputs([ports[point.tensor] for point in self.points if point.tensor not in listed])
             places = {port_name(result.input_value(0)): place for place, result in enumerate(loaded.get_results())}
             self._places = [places[point.tensor] for point in self.points]
-            self._request = core.compile_model(loaded, "CPU", hints).create_infer_request()
+            with kept_signal_stack():
+                self._request = core.compile_model(loaded, "CPU", hints).create_infer_request()
         except RuntimeError as error:
             raise EngineError(f"cannot load {model.name} in openvino: {error}") from error
 

@@ -19,6 +19,7 @@ from edgetl_export.quantize.layers import layers
 from edgetl_export.quantize.match import match_by_value
 from edgetl_export.quantize.quantization import Grid, Quantized
 from edgetl_export.quantize.static import FULL_LEVELS
+from edgetl_runtime.engines.signal_stack import kept_signal_stack
 from edgetl_runtime.errors import ExportError
 
 __all__ = ["halve_in_place", "quantize_in_place", "round_weights_in_place"]
@@ -151,7 +152,8 @@ def _nodes_of(model: openvino.Model, weighted: list[Any], quantized: Quantized) 
     listed = {_key(output.input_value(0)) for output in watched.get_results()}
     watched.add_outputs([named[name].output(index) for name, index in keys if (name, index) not in listed])
     places = {_key(output.input_value(0)): place for place, output in enumerate(watched.get_results())}
-    compiled = openvino.compile_model(watched, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    with kept_signal_stack():
+        compiled = openvino.compile_model(watched, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     result = compiled([quantized.probe])
     values = {f"{name}:{index}": np.array(result[places[name, index]], np.float32) for name, index in keys}
     matched = match_by_value(quantized.values, values)

@@ -12,6 +12,7 @@ import openvino
 from edgetl_runtime.engines import installed
 from edgetl_runtime.engines.binding import Execution, ModelBytes, Signature, bind
 from edgetl_runtime.engines.devices import ANYWHERE, unavailable
+from edgetl_runtime.engines.signal_stack import kept_signal_stack
 from edgetl_runtime.errors import EngineError
 from edgetl_runtime.manifest import TensorSpec
 from edgetl_runtime.placement import OperatorPlace
@@ -95,8 +96,9 @@ def open_session(model: ModelBytes, signature: Signature, execution: Execution) 
         core = openvino.Core()
         device, members = _device(execution, core)
         read = core.read_model(model.main, weights)
-        compiled = core.compile_model(read, device, _hints(device, members, execution))
-        places = dict(core.query_model(read, device)) if device.startswith("HETERO") else {}
+        with kept_signal_stack():
+            compiled = core.compile_model(read, device, _hints(device, members, execution))
+            places = dict(core.query_model(read, device)) if device.startswith("HETERO") else {}
     except RuntimeError as error:
         raise EngineError(f"cannot load {where}: {error}", fix="pip install --upgrade openvino") from error
     session = OpenVinoSession(compiled, signature, where=where, places=places)

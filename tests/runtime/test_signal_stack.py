@@ -1,0 +1,42 @@
+"""Two OpenVINO sessions, closed in the order that they were opened, and then a signal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHILD = """
+import gc, os, signal, sys
+from edgetl_runtime import load
+if sys.argv[2] == "unkept":
+    import contextlib
+    import edgetl_runtime.engines.ov as ov
+    ov.kept_signal_stack = contextlib.nullcontext
+signal.signal(signal.SIGTERM, lambda *_: print("heard"))
+one, two = (load(sys.argv[1], engine="openvino") for _ in range(2))
+one.close(); del one; gc.collect()
+two.close(); del two; gc.collect()
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signal stacks are asked for on Linux only")
+@pytest.mark.parametrize("way", ["kept", "unkept"])
+def test_a_signal_is_heard_after_models_were_closed(pristine_bundle: Path, way: str) -> None:
+    pytest.importorskip("openvino")
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root / "runtime"), *sys.path[1:]])}
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, str(pristine_bundle), way], capture_output=True, text=True, env=environment
+    )
+    if way == "kept":
+        assert (done.returncode, done.stdout.strip()) == (0, "heard"), done.stderr
+    elif done.returncode == 0:
+        pytest.skip("this OpenVINO leaves no stack behind that is gone")
+    else:
+        assert done.returncode == -signal.SIGSEGV

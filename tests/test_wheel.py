@@ -97,12 +97,12 @@ def test_the_wheel_holds_the_three_packages_and_nothing_else(files: dict[str, in
     assert any(path.endswith("licenses/LICENSE") for path in files)
 
 
-def test_the_wheel_holds_every_file_of_the_packages(files: dict[str, int]) -> None:
+def test_the_wheel_holds_every_file_of_the_packages_but_the_pages(files: dict[str, int]) -> None:
     expected = {
         path.relative_to(folder.parent).as_posix()
         for folder in (ROOT / "edgetl", ROOT / "export/edgetl_export", ROOT / "runtime/edgetl_runtime")
         for path in folder.rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".md"
     }
     assert expected == {path for path in files if ".dist-info/" not in path}
     assert any(path.endswith(".j2") for path in expected)

@@ -37,6 +37,7 @@ from edgetl.training.processes import ALONE, Processes, joined
 from edgetl.training.snapshot import Keeping
 from edgetl.training.stepper import autocast_dtype
 from edgetl.weights import check_weights_available, fit, infer_channels, load_weights, parse_weights, read_state
+from edgetl_export.memory import memory_reused
 from edgetl_export.progress import Track, silent
 from edgetl_runtime.errors import CheckpointError, UsageError
 from edgetl_runtime.manifest import Normalize, Preprocess
@@ -123,7 +124,7 @@ def finetune(
         check_start(start, options)
     device = device_named(options.device)
     keeping.check()
-    with joined(device) as processes, torch.random.fork_rng():
+    with joined(device) as processes, torch.random.fork_rng(), memory_reused():
         job, opened = prepared(data, start, options, augment, device=device, processes=processes)
         job.track, job.tell = track, tell
         for reason in job.plan.reasons:

@@ -15,6 +15,7 @@ from torch import nn
 
 from edgetl_export.calibration import CalibrationSamples
 from edgetl_export.capture import Source
+from edgetl_export.memory import memory_reused
 from edgetl_export.progress import Track, silent
 from edgetl_export.quantize.distill import DistillOptions, batches, relative_error
 from edgetl_export.surgery import Operated
@@ -44,6 +45,7 @@ class Relearned:
         return {**named, "replaced": dict(self.replaced)}
 
 
+@memory_reused()
 def relearn(
     operated: Operated,
     source: Source,

@@ -31,7 +31,7 @@ CHOICES: Mapping[str, Mapping[str, Any]] = {
     "teacher": {"teacher": "TEACHER", "label_smoothing": 0.0},
     "label_smoothing 0": {"label_smoothing": 0.0},
     "batch_norm train": {"batch_norm": "train"},
-    "precision fp32": {"precision": "fp32"},
+    "precision bf16": {"precision": "bf16"},
 }
 """Name of a row -> options that differ from the first row. TEACHER is the first row's first network."""
 

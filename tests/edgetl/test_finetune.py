@@ -303,14 +303,18 @@ def test_a_teacher_is_learned_from(data: Dataset, weights: str, tmp_path: Path) 
         teacher=str(tmp_path / "teacher"),
         teacher_weight=1.0,
     )
-    told = finetune(data, start(weights), options).checkpoint
+    # Labels that are all wrong count nothing, so that what it gets right it has from the teacher.
+    wrong = replace(data, train=tuple(replace(sample, label=1 - sample.label) for sample in data.train))
+    misled = finetune(wrong, start(weights), replace(options, teacher=None)).checkpoint
+    told = finetune(wrong, start(weights), options).checkpoint
     assert told.training["options"]["teacher"] == str(tmp_path / "teacher")
-    # With the labels counting nothing, it can only have learned from the teacher.
     spec = teacher.preprocess
     pixels = Normalizer(teacher.normalize, torch.device("cpu"))(Pixels(data.val, spec, kind="eval").read(range(40)))
     with torch.inference_mode():
-        answers = [checkpoint.build()(pixels).argmax(1) for checkpoint in (teacher, told)]
-    assert float((answers[0] == answers[1]).float().mean()) > 0.8
+        truth, *answers = [checkpoint.build()(pixels).argmax(1) for checkpoint in (teacher, told, misled)]
+    taught, untaught = [float((answer == truth).float().mean()) for answer in answers]
+    assert taught > 0.65
+    assert taught > untaught + 0.2
     others = replace(data, labels=(Label("a", "a"), Label("b", "b")))
     with pytest.raises(UsageError, match="does not know the labels a, b"):
         finetune(others, start(weights), options)
@@ -340,6 +344,6 @@ def test_a_rare_label_is_recalled(data: Dataset, weights: str, imbalance: str) -
 
 def test_precision_is_what_the_machine_has() -> None:
     assert autocast_dtype("fp32", torch.device("cpu")) is torch.float32
-    assert autocast_dtype("auto", torch.device("cpu")) in (torch.float32, torch.bfloat16)
+    assert autocast_dtype("auto", torch.device("cpu")) is torch.float32
     with pytest.raises(UsageError, match="fp16 training needs a GPU"):
         autocast_dtype("fp16", torch.device("cpu"))

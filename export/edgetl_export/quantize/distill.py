@@ -22,6 +22,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from edgetl_export.memory import memory_reused
 from edgetl_export.progress import Track, silent
 from edgetl_export.quantize.calibrate import node_values
 from edgetl_export.quantize.layers import CLIPPING, stream
@@ -53,6 +54,7 @@ class DistillOptions:
     seed: int = 0
 
 
+@memory_reused()
 def distill(
     quantized: Quantized,
     images: npt.NDArray[np.uint8],

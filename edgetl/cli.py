@@ -159,7 +159,8 @@ def _train(arguments: argparse.Namespace) -> int:
     for note in trained.notes:
         say(note)
     best = trained.history.best
-    print(f"{arguments.out}: validation top-1 {best.val_top1:.1%} in epoch {best.epoch}, {trained.seconds:.0f} s")
+    where = trained.history.named(best)
+    print(f"{arguments.out}: validation top-1 {best.val_top1:.1%} in {where}, {trained.seconds:.0f} s")
     return 0
 
 

@@ -55,6 +55,11 @@ class History:
         """The epoch that is kept."""
         return max(self.epochs, key=lambda e: (e.val_top1, -e.val_loss))
 
+    def named(self, epoch: Epoch) -> str:
+        """``epoch 7``, or ``epoch 30 of the head``: counted from the start of its phase, as it was shown."""
+        number = 1 + sum(other.phase == epoch.phase for other in self.epochs if other.epoch < epoch.epoch)
+        return f"epoch {number}{' of the head' if epoch.phase == 'head' else ''}"
+
     def to_json(self) -> str:
         """``{"best_epoch": .., "epochs": [{...}]}``, indented."""
         rows = [dataclasses.asdict(epoch) for epoch in self.epochs]

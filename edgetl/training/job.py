@@ -105,7 +105,8 @@ class Progress:
         best = self.best
         if best is None:
             raise UsageError(f"training diverged in {where}: the loss is {loss}", fix=fix)
-        return f"training diverged in {where} (loss {loss}) and ended; epoch {best.epoch} is kept; to train on: {fix}"
+        kept = History(tuple(self.epochs)).named(best)
+        return f"training diverged in {where} (loss {loss}) and ended; {kept} is kept; to train on: {fix}"
 
     def saved(self) -> dict[str, Any]:
         """As plain values and tensors, for `restored`."""

@@ -260,6 +260,10 @@ def test_it_trains_on_a_gpu(data: Dataset) -> None:
 
 def test_a_network_starts_from_the_best_head(data: Dataset, weights: str) -> None:
     trained = finetune(data, start(weights), TrainOptions("head-then-last:2", epochs=2, batch_size=16))
+    epochs = trained.history.epochs
+    named = [trained.history.named(epoch) for epoch in epochs]
+    assert named[0] == "epoch 1 of the head"
+    assert named[-2:] == ["epoch 1", "epoch 2"]
     phases = [epoch.phase for epoch in trained.history.epochs]
     assert phases == ["head"] * (len(phases) - 2) + ["network"] * 2
     assert [epoch.epoch for epoch in trained.history.epochs] == list(range(1, len(phases) + 1))

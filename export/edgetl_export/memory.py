@@ -14,8 +14,9 @@ from contextlib import contextmanager
 
 __all__ = ["memory_reused"]
 
-# Parameters of mallopt(3), and what they are unless somebody sets them.
-_TRIM_THRESHOLD, _TRIM_THRESHOLD_BYTES = -1, 128 * 1024
+# Parameters of mallopt(3). The values are what glibc itself has come to once blocks this large were freed.
+_TRIM_THRESHOLD, _TRIM_THRESHOLD_BYTES = -1, 64 << 20
+_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES = -3, 32 << 20
 _MMAP_MAX, _MMAP_MAX_BLOCKS = -4, 65536
 _NEVER = -1
 
@@ -49,5 +50,6 @@ def _count(libc: ctypes.CDLL, more: int) -> None:
             libc.mallopt(_TRIM_THRESHOLD, _NEVER)
         elif _users == 0:
             libc.mallopt(_MMAP_MAX, _MMAP_MAX_BLOCKS)
+            libc.mallopt(_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
             libc.mallopt(_TRIM_THRESHOLD, _TRIM_THRESHOLD_BYTES)
             libc.malloc_trim(0)

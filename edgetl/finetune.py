@@ -114,10 +114,10 @@ def finetune(
     """Train `start` on ``data.train``; ``data.val`` chooses the epoch that is kept. ``data.test`` is not looked at.
 
     A `Checkpoint` is trained further, with a new head when it has another number of labels. `augment` changes fields of
-    the preset ``options.augment``. `keeping` says where the
-    state is kept, and whether a training goes on from there. Under ``torchrun`` all processes train together and each
-    returns the same. The same seed gives the same result on the same machine. Raises `UsageError` when training
-    diverges at once, `edgetl.training.snapshot.Interrupted` when a signal ended it, and what `check_start` raises.
+    the preset ``options.augment``. `keeping` says where the state is kept, and whether a training goes on from there.
+    Under ``torchrun`` all processes train together and each returns the same. The same seed gives the same result on
+    the same machine. Raises `UsageError` when training diverges at once, `edgetl.training.snapshot.Interrupted` when a
+    signal ended it, and what `check_start` raises.
     """
     options, keeping = options or TrainOptions(), keeping or Keeping()
     if isinstance(start, ModelOptions):

@@ -240,8 +240,9 @@ class _Training:
 def shuffled(labels: Tensor, options: TrainOptions, epoch: int, size: int, world: int) -> Sequence[Sequence[int]]:
     """The order of an epoch in steps of `size` images for `world` processes together; the same for the same arguments.
 
-    A last step with fewer than two images for a process alone, or none for one of
-    several, is left out: batch normalisation cannot train on it."""
+    A last step with fewer than two images for a process alone, or none for one of several, is left out: batch
+    normalisation cannot train on it.
+    """
     if options.imbalance == "sampler":
         order = balanced_order(labels, options.seed, epoch)
     else:

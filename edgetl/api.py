@@ -67,8 +67,11 @@ def export(
     Returns the bundle's path. Raises `OutputError` when `out` exists and not `force`, and `ExportError` when a variant
     could not be written - the bundle then holds the others.
     """
+    came_from = None if isinstance(checkpoint, Checkpoint) else Path(checkpoint)
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.load(Path(checkpoint))
-    exported = pipeline.export_checkpoint(opened, Path(calibration), Path(out), options, force=force, track=track)
+    exported = pipeline.export_checkpoint(
+        opened, Path(calibration), Path(out), options, came_from=came_from, force=force, track=track
+    )
     if exported.failed:
         reasons = "; ".join(f"{variant}: {reason}" for variant, reason in exported.failed.items())
         raise ExportError(f"{out} is not complete - {reasons}", fix="leave these targets or precisions out")

@@ -197,6 +197,7 @@ def _export(arguments: argparse.Namespace) -> int:
         arguments.calibration,
         arguments.out,
         _recipe(arguments).export,
+        came_from=arguments.checkpoint,
         force=arguments.force,
         track=track,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -217,14 +218,16 @@ def export_checkpoint(
     out: Path,
     options: ExportSection | None = None,
     *,
+    came_from: Path | None = None,
     force: bool = False,
     track: Track = silent,
 ) -> Exported:
     """A checkpoint to a bundle at `out`; `calibration` is a folder of photos, labelled or not, or samples.
 
-    The golden samples are taken from the calibration photos; ``qat`` trains on their labels. Raises `ExportError` when
-    no variant could be written, and `UsageError` when ``qat`` lacks labels; when only some variants could not be
-    written, their reasons are in `Exported.failed`.
+    The history of the training goes along when it lies in the folder that the checkpoint `came_from`. The golden
+    samples are taken from the calibration photos; ``qat`` trains on their labels. Raises `ExportError` when no variant
+    could be written, and `UsageError` when ``qat`` lacks labels; when only some variants could not be written, their
+    reasons are in `Exported.failed`.
     """
     options = options or ExportSection()
     check_destination(out, holds=BUNDLE_FILE, force=force)
@@ -238,7 +241,10 @@ def export_checkpoint(
         facts={"training": checkpoint.training},
     )
     with staged(out, holds=BUNDLE_FILE, force=force) as folder:
-        return _write_bundle(checkpoint, photos, options, folder, name=out.stem, track=track)
+        exported = _write_bundle(checkpoint, photos, options, folder, name=out.stem, track=track)
+        if came_from is not None and (came_from / HISTORY_FILE).is_file():
+            shutil.copyfile(came_from / HISTORY_FILE, folder / REFERENCE / HISTORY_FILE)
+    return exported
 
 
 def labelled_by_folders(checkpoint: Checkpoint, photos: Path) -> tuple[Checkpoint, str]:

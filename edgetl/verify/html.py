@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,8 @@ from edgetl.verify.wording import all_damage_in_words, change_rows, feature_tabl
 from edgetl_runtime.errors import BundleError
 
 __all__ = ["render_html"]
+
+_NOTHING: tuple[object, ...] = (None, "", [], {})
 
 _COLUMN_HELP = {
     "agree": "share of images with the same top-1 label as the original, %",
@@ -197,13 +198,21 @@ def _suspect(variant: VariantReport, layer: LayerFidelity) -> tuple[str, ...]:
 
 
 def _flat(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Names and texts for a description list; what is nested is shown as JSON."""
-    return [(name, _text(value)) for name, value in values.items() if value not in (None, "", [], {})]
+    """Names and texts for a description list; what is nested twice has a row for each part."""
+    rows: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping) and any(isinstance(part, Mapping) for part in value.values()):
+            rows += [(f"{name}: {part}", text) for part, text in _flat(value)]
+        elif name.endswith("_bytes") and isinstance(value, int):
+            rows.append((name.removesuffix("_bytes"), f"{value / 1e9:.1f} GB"))
+        elif value not in _NOTHING:
+            rows.append((name, _text(value)))
+    return rows
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, Mapping) and all(isinstance(item, (str, int, float)) for item in value.values()):
-        return ", ".join(f"{name} {item}" for name, item in value.items())
-    if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
-        return ", ".join(value)
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_text(part)}" for name, part in value.items() if part not in _NOTHING)
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_text, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -104,6 +104,10 @@ def test_a_checkpoint_folder_has_recipe_and_history(photos: Path, tmp_path: Path
     ]  # fmt: skip
     with pytest.raises(OutputError, match="exists"):
         train_to(with_photos(photos), out)
+    # The history goes with the checkpoint into its bundle, and is in the report of a verification.
+    bundle = api.export(out, calibration=photos, out=tmp_path / "a.edgetl", options=SMALL.export)
+    judged = verify_bundle(bundle, load_dataset(photos, SMALL.data).held_out[0])
+    assert [*judged.report.history] == json.loads((out / "history.json").read_text())["epochs"] != []
 
 
 def test_what_exists_is_only_replaced_when_forced_and_only_after_success(

@@ -214,5 +214,9 @@ def _text(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_text(part)}" for name, part in value.items() if part not in _NOTHING)
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(_text, value))
+        parts = [_text(part) for part in value]
+        numbers = any(isinstance(part, (int, float)) for part in value)
+        return (
+            f"({', '.join(parts)})" if numbers else ("; " if any(", " in part for part in parts) else ", ").join(parts)
+        )
     return f"{value:g}" if isinstance(value, float) else str(value)

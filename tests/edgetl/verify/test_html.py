@@ -112,14 +112,14 @@ def test_names_from_outside_are_escaped(report: Report) -> None:
 def test_nested_facts_are_read_as_words(report: Report) -> None:
     training = {
         "best": {"lr": None, "val_top1": 0.25},
-        "chosen": ["a", "b"],
+        "chosen": ["a: b, c", "d"],
         "options": {"area": [0.5, 1.0], "qat": False},
     }
     page = render_html(replace(report, provenance={"training": training}, machine={"memory_bytes": 25_276_514_304}))
     for name, text in (
         ("training: best", "val_top1 0.25"),
-        ("training: chosen", "a, b"),
-        ("training: options", "area 0.5, 1, qat False"),
+        ("training: chosen", "a: b, c; d"),
+        ("training: options", "area (0.5, 1), qat False"),
         ("memory", "25.3 GB"),
     ):
         assert f"<dt>{name}</dt><dd>{text}</dd>" in page

@@ -11,12 +11,17 @@ import warnings
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from edgetl_export.interruption import interruption_kept
+
 __all__ = ["chatter_to"]
 
 
 @contextlib.contextmanager
 def chatter_to(log: BinaryIO) -> Iterator[None]:
-    """Send all that converters print, log and warn into `log`: from Python and, through the descriptors, from C++."""
+    """Send all that converters print, log and warn into `log`: from Python and, through the descriptors, from C++.
+
+    Ctrl-C is heard even where they swallow it (`interruption_kept`).
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     saved = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
@@ -28,7 +33,7 @@ def chatter_to(log: BinaryIO) -> Iterator[None]:
         for descriptor in saved:
             os.dup2(log.fileno(), descriptor)
         sys.stdout = sys.stderr = text
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), interruption_kept():
             warnings.simplefilter("default")
             yield
     finally:

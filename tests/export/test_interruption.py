@@ -1,0 +1,44 @@
+"""Ctrl-C is not lost in code that swallows it."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from edgetl_export.interruption import interruption_kept
+
+
+def swallow() -> None:
+    with contextlib.suppress(BaseException):
+        signal.raise_signal(signal.SIGINT)
+
+
+def disguise() -> None:
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except BaseException as error:
+        raise ValueError("conversion failed") from error
+
+
+def let_through() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("code", [swallow, disguise, let_through])
+def test_an_interruption_arrives(code: Callable[[], None]) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), interruption_kept():
+        code()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_without_one_nothing_changes() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with interruption_kept():
+        pass
+    with pytest.raises(ValueError, match="mine"), interruption_kept():
+        raise ValueError("mine")
+    assert signal.getsignal(signal.SIGINT) is before

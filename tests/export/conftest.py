@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -201,6 +202,17 @@ def logits_of_file(target: str, artifact: Artifact, tensors: npt.NDArray[np.uint
     return np.concatenate(rows)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Sums are split by threads: with another number of them, training gives another network."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def fitted(network: nn.Module) -> Trained:
     """`network` trained for a few seconds; better than 75 % and worse than perfect, so that agreement can be lost."""
     from edgetl_runtime.preprocess import preprocess
@@ -212,13 +224,14 @@ def fitted(network: nn.Module) -> Trained:
         return ((torch.tensor(tensors) / 255.0 - mean) / std).permute(0, 3, 1, 2)
 
     inputs = normal(np.stack([preprocess(image, SPEC) for image in images]))
-    optimizer = torch.optim.Adam(network.parameters(), 0.01)
-    for _ in range(8):
-        for chunk in torch.randperm(len(inputs)).split(64):
-            loss = nn.functional.cross_entropy(network(inputs[chunk]), torch.tensor(kinds)[chunk])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+    with one_thread():
+        optimizer = torch.optim.Adam(network.parameters(), 0.01)
+        for _ in range(8):
+            for chunk in torch.randperm(len(inputs)).split(64):
+                loss = nn.functional.cross_entropy(network(inputs[chunk]), torch.tensor(kinds)[chunk])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
     network.eval()
     test_images, test_kinds = pictures(200, 1)
     tensors = np.stack([preprocess(image, SPEC) for image in test_images])

@@ -17,7 +17,7 @@ from edgetl_export.calibration import CalibrationSamples
 from edgetl_export.capture import Source
 from edgetl_export.memory import memory_reused
 from edgetl_export.progress import Track, silent
-from edgetl_export.quantize.distill import DistillOptions, batches, relative_error
+from edgetl_export.quantize.distill import DistillOptions, batches, rate_left, relative_error
 from edgetl_export.surgery import Operated
 from edgetl_runtime.errors import ExportError
 
@@ -71,11 +71,11 @@ def relearn(
     for epoch in track(range(options.epochs), what="relearn", total=options.epochs):
         losses = []
         for batch in batches(images, options, epoch):
-            progress = max(done / total, (time.monotonic() - start) / options.seconds)
-            if progress >= 1.0:
+            schedule = rate_left(done / total, 1 / total, (time.monotonic() - start) / options.seconds)
+            if schedule == 0.0:
                 break
             for group in optimizer.param_groups:
-                group["lr"] = group["base"] * 0.5 * (1.0 + math.cos(math.pi * progress))
+                group["lr"] = group["base"] * schedule
             wanted = torch.from_numpy(teacher(batch.numpy()))
             loss = relative_error(network(((batch.float() / 255.0 - mean) / std).permute(0, 3, 1, 2)), wanted)
             if not torch.isfinite(loss):

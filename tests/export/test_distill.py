@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -15,7 +16,7 @@ import torch
 from edgetl_export.capture import capture
 from edgetl_export.quantize import distill as module
 from edgetl_export.quantize.calibrate import calibrate
-from edgetl_export.quantize.distill import DistillOptions, batches, distill, relative_error
+from edgetl_export.quantize.distill import DistillOptions, batches, distill, rate_left, relative_error
 from edgetl_export.quantize.pixels import on_pixels
 from edgetl_export.quantize.quantization import Quantized
 from edgetl_export.quantize.simulate import Simulation
@@ -217,6 +218,24 @@ def test_the_time_that_is_spent_counts_after_an_interruption(
     assert schedules[0] == 1.0
     assert schedules[6] == pytest.approx(0.5)
     assert schedules[-1] < 0.05
+
+
+@pytest.mark.parametrize("seconds", [0.001, 0.2, 60.0])
+def test_the_clock_changes_nothing_while_there_is_time(
+    poor: Quantized, images: npt.NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """A machine that needs so long for a step gives the same network to the last bit."""
+    whole = distill(poor, images, replace(SHORT, epochs=2, seconds=600.0))
+    ticks = count(0.0, seconds)
+    monkeypatch.setattr("edgetl_export.quantize.distill.time.monotonic", lambda: next(ticks))
+    assert same(distill(poor, images, replace(SHORT, epochs=2, seconds=600.0)), whole)
+
+
+def test_the_rate_ends_with_the_steps_or_with_the_time() -> None:
+    assert rate_left(0.0, 0.1, 0.05) == 1.0
+    assert rate_left(0.5, 0.1, 0.59) == rate_left(0.5, 0.1, 0.0) == pytest.approx(0.5)
+    assert rate_left(0.2, 0.1, 0.5) == pytest.approx(0.5)
+    assert rate_left(1.0, 0.1, 0.0) == rate_left(0.1, 0.1, 1.0) == rate_left(0.9, 0.1, 1.3) == 0.0
 
 
 def test_a_loss_that_is_not_finite_is_told(poor: Quantized, images: npt.NDArray[np.uint8]) -> None:

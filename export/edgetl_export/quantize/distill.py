@@ -30,7 +30,7 @@ from edgetl_export.quantize.quantization import Grid, Quantization, Quantized
 from edgetl_export.quantize.simulate import Simulation
 from edgetl_runtime.errors import ExportError, UsageError
 
-__all__ = ["DistillOptions", "batches", "distill", "relative_error"]
+__all__ = ["DistillOptions", "batches", "distill", "rate_left", "relative_error"]
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,9 @@ def distill(
     for epoch in track(range(state.epoch, options.epochs), what="distill", total=options.epochs - state.epoch):
         parts = _parts(len(images), options, _generator(options, epoch))
         for batch, chosen in zip(batches(images, options, epoch), parts, strict=True):
-            spent = state.seconds + time.monotonic() - start
-            progress = max(done / total, spent / options.seconds)
-            if progress >= 1.0:
+            schedule = rate_left(done / total, 1 / total, (state.seconds + time.monotonic() - start) / options.seconds)
+            if schedule == 0.0:
                 break
-            schedule = 0.5 * (1.0 + math.cos(math.pi * progress))
             student.step(batch, schedule, None if truth is None else truth[chosen])
             done += 1
         state.save(epoch + 1, state.seconds + time.monotonic() - start)
@@ -209,6 +207,17 @@ def _read(file: Path) -> dict[str, Any] | None:
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError):
         return None
     return saved
+
+
+def rate_left(by_steps: float, step: float, by_time: float) -> float:
+    """The share of the learning rate, 1..0 along half a cosine, when so much (0..1) of the steps and of the time is
+    over; `step` is what one step is of them all. 0 is the end.
+
+    Time counts when it runs out sooner, by more than a step: until then the clock changes nothing, and a run can be
+    repeated to the last bit.
+    """
+    progress = by_time if by_time > by_steps + step else by_steps
+    return 0.0 if progress >= 1.0 else 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 def relative_error(given: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

@@ -13,14 +13,16 @@ import statistics
 import sys
 from pathlib import Path
 
-import torch
+import numpy as np
 
-from edgetl.batches import Normalizer, Pixels
+from edgetl.batches import Pixels
 from edgetl.checkpoint import Checkpoint
 from edgetl.data import Dataset, load_dataset
 from edgetl.finetune import finetune
+from edgetl.judging import source_of
 from edgetl.recipe import ModelOptions
 from edgetl.training.options import IMBALANCE, TrainOptions
+from edgetl.verify.original import judge_original
 
 BATCH = 32
 
@@ -36,15 +38,14 @@ def with_rare(data: Dataset, rare: int, most: int, ratio: int) -> Dataset:
 
 
 def recalls(checkpoint: Checkpoint, data: Dataset) -> list[float]:
-    """The share of each label's validation photos that get it, 0..1."""
-    network, normalize = checkpoint.build().eval(), Normalizer(checkpoint.normalize, torch.device("cpu"))
+    """The share of each label's validation photos that get it, 0..1; every label has some."""
+    original = source_of(checkpoint, data.name).reference()
     pixels = Pixels(data.val, checkpoint.preprocess, kind="eval")
-    truth = torch.tensor([sample.label for sample in data.val])
     places = range(len(data.val))
-    with torch.inference_mode():
-        batches = [normalize(pixels.read(places[at : at + BATCH])) for at in places[::BATCH]]
-        answers = torch.cat([network(batch).argmax(1) for batch in batches])
-    return [float((answers[truth == label] == label).float().mean()) for label in range(len(data.labels))]
+    logits = [original(pixels.read(places[at : at + BATCH]).numpy()) for at in places[::BATCH]]
+    truth, ids = np.array([sample.label for sample in data.val]), [label.id for label in data.labels]
+    scores = judge_original(data.val, truth, np.concatenate(logits), ids).per_label
+    return [scores[name].recall or 0.0 for name in ids]
 
 
 def main() -> int:

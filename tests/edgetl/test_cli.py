@@ -304,9 +304,14 @@ def test_interrupt(
 
 def test_ctrl_c_in_the_middle_of_an_export(export_words: list[str], tmp_path: Path) -> None:
     before = listing(tmp_path)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "edgetl.cli", *export_words], cwd=tmp_path, stderr=subprocess.PIPE, text=True
-    )
+    # Tests that were started in the background of a shell ignore the signal, and so would what they start.
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "edgetl.cli", *export_words], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        )
+    finally:
+        signal.signal(signal.SIGINT, ours)
     try:
         give_up = time.monotonic() + 120
         while not list(tmp_path.glob(".out.edgetl-*/new/export.log")):

@@ -260,8 +260,7 @@ def test_it_trains_on_a_gpu(data: Dataset) -> None:
 
 def test_a_network_starts_from_the_best_head(data: Dataset, weights: str) -> None:
     trained = finetune(data, start(weights), TrainOptions("head-then-last:2", epochs=2, batch_size=16))
-    epochs = trained.history.epochs
-    named = [trained.history.named(epoch) for epoch in epochs]
+    named = [trained.history.named(epoch) for epoch in trained.history.epochs]
     assert named[0] == "epoch 1 of the head"
     assert named[-2:] == ["epoch 1", "epoch 2"]
     phases = [epoch.phase for epoch in trained.history.epochs]
@@ -315,8 +314,8 @@ def test_a_teacher_is_learned_from(data: Dataset, weights: str, tmp_path: Path) 
     spec = teacher.preprocess
     pixels = Normalizer(teacher.normalize, torch.device("cpu"))(Pixels(data.val, spec, kind="eval").read(range(40)))
     with torch.inference_mode():
-        truth, *answers = [checkpoint.build()(pixels).argmax(1) for checkpoint in (teacher, told, misled)]
-    taught, untaught = [float((answer == truth).float().mean()) for answer in answers]
+        wanted, *answers = [checkpoint.build()(pixels).argmax(1) for checkpoint in (teacher, told, misled)]
+    taught, untaught = [float((answer == wanted).float().mean()) for answer in answers]
     assert taught > 0.65
     assert taught > untaught + 0.2
     others = replace(data, labels=(Label("a", "a"), Label("b", "b")))
@@ -346,7 +345,7 @@ def test_a_rare_label_is_recalled(data: Dataset, weights: str, imbalance: str) -
     assert recall(imbalance) > recall("none") + 0.1
 
 
-def test_precision_is_what_the_machine_has() -> None:
+def test_precision_is_what_suits_the_device() -> None:
     assert autocast_dtype("fp32", torch.device("cpu")) is torch.float32
     assert autocast_dtype("auto", torch.device("cpu")) is torch.float32
     with pytest.raises(UsageError, match="fp16 training needs a GPU"):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from edgetl_export.quantize.quantization import Quantized
 from edgetl_export.quantize.static import quantize_static
 from edgetl_export.targets import TARGETS, Target, open_target
 from edgetl_runtime.manifest import Label, Normalize, Preprocess
+from tests.tiny_training import train
 
 SIZE = 32
 SPEC = Preprocess(resize=36, crop=(SIZE, SIZE))
@@ -202,37 +202,12 @@ def logits_of_file(target: str, artifact: Artifact, tensors: npt.NDArray[np.uint
     return np.concatenate(rows)
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Sums are split by threads: with another number of them, training gives another network."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def fitted(network: nn.Module) -> Trained:
     """`network` trained for a few seconds; better than 75 % and worse than perfect, so that agreement can be lost."""
     from edgetl_runtime.preprocess import preprocess
 
     images, kinds = pictures(512, 0)
-    mean, std = torch.tensor(NORMALIZE.mean), torch.tensor(NORMALIZE.std)
-
-    def normal(tensors: npt.NDArray[np.uint8]) -> torch.Tensor:
-        return ((torch.tensor(tensors) / 255.0 - mean) / std).permute(0, 3, 1, 2)
-
-    inputs = normal(np.stack([preprocess(image, SPEC) for image in images]))
-    with one_thread():
-        optimizer = torch.optim.Adam(network.parameters(), 0.01)
-        for _ in range(8):
-            for chunk in torch.randperm(len(inputs)).split(64):
-                loss = nn.functional.cross_entropy(network(inputs[chunk]), torch.tensor(kinds)[chunk])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-    network.eval()
+    train(network, np.stack([preprocess(image, SPEC) for image in images]), kinds, NORMALIZE, epochs=8, batch_size=64)
     test_images, test_kinds = pictures(200, 1)
     tensors = np.stack([preprocess(image, SPEC) for image in test_images])
     source = Source("shapes", network, LABELS, SPEC, NORMALIZE, checkpoint_sha256="0" * 64)
@@ -253,7 +228,7 @@ def _int8(trained: Trained) -> Int8:
 @pytest.fixture(scope="session")
 def trained() -> Trained:
     """The first-class backbones in small."""
-    torch.manual_seed(0)
+    torch.manual_seed(5)
     return fitted(Bottlenecks(len(LABELS)))
 
 
@@ -266,7 +241,7 @@ def int8(trained: Trained) -> Int8:
 @pytest.fixture(scope="session")
 def pooling() -> Int8:
     """A small ResNet with a dead channel as int8 in all three formats."""
-    torch.manual_seed(0)
+    torch.manual_seed(7)
     return _int8(fitted(Pooling(len(LABELS))))
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from edgetl_export.chatter import chatter_to
 from edgetl_export.interruption import interruption_kept
 
 
@@ -33,6 +35,11 @@ def test_an_interruption_arrives(code: Callable[[], None]) -> None:
     with pytest.raises(KeyboardInterrupt), interruption_kept():
         code()
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_converters_cannot_swallow_one(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("wb") as log, pytest.raises(KeyboardInterrupt), chatter_to(log):
+        swallow()
 
 
 def test_without_one_nothing_changes() -> None:

@@ -98,12 +98,13 @@ def cross_entropy(quantized: Quantized, tensors: npt.NDArray[np.uint8], labels: 
 
 
 def test_labels_are_learned_with_their_own_images(int8: Int8) -> None:
-    tensors, kinds = int8.trained.tensors[:100], int8.trained.kinds[:100]
+    """The next label for every image: nothing else would teach the network that."""
+    tensors, kinds = int8.trained.tensors[:100], (int8.trained.kinds[:100] + 1) % len(LABELS)
     options = DistillOptions(epochs=6, labels=20.0, rate=1e-2, scale_rate=1e-3)
     with_labels = distill(int8.quantized, tensors, options, labels=kinds)
     without = distill(int8.quantized, tensors, options)
     assert (with_labels.quantization.rung, without.quantization.rung) == ("qat", "distill")
-    assert cross_entropy(with_labels, tensors, kinds) < 0.8 * cross_entropy(without, tensors, kinds)
+    assert cross_entropy(with_labels, tensors, kinds) < 0.5 * cross_entropy(without, tensors, kinds)
 
 
 @pytest.mark.parametrize("labels", [[0] * 15, [0] * 17, [4] + [0] * 15, [-1] + [0] * 15])

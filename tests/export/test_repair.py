@@ -48,7 +48,7 @@ def poor(trained: Trained, quantized: Quantized) -> Quantized:
 @pytest.fixture(scope="module")
 def resnet() -> Trained:
     """A small ResNet: with a ReLU between two convolutions."""
-    torch.manual_seed(0)
+    torch.manual_seed(7)
     return fitted(Pooling(len(LABELS)))
 
 

@@ -33,6 +33,7 @@ from edgetl_runtime.bundle import Bundle, open_bundle
 from edgetl_runtime.manifest import FileEntry, Label, Manifest, Normalize, Preprocess
 from edgetl_runtime.preprocess import preprocess
 from edgetl_runtime.session import FakeSession, Session
+from tests.tiny_training import train
 
 SIZE = 32
 SPEC = Preprocess(resize=36, crop=(SIZE, SIZE))
@@ -100,17 +101,8 @@ def trained() -> Source:
     torch.manual_seed(0)
     network = Net()
     images, kinds = pictures(400, 0)
-    mean, std = torch.tensor(NORMALIZE.mean), torch.tensor(NORMALIZE.std)
-    tensors = np.stack([preprocess(image, SPEC) for image in images])
-    inputs = ((torch.tensor(tensors) / 255.0 - mean) / std).permute(0, 3, 1, 2)
-    optimizer = torch.optim.Adam(network.parameters(), 0.01)
-    for _ in range(6):
-        for chunk in torch.randperm(len(inputs)).split(50):
-            loss = nn.functional.cross_entropy(network(inputs[chunk]), torch.tensor(kinds)[chunk])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    return Source("shapes", network.eval(), LABELS, SPEC, NORMALIZE, checkpoint_sha256="0" * 64)
+    train(network, np.stack([preprocess(image, SPEC) for image in images]), kinds, NORMALIZE, epochs=6, batch_size=50)
+    return Source("shapes", network, LABELS, SPEC, NORMALIZE, checkpoint_sha256="0" * 64)
 
 
 @dataclass

@@ -67,8 +67,10 @@ def export(
     Returns the bundle's path. Raises `OutputError` when `out` exists and not `force`, and `ExportError` when a variant
     could not be written - the bundle then holds the others.
     """
-    came_from = None if isinstance(checkpoint, Checkpoint) else Path(checkpoint)
-    opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.load(Path(checkpoint))
+    if isinstance(checkpoint, Checkpoint):
+        opened, came_from = checkpoint, None
+    else:
+        opened, came_from = Checkpoint.load(Path(checkpoint)), Path(checkpoint)
     exported = pipeline.export_checkpoint(
         opened, Path(calibration), Path(out), options, came_from=came_from, force=force, track=track
     )

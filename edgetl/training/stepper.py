@@ -141,8 +141,8 @@ class Stepper:
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
     """What matrix products and convolutions are computed in; ``auto`` is 16 bits on a GPU and float32 on a CPU.
 
-    With bfloat16 a CPU is slower: gradients of depthwise convolutions with strides take ten times as long (seen with
-    AVX-512 bf16, PyTorch 2.14). Raises `UsageError` for what the device cannot do.
+    With bfloat16 a CPU is slower: gradients of depthwise convolutions with strides take 7 to 40 times as long (seen
+    with AVX-512 bf16, PyTorch 2.14). Raises `UsageError` for what the device cannot do.
     """
     if precision == "fp16" and device.type != "cuda":
         raise UsageError("fp16 training needs a GPU", fix="precision bf16 or fp32")

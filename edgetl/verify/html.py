@@ -215,8 +215,7 @@ def _text(value: Any) -> str:
         return ", ".join(f"{name} {_text(part)}" for name, part in value.items() if part not in _NOTHING)
     if isinstance(value, (list, tuple)):
         parts = [_text(part) for part in value]
-        numbers = any(isinstance(part, (int, float)) for part in value)
-        return (
-            f"({', '.join(parts)})" if numbers else ("; " if any(", " in part for part in parts) else ", ").join(parts)
-        )
+        if any(isinstance(part, (int, float)) for part in value):
+            return f"({', '.join(parts)})"
+        return ("; " if any(", " in part for part in parts) else ", ").join(parts)
     return f"{value:g}" if isinstance(value, float) else str(value)

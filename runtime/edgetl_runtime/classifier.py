@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from edgetl_runtime.choice import Choice
+    from edgetl_runtime.lanes import Lanes
 
 __all__ = ["Classifier", "Prediction", "Score", "load", "softmax"]
 
@@ -69,9 +70,21 @@ class Prediction:
 
 
 class Classifier:
-    """A classification variant, loaded. Made by `load`; a context manager; threads may share it."""
+    """A classification variant, loaded. Made by `load`; a context manager; threads may share it.
 
-    def __init__(self, manifest: Manifest, variant: Variant, session: Session, *, choice: Choice | None = None) -> None:
+    ``open_lane(threads)`` opens another session of the variant, for `stream`; `threads` is what `session` uses.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        variant: Variant,
+        session: Session,
+        *,
+        choice: Choice | None = None,
+        threads: int = 1,
+        open_lane: Callable[[int], Session] | None = None,
+    ) -> None:
         if manifest.task != "classification":
             raise BundleError(
                 f"{manifest.name!r} is for {manifest.task}; a Classifier takes classification",
@@ -93,6 +106,9 @@ class Classifier:
         self.variant = variant
         self.session = session
         self.choice = choice
+        self._threads = threads
+        self._open_lane = open_lane
+        self._lanes: dict[int, Lanes] = {}
 
     @overload
     def predict(  # type: ignore[overload-overlap] # a str is a path, though also an iterable
@@ -135,7 +151,9 @@ class Classifier:
         """`predict` for many images at once: they are decoded on `workers` threads (default: one per core) and run in
         batches as large as the model takes. Raises `ImageError` when one of them cannot be read."""
         _check_asked(top, threshold)
-        ready = self._ahead(self._tensor, images, color=color, workers=workers)
+        from edgetl_runtime.streaming import map_ahead
+
+        ready = map_ahead(partial(self._tensor, color=color), images, workers=_count_workers(workers))
         with closing(ready):
             rows = self._rows((future.result() for future in ready), self.manifest.output)
             return [self.interpret(row, top=top, threshold=threshold) for row in rows]
@@ -174,19 +192,21 @@ class Classifier:
     ) -> Iterator[Prediction | ImageError]:
         """`predict` for a stream, endless if need be: predictions in the order of the images.
 
-        Images are decoded and preprocessed ahead on `workers` threads (default: one per core) while the engine runs,
-        and run there too where the engine lets runs overlap (ONNX Runtime); at most twice as many as there are workers
-        are held. An image that cannot be read raises its `ImageError` in its place, or, with ``errors="return"``, is
-        that error in its place, and the stream goes on.
+        Images are decoded, preprocessed and run on `workers` threads (default: one per core); at most twice as many as
+        there are workers are held. When images come faster than one run after the other, each worker gets a session of
+        its own (on the CPU; about as much memory again), which the classifier keeps for other streams. An image that
+        cannot be read raises its `ImageError` in its place, or, with ``errors="return"``, is that error in its place,
+        and the stream goes on.
         """
         _check_asked(top, threshold)
         if errors not in ("raise", "return"):
             raise UsageError(f"unknown errors {errors!r}", fix='errors="raise" or errors="return"')
-        if self.session.concurrent:
-            rows = self._ahead(self._row, images, color=color, workers=workers)
-            return self._answers(rows, np.asarray, top=top, threshold=threshold, errors=errors)
-        tensors = self._ahead(self._tensor, images, color=color, workers=workers)
-        return self._answers(tensors, self.logits, top=top, threshold=threshold, errors=errors)
+        from edgetl_runtime.streaming import map_ahead
+
+        count = _count_workers(workers)
+        lanes = self._side_by_side(count)
+        work = partial(self._answer, lanes, color=color, top=top, threshold=threshold)
+        return _in_order(map_ahead(work, images, workers=count), lanes, keep_errors=errors == "return")
 
     def embed(
         self,
@@ -249,6 +269,8 @@ class Classifier:
 
     def close(self) -> None:
         """Let the engine go; closing twice is fine."""
+        for lanes in self._lanes.values():
+            lanes.close()
         self.session.close()
 
     def __enter__(self) -> Self:
@@ -259,41 +281,19 @@ class Classifier:
     ) -> None:
         self.close()
 
-    def _answers(
-        self,
-        ready: Generator[Future[npt.NDArray[Any]], None, None],
-        finish: Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]],
-        *,
-        top: int,
-        threshold: float,
-        errors: str,
-    ) -> Iterator[Prediction | ImageError]:
-        """Predictions in order; `finish` makes logits (classes,) of what the workers gave."""
-        with closing(ready):
-            for future in ready:
-                error = future.exception()
-                if errors == "return" and isinstance(error, ImageError):
-                    yield error
-                else:
-                    yield self.interpret(finish(future.result()), top=top, threshold=threshold)
-
     def _tensor(self, image: ImageSource, *, color: ColorOrder) -> npt.NDArray[np.uint8]:
         return preprocess(image, self.manifest.preprocess, color=color)
 
-    def _row(self, image: ImageSource, *, color: ColorOrder) -> npt.NDArray[np.float32]:
-        return self.logits(self._tensor(image, color=color))
+    def _answer(self, lanes: Lanes, image: ImageSource, *, color: ColorOrder, top: int, threshold: float) -> Prediction:
+        result = lanes.run({self.manifest.input.name: self._tensor(image, color=color)[np.newaxis]})
+        return self.interpret(self._checked(result, 1, self.manifest.output)[0], top=top, threshold=threshold)
 
-    def _ahead(
-        self,
-        work: Callable[..., npt.NDArray[Any]],
-        images: Iterable[ImageSource],
-        *,
-        color: ColorOrder,
-        workers: int | None,
-    ) -> Generator[Future[npt.NDArray[Any]], None, None]:
-        from edgetl_runtime.streaming import map_ahead
+    def _side_by_side(self, count: int) -> Lanes:
+        from edgetl_runtime.lanes import Lanes
 
-        return map_ahead(partial(work, color=color), images, workers=_count_workers(workers))
+        if count not in self._lanes:
+            self._lanes.setdefault(count, Lanes(self.session, self._threads, self._open_lane, count=count))
+        return self._lanes[count]
 
     def _feature(self, layer: str | None) -> TensorSpec:
         """What the manifest says of a feature, by default of the first."""
@@ -323,9 +323,12 @@ class Classifier:
 
     def _run_batch(self, images: npt.NDArray[np.uint8], output: TensorSpec) -> npt.NDArray[np.float32]:
         """(n, H, W, C) uint8 to what `output` is for them, float32 (n, ...)."""
-        result = self.session.run({self.manifest.input.name: images})
+        return self._checked(self.session.run({self.manifest.input.name: images}), len(images), output)
+
+    def _checked(self, result: Tensors, n: int, output: TensorSpec) -> npt.NDArray[np.float32]:
+        """What `output` is for `n` images; `EngineError` when its shape is not what the manifest says."""
         values: npt.NDArray[np.float32] = result[output.name]
-        wanted = (len(images), *output.shape[1:])
+        wanted = (n, *output.shape[1:])
         fits = values.ndim == len(wanted) and all(
             size in (-1, given) for size, given in zip(wanted, values.shape, strict=True)
         )
@@ -374,11 +377,19 @@ def load(
         wish = Wish(engine, device, dict(device_options or {}), threads, strict, min_top1, max_drop)
         choice = choose(bundle, wish)
         chosen = bundle.manifest.variant(choice.variant)
-    session = bundle.session(
-        chosen.id, threads=threads, device=device, device_options=device_options, strict=strict, verify=verify
-    )
+
+    def opened(threads: int | None) -> Session:
+        return bundle.session(
+            chosen.id, threads=threads, device=device, device_options=device_options, strict=strict, verify=verify
+        )
+
+    session = opened(threads)
+    # An accelerator is one: it has nothing to share among sessions.
+    open_lane = opened if session.device.lower() == "cpu" else None
     try:
-        return Classifier(bundle.manifest, chosen, session, choice=choice)
+        return Classifier(
+            bundle.manifest, chosen, session, choice=choice, threads=threads or usable_cores(), open_lane=open_lane
+        )
     except BundleError:
         session.close()
         raise
@@ -395,6 +406,16 @@ def _named(manifest: Manifest, variant_id: str, engine: str) -> Variant:
     if found is not None:
         raise found.error
     return variant
+
+
+def _in_order(
+    ready: Generator[Future[Prediction], None, None], lanes: Lanes, *, keep_errors: bool
+) -> Iterator[Prediction | ImageError]:
+    with closing(ready):
+        for future in ready:
+            lanes.widen()  # here and not in a worker: warnings and errors are the caller's
+            error = future.exception()
+            yield error if keep_errors and isinstance(error, ImageError) else future.result()
 
 
 def _separate(image: ImageSource | Iterable[ImageSource]) -> tuple[Iterable[ImageSource], bool]:

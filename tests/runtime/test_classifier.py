@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,8 @@ from edgetl_runtime import (
     open_bundle,
     softmax,
 )
-from edgetl_runtime.session import Tensors
+from edgetl_runtime.bundle import Bundle
+from edgetl_runtime.session import Session, Tensors
 
 
 @pytest.fixture
@@ -162,6 +164,40 @@ def test_stream_and_batch_answer_like_predict(variant: str, pristine_bundle: Pat
             assert list(classifier.stream(iter(photos), workers=workers)) == expected
             assert classifier.predict_batch(iter(photos), workers=workers) == expected
         assert list(classifier.stream([])) == classifier.predict_batch([]) == []
+
+
+@pytest.mark.parametrize("variant", ["onnx.int8", "tflite.fp32", "openvino.fp32"])
+def test_a_stream_that_is_behind_opens_a_session_for_each_worker(
+    variant: str, pristine_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgetl_runtime.lanes._PATIENCE", 0)
+    opened, really = [], Bundle.session
+
+    def seen(self: Bundle, variant_id: str, **options: Any) -> Session:
+        opened.append((options["threads"], really(self, variant_id, **options)))
+        return opened[-1][1]
+
+    monkeypatch.setattr(Bundle, "session", seen)
+    golden = open_bundle(pristine_bundle).golden()
+    assert golden is not None
+    photos = [*golden.images] * 4
+    with load(pristine_bundle, variant=variant, threads=2) as classifier:
+        expected = [classifier.predict(photo) for photo in photos]
+        for _ in range(2):  # the second stream takes what the first one opened
+            assert list(classifier.stream(photos, workers=2)) == expected
+    assert [threads for threads, _ in opened] == ([2, 1] if variant == "onnx.int8" else [2, 1, 1])
+    for _, session in opened:
+        with pytest.raises(EngineError, match="closed"):
+            session.run({})
+
+
+def test_an_accelerator_is_not_shared_among_sessions(pristine_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgetl_runtime.lanes._PATIENCE", 0)
+    golden = open_bundle(pristine_bundle).golden()
+    assert golden is not None
+    with load(pristine_bundle, variant="openvino.fp32", device="AUTO:CPU") as classifier:
+        monkeypatch.setattr(Bundle, "session", None)
+        assert len(list(classifier.stream(golden.images, workers=2))) == len(golden.images)
 
 
 def test_unreadable_image_in_a_stream(pristine_bundle: Path, red_photo: bytes) -> None:

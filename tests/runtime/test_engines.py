@@ -17,6 +17,7 @@ import pytest
 from edgetl_runtime import EngineError, MissingDependency, TensorSpec, UsageError, open_bundle
 from edgetl_runtime.engines import ENGINES, Execution, ModelBytes, Signature, installed, open_session
 from edgetl_runtime.engines.binding import bind
+from edgetl_runtime.engines.ov import OpenVinoSession
 
 VARIANTS = ("onnx.fp32", "tflite.fp32", "openvino.fp32")
 Original = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
@@ -103,6 +104,16 @@ def test_damaged_model_names_engine_and_version(variant: str, damage: str, prist
     signature = Signature((bundle.manifest.input,), (bundle.manifest.output,))
     with pytest.raises(EngineError, match=f"{engine}.*{installed(engine)}"):
         open_session(engine, dataclasses.replace(model, main=main), signature)
+
+
+@pytest.mark.parametrize(("options", "pinned"), [({}, False), ({"ENABLE_CPU_PINNING": "YES"}, True)])
+def test_openvino_is_not_pinned_to_the_first_cores(
+    options: dict[str, str], pinned: bool, pristine_bundle: Path
+) -> None:
+    """Where every session is, two of them share a core while others are idle."""
+    with open_bundle(pristine_bundle).session("openvino.fp32", threads=1, device_options=options) as session:
+        assert isinstance(session, OpenVinoSession)
+        assert session._compiled.get_property("ENABLE_CPU_PINNING") is pinned
 
 
 def test_openvino_without_its_weights_is_an_error(pristine_bundle: Path) -> None:

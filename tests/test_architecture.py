@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -234,9 +235,26 @@ def test_a_bad_name_is_found(name: str) -> None:
     assert not bad_name("edgetl_export.targets.to_onnx")
 
 
+def project(folder: Path) -> dict[str, Any]:
+    """The [project] table of the distribution in `folder`."""
+    found: dict[str, Any] = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return found
+
+
 def test_nothing_but_numpy_and_pillow_is_required_unconditionally() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert {re.split(r"[<>=~!;\[ ]", line)[0].lower() for line in project["dependencies"]} == {"numpy", "pillow"}
+    required = project(ROOT)["dependencies"]
+    assert {re.split(r"[<>=~!;\[ ]", line)[0].lower() for line in required} == {"numpy", "pillow"}
+
+
+def test_the_devices_distribution_is_a_part_of_the_whole_one() -> None:
+    whole, device = project(ROOT), project(ROOT / "runtime")
+    for key in ("dependencies", "license", "requires-python"):
+        assert device[key] == whole[key], key
+    for extra, required in device["optional-dependencies"].items():
+        renamed = [line.replace("edgetl-runtime[", "edgetl[") for line in required]
+        assert renamed == whole["optional-dependencies"][extra], extra
+    assert device["scripts"].items() <= whole["scripts"].items()
+    assert (ROOT / "runtime/LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
 
 
 def loaded_by(program: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""The wheel in bare environments: what is in it, and that a device needs one engine and nothing else.
+"""The two wheels in bare environments: what is in them, and that a device needs one engine and nothing else.
 
 ``EDGETL_BUNDLE`` names a bundle folder to run instead of the hand-made one.
 """
@@ -20,19 +20,26 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TARGETS = {"onnx": "onnx", "tflite": "tflite", "openvino": "openvino"}
 """Extra -> the target that its engine runs."""
+DEVICES = {"onnx": "edgetl", "tflite": "edgetl-runtime", "openvino": "edgetl-runtime"}
+"""Extra -> the distribution that it is installed from here."""
+WHOLE = [extra for extra, distribution in DEVICES.items() if distribution == "edgetl"]
+THIN = [extra for extra in DEVICES if extra not in WHOLE]
 HELP = {
     "edgetl": ["run", "train", "export", "verify", "bench", "inspect", "backbones", "demo"],
     "edgetl-run": ["info", "predict", "bench", "self-test"],
 }
 RUNTIME_LIMIT = 300_000
+"""Bytes of the device's wheel, and of its files when installed."""
 SCRIPTS = "Scripts" if os.name == "nt" else "bin"
 
 
 @dataclass(frozen=True)
 class Device:
-    """A fresh environment with one extra; commands run in an empty folder, and see nothing of this checkout."""
+    """A fresh environment with one extra of a distribution; commands run in an empty folder, and see nothing of this
+    checkout."""
 
     extra: str
+    distribution: str
     environment: Path
     folder: Path
 
@@ -43,35 +50,45 @@ class Device:
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The wheel of each distribution."""
     pytest.importorskip("build")
-    folder = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    (path,) = folder.glob("*.whl")
-    return path
+    found = {}
+    for distribution, source in (("edgetl", ROOT), ("edgetl-runtime", ROOT / "runtime")):
+        folder = tmp_path_factory.mktemp("dist")
+        command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        (found[distribution],) = folder.glob("*.whl")
+    return found
 
 
-@pytest.fixture(scope="session")
-def files(wheel: Path) -> dict[str, int]:
-    """The wheel's files: path -> bytes when installed."""
+def contents(wheel: Path) -> dict[str, int]:
+    """A wheel's files: path -> bytes when installed."""
     with zipfile.ZipFile(wheel) as archive:
         return {info.filename: info.file_size for info in archive.infolist()}
 
 
-@pytest.fixture(scope="module", params=TARGETS)
-def device(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Device]:
+@pytest.fixture(scope="session")
+def files(wheels: dict[str, Path]) -> dict[str, int]:
+    """What is in the wheel of all three packages."""
+    return contents(wheels["edgetl"])
+
+
+@pytest.fixture(scope="module", params=DEVICES)
+def device(
+    request: pytest.FixtureRequest, wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Device]:
     extra: str = request.param
     folder = tmp_path_factory.mktemp(f"device-{extra}")
     empty = folder / "empty"
     empty.mkdir()
     subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True, timeout=300)
-    fresh = Device(extra, folder / "venv", empty)
+    fresh = Device(extra, DEVICES[extra], folder / "venv", empty)
     probe = fresh.run("python", "-m", "pip", "install", "-q", "numpy", "pillow")
     if probe.returncode != 0:
         pytest.skip(f"no package index: {(probe.stderr.strip().splitlines() or ['pip failed'])[-1]}")
-    installed = fresh.run("python", "-m", "pip", "install", "-q", f"{wheel}[{extra}]")
+    installed = fresh.run("python", "-m", "pip", "install", "-q", f"{wheels[fresh.distribution]}[{extra}]")
     assert installed.returncode == 0, installed.stderr
     yield fresh
     assert list(empty.iterdir()) == []
@@ -108,8 +125,23 @@ def test_the_wheel_holds_every_file_of_the_packages_but_the_pages(files: dict[st
     assert any(path.endswith(".j2") for path in expected)
 
 
-def test_the_runtime_is_small(files: dict[str, int]) -> None:
-    assert 0 < sum(size for path, size in files.items() if path.startswith("edgetl_runtime/")) <= RUNTIME_LIMIT
+def test_the_devices_wheel_is_the_runtime_as_it_is_in_the_whole_one(
+    files: dict[str, int], wheels: dict[str, Path]
+) -> None:
+    found = contents(wheels["edgetl-runtime"])
+    mine, whole = (
+        {path: size for path, size in some.items() if path.startswith("edgetl_runtime/")} for some in (found, files)
+    )
+    assert mine == whole
+    assert {path.partition("/")[0] for path in found if ".dist-info/" not in path} == {"edgetl_runtime"}
+    assert any(path.endswith("licenses/LICENSE") for path in found)
+    versions = {path.name.split("-")[1] for path in wheels.values()}
+    assert len(versions) == 1
+
+
+def test_the_devices_wheel_is_small(wheels: dict[str, Path]) -> None:
+    assert 0 < wheels["edgetl-runtime"].stat().st_size <= RUNTIME_LIMIT
+    assert sum(contents(wheels["edgetl-runtime"]).values()) <= RUNTIME_LIMIT
 
 
 @pytest.mark.network
@@ -122,7 +154,18 @@ def test_torch_is_not_installed(device: Device) -> None:
 
 
 @pytest.mark.network
-@pytest.mark.parametrize("program", HELP)
+@pytest.mark.parametrize("device", THIN, indirect=True)
+def test_a_device_has_no_workbench(device: Device) -> None:
+    assert (device.environment / SCRIPTS / "edgetl-run").exists()
+    assert not (device.environment / SCRIPTS / "edgetl").exists()
+
+
+@pytest.mark.network
+@pytest.mark.parametrize(
+    ("program", "device"),
+    [*[("edgetl", extra) for extra in WHOLE], *[("edgetl-run", extra) for extra in DEVICES]],
+    indirect=["device"],
+)
 def test_every_command_answers_help(program: str, device: Device) -> None:
     for words in ([], *([command] for command in HELP[program])):
         done = device.run(program, *words, "-h")
@@ -173,7 +216,7 @@ def test_a_missing_engine_is_one_line(command: str, device: Device, bundle: Path
     assert done.returncode == 2
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
-    assert f'pip install "edgetl[{other}]"' in line
+    assert f'pip install "{device.distribution}[{other}]"' in line
 
 
 @pytest.mark.network
@@ -188,6 +231,7 @@ def test_a_missing_engine_is_one_line(command: str, device: Device, bundle: Path
     ],
     ids=lambda words: words[0],
 )
+@pytest.mark.parametrize("device", WHOLE, indirect=True)
 def test_work_that_needs_torch_says_what_to_install(words: list[str], device: Device) -> None:
     done = device.run("edgetl", *words)
     assert done.returncode == 2

@@ -30,6 +30,7 @@ __all__ = [
     "OutputError",
     "UsageError",
     "nearest",
+    "pip_install",
 ]
 
 
@@ -78,7 +79,7 @@ class MissingDependency(EdgetlError):  # noqa: N818 - the user reads the name, "
     def __init__(self, library: str, *, needed_for: str, extra: str) -> None:
         super().__init__(
             f"{needed_for} needs {library}, which is not installed here",
-            fix=f'pip install "edgetl[{extra}]"',
+            fix=pip_install(extra),
         )
         self.library = library
         self.extra = extra
@@ -102,3 +103,13 @@ def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}known: {', '.join(known)}"
+
+
+def pip_install(extra: str) -> str:
+    """The line that installs the extra of this distribution: ``edgetl``, or on a device ``edgetl-runtime``."""
+    from importlib.util import find_spec
+
+    workbench = find_spec("edgetl")
+    # A folder that only has the name is a namespace package: it has no origin.
+    name = "edgetl-runtime" if workbench is None or workbench.origin is None else "edgetl"
+    return f'pip install "{name}[{extra}]"'

@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
         imports = in_turns({"import": [given.python, "-c", _IMPORT]}, rounds=given.rounds)["import"]
         lines.append(_import_line(imports, clock=given.clock))
         if given.wheel:
-            lines.append(_wheel_line())
+            lines += _wheel_lines()
         title = f"From process start to first label, one thread, {_version(given.python)}"
         title = heading(title, rounds=given.rounds, clock=given.clock)
         write(lines, title, markdown=given.markdown, as_json=given.json)
@@ -160,17 +160,24 @@ def _import_line(starts: list[Start], *, clock: str) -> Line:
     return measured(what, "ms", [start.more[clock] for start in starts], limit=IMPORT_LIMIT_MS)
 
 
-def _wheel_line() -> Line:
-    """Raises `ExportError` when the wheel cannot be built."""
-    root = Path(__file__).parents[2]
-    with tempfile.TemporaryDirectory(prefix="edgetl-wheel-") as folder:
-        command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, str(root)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        wheels = list(Path(folder).glob("*.whl"))
-        if done.returncode != 0 or not wheels:
-            said = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
-            raise ExportError(f"the wheel cannot be built: {said[-1]}", fix='pip install "edgetl[test]", or --no-wheel')
-        return Line("the wheel, all three packages", "kB", wheels[0].stat().st_size / 1e3, limit=WHEEL_LIMIT_KB)
+def _wheel_lines() -> list[Line]:
+    """Raises `ExportError` when a wheel cannot be built."""
+    root, found = Path(__file__).parents[2], []
+    for name, folder, limit in (
+        ("edgetl-runtime", root / "runtime", WHEEL_LIMIT_KB),
+        ("edgetl, all three packages", root, None),
+    ):
+        with tempfile.TemporaryDirectory(prefix="edgetl-wheel-") as out:
+            command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, str(folder)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            wheels = list(Path(out).glob("*.whl"))
+            if done.returncode != 0 or not wheels:
+                said = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
+                raise ExportError(
+                    f"the wheel cannot be built: {said[-1]}", fix='pip install "edgetl[test]", or --no-wheel'
+                )
+            found.append(Line(f"the wheel of {name}", "kB", wheels[0].stat().st_size / 1e3, limit=limit))
+    return found
 
 
 def _version(python: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from edgetl_runtime.engines import ENGINES, installed
 from edgetl_runtime.engines.binding import Execution, ModelBytes, Signature, bind
 from edgetl_runtime.engines.delegates import BUILTIN, Delegation, delegation, load_library
-from edgetl_runtime.errors import EngineError
+from edgetl_runtime.errors import EngineError, pip_install
 from edgetl_runtime.manifest import TensorSpec
 from edgetl_runtime.placement import OperatorPlace
 from edgetl_runtime.session import Session, Tensors
@@ -112,7 +112,7 @@ def open_session(model: ModelBytes, signature: Signature, execution: Execution) 
     """
     library = ENGINES["litert"].library()
     if library is None:  # removed since the caller looked
-        raise EngineError(f"no LiteRT library is left to load {model.name}", fix='pip install "edgetl[tflite]"')
+        raise EngineError(f"no LiteRT library is left to load {model.name}", fix=pip_install("tflite"))
     where = f"{model.name} in litert ({library.module} {library.version()})"
     module = importlib.import_module(_INTERPRETERS[library.module])
     load_delegate = getattr(module, "load_delegate", None) or module.experimental.load_delegate

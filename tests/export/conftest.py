@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from torch import nn
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 
 from edgetl_export import CalibrationSamples, Captured, Exported, ExportOptions, Source, capture, export
 from edgetl_export.artifact import Artifact
@@ -257,6 +258,13 @@ def attentive() -> Int8:
     """A small vision transformer as int8 in all three formats."""
     torch.manual_seed(0)
     return _int8(fitted(Attentive(len(LABELS))))
+
+
+@pytest.fixture(scope="session")
+def convnext() -> Int8:
+    """A small ConvNeXt as int8 in all three formats: layer norms over channels, and matrix products with sums behind."""
+    torch.manual_seed(0)
+    return _int8(fitted(ConvNeXt([CNBlockConfig(16, 32, 1), CNBlockConfig(32, None, 1)], num_classes=len(LABELS))))
 
 
 @pytest.fixture(scope="session")

@@ -294,7 +294,7 @@ def test_nothing_to_quantise_is_an_error(target: str, int8: Int8) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("kind", ["pooling", "hard", "attentive"])
+@pytest.mark.parametrize("kind", ["pooling", "hard", "attentive", "convnext"])
 def test_other_networks_decide_like_the_original(kind: str, target: str, request: pytest.FixtureRequest) -> None:
     found: Int8 = request.getfixturevalue(kind)
     reference, logits = found.reference, found.logits(target)

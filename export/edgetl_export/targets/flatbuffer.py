@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["drop_unused", "kind", "opened", "packed"]
+__all__ = ["drop_unused", "flatten_biases", "kind", "opened", "packed"]
+
+
+_WITH_BIAS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 
 
 def opened(content: bytes) -> Any:
@@ -60,6 +63,25 @@ def kind(model: Any, operator: Any) -> str:
         value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)
     }
     return names.get(code, f"operator {code}")
+
+
+def flatten_biases(model: Any) -> bool:
+    """Give biases of shape (1, ..., n) the shape (n,), and say whether there were any.
+
+    The converter makes them of sums behind matrix products, as in ConvNeXt. Kernels in float take them, but a bias of
+    integers has a scale per channel, and the quantiser then writes a file that no interpreter loads.
+    """
+    graph = model.subgraphs[0]
+    layers = [item for item in graph.operators if kind(model, item) in _WITH_BIAS and len(item.inputs) > 2]
+    biases = {int(item.inputs[2]) for item in layers}
+    others = {int(index) for item in graph.operators for index in item.inputs if item not in layers}
+    others |= {int(index) for item in layers for index in item.inputs[:2]}
+    found = False
+    for index in biases - others - {-1}:
+        tensor = graph.tensors[index]
+        if len(tensor.shape) > 1 and tensor.shape[-1] == np.prod(tensor.shape):
+            tensor.shape, found = np.array(tensor.shape[-1:], np.int32), True
+    return found
 
 
 def drop_unused(model: Any) -> None:

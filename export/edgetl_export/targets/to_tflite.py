@@ -101,7 +101,9 @@ def _exported(captured: Captured) -> bytes:
     with tempfile.TemporaryDirectory(prefix="edgetl-") as folder:
         path = Path(folder) / "model.tflite"
         model.export(str(path))
-        return path.read_bytes()
+        content = path.read_bytes()
+    opened = flatbuffer.opened(content)
+    return flatbuffer.packed(opened) if flatbuffer.flatten_biases(opened) else content
 
 
 def _half_weights(model: bytes) -> bytes:

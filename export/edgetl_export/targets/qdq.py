@@ -45,12 +45,15 @@ def quantize_qdq(model: onnx.ModelProto, quantized: Quantized) -> QdqModel:
     # The sigmoid inside a SiLU is no node of its own. It reaches one, which TFLite's grid for sigmoids does not.
     inner = [node.output[0] for node in model.graph.node if node.op_type == "Sigmoid" and node.output[0] not in nodes]
     fixed = dict.fromkeys(inner, Grid(1 / 255, 0))
-    writer = _Writer(model, {**quantized.grids(nodes), **fixed}, quantized)
+    products = _products(model)  # where a bias is zero, they are found to be what the sum gives
+    grids = {name: grid for name, grid in quantized.grids(nodes).items() if name not in products}
+    writer = _Writer(model, {**grids, **fixed}, quantized)
     if quantized.captured.takes_pixels:
         writer.feed_pixels()
     kept = {name for name, node in nodes.items() if node in quantized.quantization.in_float}
+    inside = {*fixed, *products}
     kept |= {
-        name for node in model.graph.node if kept.intersection(node.output) for name in fixed if name in node.input
+        name for node in model.graph.node if kept.intersection(node.output) for name in inside if name in node.input
     }
     chosen, left = _choose(model, writer.grids, kept)
     if not chosen:
@@ -105,11 +108,11 @@ def _choose(
 ) -> tuple[list[onnx.NodeProto], dict[str, int]]:
     """The nodes to quantise, and a count by operator of those that stay in float."""
     made = {output for node in model.graph.node for output in node.output}
-    preparing = _preparing(model)
+    preparing, products = _preparing(model), _products(model)
     chosen: list[onnx.NodeProto] = []
     left: dict[str, int] = {}
     for node in model.graph.node:
-        activations = [name for name in (*node.input, *node.output) if name in made]
+        activations = [name for name in (*node.input, *node.output) if name in made and name not in products]
         if (
             node.op_type in OPERATORS
             and node.name not in preparing
@@ -120,6 +123,23 @@ def _choose(
         else:
             left[node.op_type] = left.get(node.op_type, 0) + 1
     return chosen, left
+
+
+def _products(model: onnx.ModelProto) -> set[str]:
+    """What matrix products with constant weights give to a sum with their bias, where the exporter wrote two nodes of
+    one layer (inputs of three dimensions and more). It stays in float, so it needs no grid."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    return {
+        node.output[0]
+        for node in model.graph.node
+        if node.op_type == "MatMul" and node.input[1] in constants
+        for others in [readers.get(node.output[0], [])]
+        if len(others) == 1 and others[0].op_type == "Add" and constants.intersection(others[0].input)
+    }
 
 
 def _preparing(model: onnx.ModelProto) -> set[str]:
@@ -150,6 +170,7 @@ class _Writer:
     def __post_init__(self) -> None:
         self.constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in self.model.graph.initializer}
         self.outputs = {tensor.name for tensor in self.model.graph.output}
+        self.products = _products(self.model)
 
     def feed_pixels(self) -> None:
         """Hand the uint8 image to the first layer without a detour through float32.
@@ -210,13 +231,15 @@ class _Writer:
     def quantize(self, chosen: list[onnx.NodeProto]) -> None:
         """Write the pairs around the `chosen` operators."""
         in_integers = {node.name for node in chosen}
+        products = _products(self.model)
+        in_float = {node.name for node in chosen if node.op_type in _GIVES_FLOAT or products.intersection(node.input)}
         for node in chosen:
-            if node.op_type not in _GIVES_FLOAT:
+            if node.name not in in_float:
                 for name in node.output:
                     if name not in self.outputs:
                         self._round(name)
             self._round_inputs(node)
-        made = {name for node in chosen if node.op_type not in _GIVES_FLOAT for name in node.output}
+        made = {name for node in chosen if node.name not in in_float for name in node.output}
         for node in self.model.graph.node:
             for place, name in enumerate(node.input):
                 if name in self.rounded and (node.name in in_integers or name in made):
@@ -234,8 +257,14 @@ class _Writer:
             rows_first = node.op_type != "Gemm" or any(item.name == "transB" and item.i for item in node.attribute)
             self._round_weight(weight, axis if rows_first else 1)
         node.input[1] = f"{weight}_rounded"
+        scales = self.weight_scales[weight]
         if len(node.input) > 2 and node.input[2] in self.constants:
-            node.input[2] = self._round_bias(node, source, self.weight_scales[weight])
+            node.input[2] = self._round_bias(node.input[2], node, source, scales)
+        for behind in self.model.graph.node if node.output[0] in self.products else ():
+            if node.output[0] in behind.input:
+                # Rounded as the bias of one node is: ONNX Runtime makes one integer product of the two then.
+                place = int(behind.input[0] == node.output[0])
+                behind.input[place] = self._round_bias(behind.input[place], node, source, scales)
 
     def _round(self, name: str) -> None:
         """A pair behind the tensor `name`, once."""
@@ -264,8 +293,7 @@ class _Writer:
         self.before[name] = [node]
         self.weight_scales[name] = scales
 
-    def _round_bias(self, node: onnx.NodeProto, source: Grid, weight_scales: npt.NDArray[np.float32]) -> str:
-        bias = node.input[2]
+    def _round_bias(self, bias: str, node: onnx.NodeProto, source: Grid, weight_scales: npt.NDArray[np.float32]) -> str:
         # Two layers may share one, each with steps of its own.
         name = bias if bias not in self.before else f"{bias}_{node.name}"
         scales = (np.float32(source.scale) * weight_scales).astype(np.float32)

@@ -118,7 +118,8 @@ def test_the_nearest_is_written_where_nothing_fits(trained: Trained, tmp_path: P
     kept = [rung for rung in found.rungs if rung.kept]
     assert len(kept) == 1
     assert kept[0].drop == min(rung.drop for rung in found.rungs)
-    assert (kept[0].drop > 0) == ("onnx.int8" in found.over_budget) == (len(rungs) == 9)
+    assert (kept[0].drop > 0) == ("onnx.int8" in found.over_budget)
+    assert not found.over_budget or {"distill", "mixed"} == set(rungs[rungs.index("distill") :])
     assert [variant.id for variant in found.manifest.variants] == ["onnx.int8"]
     assert json.loads((tmp_path / "quantization.json").read_text())["quantizations"][0]["rung"] == kept[0].rung
 

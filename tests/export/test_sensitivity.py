@@ -98,6 +98,8 @@ def test_a_larger_share_keeps_more_in_float(int8: Int8) -> None:
 def test_what_was_in_float_before_stays_so(int8: Int8) -> None:
     noise = noise_by_node(int8.quantized, images(int8))
     first = in_float(int8.quantized, noise, 0.3)
+    more = set(in_float(first, noise, 0.3).quantization.in_float)  # of what is left
+    assert set(first.quantization.in_float) < more < set(in_float(first, noise, 1.0).quantization.in_float)
     assert set(first.quantization.in_float) <= set(in_float(first, {}, 0.5).quantization.in_float)
 
 

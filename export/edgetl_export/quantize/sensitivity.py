@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from edgetl_export.quantize.quantization import Quantized
-from edgetl_export.quantize.simulate import Simulation
+from edgetl_export.quantize.simulate import Simulation, not_rounded
 
 __all__ = ["in_float", "noise_by_node"]
 
@@ -58,13 +58,14 @@ class _Watch:
 
 
 def in_float(quantized: Quantized, noise: dict[str, float], share: float) -> Quantized:
-    """`quantized` with the fewest roundings left out that cause `share` of the noise.
+    """`quantized` with the fewest roundings left out that cause `share` of the noise that is left.
 
     A rounding is left out when the operator in front of it and all that read it stay in float.
     """
     graph = quantized.captured.batched.graph
     nodes = {node.name: node for node in graph.nodes}
     kept: set[str] = set(quantized.quantization.in_float)
+    noise = {name: value for name, value in noise.items() if not not_rounded(graph, name, kept)}
     covered, total = 0.0, sum(noise.values())
     for name in sorted(noise, key=lambda name: -noise[name]):
         if covered >= share * total:

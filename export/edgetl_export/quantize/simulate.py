@@ -21,7 +21,7 @@ from edgetl_export.capture import Captured
 from edgetl_export.quantize.layers import Layer, layers, rounded
 from edgetl_export.quantize.quantization import Quantization, weight_scales
 
-__all__ = ["Simulation", "float_outputs"]
+__all__ = ["Simulation", "float_outputs", "not_rounded"]
 
 _BATCH = 16
 
@@ -41,7 +41,9 @@ class Simulation:
         self.layers = layers(graph)
         in_float = set(quantization.in_float)
         self.rounded = [
-            name for name in rounded(graph) if name in quantization.activations and not _among(graph, name, in_float)
+            name
+            for name in rounded(graph)
+            if name in quantization.activations and not not_rounded(graph, name, in_float)
         ]
         self.parameters: dict[str, torch.nn.Parameter] = {
             name: torch.nn.Parameter(value.detach().clone(), requires_grad=False)
@@ -192,8 +194,8 @@ def _parameters(module: fx.GraphModule, found: list[Layer]) -> dict[str, torch.T
     return {name: module.get_parameter(name) for name in names}
 
 
-def _among(graph: fx.Graph, name: str, in_float: set[str]) -> bool:
-    """Whether a node and all that read it are float operators."""
+def not_rounded(graph: fx.Graph, name: str, in_float: Collection[str]) -> bool:
+    """Whether the node called `name` and all that read it are among the float operators `in_float`."""
     if name not in in_float:
         return False
     node = next(node for node in graph.nodes if node.name == name)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from edgetl.arguments import Command, build_parser
 from edgetl.console import say, tell, track
 from edgetl.training.rank import is_first
+from edgetl_runtime.console import UNREAD, stop_printing
 from edgetl_runtime.errors import EdgetlError, MissingDependency, OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -34,7 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     command: Command = arguments.command
     try:
         _check_reports(arguments)
-        return command(arguments)
+        code = command(arguments)
+        sys.stdout.flush()
+        return code
     except EdgetlError as error:
         say(f"edgetl: error: {error}")
         return 2
@@ -46,6 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interruption:
         say(f"edgetl: interrupted; {str(interruption) or 'nothing was left behind'}")
         return _INTERRUPTED
+    except BrokenPipeError:
+        stop_printing()
+        return UNREAD
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -43,13 +43,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             console.check_json_destination(arguments.json)
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            return command(arguments)
+            code = command(arguments)
+            sys.stdout.flush()
+            return code
     except EdgetlError as error:
         print(f"edgetl-run: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("edgetl-run: interrupted", file=sys.stderr)
         return _INTERRUPTED
+    except BrokenPipeError:
+        console.stop_printing()
+        return console.UNREAD
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

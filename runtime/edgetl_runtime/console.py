@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,14 +12,24 @@ from typing import Any
 
 from edgetl_runtime.errors import ImageError, OutputError
 
-__all__ = ["check_json_destination", "note", "read_image", "show", "size", "table"]
+__all__ = ["UNREAD", "check_json_destination", "note", "read_image", "show", "size", "stop_printing", "table"]
 
 _STDOUT = "-"
+
+UNREAD = 141
+"""Exit code when nobody reads the output any more: what a shell gives for a program that SIGPIPE ended."""
 
 
 def note(text: str) -> None:
     """One line for the person at the other end, on stderr: stdout belongs to results."""
     print(text, file=sys.stderr, flush=True)
+
+
+def stop_printing() -> None:
+    """After a BrokenPipeError (``| head``): what Python still holds of the output goes nowhere, without an error."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def size(count: int) -> str:

@@ -302,6 +302,20 @@ def test_interrupt(
     assert listing(tmp_path) == before
 
 
+@pytest.mark.parametrize("words", [["edgetl.cli", "backbones"], ["edgetl_runtime.cli", "info", "BUNDLE"]])
+def test_a_reader_that_leaves_is_no_error(words: list[str], pristine_bundle: Path, tmp_path: Path) -> None:
+    """As `edgetl backbones | head -1` when head is gone before the rest is printed."""
+    command = [sys.executable, "-m", *(str(pristine_bundle) if word == "BUNDLE" else word for word in words)]
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=120, cwd=tmp_path)
+    finally:
+        os.close(writing)
+    assert done.stderr == ""
+    assert done.returncode == 141
+
+
 def test_ctrl_c_in_the_middle_of_an_export(export_words: list[str], tmp_path: Path) -> None:
     before = listing(tmp_path)
     # Tests that were started in the background of a shell ignore the signal, and so would what they start.

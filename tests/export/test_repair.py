@@ -24,7 +24,7 @@ from edgetl_runtime.comparison import sqnr_db
 from tests.export.conftest import LABELS, NORMALIZE, SPEC, Pooling, fitted
 
 if TYPE_CHECKING:
-    from tests.export.conftest import Trained
+    from tests.export.conftest import Int8, Trained
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +87,19 @@ def test_that_helps_on_images_it_has_not_seen(poor: Quantized, images: npt.NDArr
         for one in (poor, repaired(poor, images))
     ]
     assert lost[1] > lost[0] + 2
+
+
+@pytest.mark.parametrize("kind", ["hard", "attentive", "channelwise"])
+def test_without_an_error_no_bias_changes(kind: str, request: pytest.FixtureRequest) -> None:
+    network: Int8 = request.getfixturevalue(kind)
+    everything = tuple(node.name for node in network.quantized.captured.batched.graph.nodes)
+    quantization = replace(network.quantized.quantization, in_float=everything)
+    found = correct_biases(replace(network.quantized, quantization=quantization), network.trained.tensors[:8])
+    assert found
+    for name, value in found.items():
+        torch.testing.assert_close(
+            value, network.quantized.captured.module.get_parameter(name).detach(), atol=1e-5, rtol=0
+        )
 
 
 def test_a_planted_error_of_a_bias_is_undone(quantized: Quantized, images: npt.NDArray[np.uint8]) -> None:

@@ -27,27 +27,33 @@ def correct_biases(quantized: Quantized, images: npt.NDArray[np.uint8]) -> dict[
     """
     simulation = Simulation(quantized.captured, quantized.quantization)
     corrected = {layer.node: layer for layer in simulation.layers if layer.bias is not None}
+    nodes = {node.name: node for node in simulation.module.graph.nodes}
     batch = torch.from_numpy(images)
     biases: dict[str, torch.Tensor] = {}
     with torch.inference_mode():
         _, exact = simulation.run_float(batch, keep=corrected)
-        means = {name: _channel_means(value) for name, value in exact.items()}
+        means = {name: _channel_means(nodes[name], value) for name, value in exact.items()}
         del exact
 
         def shift(node: fx.Node, value: torch.Tensor) -> torch.Tensor:
             layer = corrected.get(node.name)
             if layer is None or layer.bias is None:
                 return value
-            error = means[node.name] - _channel_means(value)
+            error = means[node.name] - _channel_means(node, value)
             biases[layer.bias] = simulation.parameters[layer.bias].detach() + error
-            return value + (error[:, None, None] if value.ndim == 4 else error)
+            return value + (error if _channels_last(node) else error[:, None, None])
 
         simulation.run(batch, adjust=shift)
     return {name: bias.clone() for name, bias in biases.items()}
 
 
-def _channel_means(value: torch.Tensor) -> torch.Tensor:
-    return value.mean((0, 2, 3)) if value.ndim == 4 else value.flatten(0, -2).mean(0)
+def _channel_means(node: fx.Node, value: torch.Tensor) -> torch.Tensor:
+    return value.flatten(0, -2).mean(0) if _channels_last(node) else value.mean((0, 2, 3))
+
+
+def _channels_last(node: fx.Node) -> bool:
+    """A matrix product has its channels last, also where it is done at every place of an image (ConvNeXt)."""
+    return node.target is torch.ops.aten.linear.default
 
 
 def equalize(captured: Captured, images: npt.NDArray[np.uint8]) -> tuple[Captured, int]:

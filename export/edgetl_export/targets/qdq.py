@@ -128,18 +128,22 @@ def _choose(
 def _products(model: onnx.ModelProto) -> set[str]:
     """What matrix products with constant weights give to a sum with their bias, where the exporter wrote two nodes of
     one layer (inputs of three dimensions and more). It stays in float, so it needs no grid."""
-    constants = {tensor.name for tensor in model.graph.initializer}
+    dimensions = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-    return {
-        node.output[0]
-        for node in model.graph.node
-        if node.op_type == "MatMul" and node.input[1] in constants
-        for others in [readers.get(node.output[0], [])]
-        if len(others) == 1 and others[0].op_type == "Add" and constants.intersection(others[0].input)
-    }
+
+    def goes_to_its_bias(product: str) -> bool:
+        behind = readers.get(product, [])
+        return (
+            len(behind) == 1
+            and behind[0].op_type == "Add"
+            and any(dimensions.get(name) == 1 for name in behind[0].input)
+        )
+
+    matrices = [node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in dimensions]
+    return {node.output[0] for node in matrices if goes_to_its_bias(node.output[0])}
 
 
 def _preparing(model: onnx.ModelProto) -> set[str]:
@@ -231,8 +235,9 @@ class _Writer:
     def quantize(self, chosen: list[onnx.NodeProto]) -> None:
         """Write the pairs around the `chosen` operators."""
         in_integers = {node.name for node in chosen}
-        products = _products(self.model)
-        in_float = {node.name for node in chosen if node.op_type in _GIVES_FLOAT or products.intersection(node.input)}
+        in_float = {
+            node.name for node in chosen if node.op_type in _GIVES_FLOAT or self.products.intersection(node.input)
+        }
         for node in chosen:
             if node.name not in in_float:
                 for name in node.output:

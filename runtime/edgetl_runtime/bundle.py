@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
+import stat
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgetl_runtime.engines import Execution, ModelBytes, ModelPath, Signature, engine_info, open_session
@@ -18,6 +19,7 @@ from edgetl_runtime.files import (
     Folder,
     Memory,
     check_size,
+    mode_of,
     read_file,
     unreadable_file,
     weights_path,
@@ -27,6 +29,8 @@ from edgetl_runtime.seal import Sealed
 from edgetl_runtime.session import IntegerSession, Session
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from edgetl_runtime.fidelity import FailedCheck
     from edgetl_runtime.golden import GoldenSamples
 
@@ -38,11 +42,18 @@ _MANIFEST = "manifest.json"
 class Bundle:
     """Variants with their manifest, wherever they are kept. Made by `open_bundle`; holds no file open."""
 
-    def __init__(self, path: Path, manifest: Manifest, files: BundleFiles, sealed: Sealed) -> None:
-        self.path = path
+    def __init__(self, where: str, manifest: Manifest, files: BundleFiles, sealed: Sealed) -> None:
         self.manifest = manifest
+        self._where = where
         self._files = files
         self._sealed = sealed
+
+    @property
+    def path(self) -> Path:
+        """The folder, the zip, or the model file."""
+        from pathlib import Path
+
+        return Path(self._where)
 
     def has(self, relative: str) -> bool:
         """Whether the bundle has a file of that path."""
@@ -72,13 +83,14 @@ class Bundle:
         """The bytes of a variant, held against its hashes unless `verify` is False."""
         entries = self.manifest.variant(variant_id).files
         if not entries:
-            raise BundleError(f"variant {variant_id} in {self.path} lists no files", fix="export the bundle again")
+            raise BundleError(f"variant {variant_id} in {self._where} lists no files", fix="export the bundle again")
         if verify:
             self._sealed.check()
         contents = {entry.path: self.read_entry(entry, verify=verify) for entry in entries}
         main = entries[0].path
         weights = weights_path(main)
-        name = str(self.path) if main == self.path.name else f"{self.path}: {main}"
+        alone = main == os.path.basename(self._where)
+        name = self._where if alone else f"{self._where}: {main}"
         return ModelBytes(contents[main], name=name, weights=None if weights is None else contents.get(weights))
 
     def session(
@@ -146,14 +158,14 @@ class Bundle:
             self._sealed.check()
             self._check_size(entry)
             try:
-                with path.open("rb") as file:
+                with open(path, "rb") as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
             except OSError as error:
-                raise unreadable_file(entry.path, self.path, error) from error
+                raise unreadable_file(entry.path, self._where, error) from error
             self._check_hash(entry, entry.bytes, digest)
         else:
-            check_size(entry.path, self.path, self._files.size(entry.path), LARGEST_FILE)
-        return ModelPath(path, name=f"{self.path}: {entry.path}")
+            check_size(entry.path, self._where, self._files.size(entry.path), LARGEST_FILE)
+        return ModelPath(path, name=f"{self._where}: {entry.path}")
 
     def _check_size(self, entry: FileEntry) -> None:
         """The size first: nothing that is too large is read, let alone parsed."""
@@ -167,71 +179,73 @@ class Bundle:
 
     def _another_file(self, entry: FileEntry, size: int) -> BundleError:
         return BundleError(
-            f"{entry.path} in {self.path} is not the file that was exported: "
+            f"{entry.path} in {self._where} is not the file that was exported: "
             f"{size} bytes, {entry.bytes} in the manifest" + ("; the SHA-256 differs" if size == entry.bytes else ""),
             fix=COPY_AGAIN,
         )
 
 
-def open_bundle(path: str | Path) -> Bundle:
+def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     """Open a bundle folder, a zip of one (.edgetl, .zip), or one model file (.onnx, .tflite, .xml) that edgetl wrote.
 
     Only the manifest is read; a zip is not unpacked. Raises `BundleError` when there is none, or it is damaged or of a
     newer schema.
     """
-    if not isinstance(path, (str, Path)):
+    if not isinstance(path, (str, os.PathLike)):
         raise UsageError(f"cannot open a bundle from {type(path).__name__}", fix="pass a path")
-    path = Path(path)
+    where = os.fsdecode(path)
     try:
-        if path.is_dir():
-            return _from_files(path, Folder(path))
-        if not path.exists():
-            raise BundleError(f"no bundle at {path}", fix="check the path")
-        if path.is_file() and path.suffix.lower() in MODEL_SUFFIXES:
-            return _from_model_file(path)
-        if path.is_file() and (files := _zipped(path)) is not None:
-            return _from_files(path, files)
+        mode = mode_of(where)
+        if mode is None:
+            raise BundleError(f"no bundle at {where}", fix="check the path")
+        if stat.S_ISDIR(mode):
+            return _from_files(where, Folder(where))
+        if stat.S_ISREG(mode) and where.lower().endswith(MODEL_SUFFIXES):
+            return _from_model_file(where)
+        if stat.S_ISREG(mode) and (files := _zipped(where)) is not None:
+            return _from_files(where, files)
     except OSError as error:  # a name that is too long, a folder that may not be entered
-        raise BundleError(f"cannot open {path}: {error.strerror or error}", fix="check the path") from error
+        raise BundleError(f"cannot open {where}: {error.strerror or error}", fix="check the path") from error
     raise BundleError(
-        f"{path} is neither a bundle folder, a zip of one, nor a model file",
+        f"{where} is neither a bundle folder, a zip of one, nor a model file",
         fix=f"pass a folder with {_MANIFEST}, a .edgetl file, or a file ending with {', '.join(MODEL_SUFFIXES)}",
     )
 
 
-def _zipped(path: Path) -> BundleFiles | None:
-    """The zip at `path`; None when it is none."""
+def _zipped(where: str) -> BundleFiles | None:
+    """The zip at `where`; None when it is none."""
     from zipfile import is_zipfile
 
     from edgetl_runtime.zipped import Zip
 
-    return Zip.open(path, marker=_MANIFEST) if is_zipfile(path) else None
+    return Zip.open(where, marker=_MANIFEST) if is_zipfile(where) else None
 
 
-def _from_files(path: Path, files: BundleFiles) -> Bundle:
+def _from_files(where: str, files: BundleFiles) -> Bundle:
     if not files.has(_MANIFEST):
-        raise BundleError(f"{path} is no bundle: it has no {_MANIFEST}", fix="pass the folder that edgetl wrote")
+        raise BundleError(f"{where} is no bundle: it has no {_MANIFEST}", fix="pass the folder that edgetl wrote")
     text = files.read(_MANIFEST, limit=LARGEST_MANIFEST)
-    sealed = Sealed(f"{_MANIFEST} in {path}", (text,), text)
-    return Bundle(path, Manifest.from_json(text, where=str(path)), files, sealed)
+    sealed = Sealed(f"{_MANIFEST} in {where}", (text,), text)
+    return Bundle(where, Manifest.from_json(text, where=where), files, sealed)
 
 
-def _from_model_file(path: Path) -> Bundle:
+def _from_model_file(where: str) -> Bundle:
     """A bundle of one variant. Its files get the hashes they have now; what they should be is in the seal."""
     from edgetl_runtime.modelfile import embedded_text
 
-    contents = {path.name: read_file(path)}
-    text = embedded_text(contents[path.name], suffix=path.suffix.lower(), where=str(path))
-    manifest = Manifest.from_json(text, where=str(path))
+    folder, name = os.path.split(where)
+    contents = {name: read_file(where)}
+    text = embedded_text(contents[name], suffix=os.path.splitext(name)[1].lower(), where=where)
+    manifest = Manifest.from_json(text, where=where)
     if len(manifest.variants) != 1:
-        raise BundleError(f"the manifest in {path} has {len(manifest.variants)} variants, not one", fix=COPY_AGAIN)
-    weights = weights_path(path.name)
+        raise BundleError(f"the manifest in {where} has {len(manifest.variants)} variants, not one", fix=COPY_AGAIN)
+    weights = weights_path(name)
     if weights is not None:
-        contents[weights] = read_file(path.with_name(weights))
+        contents[weights] = read_file(os.path.join(folder, weights))
     entries = tuple(
         FileEntry(name, hashlib.sha256(content).hexdigest(), len(content)) for name, content in contents.items()
     )
     variant: Variant = dataclasses.replace(manifest.variants[0], files=entries)
     manifest = dataclasses.replace(manifest, variants=(variant,), golden=None)
-    sealed = Sealed(str(path), tuple(contents.values()), text)
-    return Bundle(path, manifest, Memory(path, contents), sealed)
+    sealed = Sealed(where, tuple(contents.values()), text)
+    return Bundle(where, manifest, Memory(where, contents), sealed)

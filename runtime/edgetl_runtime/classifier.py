@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, cast, overload
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Classifier", "Prediction", "Score", "load", "softmax"]
 
-_ONE_IMAGE = (str, Path, bytes, bytearray, memoryview, Image.Image, np.ndarray)
+_ONE_IMAGE = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray)
 _SELF_TEST = "edgetl-run self-test BUNDLE"
 _MOST_AT_ONCE = 32  # images in one run of a model that takes any number
 
@@ -341,7 +341,7 @@ class Classifier:
 
 
 def load(
-    path: str | Path | Bundle,
+    path: str | os.PathLike[str] | Bundle,
     *,
     variant: str | None = None,
     engine: str = "auto",

@@ -1,10 +1,15 @@
 """Where the files of a bundle are kept: a folder, memory, or a zip (`edgetl_runtime.zipped`). Nothing is read from
-outside."""
+outside.
+
+Paths are plain text here, as everywhere between a program's start and its first label: pathlib takes 3 ms to import.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from edgetl_runtime.errors import BundleError
@@ -19,7 +24,9 @@ __all__ = [
     "Memory",
     "check_size",
     "inside",
+    "is_file",
     "missing_file",
+    "mode_of",
     "read_file",
     "unreadable_file",
     "weights_path",
@@ -33,6 +40,8 @@ LARGEST_FILE = 2**31
 
 COPY_AGAIN = "copy the bundle again, or export it again"
 
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP)
+
 
 class BundleFiles(Protocol):
     """Files by their path in the manifest: relative, with forward slashes."""
@@ -45,7 +54,7 @@ class BundleFiles(Protocol):
         """Its size in bytes, without reading it. Raises `BundleError` as `read` does."""
         ...
 
-    def locate(self, relative: str) -> Path | None:
+    def locate(self, relative: str) -> str | None:
         """Where it lies as a file of its own, None when it does not. Raises `BundleError` when it lies outside."""
         ...
 
@@ -62,33 +71,33 @@ class BundleFiles(Protocol):
 class Folder:
     """A folder. Links in it are followed: stores like the Hugging Face cache keep every file as one."""
 
-    path: Path
+    path: str
 
     def has(self, relative: str) -> bool:
         """Whether there is a file of that path."""
         try:
-            return (self.path / inside(relative, self.path)).is_file()
+            return is_file(self.locate(relative))
         except OSError as error:
             raise unreadable_file(relative, self.path, error) from error
 
     def size(self, relative: str) -> int:
         """Its size in bytes."""
-        return _size(self.path / inside(relative, self.path), relative, self.path)
+        return _size(self.locate(relative), relative, self.path)
 
-    def locate(self, relative: str) -> Path:
+    def locate(self, relative: str) -> str:
         """Where it lies."""
-        return self.path / inside(relative, self.path)
+        return os.path.join(self.path, inside(relative, self.path))
 
     def read(self, relative: str, *, limit: int = LARGEST_FILE) -> bytes:
         """Its content."""
-        return _content(self.path / inside(relative, self.path), relative, self.path, limit)
+        return _content(self.locate(relative), relative, self.path, limit)
 
 
 @dataclass(frozen=True)
 class Memory:
     """Contents that were read already: those of a single model file at ``path``."""
 
-    path: Path
+    path: str
     contents: Mapping[str, bytes]
 
     def has(self, relative: str) -> bool:
@@ -111,54 +120,72 @@ class Memory:
         return self.contents[relative]
 
 
-def read_file(path: Path) -> bytes:
+def mode_of(path: str) -> int | None:
+    """``st_mode`` of what is at `path`, None when nothing is. Raises OSError when one cannot tell."""
+    try:
+        return os.stat(path).st_mode
+    except OSError as error:
+        if error.errno not in _NOT_THERE:
+            raise
+    except ValueError:  # a NUL ends a name in the operating system
+        pass
+    return None
+
+
+def is_file(path: str) -> bool:
+    """Whether a file is at `path`: a pipe or a device is none, reading it could wait for ever."""
+    mode = mode_of(path)
+    return mode is not None and stat.S_ISREG(mode)
+
+
+def read_file(path: str) -> bytes:
     """The content of the file at `path`. Raises `BundleError` as `BundleFiles.read` does."""
-    return _content(path, path.name, path.parent, LARGEST_FILE)
+    return _content(path, os.path.basename(path), os.path.dirname(path) or ".", LARGEST_FILE)
 
 
-def _content(path: Path, relative: str, where: Path, limit: int) -> bytes:
+def _content(path: str, relative: str, where: str, limit: int) -> bytes:
     size = _size(path, relative, where)
     check_size(relative, where, size, limit)
     try:
-        with path.open("rb") as file:
+        with open(path, "rb") as file:
             return file.read(size)
     except (OSError, MemoryError) as error:
         raise unreadable_file(relative, where, error) from error
 
 
-def _size(path: Path, relative: str, where: Path) -> int:
+def _size(path: str, relative: str, where: str) -> int:
     try:
-        if not path.is_file():  # a pipe or a device is no file: reading it could wait for ever
+        if not is_file(path):
             raise missing_file(relative, where)
-        return path.stat().st_size
+        return os.path.getsize(path)
     except OSError as error:
         raise unreadable_file(relative, where, error) from error
 
 
-def inside(relative: str, where: Path) -> PurePosixPath:
+def inside(relative: str, where: str) -> str:
     """`relative` as a path that cannot leave the bundle. A manifest is input: it may be damaged or made up."""
-    path = PurePosixPath(relative)
+    parts = [part for part in relative.split("/") if part not in ("", ".")]
     # Backslashes and drives would mean something else on Windows, NUL ends a name in the operating system.
     suspicious = any(character in relative for character in "\\:\0")
-    if not path.parts or suspicious or path.is_absolute() or ".." in path.parts:
+    if not parts or suspicious or relative.startswith("/") or ".." in parts:
         raise BundleError(f"the manifest of {where} names {relative!r}, outside of the bundle", fix="do not use it")
-    return path
+    return "/".join(parts)
 
 
-def check_size(relative: str, where: Path, size: int, limit: int) -> None:
+def check_size(relative: str, where: str, size: int, limit: int) -> None:
     if size > limit:
         raise BundleError(f"{relative} in {where} has {size} bytes, more than the {limit} it may have", fix=COPY_AGAIN)
 
 
-def missing_file(relative: str, where: Path) -> BundleError:
+def missing_file(relative: str, where: str) -> BundleError:
     return BundleError(f"{relative} is missing in {where}", fix=COPY_AGAIN)
 
 
-def unreadable_file(relative: str, where: Path, error: Exception) -> BundleError:
+def unreadable_file(relative: str, where: str, error: Exception) -> BundleError:
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     return BundleError(f"cannot read {relative} in {where}: {reason}", fix=COPY_AGAIN)
 
 
 def weights_path(path: str) -> str | None:
     """The file that belongs to the model file at `path`: the .bin beside an OpenVINO .xml, None for the others."""
-    return str(Path(path).with_suffix(".bin").as_posix()) if path.endswith(".xml") else None
+    return f"{path.removesuffix('.xml')}.bin" if path.endswith(".xml") else None

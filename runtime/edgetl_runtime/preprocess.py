@@ -6,17 +6,18 @@ Against torchvision's presets on PIL images (``Resize(antialias) -> CenterCrop``
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol, TypeAlias
 
 import numpy as np
 from PIL import Image
 
 from edgetl_runtime.errors import ImageError, UsageError
+from edgetl_runtime.files import is_file
 from edgetl_runtime.manifest import Preprocess
 from edgetl_runtime.resizing import resize_part
 
@@ -43,7 +44,7 @@ class HasBytes(Protocol):
         """The file, whole."""
 
 
-ImageSource: TypeAlias = "str | Path | bytes | Image.Image | npt.NDArray[np.uint8] | HasBytes"
+ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8] | HasBytes"
 ColorOrder: TypeAlias = Literal["RGB", "BGR"]
 
 # Pillow's own limit, also for what it does not read from files and for what is resized: a line of 1 x 10,000 pixels
@@ -127,17 +128,16 @@ def load_bands(source: ImageSource, channels: int, *, color: ColorOrder = "RGB")
             return tuple(band.copy() if band is source else band for band in bands)
     if isinstance(source, bytes):
         return _from_bytes(source, f"image of {len(source)} bytes", color, channels)
-    if isinstance(source, (str, Path)):
-        path = Path(source)
-        what = str(path)
-        with _readable(what):
-            if not path.is_file():  # a pipe or a device is none: reading it could wait for ever
+    if isinstance(source, (str, os.PathLike)):
+        path = os.fsdecode(source)
+        with _readable(path):
+            if not is_file(path):
                 raise ImageError(f"no image file at {path}", fix="check the path")
-            if path.suffix.lower() == ".npy":
-                with path.open("rb") as file:
-                    return _from_npy(file, what, color, channels)
+            if path.lower().endswith(".npy"):
+                with open(path, "rb") as file:
+                    return _from_npy(file, path, color, channels)
             with Image.open(path) as image:
-                return _upright_bands(image, channels, what)
+                return _upright_bands(image, channels, path)
     return _from_bytes(_read(source), str(source), color, channels)
 
 
@@ -145,7 +145,14 @@ def file_content(source: ImageSource) -> bytes | Image.Image | npt.NDArray[np.ui
     """The bytes of the image file that a source is, names or gives; pixels as they are. Raises `ImageError`."""
     if isinstance(source, (bytes, np.ndarray, Image.Image)):
         return source
-    return _read(Path(source) if isinstance(source, str) else source)
+    if isinstance(source, (str, os.PathLike)):
+        path = os.fsdecode(source)
+        with _readable(path):
+            if not is_file(path):
+                raise ImageError(f"no image file at {path}", fix="check the path")
+            with open(path, "rb") as file:
+                return file.read()
+    return _read(source)
 
 
 def _read(source: HasBytes) -> bytes:
@@ -157,8 +164,6 @@ def _read(source: HasBytes) -> bytes:
     import zipfile  # not needed for paths and frames, so that they start without it
 
     with _readable(str(source)):
-        if isinstance(source, Path) and not source.is_file():  # a pipe or a device: reading it could wait for ever
-            raise ImageError(f"no image file at {source}", fix="check the path")
         try:
             content = source.read_bytes()
         except zipfile.BadZipFile as error:

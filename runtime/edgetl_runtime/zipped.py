@@ -6,7 +6,6 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
-from pathlib import Path
 
 from edgetl_runtime.errors import BundleError
 from edgetl_runtime.files import COPY_AGAIN, LARGEST_FILE, check_size, inside, missing_file, unreadable_file
@@ -41,12 +40,12 @@ class Zip:
     entry as the zip's directory gives them, so that the directory is not read again for each question.
     """
 
-    path: Path
+    path: str
     prefix: str
     sizes: Mapping[str, int]
 
     @classmethod
-    def open(cls, path: Path, *, marker: str) -> Zip:
+    def open(cls, path: str, *, marker: str) -> Zip:
         """The zip at `path`, with the bundle where the file `marker` is: at the top or in a single folder there."""
         try:
             with zipfile.ZipFile(path) as archive:
@@ -62,13 +61,13 @@ class Zip:
 
     def has(self, relative: str) -> bool:
         """Whether there is a file of that path."""
-        return self.prefix + str(inside(relative, self.path)) in self.sizes
+        return self.prefix + inside(relative, self.path) in self.sizes
 
     def size(self, relative: str) -> int:
         """Its size in bytes, as the directory of the zip gives it."""
         if not self.has(relative):
             raise missing_file(relative, self.path)
-        return self.sizes[self.prefix + str(inside(relative, self.path))]
+        return self.sizes[self.prefix + inside(relative, self.path)]
 
     def locate(self, relative: str) -> None:
         """Nothing in a zip is a file of its own."""
@@ -77,7 +76,7 @@ class Zip:
     def read(self, relative: str, *, limit: int = LARGEST_FILE) -> bytes:
         """Its content."""
         check_size(relative, self.path, self.size(relative), limit)
-        name = self.prefix + str(inside(relative, self.path))
+        name = self.prefix + inside(relative, self.path)
         try:
             with zipfile.ZipFile(self.path) as archive:
                 entry = archive.getinfo(name)

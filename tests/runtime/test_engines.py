@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import subprocess
 import sys
@@ -193,3 +194,18 @@ def test_onnxruntime_reads_the_file_of_a_folder_itself(
         open_bundle(path).session("onnx.fp32").close()
     assert [type(source) for source in given] == [str, bytes, bytes]
     assert given[0] == str(pristine_bundle / "onnx/model.fp32.onnx")
+
+
+def test_a_label_is_there_before_anything_slow_is_imported(pristine_bundle: Path) -> None:
+    """With LiteRT, which imports none of these itself."""
+    program = (
+        "import json, sys, numpy, PIL.Image\n"
+        "before = set(sys.modules)\n"
+        "import edgetl_runtime\n"
+        f"with edgetl_runtime.load({str(pristine_bundle)!r}, variant='tflite.fp32') as classifier:\n"
+        f"    classifier.predict({str(pristine_bundle / 'golden' / '00.png')!r})\n"
+        "slow = {'pathlib', 'urllib.parse', 'importlib.metadata', 'zipfile', 'concurrent.futures'}\n"
+        "print(json.dumps(sorted(slow & (set(sys.modules) - before))))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    assert json.loads(done.stdout) == []

@@ -14,7 +14,6 @@ import re
 import warnings
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 from edgetl_runtime.engines.binding import Execution, ModelBytes, ModelPath, Signature
 from edgetl_runtime.engines.devices import ANYWHERE, DEVICES
@@ -66,8 +65,8 @@ def _version(origin: str, distributions: tuple[str, ...]) -> str:
     """
     names = [re.sub(r"[-_.]+", "_", distribution).lower() for distribution in distributions]
     found = {}
-    # Not Path.glob, which takes a millisecond; in a zip there are no folders.
-    with suppress(OSError), os.scandir(Path(origin).parent.parent) as folders:
+    # In a zip there are no folders.
+    with suppress(OSError), os.scandir(os.path.dirname(os.path.dirname(origin))) as folders:
         for folder in folders:
             name, _, version = folder.name.removesuffix(".dist-info").partition("-")
             if folder.name.endswith(".dist-info"):

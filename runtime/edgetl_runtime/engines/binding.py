@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from edgetl_runtime.errors import EngineError
 from edgetl_runtime.frozen import dataclass, field
@@ -26,7 +25,7 @@ class ModelPath:
     """A model in a file of its own, for an engine that reads files itself and so needs no copy; ``name`` is for
     messages."""
 
-    path: Path
+    path: str
     name: str
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from edgetl_runtime.engines.binding import Execution
@@ -64,8 +64,8 @@ def delegation(execution: Execution, load: LoadDelegate) -> Delegation:
         return _automatic(execution, load)
     if kind in LIBRARIES:
         place, names = kind.upper(), LIBRARIES[kind]
-    elif Path(device).name.endswith(_ENDINGS) or ".so." in Path(device).name:
-        place, names = Path(device).name, (device,)
+    elif os.path.basename(device).endswith(_ENDINGS) or ".so." in os.path.basename(device):
+        place, names = os.path.basename(device), (device,)
     else:
         raise unavailable(device, _ENGINE, "it knows no delegate of that name", known=_KNOWN)
     delegate, reasons = _first(names, execution, load)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -154,7 +153,7 @@ def _start(model: ModelBytes | ModelPath, options: Any, provider: Provider) -> A
     names, settings = [provider.name], [dict(provider.options)]
     if provider.name != CPU:
         names, settings = [*names, CPU], [*settings, {}]
-    source = str(model.path) if isinstance(model, ModelPath) else model.main
+    source = model.path if isinstance(model, ModelPath) else model.main
     session = onnxruntime.InferenceSession(source, options, providers=names, provider_options=settings)
     if provider.name not in session.get_providers():
         raise _NotStartedError
@@ -166,6 +165,7 @@ def _profile(model: ModelBytes | ModelPath, options: Any, provider: Provider) ->
     # Here: they take 7 ms to import, and only old versions need them.
     import json
     import tempfile
+    from pathlib import Path
 
     with tempfile.TemporaryDirectory(prefix="edgetl-") as folder:
         options.enable_profiling = True

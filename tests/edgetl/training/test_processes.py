@@ -58,17 +58,18 @@ def train(out: Path, photos: Path, *more: str, processes: int = 1) -> Checkpoint
 
 
 def test_two_processes_train_what_one_does(photos: Path, tmp_path: Path) -> None:
-    one = train(tmp_path / "one", photos, "--batch-size", "16", "--lr", "1e-3")
-    two = train(tmp_path / "two", photos, "--batch-size", "8", "--lr", "5e-4", processes=2)
+    # Slowly: at ten times the rate what a CPU rounds differently grows to 0.3 % of a loss within two epochs.
+    one = train(tmp_path / "one", photos, "--batch-size", "16", "--lr", "1e-4")
+    two = train(tmp_path / "two", photos, "--batch-size", "8", "--lr", "5e-5", processes=2)
     losses = [json.loads((tmp_path / name / "history.json").read_text())["epochs"] for name in ("one", "two")]
     for a, b in zip(*losses, strict=True):
-        assert b["train_loss"] == pytest.approx(a["train_loss"], rel=1e-4)
+        assert b["train_loss"] == pytest.approx(a["train_loss"], rel=1e-5)
         assert b["val_loss"] == pytest.approx(a["val_loss"], rel=1e-3)
         assert b["val_top1"] == a["val_top1"]
         assert round(a["val_top1"] * 23, 6) == round(a["val_top1"] * 23)  # of 23 images, each once
     away = torch.cat([(one.state[name].float() - two.state[name].float()).abs().flatten() for name in one.state])
     # Adam turns the sign of a vanishing gradient into a whole step, so a few weights may be steps apart.
-    assert float(away.mean()) < 1e-5
+    assert float(away.mean()) < 1e-6
     assert float((away > 1e-4).float().mean()) < 0.01
     assert two.training["processes"] == 2
 

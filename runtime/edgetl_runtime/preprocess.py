@@ -129,10 +129,7 @@ def load_bands(source: ImageSource, channels: int, *, color: ColorOrder = "RGB")
     if isinstance(source, bytes):
         return _from_bytes(source, f"image of {len(source)} bytes", color, channels)
     if isinstance(source, (str, os.PathLike)):
-        path = os.fsdecode(source)
-        with _readable(path):
-            if not is_file(path):
-                raise ImageError(f"no image file at {path}", fix="check the path")
+        with _readable_file(source) as path:
             if path.lower().endswith(".npy"):
                 with open(path, "rb") as file:
                     return _from_npy(file, path, color, channels)
@@ -146,12 +143,8 @@ def file_content(source: ImageSource) -> bytes | Image.Image | npt.NDArray[np.ui
     if isinstance(source, (bytes, np.ndarray, Image.Image)):
         return source
     if isinstance(source, (str, os.PathLike)):
-        path = os.fsdecode(source)
-        with _readable(path):
-            if not is_file(path):
-                raise ImageError(f"no image file at {path}", fix="check the path")
-            with open(path, "rb") as file:
-                return file.read()
+        with _readable_file(source) as path, open(path, "rb") as file:
+            return file.read()
     return _read(source)
 
 
@@ -312,6 +305,16 @@ def _upright_bands(image: Image.Image, channels: int, what: str) -> tuple[Image.
 
 def _converted(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)  # to convert to the same mode is a copy
+
+
+@contextmanager
+def _readable_file(source: str | os.PathLike[str]) -> Iterator[str]:
+    """The path of an image file that is there."""
+    path = os.fsdecode(source)
+    with _readable(path):
+        if not is_file(path):
+            raise ImageError(f"no image file at {path}", fix="check the path")
+        yield path
 
 
 @contextmanager

@@ -115,7 +115,16 @@ def test_runs_that_never_wait_open_nothing() -> None:
 
 
 def test_without_a_way_to_open_more_runs_take_turns() -> None:
-    lanes = Lanes(Opener(slow).session(), 4, None, count=4)
+    alone = threading.Lock()
+
+    def one_at_a_time(feeds: Mapping[str, npt.NDArray[Any]]) -> Tensors:
+        assert alone.acquire(blocking=False)
+        try:
+            return slow(feeds)
+        finally:
+            alone.release()
+
+    lanes = Lanes(Opener(one_at_a_time).session(), 4, None, count=4)
     crowd(lanes, 12)
     lanes.widen()
     crowd(lanes, 12)

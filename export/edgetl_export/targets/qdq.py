@@ -47,7 +47,7 @@ def quantize_qdq(model: onnx.ModelProto, quantized: Quantized) -> QdqModel:
     fixed = dict.fromkeys(inner, Grid(1 / 255, 0))
     products = _products(model)  # where a bias is zero, they are found to be what the sum gives
     grids = {name: grid for name, grid in quantized.grids(nodes).items() if name not in products}
-    writer = _Writer(model, {**grids, **fixed}, quantized)
+    writer = _Writer(model, {**grids, **fixed}, quantized, products)
     if quantized.captured.takes_pixels:
         writer.feed_pixels()
     kept = {name for name, node in nodes.items() if node in quantized.quantization.in_float}
@@ -55,7 +55,7 @@ def quantize_qdq(model: onnx.ModelProto, quantized: Quantized) -> QdqModel:
     kept |= {
         name for node in model.graph.node if kept.intersection(node.output) for name in inside if name in node.input
     }
-    chosen, left = _choose(model, writer.grids, kept)
+    chosen, left = _choose(model, writer.grids, kept, products)
     if not chosen:
         raise ExportError("no operator of this network could be quantised", fix="leave int8 out of --precisions")
     chosen = writer.clip_by_rounding(chosen)
@@ -104,11 +104,11 @@ def _values_on(model: onnx.ModelProto, probe: npt.NDArray[np.uint8]) -> dict[str
 
 
 def _choose(
-    model: onnx.ModelProto, grids: dict[str, Grid], kept: set[str]
+    model: onnx.ModelProto, grids: dict[str, Grid], kept: set[str], products: set[str]
 ) -> tuple[list[onnx.NodeProto], dict[str, int]]:
     """The nodes to quantise, and a count by operator of those that stay in float."""
     made = {output for node in model.graph.node for output in node.output}
-    preparing, products = _preparing(model), _products(model)
+    preparing = _preparing(model)
     chosen: list[onnx.NodeProto] = []
     left: dict[str, int] = {}
     for node in model.graph.node:
@@ -166,6 +166,7 @@ class _Writer:
     model: onnx.ModelProto
     grids: dict[str, Grid]
     quantized: Quantized
+    products: set[str]
     before: dict[str, list[onnx.NodeProto]] = field(default_factory=dict)
     behind: dict[str, list[onnx.NodeProto]] = field(default_factory=dict)
     rounded: dict[str, str] = field(default_factory=dict)
@@ -174,7 +175,6 @@ class _Writer:
     def __post_init__(self) -> None:
         self.constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in self.model.graph.initializer}
         self.outputs = {tensor.name for tensor in self.model.graph.output}
-        self.products = _products(self.model)
 
     def feed_pixels(self) -> None:
         """Hand the uint8 image to the first layer without a detour through float32.

@@ -64,8 +64,8 @@ def delegation(execution: Execution, load: LoadDelegate) -> Delegation:
         return _automatic(execution, load)
     if kind in LIBRARIES:
         place, names = kind.upper(), LIBRARIES[kind]
-    elif os.path.basename(device).endswith(_ENDINGS) or ".so." in os.path.basename(device):
-        place, names = os.path.basename(device), (device,)
+    elif (file := os.path.basename(device)).endswith(_ENDINGS) or ".so." in file:
+        place, names = file, (device,)
     else:
         raise unavailable(device, _ENGINE, "it knows no delegate of that name", known=_KNOWN)
     delegate, reasons = _first(names, execution, load)

@@ -55,6 +55,32 @@ class Bottlenecks(nn.Module):
         return logits
 
 
+class Inverted(nn.Module):
+    """MobileNetV2 in small: inverted residuals with ReLU6 and linear bottlenecks, two sums in a row, a linear head."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+
+        def conv(i: int, o: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+            return [nn.Conv2d(i, o, kernel, stride, kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(o)]
+
+        def block(width: int, inner: int) -> nn.Sequential:
+            depthwise = [*conv(inner, inner, 3, groups=inner), nn.ReLU6()]
+            return nn.Sequential(*conv(width, inner, 1), nn.ReLU6(), *depthwise, *conv(inner, width, 1))
+
+        self.stem = nn.Sequential(*conv(3, 16, 3, 2), nn.ReLU6(), *conv(16, 12, 1))
+        self.first, self.second = block(12, 32), block(12, 32)
+        self.last = nn.Sequential(*conv(12, 48, 1), nn.ReLU6())
+        self.head = nn.Linear(48, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        x = x + self.first(x)
+        x = x + self.second(x)
+        logits: torch.Tensor = self.head(torch.flatten(nn.functional.adaptive_avg_pool2d(self.last(x), 1), 1))
+        return logits
+
+
 class Pooling(nn.Module):
     """ResNet in small: max-pooling, ReLU, a residual, a convolution that classifies.
 
@@ -254,6 +280,13 @@ def trained() -> Trained:
 def int8(trained: Trained) -> Int8:
     """The network of `trained` as int8 in all three formats."""
     return _int8(trained)
+
+
+@pytest.fixture(scope="session")
+def inverted() -> Int8:
+    """A small MobileNetV2 as int8 in all three formats."""
+    torch.manual_seed(0)
+    return _int8(fitted(Inverted(len(LABELS))))
 
 
 @pytest.fixture(scope="session")

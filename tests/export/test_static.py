@@ -57,8 +57,9 @@ def test_the_grids_cover_the_ranges_of_the_method(method: str, int8: Int8) -> No
         grid = quantization.activations[name]
         if name in before or name.startswith(FIXED):
             continue
-        assert grid.low == pytest.approx(found.low, abs=0.501 * grid.scale), name
-        assert grid.high == pytest.approx(found.high, abs=0.501 * grid.scale), name
+        # Half a step for zero, and what `tie_free` moves a scale by.
+        assert grid.low == pytest.approx(found.low, rel=0.004, abs=0.501 * grid.scale), name
+        assert grid.high == pytest.approx(found.high, rel=0.004, abs=0.501 * grid.scale), name
 
 
 def test_the_default_is_the_best_range(int8: Int8) -> None:
@@ -102,8 +103,9 @@ def test_the_largest_weight_of_every_channel_is_the_last_level(int8: Int8) -> No
         for layer in found:
             weights = quantized.captured.module.get_parameter(layer.weight).detach()
             scales = quantized.quantization.weights[layer.weight]
-            largest = weights.abs().reshape(len(weights), -1).amax(1)
-            np.testing.assert_allclose(largest, np.array(scales) * levels, rtol=1e-5)
+            largest = weights.abs().reshape(len(weights), -1).amax(1).numpy()
+            assert (largest <= np.array(scales) * levels * (1 + 1e-5)).all()
+            assert (np.round(largest / np.array(scales)) == levels).all()
     assert min(weight_scales(torch.zeros(2, 3), 127)) > 0
 
 

@@ -28,6 +28,7 @@ from edgetl_export.quantize.calibrate import node_values
 from edgetl_export.quantize.layers import CLIPPING, stream
 from edgetl_export.quantize.quantization import Grid, Quantization, Quantized
 from edgetl_export.quantize.simulate import Simulation
+from edgetl_export.quantize.tie_free import tie_free
 from edgetl_runtime.errors import ExportError, UsageError
 
 __all__ = ["DistillOptions", "batches", "distill", "rate_left", "relative_error"]
@@ -150,7 +151,8 @@ class _Student:
             old.weight_levels,
             old.in_float,
         )
-        return Quantized(captured, quantization, self.quantized.probe, node_values(captured, self.quantized.probe))
+        values = node_values(captured, self.quantized.probe)
+        return tie_free(Quantized(captured, quantization, self.quantized.probe, values))
 
 
 class _State:

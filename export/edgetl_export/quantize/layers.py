@@ -7,23 +7,36 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-__all__ = ["ACTIVATIONS", "CLIPPING", "Layer", "before_layers", "layers", "module_of", "rounded", "scalable", "stream"]
+__all__ = [
+    "ACTIVATIONS",
+    "CLIPPING",
+    "SUMS",
+    "Layer",
+    "before_layers",
+    "exact",
+    "layers",
+    "module_of",
+    "rounded",
+    "scalable",
+    "stream",
+    "with_activation",
+]
 
 _aten = torch.ops.aten
 _WEIGHTED = frozenset({_aten.conv2d.default, _aten.linear.default})
 ACTIVATIONS = frozenset(
     {_aten.relu.default, _aten.relu_.default, _aten.hardtanh.default, _aten.hardtanh_.default, _aten.relu6.default}
 )
-"""Engines fuse these into the operator before them: only what comes out behind is rounded."""
+"""Engines fuse these into a layer or a sum before them: only what comes out behind is rounded."""
 
 CLIPPING = frozenset({_aten.hardtanh.default, _aten.hardtanh_.default, _aten.relu6.default})
 """Activations with an upper limit."""
 
+SUMS = frozenset({_aten.add.Tensor, _aten.add_.Tensor})
+
 _HOMOGENEOUS = frozenset({_aten.relu.default, _aten.relu_.default})
 
-_ROUNDED = _WEIGHTED | ACTIVATIONS | {
-    _aten.add.Tensor,
-    _aten.add_.Tensor,
+_ROUNDED = _WEIGHTED | ACTIVATIONS | SUMS | {
     _aten.mul.Tensor,
     _aten.mul_.Tensor,
     _aten.cat.default,
@@ -45,6 +58,15 @@ _ROUNDED = _WEIGHTED | ACTIVATIONS | {
     _aten.mean.dim,
     _aten.max_pool2d.default,
 }  # fmt: skip
+
+
+_EXACT = _WEIGHTED | ACTIVATIONS | SUMS | {
+    _aten.cat.default,
+    _aten.adaptive_avg_pool2d.default,
+    _aten.mean.dim,
+    _aten.max_pool2d.default,
+}  # fmt: skip
+"""What integer engines compute exactly before they round. Others look a sigmoid up, or compute it in float."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +99,7 @@ def layers(graph: fx.Graph) -> list[Layer]:
             Layer(
                 name=module_of(node),
                 node=node.name,
-                output=_behind(node).name,
+                output=with_activation(node).name,
                 input=source.name,
                 weight=str(weight.target),
                 bias=str(bias.target) if isinstance(bias, fx.Node) else None,
@@ -100,8 +122,14 @@ def rounded(graph: fx.Graph) -> list[str]:
         if node.name in inside
         and node.name not in last
         and node.target in _ROUNDED
-        and _behind(node) is node
+        and with_activation(node) is node
     ]  # fmt: skip
+
+
+def exact(graph: fx.Graph) -> bool:
+    """Whether all that is rounded are sums of integers, so that engines can come to the same ones."""
+    names = set(rounded(graph))
+    return all(node.target in _EXACT for node in graph.nodes if node.name in names)
 
 
 def scalable(graph: fx.Graph) -> list[tuple[Layer, Layer]]:
@@ -127,7 +155,7 @@ def scalable(graph: fx.Graph) -> list[tuple[Layer, Layer]]:
 def stream(graph: fx.Graph, among: list[str]) -> list[str]:
     """Names of the residual sums, and of what the last layer reads: where a network's signal passes as a whole."""
     last = layers(graph)[-1]
-    sums = {node.name for node in graph.nodes if node.target in (_aten.add.Tensor, _aten.add_.Tensor)}
+    sums = {with_activation(node).name for node in graph.nodes if node.target in SUMS}
     return [name for name in among if name in sums or name == last.input]
 
 
@@ -144,9 +172,10 @@ def module_of(node: fx.Node) -> str:
     return str(paths[-1]).removeprefix("network.") if paths else node.name
 
 
-def _behind(node: fx.Node) -> fx.Node:
+def with_activation(node: fx.Node) -> fx.Node:
+    """The activation that engines fuse into `node`; itself when there is none."""
     users = list(node.users)
-    fused = node.target in _WEIGHTED and len(users) == 1 and users[0].target in ACTIVATIONS
+    fused = node.target in _WEIGHTED | SUMS and len(users) == 1 and users[0].target in ACTIVATIONS
     return users[0] if fused else node
 
 

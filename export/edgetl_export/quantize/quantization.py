@@ -14,7 +14,7 @@ import torch
 from edgetl_export.capture import Captured
 from edgetl_export.quantize.ranges import Range
 
-__all__ = ["PIXELS", "PROBABILITIES", "Grid", "Quantization", "Quantized", "weight_scales"]
+__all__ = ["PIXELS", "PROBABILITIES", "Grid", "Quantization", "Quantized", "bias_integers", "weight_scales"]
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,14 @@ class Quantized:
         scale: npt.NDArray[np.float32] = np.maximum(largest, 1e-12) / np.float32(self.quantization.weight_levels)
         return scale
 
+    def integers(
+        self, weights: npt.NDArray[np.float32], axis: int
+    ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+        """A target's constant `weights` as integers of the same shape, and their scales (one per channel of `axis`)."""
+        levels, scales = self.quantization.weight_levels, self.channel_scales(weights, axis)
+        shape = [-1 if other == axis else 1 for other in range(weights.ndim)]
+        return np.clip(np.round(weights / scales.reshape(shape)), -levels, levels).astype(np.int8), scales
+
     @cached_property
     def _largest(self) -> dict[str, npt.NDArray[np.float32]]:
         parameters = {name: self.captured.module.get_parameter(name).detach() for name in self.quantization.weights}
@@ -119,6 +127,15 @@ class Quantized:
     def grids(self, found: dict[str, str]) -> dict[str, Grid]:
         """The grids of a target's tensors, given the node of each."""
         return {name: self.quantization.activations[node] for name, node in found.items()}
+
+
+def bias_integers(
+    bias: npt.NDArray[np.float32], source: Grid, scales: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """A layer's `bias` as integers, and their scales: that of the layer's input times those of its weights."""
+    steps = (np.float32(source.scale) * scales).astype(np.float32)
+    limits = np.iinfo(np.int32)
+    return np.clip(np.round(bias.astype(np.float64) / steps), limits.min, limits.max).astype(np.int32), steps
 
 
 def weight_scales(weights: torch.Tensor, levels: int) -> tuple[float, ...]:

@@ -18,6 +18,7 @@ from torch import fx
 from edgetl_export.quantize.integers import GREATEST, MLAS, IntegerLayer, Packing, integer_layers
 from edgetl_export.quantize.quantization import Quantized
 from edgetl_export.quantize.simulate import Simulation
+from edgetl_export.quantize.tie_free import tie_free
 from edgetl_runtime.errors import DataError
 
 __all__ = ["LayerRisk", "emulate_saturating", "saturation_risk", "without_saturation"]
@@ -107,7 +108,7 @@ def without_saturation(quantized: Quantized, *, packing: Packing = MLAS) -> Quan
         safe = replace(quantized, quantization=replace(quantized.quantization, weights=weights))
         at_risk = [layer for layer in integer_layers(safe, packing).values() if layer.groups]
         if not at_risk:
-            return safe
+            return tie_free(safe)
         for layer in at_risk:
             excess = layer.worst.double() / GREATEST
             larger = torch.where(excess > 1, excess.clamp(min=least), 1.0)

@@ -49,7 +49,11 @@ class Simulation:
             name: torch.nn.Parameter(value.detach().clone(), requires_grad=False)
             for name, value in _parameters(self.module, self.layers).items()
         }
-        self._weights = {layer.weight for layer in self.layers if layer.node not in in_float}
+        integer = [layer for layer in self.layers if layer.node not in in_float]
+        self._weights = {layer.weight for layer in integer}
+        self._biases = {
+            layer.bias: layer for layer in integer if layer.bias and layer.input in quantization.activations
+        }
         levels = quantization.weight_levels
         self._wider = {
             name: torch.tensor(scales) / torch.tensor(weight_scales(captured.module.get_parameter(name), levels))
@@ -98,8 +102,13 @@ class Simulation:
         return torch.tensor(weight_scales(self.parameters[name], self.quantization.weight_levels)) * self._wider[name]
 
     def parameter(self, name: str) -> torch.Tensor:
-        """A parameter as the quantised network has it: weights on their grids, the rest as it is."""
+        """A parameter as the quantised network has it: weights and biases in whole steps, the rest as it is."""
         value = self.parameters[name]
+        if name in self._biases:
+            layer = self._biases[name]
+            steps = self.weight_scales(layer.weight) * self.quantization.activations[layer.input].scale
+            # Straight through, as everywhere: the step is far below what a bias learns.
+            return value + ((value / steps).round() * steps - value).detach()
         if name not in self._weights:
             return value
         levels = self.quantization.weight_levels

@@ -11,6 +11,7 @@ from edgetl_export.capture import Captured
 from edgetl_export.quantize.calibrate import METHODS, Calibration, node_values
 from edgetl_export.quantize.layers import Layer, before_layers, layers
 from edgetl_export.quantize.quantization import PIXELS, PROBABILITIES, Grid, Quantization, Quantized, weight_scales
+from edgetl_export.quantize.tie_free import tie_free
 from edgetl_runtime.errors import ExportError, UsageError, nearest
 
 __all__ = ["FULL_LEVELS", "SAFE_LEVELS", "quantize_static", "revived"]
@@ -51,7 +52,7 @@ def quantize_static(
     }
     summary = {"n": calibration.n, "fingerprint": calibration.fingerprint, "ranges": method}
     quantization = Quantization(grids, weights, "static", summary, weight_levels)
-    return Quantized(captured, quantization, calibration.probe, node_values(captured, calibration.probe))
+    return tie_free(Quantized(captured, quantization, calibration.probe, node_values(captured, calibration.probe)))
 
 
 def _fixed_grids(graph: fx.Graph, grids: Mapping[str, Grid]) -> dict[str, Grid]:

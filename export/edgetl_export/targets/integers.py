@@ -17,6 +17,7 @@ from edgetl_export.quantize.quantization import PIXELS, PROBABILITIES, Grid, Qua
 from edgetl_export.targets import flatbuffer
 from edgetl_export.targets.integer_borders import with_integer_borders
 from edgetl_export.targets.last_layer import with_integer_products
+from edgetl_export.targets.shared_integers import with_shared_integers
 from edgetl_export.targets.wide import HEADROOM
 
 __all__ = ["IntegerModel", "quantize_tflite"]
@@ -66,6 +67,8 @@ def quantize_tflite(
         for name, (low, high) in ranges.items()
     }
     result = bytes(static.quantize(statistics, enable_progress_report=False).quantized_model)
+    if activation_bits == 8:
+        result = with_shared_integers(result, model, quantized, grids)
     left = dict(Counter(operator.kind for operator in operators))
     if integer_borders:
         content, logits = with_integer_borders(result, _modules(quantized, nodes))

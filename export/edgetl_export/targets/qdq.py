@@ -11,7 +11,7 @@ import onnxruntime
 from onnx import helper, numpy_helper
 
 from edgetl_export.quantize.match import match_by_value
-from edgetl_export.quantize.quantization import Grid, Quantized
+from edgetl_export.quantize.quantization import Grid, Quantized, bias_integers
 from edgetl_runtime.errors import ExportError
 
 __all__ = ["QdqModel", "quantize_qdq"]
@@ -286,11 +286,8 @@ class _Writer:
         self.rounded[name] = f"{name}_rounded"
 
     def _round_weight(self, name: str, axis: int) -> None:
-        values = self.constants[name]
-        scales, levels = self.quantized.channel_scales(values, axis), self.quantized.quantization.weight_levels
-        shape = [-1 if other == axis else 1 for other in range(values.ndim)]
-        integers = np.clip(np.round(values / scales.reshape(shape)), -levels, levels)
-        self._add(f"{name}_levels", integers.astype(np.int8))
+        integers, scales = self.quantized.integers(self.constants[name], axis)
+        self._add(f"{name}_levels", integers)
         parameters = self._parameters(name, scales, np.zeros(len(scales), np.int8))
         node = helper.make_node(
             "DequantizeLinear", [f"{name}_levels", *parameters], [f"{name}_rounded"], f"{name}_dequantize", axis=axis
@@ -301,10 +298,8 @@ class _Writer:
     def _round_bias(self, bias: str, node: onnx.NodeProto, source: Grid, weight_scales: npt.NDArray[np.float32]) -> str:
         # Two layers may share one, each with steps of its own.
         name = bias if bias not in self.before else f"{bias}_{node.name}"
-        scales = (np.float32(source.scale) * weight_scales).astype(np.float32)
-        limits = np.iinfo(np.int32)
-        integers = np.clip(np.round(self.constants[bias].astype(np.float64) / scales), limits.min, limits.max)
-        self._add(f"{name}_levels", integers.astype(np.int32))
+        integers, scales = bias_integers(self.constants[bias], source, weight_scales)
+        self._add(f"{name}_levels", integers)
         self._add(f"{name}_scale", scales)
         rounding = helper.make_node(
             "DequantizeLinear", [f"{name}_levels", f"{name}_scale"], [f"{name}_rounded"], f"{name}_dequantize", axis=0

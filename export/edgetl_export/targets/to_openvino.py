@@ -13,7 +13,8 @@ import openvino
 from edgetl_export.artifact import Artifact
 from edgetl_export.capture import Captured
 from edgetl_export.quantize.quantization import Quantized
-from edgetl_export.targets.compress import halve_in_place, quantize_in_place, round_weights_in_place
+from edgetl_export.targets.compress import halve_in_place, round_weights_in_place
+from edgetl_export.targets.fake_quantize import quantize_in_place
 from edgetl_export.targets.summaries import weight_summary
 from edgetl_runtime.errors import ExportError
 from edgetl_runtime.manifest import METADATA_KEY

@@ -1,0 +1,151 @@
+"""Scales with which every engine rounds alike: no sum of integers ever falls in the middle between two levels.
+
+An integer engine multiplies a sum of integers by a ratio of scales and rounds what comes out to a level. Engines differ
+in how they multiply (float32, or integers and shifts) and in where they round a half; and a network that rounds some
+fifty times makes other labels of a few last bits that differ. Here every ratio is a fraction ``n / d`` with an odd
+``d``: a sum of integers times that is never nearer than ``1 / (2 d)`` to a half. With ``d`` up to `LARGEST` that is
+more than float32 errs, and all come to the same integers. Scales move by some thousandths at most.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import fx
+
+from edgetl_export.quantize.layers import CLIPPING, SUMS, layers, rounded, with_activation
+from edgetl_export.quantize.quantization import PIXELS, PROBABILITIES, Grid, Quantized
+
+__all__ = ["LARGEST", "odd_fraction", "tie_free"]
+
+LARGEST = 2047
+"""The largest denominator: nothing is nearer to a half than 0.00024 of a level."""
+
+_FINEST = 511
+"""The least scale of tensors that are added is about that many units: it moves by 2 thousandths, or 4 if clipped."""
+
+_LAST_BITS = 1e-6
+"""What is a fraction already stays one, although scales are kept in float32."""
+
+_aten = torch.ops.aten
+_POOLS = (_aten.adaptive_avg_pool2d.default, _aten.mean.dim)
+_PRODUCTS = (_aten.mul.Tensor, _aten.mul_.Tensor)
+
+
+def tie_free(quantized: Quantized) -> Quantized:
+    """The same network with scales moved until every ratio of scales is an odd fraction.
+
+    Scales of what is added together become odd multiples of one unit; what pools and products of activations give gets
+    another scale, and so do the weights of layers whose output is rounded, per output channel and never a smaller one.
+    Scales that engines dictate (grey levels, probabilities) stay, and with them the sums that they are part of.
+    """
+    grids = _Grids(quantized)
+    added = grids.add_in_units()
+    grids.multiply_in_fractions(besides=added)
+    quantization = replace(quantized.quantization, activations=grids.grids, weights=grids.weight_scales())
+    return replace(quantized, quantization=quantization)
+
+
+def odd_fraction(ratio: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """The least ``n / d`` that is not below `ratio` (any shape, above 0), ``d`` odd and up to `LARGEST`.
+
+    Of ratios below ``1 / LARGEST`` the numerator is 1 and ``d`` is larger.
+    """
+    ratios = np.asarray(ratio, np.float64)
+    denominators = np.arange(1, LARGEST + 1, 2, dtype=np.float64)
+    numerators = np.ceil(ratios[..., None] * denominators * (1 - _LAST_BITS))
+    tiny = 1 / (np.floor(((1 + _LAST_BITS) / ratios - 1) / 2) * 2 + 1)
+    return np.where(ratios < 1 / LARGEST, tiny, (numerators / denominators).min(axis=-1))
+
+
+class _Grids:
+    """The grids of a network's nodes while they are moved. Nodes that hand on another's values have its grid."""
+
+    def __init__(self, quantized: Quantized) -> None:
+        self.grids = dict(quantized.quantization.activations)
+        self._weights = quantized.quantization.weights
+        self._graph = quantized.captured.batched.graph
+        self._origin: dict[str, str] = {}
+        for node in self._graph.nodes:
+            self._origin[node.name] = self._origin_of(node)
+        self._dictated = {name for name, grid in self.grids.items() if grid in (PIXELS, PROBABILITIES)}
+        self._clipping = {self._origin[node.name] for node in self._graph.nodes if node.target in CLIPPING}
+
+    def add_in_units(self) -> set[str]:
+        """Move what is added; the tensors that are part of a sum."""
+        added: set[str] = set()
+        for together in self._added_together():
+            added |= together
+            if together & self._dictated:
+                continue
+            scales = {name: self.grids[name].scale for name in together}
+            unit = max(min(scales.values()) / _FINEST, max(scales.values()) / LARGEST)
+            for name, scale in scales.items():
+                # An activation that clips is fused into rounding only while its grid ends where it clips.
+                to_whole: Callable[[float], int] = math.floor if name in self._clipping else round
+                self._move(name, unit * max(1, 2 * to_whole((scale / unit * (1 + _LAST_BITS) - 1) / 2) + 1))
+        return added
+
+    def multiply_in_fractions(self, *, besides: set[str]) -> None:
+        """Move what pools and products of activations give, in running order."""
+        for node in self._graph.nodes:
+            factor = self._factor(node)
+            if factor is not None and self._origin[node.name] not in besides | self._dictated:
+                self._move(node.name, factor / float(odd_fraction(factor / self.grids[node.name].scale)))
+
+    def weight_scales(self) -> dict[str, tuple[float, ...]]:
+        """Of every layer, for the grids as they are now."""
+        weights = dict(self._weights)
+        inside = set(rounded(self._graph))
+        for layer in layers(self._graph):
+            if layer.output in inside and layer.input in self.grids:
+                step = self.grids[layer.output].scale / self.grids[layer.input].scale
+                scales = odd_fraction(np.array(self._weights[layer.weight]) / step) * step
+                weights[layer.weight] = tuple(float(scale) for scale in scales.astype(np.float32))
+        return weights
+
+    def _factor(self, node: fx.Node) -> float | None:
+        """The scale of the sum of levels that a pool divides, or of the product of two; None for other nodes."""
+        sources = [source for source in node.all_input_nodes if source.name in self.grids]
+        if node.name not in self.grids:
+            return None
+        if node.target in _POOLS and len(sources) == 1:
+            return self.grids[sources[0].name].scale * _size(node) / _size(sources[0])
+        if node.target in _PRODUCTS and len(sources) == 2:
+            return self.grids[sources[0].name].scale * self.grids[sources[1].name].scale
+        return None
+
+    def _added_together(self) -> list[set[str]]:
+        """Groups of tensors that are added, and their sums; no tensor is in two of them."""
+        groups: list[set[str]] = []
+        for node in self._graph.nodes:
+            sources = [source for source in node.all_input_nodes if source.name in self.grids]
+            if node.target not in SUMS or len(sources) != 2 or node.name not in self.grids:
+                continue
+            group = {self._origin[one.name] for one in (*sources, with_activation(node))}
+            for other in [other for other in groups if other & group]:
+                groups.remove(other)
+                group |= other
+            groups.append(group)
+        return groups
+
+    def _move(self, name: str, scale: float) -> None:
+        for other, origin in self._origin.items():
+            if origin == self._origin[name] and other in self.grids:
+                self.grids[other] = Grid(float(np.float32(scale)), self.grids[other].zero_point)
+
+    def _origin_of(self, node: fx.Node) -> str:
+        """The node whose values `node` hands on; its own name when it computes some."""
+        sources = node.all_input_nodes
+        alike = len(sources) == 1 and self.grids.get(node.name) == self.grids.get(sources[0].name)
+        return self._origin[sources[0].name] if alike and node.name in self.grids else node.name
+
+
+def _size(node: fx.Node) -> int:
+    """Numbers that a node gives for one image; how many images there are is left open in the graph."""
+    return math.prod(int(size) for size in node.meta["val"].shape[1:])

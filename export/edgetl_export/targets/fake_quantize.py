@@ -60,8 +60,7 @@ def quantize_in_place(model: openvino.Model, quantized: Quantized) -> dict[str, 
         _round_bias(node, grids[found], scales)
     if not on_grid:
         raise ExportError("no operator of this network could be quantised", fix="leave int8 out of --precisions")
-    if given:
-        _round_everywhere(given, on_grid, nodes, quantized)
+    _round_for_all(given, on_grid, nodes, quantized)
     if quantized.captured.takes_pixels:
         _feed_pixels(model)
     model.validate_nodes_and_infer_types()
@@ -74,7 +73,7 @@ def _given(model: openvino.Model) -> list[Any]:
     return [node.output(0) for node in computing if _bias_of(node) is None and not _read_by(node, *_ACTIVATIONS)]
 
 
-def _round_everywhere(
+def _round_for_all(
     given: list[Any], on_grid: dict[tuple[str, int], Any], nodes: dict[tuple[str, int], str], quantized: Quantized
 ) -> None:
     """Every reader of what is `given` reads it rounded, not only the layers that do already."""

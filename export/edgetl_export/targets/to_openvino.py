@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import openvino
 
 from edgetl_export.artifact import Artifact
@@ -60,10 +61,28 @@ class OpenvinoTarget:
 def _converted(captured: Captured) -> openvino.Model:
     model = openvino.convert_model(captured.program)
     model.reshape(list(captured.input.shape))
+    _remove_gathers_of_all(model)
     model.input(0).get_tensor().set_names({captured.input.name})
     for index, output in enumerate(captured.outputs):
         model.output(index).get_tensor().set_names({output.name})
     return model
+
+
+def _remove_gathers_of_all(model: openvino.Model) -> None:
+    """Take out what gathers every value in the order that it already has.
+
+    PyTorch's pooling to one place (`adaptive_avg_pool2d`) is a mean and an `as_strided` to the program, which becomes
+    a Gather: it makes the plugin change the layout twice in every squeeze-excite block.
+    """
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "Gather" or node.input_value(0).get_node().get_type_name() != "Reshape":
+            continue
+        indices, source = node.input_value(1).get_node(), node.input_value(0).get_node().input_value(0)
+        if indices.get_type_name() != "Constant" or source.get_partial_shape() != node.output(0).get_partial_shape():
+            continue
+        places = indices.get_data().reshape(-1)
+        if np.array_equal(places, np.arange(places.size)):
+            node.output(0).replace(source)
 
 
 def _saved(model: openvino.Model) -> dict[str, bytes]:

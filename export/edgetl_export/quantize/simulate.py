@@ -1,6 +1,7 @@
 """The quantised model in torch: the captured graph with every weight and every activation rounded to its grid.
 
-No engine is imitated to the last bit; what is the same for all of them is here: the values that a tensor can take.
+What is the same for all engines is here: the values that a tensor can take. In a network of integer sums (`exact`) they
+come to the same values; here sums are added in float32, so that one in some hundred thousand is a level off.
 Gradients pass through the rounding (straight-through estimator, Bengio, Leonard and Courville 2013), so that the same
 graph can be trained.
 """

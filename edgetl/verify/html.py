@@ -27,6 +27,7 @@ from edgetl.verify.rows import (
     verdict_line,
 )
 from edgetl.verify.training_plots import draw_training, training_in_words
+from edgetl.verify.twins import twins_in_words
 from edgetl.verify.views import class_table, flip_cards
 from edgetl.verify.wording import all_damage_in_words, change_rows, feature_table, undecided_checks
 from edgetl_runtime.errors import BundleError
@@ -109,6 +110,7 @@ def render_html(report: Report, *, bundle: Path | None = None) -> str:
         ladder_variants=ladder_variants(report),
         attempts=attempts(report),
         surgery=surgery_line(report),
+        twins=twins_in_words(report.twins),
         details=[_details(variant, report) for variant in report.variants],
         checks=[
             (check, name_of(check.what), describe_limit(check), describe_value(check), _mark(check))

@@ -22,6 +22,7 @@ from edgetl.verify.rows import (
     verdict_line,
     where_it_goes_wrong,
 )
+from edgetl.verify.twins import twins_in_words
 from edgetl.verify.wording import causes, change_rows, damage_in_words, feature_table, label_name, undecided_checks
 
 __all__ = ["render_markdown"]
@@ -158,6 +159,7 @@ def _int8(report: Report) -> list[str]:
     """How int8 was made: a line, and a table of rungs by variants when the ladder was climbed."""
     made, surgery, variants = how_int8_was_made(report), surgery_line(report), ladder_variants(report)
     blocks = [f"int8: {_escape('; '.join(made))}."] if made else []
+    blocks += [f"{_escape('; '.join(twins))}."] if (twins := twins_in_words(report.twins)) else []
     blocks += [f"{_escape(surgery)}."] if surgery else []
     if variants:
         lines = [_line(["rung", "note", *map(_escape, variants)]), "|" + " --- |" * (2 + len(variants))]

@@ -21,6 +21,7 @@ from edgetl.verify.fidelity import LayerFidelity
 from edgetl.verify.latency import Latency
 from edgetl.verify.original import Original
 from edgetl.verify.parity import FeatureParity, Parity
+from edgetl.verify.twins import Twins
 from edgetl_runtime.errors import UsageError
 
 __all__ = ["SCHEMA", "Check", "Data", "Memory", "Report", "VariantReport", "Verdict"]
@@ -134,7 +135,8 @@ class Report:
     calibrate, quantize, export, verify; ``labels`` are names by id. ``history`` is the training history, one dictionary
     per epoch; ``provenance`` is the manifest's; ``created`` is ISO 8601 in UTC. ``baseline``: what changed since an
     accepted report; ``disturbances``: what changed on the machine while latency was measured; ``contract``: input,
-    preprocessing, normalisation and output of the manifest; ``original``: what the original model takes for what.
+    preprocessing, normalisation and output of the manifest; ``original``: what the original model takes for what;
+    ``twins``: whether the int8 files of the formats decide like each other.
     """
 
     bundle: str
@@ -152,6 +154,7 @@ class Report:
     disturbances: tuple[str, ...] = ()
     contract: dict[str, Any] = field(default_factory=dict)
     original: Original | None = None
+    twins: tuple[Twins, ...] = ()
     schema: int = SCHEMA
 
     def variant(self, variant_id: str) -> VariantReport:

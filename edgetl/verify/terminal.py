@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from edgetl.verify.ladder import how_int8_was_made, surgery_line
 from edgetl.verify.report import Report
 from edgetl.verify.rows import HEADINGS, Row, describe, rows, verdict_line, where_it_goes_wrong
+from edgetl.verify.twins import twins_in_words
 from edgetl.verify.wording import (
     causes,
     changes_in_words,
@@ -48,7 +49,11 @@ def render_terminal(report: Report) -> str:
         _wrapped("CLASS ", _damaged(report)),
         _wrapped("BASE  ", changes_in_words(report)),
         _wrapped("NOISE ", report.disturbances),
-        [*_wrapped("INT8  ", how_int8_was_made(report)), *_wrapped("", [surgery] if surgery else [])],
+        [
+            *_wrapped("INT8  ", how_int8_was_made(report)),
+            *_wrapped("TWINS ", twins_in_words(report.twins)),
+            *_wrapped("", [surgery] if surgery else []),
+        ],
     ):
         lines += ["", *paragraph] if paragraph else []
     return "\n".join([*lines, "", verdict_line(report)])

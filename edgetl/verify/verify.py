@@ -26,6 +26,7 @@ from edgetl.verify.provenance import contract_of
 from edgetl.verify.reference import KeptReference
 from edgetl.verify.regression import check_same_model, compare_reports
 from edgetl.verify.report import Data, Report, VariantReport, Verdict
+from edgetl.verify.twins import twins_among
 from edgetl_export.progress import Track, silent
 from edgetl_runtime.bundle import Bundle, open_bundle
 from edgetl_runtime.errors import DataError, UsageError, nearest
@@ -94,6 +95,7 @@ def verify(
         disturbances=disturbances,
         contract=contract_of(manifest),
         original=measuring.original_model(),
+        twins=twins_among(chosen, answers.variants),
     )
     report = _with_findings(_judged(report, options, faults, variants), measuring, faults)
     return replace(report, seconds={**facts.seconds, "verify": time.monotonic() - start})

@@ -139,7 +139,7 @@ def test_where_sums_tie_tflite_does_not(inverted: Int8) -> None:
 
 
 def test_where_a_rounding_is_left_out_openvino_does_not(inverted: Int8, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fake_quantize, "_kept_rounded", lambda output: output)
+    monkeypatch.setattr(fake_quantize._Constants, "rounded_behind", lambda _, output: output)
     written = {"onnx": inverted.files["onnx"], "openvino": inverted.targets["openvino"].quantize(inverted.quantized)}
     assert _differing(*(read_by_last_layer(name, file, inverted) for name, file in written.items())) > 1e-2
 

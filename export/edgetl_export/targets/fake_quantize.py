@@ -44,6 +44,7 @@ def quantize_in_place(model: openvino.Model, quantized: Quantized) -> dict[str, 
     given = _given(model) if exact(quantized.captured.batched.graph) else []
     nodes = _nodes_of(model, [*sources, *given], quantized)
     grids = quantized.quantization.activations
+    constants = _Constants()
     on_grid: dict[tuple[str, int], Any] = {}
     left: dict[str, int] = {}
     in_float = _inputs_in_float(quantized)
@@ -53,14 +54,15 @@ def quantize_in_place(model: openvino.Model, quantized: Quantized) -> dict[str, 
             left[node.get_type_name()] = left.get(node.get_type_name(), 0) + 1
             continue
         if _key(source) not in on_grid:
-            on_grid[_key(source)] = _on_grid(source, grids[found])
+            on_grid[_key(source)] = constants.on_grid(source, grids[found])
         node.input(0).replace_source_output(on_grid[_key(source)].output(0))
         integers, scales = quantized.integers(weight_rows(node), 0)
         put_integers(node, integers, scales)
         _round_bias(node, grids[found], scales)
     if not on_grid:
         raise ExportError("no operator of this network could be quantised", fix="leave int8 out of --precisions")
-    _round_for_all(given, on_grid, nodes, quantized)
+    _round_for_all(given, on_grid, nodes, quantized, constants)
+    _clip_by_rounding(model)
     if quantized.captured.takes_pixels:
         _feed_pixels(model)
     model.validate_nodes_and_infer_types()
@@ -74,7 +76,11 @@ def _given(model: openvino.Model) -> list[Any]:
 
 
 def _round_for_all(
-    given: list[Any], on_grid: dict[tuple[str, int], Any], nodes: dict[tuple[str, int], str], quantized: Quantized
+    given: list[Any],
+    on_grid: dict[tuple[str, int], Any],
+    nodes: dict[tuple[str, int], str],
+    quantized: Quantized,
+    constants: _Constants,
 ) -> None:
     """Every reader of what is `given` reads it rounded, not only the layers that do already."""
     inside = set(rounded(quantized.captured.batched.graph)) - set(quantized.quantization.in_float)
@@ -86,19 +92,59 @@ def _round_for_all(
         readers = [reader for reader in output.get_target_inputs() if reader.get_node().get_type_name() not in _FINAL]
         levels = on_grid.get(_key(output))
         if levels is None:
-            levels = _on_grid(_kept_rounded(output) if _read_by(output.get_node(), "Add") else output, grid)
+            kept = constants.rounded_behind(output) if _read_by(output.get_node(), "Add") else output
+            levels = constants.on_grid(kept, grid)
         for reader in readers:
             reader.replace_source_output(levels.output(0))
 
 
-def _kept_rounded(output: Any) -> Any:
-    """`output` as it is, by way of an operator that changes nothing.
+def _clip_by_rounding(model: openvino.Model) -> None:
+    """Take out the activations that rounding does on its own: a grid that ends where they clip."""
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "FakeQuantize":
+            continue
+        activation = node.input_value(0).get_node()
+        low, high = (float(node.input_value(place).get_node().get_data()) for place in (1, 2))
+        step = (high - low) / 255
+        if activation.get_type_name() == "Relu":
+            bottom, top = 0.0, high
+        elif activation.get_type_name() == "Clamp":
+            bottom, top = (float(activation.get_attributes()[name]) for name in ("min", "max"))
+        else:
+            continue
+        if _read_by(activation, "FakeQuantize") and abs(low - bottom) < step / 2 and high < top + step / 2:
+            node.input(0).replace_source_output(activation.input_value(0))
 
-    Where the CPU plugin fuses a layer, its rounding, a sum and the sum's rounding, it leaves the first rounding out
-    ("drop rounding one special residual pattern" in its DnnlPostOpsComposer), but only when that comes right behind
-    the layer. A clamp in between is optimised away; a PReLU of slope 1 stays, and takes no time that can be measured.
-    """
-    return opset13.prelu(output, opset13.constant(np.array([1.0], np.float32)))
+
+class _Constants:
+    """Numbers that many operators read, each in the file once."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[tuple[float, int], Any] = {}
+
+    def on_grid(self, source: Any, grid: Grid) -> Any:
+        """`source` rounded to the 256 levels of `grid`."""
+        bottom, top = self._scalar(grid.low), self._scalar(grid.high)
+        return opset13.fake_quantize(source, bottom, top, bottom, top, levels=256)
+
+    def rounded_behind(self, output: Any) -> Any:
+        """`output` as it is, by way of an operator that changes nothing.
+
+        Where the CPU plugin fuses a layer, its rounding, a sum and the sum's rounding, it leaves the first rounding
+        out ("drop rounding one special residual pattern" in its DnnlPostOpsComposer), but only when that comes right
+        behind the layer. A clamp in between is optimised away; a PReLU of slope 1 stays, and takes no time that can be
+        measured.
+        """
+        return opset13.prelu(output, self._number(1.0, (1,)))
+
+    def _scalar(self, value: float) -> Any:
+        return self._number(value, ())
+
+    def _number(self, value: float, shape: tuple[int, ...]) -> Any:
+        key = float(np.float32(value)), len(shape)
+        if key not in self._nodes:
+            self._nodes[key] = opset13.constant(np.full(shape, value, np.float32))
+        return self._nodes[key]
 
 
 def _bias_of(node: Any) -> Any:
@@ -183,9 +229,3 @@ def _inputs_in_float(quantized: Quantized) -> set[str]:
         source = named.get(layer.input, layer.input)
         reading[source] = reading.get(source, True) and layer.output in in_float
     return {name for name, alone in reading.items() if alone}
-
-
-def _on_grid(source: Any, grid: Grid) -> Any:
-    """`source` rounded to the 256 levels of `grid`."""
-    bottom, top = opset13.constant(np.float32(grid.low)), opset13.constant(np.float32(grid.high))
-    return opset13.fake_quantize(source, bottom, top, bottom, top, levels=256)

@@ -23,6 +23,7 @@ from edgetl_runtime.seal import with_room_for_seal
 
 __all__ = ["OpenvinoTarget"]
 
+_OVERLOAD = re.compile(r"/aten\.[^/]+")
 _JSON_VALUE = re.compile(rb'value="(\{&quot;[^"]*)"')
 
 
@@ -62,10 +63,20 @@ def _converted(captured: Captured) -> openvino.Model:
     model = openvino.convert_model(captured.program)
     model.reshape(list(captured.input.shape))
     _remove_gathers_of_all(model)
+    _shorten_names(model)
     model.input(0).get_tensor().set_names({captured.input.name})
     for index, output in enumerate(captured.outputs):
         model.output(index).get_tensor().set_names({output.name})
     return model
+
+
+def _shorten_names(model: openvino.Model) -> None:
+    """``convolution_3/Add`` instead of ``convolution_3/aten.convolution.default/Add``, and no names for tensors: a
+    hundredth of an int8 file."""
+    for node in model.get_ordered_ops():
+        node.set_friendly_name(_OVERLOAD.sub("", node.get_friendly_name()))
+        for output in node.outputs():
+            output.get_tensor().set_names(set())
 
 
 def _remove_gathers_of_all(model: openvino.Model) -> None:

@@ -98,6 +98,16 @@ def test_scales_hardly_move(small: Int8) -> None:
         np.testing.assert_allclose(scales, before.weights[name], rtol=0.02, err_msg=name)
 
 
+def test_what_is_added_stays_where_scales_are_far_apart(inverted: Int8) -> None:
+    old = inverted.quantized.quantization
+    first = next(node for node in inverted.pixels.batched.graph.nodes if node.target in SUMS)
+    part = first.all_input_nodes[0].name
+    grids = {**old.activations, part: Grid(old.activations[part].scale / 100, old.activations[part].zero_point)}
+    found = tie_free(replace(inverted.quantized, quantization=replace(old, activations=grids))).quantization
+    assert found.activations[part] == grids[part]
+    assert found.activations[first.name] == grids[first.name]
+
+
 def test_grey_levels_stay(small: Int8) -> None:
     assert small.quantized.captured.takes_pixels
     assert small.quantized.quantization.activations[layers(small.pixels.batched.graph)[0].input] == PIXELS

@@ -26,8 +26,9 @@ __all__ = ["LARGEST", "odd_fraction", "tie_free"]
 LARGEST = 2047
 """The largest denominator: nothing is nearer to a half than 0.00024 of a level."""
 
-_FINEST = 511
-"""The least scale of tensors that are added is about that many units: it moves by 2 thousandths, or 4 if clipped."""
+_FINEST, _COARSEST = 511, 127
+"""The least scale of tensors that are added is so many units: it moves by 2 to 8 thousandths, by twice that if clipped.
+Where scales are so far apart that it would be fewer, they stay."""
 
 _LAST_BITS = 1e-6
 """What is a fraction already stays one, although scales are kept in float32."""
@@ -42,7 +43,8 @@ def tie_free(quantized: Quantized) -> Quantized:
 
     Scales of what is added together become odd multiples of one unit; what pools and products of activations give gets
     another scale, and so do the weights of layers whose output is rounded, per output channel and never a smaller one.
-    Scales that engines dictate (grey levels, probabilities) stay, and with them the sums that they are part of.
+    Scales that engines dictate (grey levels, probabilities) stay, and with them the sums that they are part of; so do
+    those of sums whose parts are of very different size.
     """
     grids = _Grids(quantized)
     added = grids.add_in_units()
@@ -81,10 +83,11 @@ class _Grids:
         added: set[str] = set()
         for together in self._added_together():
             added |= together
-            if together & self._dictated:
-                continue
             scales = {name: self.grids[name].scale for name in together}
-            unit = max(min(scales.values()) / _FINEST, max(scales.values()) / LARGEST)
+            least, largest = min(scales.values()), max(scales.values())
+            unit = max(least / _FINEST, largest / LARGEST)
+            if together & self._dictated or least < _COARSEST * unit:
+                continue
             for name, scale in scales.items():
                 # An activation that clips is fused into rounding only while its grid ends where it clips.
                 to_whole: Callable[[float], int] = math.floor if name in self._clipping else round

@@ -182,12 +182,14 @@ def _wheel_lines() -> list[Line]:
 
 def _version(python: str) -> str:
     code = (
-        "from importlib.metadata import version; "
-        "print(', '.join(f'{name} {version(name)}' for name in ('numpy', 'pillow', 'edgetl')))"
+        "from edgetl_runtime import __version__; from importlib.metadata import version; "
+        "print(*(f'{name} {version(name)},' for name in ('numpy', 'pillow')), 'edgetl_runtime', __version__)"
     )
     done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise UsageError(f"{python} has no numpy, Pillow or edgetl", fix="--python of an environment with all of them")
+        raise UsageError(
+            f"{python} has no numpy, Pillow or edgetl_runtime", fix="--python of an environment with all of them"
+        )
     return done.stdout.strip()
 
 

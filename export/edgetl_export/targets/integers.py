@@ -13,8 +13,7 @@ import numpy.typing as npt
 
 from edgetl_export.quantize.layers import module_of
 from edgetl_export.quantize.match import match_by_value
-from edgetl_export.quantize.quantization import PIXELS, PROBABILITIES, Grid, Quantized
-from edgetl_export.targets import flatbuffer
+from edgetl_export.quantize.quantization import PROBABILITIES, Grid, Quantized
 from edgetl_export.targets.integer_borders import with_integer_borders
 from edgetl_export.targets.last_layer import with_integer_products
 from edgetl_export.targets.shared_integers import with_shared_integers
@@ -73,9 +72,6 @@ def quantize_tflite(
     if integer_borders:
         content, logits = with_integer_borders(result, _modules(quantized, nodes))
         return IntegerModel(content, {}, logits)
-    if quantized.captured.takes_pixels and activation_bits == 8:
-        # Older kernels do not take uint8 to int16 in one step.
-        result = _fed_with_pixels(result)
     return IntegerModel(with_integer_products(result) if activation_bits == 8 else result, left)
 
 
@@ -117,30 +113,6 @@ def _modules(quantized: Quantized, nodes: Mapping[str, str]) -> dict[str, str]:
     """The original module of every tensor whose captured node is known."""
     paths = {node.name: module_of(node) for node in quantized.captured.program.graph.nodes}
     return {tensor: paths[node] for tensor, node in nodes.items()}
-
-
-def _fed_with_pixels(content: bytes) -> bytes:
-    """Cast to float and quantisation of the image as one step, uint8 to int8: both are grey levels."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    model = flatbuffer.opened(content)
-    graph = model.subgraphs[0]
-    codes = [code.builtinCode for code in model.operatorCodes]
-    image = int(graph.inputs[0])
-    cast = next(
-        operator
-        for operator in graph.operators
-        if codes[operator.opcodeIndex] == schema.BuiltinOperator.CAST and operator.inputs[0] == image
-    )
-    readers = [operator for operator in graph.operators if cast.outputs[0] in operator.inputs]
-    if len(readers) != 1 or codes[readers[0].opcodeIndex] != schema.BuiltinOperator.QUANTIZE:
-        return content
-    grid = schema.QuantizationParametersT()
-    grid.scale, grid.zeroPoint = np.array([PIXELS.scale], np.float32), np.array([PIXELS.zero_point], np.int64)
-    graph.tensors[image].quantization = grid
-    readers[0].inputs = np.array([image], np.int32)
-    graph.operators.remove(cast)
-    return flatbuffer.packed(model)
 
 
 @dataclass(frozen=True)

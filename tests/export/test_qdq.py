@@ -326,3 +326,9 @@ def test_onnx_runtime_multiplies_integers_where_a_bias_is_a_node_of_its_own(
     onnxruntime.InferenceSession(network.files["onnx"].files[".onnx"], options, providers=["CPUExecutionProvider"])
     kinds = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
     assert sum(kinds[name] for name in ("Gemm", "MatMul", "FusedMatMul")) == in_float
+
+
+def test_the_image_becomes_integers_by_way_of_float(network: Int8) -> None:
+    """XNNPACK has no kernel from uint8 to int8: the plain one took 92 us of MobileNetV2's 1,600, the way round 12."""
+    kinds = [item["op_name"] for item in _interpreter(network.files["tflite"])._get_ops_details()]
+    assert kinds[:2] == ["CAST", "QUANTIZE"]

@@ -332,3 +332,20 @@ def test_the_image_becomes_integers_by_way_of_float(network: Int8) -> None:
     """XNNPACK has no kernel from uint8 to int8: the plain one took 92 us of MobileNetV2's 1,600, the way round 12."""
     kinds = [item["op_name"] for item in _interpreter(network.files["tflite"])._get_ops_details()]
     assert kinds[:2] == ["CAST", "QUANTIZE"]
+
+
+def test_tflite_computes_hardswish_in_float(hard: Int8) -> None:
+    """XNNPACK has no integer kernel for it, and everything around it would be cut into pieces."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = _interpreter(hard.files["tflite"])
+    types = {tensor["index"]: tensor["dtype"] for tensor in interpreter.get_tensor_details()}
+    found = [item for item in interpreter._get_ops_details() if item["op_name"] == "HARD_SWISH"]
+    assert len(found) == 4
+    assert {types[index] for item in found for index in (*item["inputs"], *item["outputs"])} == {np.float32}
+    quantization = hard.files["tflite"].quantization
+    assert quantization is not None
+    assert quantization["float_operators"]["HARD_SWISH"] == 4
+    delegated = Interpreter(model_content=hard.files["tflite"].files[".tflite"])
+    delegated.allocate_tensors()
+    assert [item["op_name"] for item in delegated._get_ops_details()].count("DELEGATE") == 1

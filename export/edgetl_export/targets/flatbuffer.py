@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["drop_unused", "flatten_biases", "kind", "opened", "packed"]
+__all__ = ["drop_unused", "flatten_biases", "kind", "opened", "packed", "results_with_relu6"]
 
 
 _WITH_BIAS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
@@ -63,6 +63,16 @@ def kind(model: Any, operator: Any) -> str:
         value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)
     }
     return names.get(code, f"operator {code}")
+
+
+def results_with_relu6(content: bytes) -> set[str]:
+    """Names of the tensors in a model's file that are given by an operator with a ReLU6 fused into it."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    graph = opened(content).subgraphs[0]
+    clips = schema.ActivationFunctionType.RELU6
+    fused = [item for item in graph.operators if getattr(item.builtinOptions, "fusedActivationFunction", None) == clips]
+    return {graph.tensors[int(item.outputs[0])].name.decode() for item in fused}
 
 
 def flatten_biases(model: Any) -> bool:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from edgetl_export.quantize.layers import module_of
 from edgetl_export.quantize.match import match_by_value
 from edgetl_export.quantize.quantization import PROBABILITIES, Grid, Quantized
+from edgetl_export.targets import flatbuffer
 from edgetl_export.targets.integer_borders import with_integer_borders
 from edgetl_export.targets.last_layer import with_integer_products
 from edgetl_export.targets.shared_integers import with_shared_integers
@@ -160,6 +161,7 @@ class _Graph:
             )
             for operator in interpreter._get_ops_details()
         ]
+        self._up_to_6 = flatbuffer.results_with_relu6(model)
         made = {name for operator in self.operators for name in operator.outputs}
         self.values: dict[str, npt.NDArray[np.float32]] = {
             tensor["name"]: interpreter.get_tensor(index)
@@ -174,6 +176,9 @@ class _Graph:
             output = operator.outputs[0]
             if operator.kind in _FIXED:
                 grids[output] = _FIXED[operator.kind]
+            elif output in self._up_to_6:
+                # A hardsigmoid is such an output and a product: the original has nothing with its values.
+                grids.setdefault(output, Grid(6 / 255, 0))
             elif operator.kind in _MOVES_VALUES and operator.inputs[0] in grids:
                 grids.setdefault(output, grids[operator.inputs[0]])
         return grids

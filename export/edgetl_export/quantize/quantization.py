@@ -14,7 +14,16 @@ import torch
 from edgetl_export.capture import Captured
 from edgetl_export.quantize.ranges import Range
 
-__all__ = ["PIXELS", "PROBABILITIES", "Grid", "Quantization", "Quantized", "bias_integers", "weight_scales"]
+__all__ = [
+    "PIXELS",
+    "PROBABILITIES",
+    "Grid",
+    "Quantization",
+    "Quantized",
+    "bias_integers",
+    "weight_integers",
+    "weight_scales",
+]
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,11 @@ class Grid:
     def high(self) -> float:
         """The greatest value."""
         return (255 - self.zero_point) * self.scale
+
+    def clips_like(self, bottom: float, top: float) -> bool:
+        """Whether rounding to it does what an activation does that clips at `bottom` and `top`."""
+        half = self.scale / 2
+        return abs(self.low - bottom) < half and self.high < top + half
 
 
 PIXELS = Grid(1.0, 0)
@@ -115,9 +129,8 @@ class Quantized:
         self, weights: npt.NDArray[np.float32], axis: int
     ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
         """A target's constant `weights` as integers of the same shape, and their scales (one per channel of `axis`)."""
-        levels, scales = self.quantization.weight_levels, self.channel_scales(weights, axis)
-        shape = [-1 if other == axis else 1 for other in range(weights.ndim)]
-        return np.clip(np.round(weights / scales.reshape(shape)), -levels, levels).astype(np.int8), scales
+        scales = self.channel_scales(weights, axis)
+        return weight_integers(weights, scales, axis, self.quantization.weight_levels), scales
 
     @cached_property
     def _largest(self) -> dict[str, npt.NDArray[np.float32]]:
@@ -127,6 +140,14 @@ class Quantized:
     def grids(self, found: dict[str, str]) -> dict[str, Grid]:
         """The grids of a target's tensors, given the node of each."""
         return {name: self.quantization.activations[node] for name, node in found.items()}
+
+
+def weight_integers(
+    weights: npt.NDArray[np.float32], scales: npt.NDArray[np.float32], axis: int, levels: int
+) -> npt.NDArray[np.int8]:
+    """`weights` as multiples of the scale of their channel on `axis`, -`levels` to `levels`."""
+    shape = [-1 if other == axis else 1 for other in range(weights.ndim)]
+    return np.clip(np.round(weights / scales.reshape(shape)), -levels, levels).astype(np.int8)
 
 
 def bias_integers(

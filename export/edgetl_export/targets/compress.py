@@ -10,6 +10,7 @@ import openvino
 from openvino import opset13
 from openvino.passes import ConstantFolding, Manager
 
+from edgetl_export.quantize.quantization import weight_integers
 from edgetl_export.quantize.static import FULL_LEVELS
 from edgetl_runtime.errors import ExportError
 
@@ -40,8 +41,7 @@ def round_weights_in_place(model: openvino.Model, *, dynamic: bool) -> None:
     for node in weighted:
         rows = weight_rows(node)
         scales = (np.maximum(np.abs(rows).max(1), 1e-12) / FULL_LEVELS).astype(np.float32)
-        levels = np.clip(np.round(rows / scales[:, None]), -FULL_LEVELS, FULL_LEVELS).astype(np.int8)
-        put_integers(node, levels, scales)
+        put_integers(node, weight_integers(rows, scales, 0, FULL_LEVELS), scales)
     model.set_rt_info(str(_DYNAMIC_GROUP if dynamic else 0), ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"])
     model.validate_nodes_and_infer_types()
 

@@ -8,6 +8,7 @@ the others round it: that is as fast, and all engines come to the same integers.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from openvino import opset13
 from edgetl_export.quantize.layers import exact, layers, rounded
 from edgetl_export.quantize.match import match_by_value
 from edgetl_export.quantize.quantization import Grid, Quantized, bias_integers
+from edgetl_export.quantize.ranges import Range
 from edgetl_export.targets.compress import put_integers, weight_rows, weighted_operators
 from edgetl_runtime.engines.signal_stack import kept_signal_stack
 from edgetl_runtime.errors import ExportError
@@ -105,14 +107,14 @@ def _clip_by_rounding(model: openvino.Model) -> None:
             continue
         activation = node.input_value(0).get_node()
         low, high = (float(node.input_value(place).get_node().get_data()) for place in (1, 2))
-        step = (high - low) / 255
         if activation.get_type_name() == "Relu":
-            bottom, top = 0.0, high
+            bottom, top = 0.0, math.inf
         elif activation.get_type_name() == "Clamp":
             bottom, top = (float(activation.get_attributes()[name]) for name in ("min", "max"))
         else:
             continue
-        if _read_by(activation, "FakeQuantize") and abs(low - bottom) < step / 2 and high < top + step / 2:
+        grid = Grid.over(Range(low, high))
+        if _read_by(activation, "FakeQuantize") and grid.clips_like(bottom, top):
             node.input(0).replace_source_output(activation.input_value(0))
 
 
@@ -124,7 +126,7 @@ class _Constants:
 
     def on_grid(self, source: Any, grid: Grid) -> Any:
         """`source` rounded to the 256 levels of `grid`."""
-        bottom, top = self._scalar(grid.low), self._scalar(grid.high)
+        bottom, top = self._number(grid.low), self._number(grid.high)
         return opset13.fake_quantize(source, bottom, top, bottom, top, levels=256)
 
     def rounded_behind(self, output: Any) -> Any:
@@ -135,12 +137,9 @@ class _Constants:
         behind the layer. A clamp in between is optimised away; a PReLU of slope 1 stays, and takes no time that can be
         measured.
         """
-        return opset13.prelu(output, self._number(1.0, (1,)))
+        return opset13.prelu(output, self._number(1.0, shape=(1,)))
 
-    def _scalar(self, value: float) -> Any:
-        return self._number(value, ())
-
-    def _number(self, value: float, shape: tuple[int, ...]) -> Any:
+    def _number(self, value: float, *, shape: tuple[int, ...] = ()) -> Any:
         key = float(np.float32(value)), len(shape)
         if key not in self._nodes:
             self._nodes[key] = opset13.constant(np.full(shape, value, np.float32))

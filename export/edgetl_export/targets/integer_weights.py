@@ -15,6 +15,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from edgetl_export.quantize.quantization import weight_integers
 from edgetl_export.quantize.static import FULL_LEVELS
 from edgetl_runtime.errors import ExportError
 
@@ -149,7 +150,7 @@ class _Writer:
             others = tuple(other for other in range(weights.ndim) if other != axis)
             # A channel that training has switched off has a scale all the same.
             scales = np.maximum(np.abs(weights).max(axis=others, keepdims=True), 1e-12) / FULL_LEVELS
-            integers = np.clip(np.round(weights / scales), -FULL_LEVELS, FULL_LEVELS).astype(np.int8)
+            integers = weight_integers(weights, scales, axis, FULL_LEVELS)
             levels = np.ascontiguousarray(integers.T) if transposed else integers
             added = self._add(f"{name}_{axis}_{'columns' if transposed else 'levels'}", levels)
             self.stored[key] = _Stored(added, scales.astype(np.float32))

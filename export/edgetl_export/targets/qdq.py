@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -225,12 +226,11 @@ class _Writer:
     def _clips_alike(self, node: onnx.NodeProto) -> bool:
         grid = self.grids[node.output[0]]
         if node.op_type == "Relu":
-            return grid.zero_point == 0
+            return grid.clips_like(0.0, math.inf)
         if node.op_type != "Clip" or any(name not in self.constants for name in node.input[1:]):
             return False
         low, high = (float(self.constants[name]) for name in node.input[1:])
-        step = grid.scale / 2
-        return abs(grid.low - low) < step and grid.high < high + step
+        return grid.clips_like(low, high)
 
     def quantize(self, chosen: list[onnx.NodeProto]) -> None:
         """Write the pairs around the `chosen` operators."""

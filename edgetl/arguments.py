@@ -38,6 +38,7 @@ def build_parser(run_by: Mapping[str, Command]) -> argparse.ArgumentParser:
     _data_options(run)
     _model_options(run)
     _train_options(run)
+    _device_option(run)
     _export_options(run)
     _judge_options(run)
     _output(run, "BUNDLE", "the bundle, e.g. flowers.edgetl")
@@ -46,11 +47,13 @@ def build_parser(run_by: Mapping[str, Command]) -> argparse.ArgumentParser:
     _data_options(training)
     _model_options(training)
     _train_options(training)
+    _device_option(training)
     _output(training, "CHECKPOINT_DIR", "the checkpoint folder")
     _resume(training)
     finding = add("lr-range")
     _data_options(finding)
     _train_options(finding)
+    _device_option(finding)
     finding.add_argument("--plot", metavar="FILE", type=Path, help="draw loss over rate (.png, .svg)")
     finding.add_argument("--json", metavar="FILE", type=Path, help="write rates and losses as JSON")
     exporting = add("export")
@@ -63,6 +66,7 @@ def build_parser(run_by: Mapping[str, Command]) -> argparse.ArgumentParser:
     exporting.add_argument("--image-size", metavar="N", type=int, help="pixels, for a plain weights file")
     exporting.add_argument("--channels", metavar="N", type=int, help="of a plain weights file (default: what it has)")
     _export_options(exporting)
+    _device_option(exporting)
     _output(exporting, "BUNDLE", "the bundle")
     verifying = add("verify")
     _verify_options(verifying)
@@ -80,6 +84,7 @@ def build_parser(run_by: Mapping[str, Command]) -> argparse.ArgumentParser:
     _compare_options(comparing)
     _data_options(comparing)
     _train_options(comparing)
+    _device_option(comparing)
     _export_options(comparing)
     _judge_options(comparing)
     _output(comparing, "FOLDER", "a bundle of each backbone, comparison.html, .json and .md")
@@ -87,6 +92,7 @@ def build_parser(run_by: Mapping[str, Command]) -> argparse.ArgumentParser:
     _data_options(curve)
     _model_options(curve)
     _train_options(curve)
+    _device_option(curve)
     _curve_options(curve)
     demo = add("demo")
     demo.add_argument(
@@ -136,10 +142,15 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--image-size", type=int, metavar="N", help="pixels (default: the backbone's own, often 224)")
     group.add_argument("--channels", type=int, metavar="N", help="of an image: 1 is grey, 3 is RGB (default: 3)")
     group.add_argument("--seed", type=int, metavar="N")
-    group.add_argument("--device", metavar="auto|cpu|cuda")
     group.add_argument("--precision", metavar="auto|fp32|bf16|fp16", help="what the network is trained in")
     group.add_argument("--compile", action="store_true", default=None, help="torch.compile the network")
     group.add_argument("--tensorboard", metavar="DIR", help="a folder for TensorBoard, one for each training")
+
+
+def _device_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device", metavar="auto|cpu|cuda", help="where networks are trained (default: auto, a GPU when there is one)"
+    )
 
 
 def _compare_options(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,12 +36,13 @@ from edgetl.training.processes import ALONE, Processes, joined
 from edgetl.training.snapshot import Keeping
 from edgetl.training.stepper import autocast_dtype
 from edgetl.weights import check_weights_available, fit, infer_channels, load_weights, parse_weights, read_state
+from edgetl_export.device import device_named
 from edgetl_export.memory import memory_reused
 from edgetl_export.progress import Track, silent
 from edgetl_runtime.errors import CheckpointError, UsageError
 from edgetl_runtime.manifest import Normalize, Preprocess
 
-__all__ = ["Opened", "Trained", "check_start", "device_named", "finetune", "input_channels", "prepared"]
+__all__ = ["Opened", "Trained", "check_start", "finetune", "input_channels", "prepared"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -293,12 +293,3 @@ def _unused(options: TrainOptions, plan: Plan) -> tuple[str, ...]:
 
 def _left_out(data: Dataset) -> tuple[str, ...]:
     return (f"{len(data.bad)} unreadable images were left out",) if data.bad else ()
-
-
-def device_named(name: str) -> torch.device:
-    """``auto``, ``cpu`` or ``cuda`` as a device, of several GPUs this process's own. Raises `UsageError`."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("there is no CUDA device here", fix="device auto or cpu")
-    if name == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

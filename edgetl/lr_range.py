@@ -18,13 +18,14 @@ from edgetl.augmentation import AugmentOptions
 from edgetl.batches import Pixels, ahead
 from edgetl.checkpoint import Checkpoint
 from edgetl.data import Dataset
-from edgetl.finetune import device_named, prepared
+from edgetl.finetune import prepared
 from edgetl.recipe import ModelOptions
 from edgetl.training.layers import Layers, drop_before_head, parameter_groups, unfreezing
 from edgetl.training.network import shuffled
 from edgetl.training.options import TrainOptions
 from edgetl.training.stepper import Batch, Stepper
 from edgetl.training.stopwatch import Stopwatch
+from edgetl_export.device import device_named
 from edgetl_export.progress import Track, silent
 from edgetl_runtime.errors import MissingDependency, OutputError, UsageError
 

@@ -30,6 +30,7 @@ from edgetl.verify.reference import RecordingReference
 from edgetl.verify.verify import RunFacts, verify
 from edgetl.verify.writing import ReportFiles, write_report
 from edgetl_export import CalibrationSamples, Exported, ExportOptions, export
+from edgetl_export.device import device_named
 from edgetl_export.features import check_features, with_features
 from edgetl_export.int8 import Int8Options
 from edgetl_export.progress import Track, silent
@@ -303,6 +304,7 @@ def _check_export(options: ExportSection, channels: int) -> None:
     check_names(options.targets, options.precisions)
     check_features(options.features, io=options.io, precisions=options.precisions)
     check_installed(options.targets)
+    device_named(options.device)
     # Photos and their labels are not known yet.
     labels = (0,) if options.quantize == "qat" else ()
     int8 = Int8Options(
@@ -343,6 +345,7 @@ def _export_options(checkpoint: Checkpoint, photos: Photos, options: ExportSecti
                 epochs=options.distill_epochs,
                 seconds=60.0 * options.distill_minutes,
                 mirror=was_mirrored(checkpoint.training),  # unless it was trained without: it may be another sign
+                device=options.device,
             ),
         ),
         surgery=_surgery(options),

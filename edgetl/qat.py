@@ -56,7 +56,7 @@ def train_quantized(
     old = trained.checkpoint
     photos, judges = pick(data.train, _MOST_TRAINED, options.seed), pick(data.val, _MOST_JUDGED, options.seed)
     samples = CalibrationSamples([photo.source for photo in photos], old.preprocess)
-    distillation = DistillOptions(seed=options.seed, mirror=was_mirrored(old.training))
+    distillation = DistillOptions(seed=options.seed, mirror=was_mirrored(old.training), device=options.device)
     int8 = Int8Options("qat", labels=tuple(photo.label for photo in photos), distillation=distillation)
     learned = Quantizer(source, on_pixels(capture(source)), samples, int8, track=track).quantized()
     network = unfolded(learned.captured)

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from edgetl.augmentation import AugmentOptions
 from edgetl.data import DataOptions
-from edgetl.training.options import TrainOptions, require
+from edgetl.training.options import DEVICES, TrainOptions, require
 from edgetl_runtime.errors import OutputError, UsageError, nearest
 
 __all__ = [
@@ -62,7 +62,8 @@ class ExportSection:
     every rung of the ladder is tried until no more of them get another label, judged on photos of the folder
     ``tune_data`` or on held-out calibration photos. ``ranges`` is ``mse``, ``percentile`` or ``minmax``; ``int8_safe``
     is for CPUs without VNNI; ``io`` is ``float`` or ``int8``. ``activation`` (``relu6``, ``hardswish``) and ``no_se``
-    change the network first. ``features`` are given besides the logits: ``pooled``, or names of layers.
+    change the network first. ``device``, one of `DEVICES`, is where it is distilled. ``features`` are given besides the
+    logits: ``pooled``, or names of layers.
     """
 
     targets: tuple[str, ...] = ("onnx", "tflite", "openvino")
@@ -78,12 +79,14 @@ class ExportSection:
     no_se: bool = False
     distill_epochs: int = 16
     distill_minutes: float = 8.0
+    device: str = "auto"
     features: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require(self.calibration_samples >= 1, "calibration_samples", self, "1 or more")
         require(self.distill_epochs >= 1, "distill_epochs", self, "1 or more")
         require(self.distill_minutes > 0, "distill_minutes", self, "more than 0")
+        require(self.device in DEVICES, "device", self, "auto, cpu or cuda")
 
 
 @dataclass(frozen=True)

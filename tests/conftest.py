@@ -51,6 +51,13 @@ def reference_logits(tensors: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     return (tensors.mean(axis=(1, 2), dtype=np.float64) @ weights.T.astype(np.float64) + bias).astype(np.float32)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") is not None:
+        torch = pytest.importorskip("torch", reason="GPU tests need torch")
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+
+
 def photo(colour: tuple[float, ...], *, seed: int, size: tuple[int, int] = (60, 48)) -> bytes:
     """A noisy picture of one colour as a PNG; `size` is (width, height)."""
     noise = np.random.default_rng(seed).normal(np.array(colour), 0.2, (size[1], size[0], 3))

@@ -9,11 +9,13 @@ from pathlib import Path
 from edgetl.augmentation import PRESETS
 from edgetl_runtime.errors import UsageError, nearest
 
-__all__ = ["IMBALANCE", "PRECISIONS", "TrainOptions", "require"]
+__all__ = ["DEVICES", "IMBALANCE", "PRECISIONS", "TrainOptions", "require"]
 
 IMBALANCE = ("weights", "sampler", "focal", "none")
 """Ways to make up for labels that have few images: their losses count more; they are drawn more often; images that are
 right anyway count less (and rare labels more); nothing."""
+DEVICES = ("auto", "cpu", "cuda")
+"""Where networks are trained and distilled; ``auto`` is a GPU when there is one."""
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 _STRATEGY = re.compile(r"head|gradual|(head-then-)?(full|last:[1-9]\d*)")
@@ -34,7 +36,7 @@ class TrainOptions:
     ``teacher`` is a checkpoint folder or ``BACKBONE:WEIGHTS_FILE``; its answers count ``teacher_weight`` (0..1).
     ``augment`` is a preset of `edgetl.augmentation`. ``patience`` epochs without a better validation accuracy end the
     training. ``qat`` goes on with int8 simulated.
-    ``device`` is ``auto``, ``cpu`` or ``cuda``, ``precision`` one of `PRECISIONS`; ``cache`` keeps decoded images.
+    ``device`` is one of `DEVICES`, ``precision`` one of `PRECISIONS`; ``cache`` keeps decoded images.
     ``tensorboard`` is a folder for TensorBoard, one for each training.
     Raises `UsageError` for values that make no sense.
     """
@@ -90,7 +92,7 @@ class TrainOptions:
         require(self.imbalance in IMBALANCE, "imbalance", self, nearest(self.imbalance, IMBALANCE))
         require(self.batch_norm in (None, "train", "frozen"), "batch_norm", self, "train or frozen")
         require(self.augment in PRESETS, "augment", self, nearest(self.augment, list(PRESETS)))
-        require(self.device in ("auto", "cpu", "cuda"), "device", self, "auto, cpu or cuda")
+        require(self.device in DEVICES, "device", self, "auto, cpu or cuda")
         require(self.precision in PRECISIONS, "precision", self, nearest(self.precision, PRECISIONS))
         require(self.seed >= 0, "seed", self, "0 or more")
 

@@ -268,3 +268,12 @@ def test_options_change_single_fields_of_a_preset() -> None:
 )
 def test_a_checkpoint_tells_whether_it_saw_mirrored_images(training: dict[str, Any], *, mirrored: bool) -> None:
     assert was_mirrored(training) is mirrored
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("preset", ["similar", "different", "none"])
+def test_a_gpu_sees_the_same(pixels: Tensor, preset: str) -> None:
+    draws = epoch_draws(len(pixels), 0, 1)
+    here = augmented(pixels, draws, PRESETS[preset], CROP)
+    there = augmented(pixels.cuda(), draws.cuda(), PRESETS[preset], CROP)
+    torch.testing.assert_close(there.cpu(), here, atol=0.02, rtol=0.0)

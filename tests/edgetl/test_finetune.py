@@ -249,13 +249,37 @@ def test_real_flowers_are_told_apart(edgetl_data: Path) -> None:
 
 
 @pytest.mark.gpu
-def test_it_trains_on_a_gpu(data: Dataset) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    options = TrainOptions("full", epochs=8, lr=2e-3, augment="none", batch_size=16, device="cuda")
-    trained = finetune(data, start("none", "resnet18"), options)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"precision": "fp16", "ema": 0.8},
+        {"precision": "fp32", "accumulate": 4},
+        {"mixup": 0.2, "imbalance": "focal"},
+    ],
+    ids=str,
+)
+def test_it_trains_on_a_gpu(data: Dataset, changes: dict[str, Any]) -> None:
+    plain = TrainOptions("full", epochs=8, lr=2e-3, augment="none", batch_size=16, device="cuda")
+    trained = finetune(data, start("none", "resnet18"), replace(plain, **changes))
     assert trained.history.best.val_top1 >= 0.9
     assert all(value.device.type == "cpu" for value in trained.checkpoint.state.values())
+
+
+@pytest.mark.gpu
+def test_a_head_and_its_teacher_on_a_gpu(data: Dataset, weights: str, tmp_path: Path) -> None:
+    there, here = (
+        finetune(data, start(weights), TrainOptions("head", device=device)).checkpoint for device in ("cuda", "cpu")
+    )
+    there.save(tmp_path / "teacher")
+    head = "classifier.3.weight"
+    assert torch.nn.functional.cosine_similarity(there.state[head].flatten(), here.state[head].flatten(), dim=0) > 0.99
+    options = TrainOptions(
+        "head-then-last:2", epochs=2, batch_size=16, teacher=str(tmp_path / "teacher"), hidden=24, device="cuda"
+    )
+    trained = finetune(data, start(weights), options)
+    assert trained.history.best.val_top1 >= 0.8
+    assert trained.checkpoint.hidden == 24
 
 
 def test_a_network_starts_from_the_best_head(data: Dataset, weights: str) -> None:

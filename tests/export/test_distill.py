@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from edgetl_export.capture import capture
+from edgetl_export.device import distilling
 from edgetl_export.quantize import distill as module
 from edgetl_export.quantize.calibrate import calibrate
 from edgetl_export.quantize.distill import DistillOptions, batches, distill, rate_left, relative_error
@@ -24,7 +25,7 @@ from edgetl_export.quantize.static import quantize_static
 from edgetl_export.quantize.tie_free import LARGEST
 from edgetl_export.targets import TARGETS, open_target
 from edgetl_runtime.comparison import sqnr_db
-from edgetl_runtime.errors import ExportError
+from edgetl_runtime.errors import ExportError, UsageError
 from tests.export.conftest import logits_of_file
 
 if TYPE_CHECKING:
@@ -119,6 +120,45 @@ def test_weights_biases_and_activation_scales_all_learn(poor: Quantized, learned
     for name, scales in learned.quantization.weights.items():
         largest = learned.captured.module.get_parameter(name).detach().abs().flatten(1).amax(1).numpy()
         np.testing.assert_allclose(scales, largest / 7, rtol=4 / LARGEST)
+
+
+@pytest.mark.gpu
+def test_a_gpu_learns_the_same(poor: Quantized, images: npt.NDArray[np.uint8], trained: Trained) -> None:
+    learned = distill(poor, images, replace(OPTIONS, device="cuda"))
+    assert all(value.device.type == "cpu" for value in learned.captured.module.state_dict().values())
+    reference = trained.source.reference()(trained.tensors)
+    before, after = logits(poor, trained.tensors), logits(learned, trained.tensors)
+    assert sqnr_db(reference, after) > sqnr_db(reference, before) + 4
+
+
+@pytest.mark.gpu
+def test_a_gpu_simulates_the_same(poor: Quantized, trained: Trained) -> None:
+    there = Simulation(poor.captured, poor.quantization, device=torch.device("cuda"))
+    with distilling(25):
+        assert sqnr_db(logits(poor, trained.tensors), there.logits(trained.tensors)) > 50
+
+
+@pytest.mark.gpu
+def test_a_gpu_without_room_says_so(poor: Quantized, images: npt.NDArray[np.uint8]) -> None:
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(4e6 / torch.cuda.get_device_properties(0).total_memory)
+    try:
+        with pytest.raises(ExportError, match="memory is too small") as caught:
+            distill(poor, images, replace(OPTIONS, device="cuda", batch_size=64))
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+        torch.cuda.empty_cache()
+    assert caught.value.fix == "--device cpu"
+
+
+def test_a_device_that_is_not_there(
+    poor: Quantized, images: npt.NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match="no CUDA device"):
+        distill(poor, images, replace(OPTIONS, device="cuda"))
+    with pytest.raises(UsageError, match="unknown device 'tpu'"):
+        distill(poor, images, replace(OPTIONS, device="tpu"))
 
 
 def test_without_a_rate_nothing_changes(poor: Quantized, images: npt.NDArray[np.uint8]) -> None:
@@ -246,7 +286,7 @@ def test_a_loss_that_is_not_finite_is_told(poor: Quantized, images: npt.NDArray[
 
 def test_batches_are_the_same_images_in_an_order_of_the_epoch(images: npt.NDArray[np.uint8]) -> None:
     def first(epoch: int, options: DistillOptions = OPTIONS) -> list[npt.NDArray[np.uint8]]:
-        return [batch.numpy() for batch in batches(images, options, epoch)]
+        return [batch.numpy() for batch in batches(images, options, epoch, torch.device("cpu"))]
 
     assert [len(batch) for batch in first(0)] == [25, 25, 14]
     assert all(batch.shape[1:] == images.shape[1:] and batch.dtype == np.uint8 for batch in first(0))

@@ -142,7 +142,10 @@ def test_photos_that_mean_something_else_in_a_mirror_are_not_mirrored() -> None:
     ramp = np.broadcast_to(np.arange(SIZE, dtype=np.uint8)[:, None] * 7, (64, SIZE, SIZE, 3)).copy()
 
     def rising(options: DistillOptions) -> set[bool]:
-        return {bool(batch[..., -1, :].sum() > batch[..., 0, :].sum()) for batch in batches(ramp, options, 0)}
+        return {
+            bool(batch[..., -1, :].sum() > batch[..., 0, :].sum())
+            for batch in batches(ramp, options, 0, torch.device("cpu"))
+        }
 
     assert rising(DistillOptions(batch_size=4)) == {True, False}
     assert rising(DistillOptions(batch_size=4, mirror=False)) == {True}

@@ -57,6 +57,14 @@ def test_the_network_comes_back_on_images_it_has_not_seen(operated: Operated, tr
     assert agreement > (before.argmax(1) == wanted.argmax(1)).mean()
 
 
+@pytest.mark.gpu
+def test_a_gpu_brings_it_back_too(operated: Operated, trained: Trained) -> None:
+    wanted, before = logits(trained, trained.source.module), logits(trained, operated.network)
+    found = learned(operated, trained, replace(OPTIONS, device="cuda"))
+    assert all(value.device.type == "cpu" for value in found.network.state_dict().values())
+    assert sqnr_db(wanted, logits(trained, found.network)) > sqnr_db(wanted, before) + 2.5
+
+
 def test_more_epochs_leave_less_loss(operated: Operated, trained: Trained) -> None:
     losses = [learned(operated, trained, replace(OPTIONS, epochs=epochs)).loss for epochs in (1, 10)]
     assert losses[1] < 0.7 * losses[0]

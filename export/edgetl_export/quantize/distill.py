@@ -22,6 +22,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from edgetl_export.device import device_named, distilling
 from edgetl_export.memory import memory_reused
 from edgetl_export.progress import Track, silent
 from edgetl_export.quantize.calibrate import node_values
@@ -42,6 +43,7 @@ class DistillOptions:
     of the activation scales' logarithms; ``features`` and ``labels`` weigh the errors of the residual stream and of
     the labels, where there are any, against that of the logits. ``seconds`` is the most it may take, the schedule
     shrinks to fit. ``mirror`` shows half of the batches mirrored: not for digits, which mean something else then.
+    ``device`` is as `edgetl_export.device.device_named` takes it.
     """
 
     epochs: int = 16
@@ -53,6 +55,7 @@ class DistillOptions:
     mirror: bool = True
     seconds: float = 480.0
     seed: int = 0
+    device: str = "auto"
 
 
 @memory_reused()
@@ -69,34 +72,38 @@ def distill(
 
     With `labels` (n,), places in the row of logits, the true labels count too, and the rung is ``qat``.
     With `resume` the state is kept in that file after every epoch, and a run that was cut off goes on from it.
-    Raises `ExportError` when the loss is not finite, `UsageError` when labels do not fit images and logits.
+    Raises `ExportError` when the loss is not finite or a GPU's memory too small, `UsageError` when labels do not fit
+    images and logits or there is no such device. On a GPU two runs may differ in the last bits.
     """
     options = options or DistillOptions()
     truth = None if labels is None else _checked(labels, len(images), len(quantized.captured.source.labels))
-    student = _Student(quantized, options)
-    state = _State(student, options, resume)
-    steps_per_epoch = math.ceil(len(images) / options.batch_size)
-    total = options.epochs * steps_per_epoch
-    start, done = time.monotonic(), state.epoch * steps_per_epoch
-    for epoch in track(range(state.epoch, options.epochs), what="distill", total=options.epochs - state.epoch):
-        parts = _parts(len(images), options, _generator(options, epoch))
-        for batch, chosen in zip(batches(images, options, epoch), parts, strict=True):
-            schedule = rate_left(done / total, 1 / total, (state.seconds + time.monotonic() - start) / options.seconds)
-            if schedule == 0.0:
-                break
-            student.step(batch, schedule, None if truth is None else truth[chosen])
-            done += 1
-        state.save(epoch + 1, state.seconds + time.monotonic() - start)
-    state.drop()
-    return student.finished("distill" if truth is None else "qat")
+    device = device_named(options.device)
+    with distilling(options.batch_size):
+        student = _Student(quantized, options, device)
+        state = _State(student, options, resume)
+        steps_per_epoch = math.ceil(len(images) / options.batch_size)
+        total = options.epochs * steps_per_epoch
+        start, done = time.monotonic(), state.epoch * steps_per_epoch
+        for epoch in track(range(state.epoch, options.epochs), what="distill", total=options.epochs - state.epoch):
+            parts = _parts(len(images), options, _generator(options, epoch))
+            for batch, chosen in zip(batches(images, options, epoch, device), parts, strict=True):
+                spent = (state.seconds + time.monotonic() - start) / options.seconds
+                schedule = rate_left(done / total, 1 / total, spent)
+                if schedule == 0.0:
+                    break
+                student.step(batch, schedule, None if truth is None else truth[chosen].to(device))
+                done += 1
+            state.save(epoch + 1, state.seconds + time.monotonic() - start)
+        state.drop()
+        return student.finished("distill" if truth is None else "qat")
 
 
 class _Student:
     """The simulated network with what it learns, and the float network that teaches it."""
 
-    def __init__(self, quantized: Quantized, options: DistillOptions) -> None:
+    def __init__(self, quantized: Quantized, options: DistillOptions, device: torch.device) -> None:
         self.quantized, self.options = quantized, options
-        self.simulation = Simulation(quantized.captured, quantized.quantization)
+        self.simulation = Simulation(quantized.captured, quantized.quantization, device=device)
         self.watched = stream(self.simulation.module.graph, self.simulation.rounded)
         self.parameters = self.simulation.parameters
         groups: list[dict[str, Any]] = []
@@ -138,7 +145,9 @@ class _Student:
     def finished(self, rung: str) -> Quantized:
         """The learned parameters and grids as a quantised model of that `rung`."""
         old = self.quantized.quantization
-        captured = self.quantized.captured.with_parameters(self.parameters)
+        captured = self.quantized.captured.with_parameters(
+            {name: parameter.detach().cpu() for name, parameter in self.parameters.items()}
+        )
         grids = dict(old.activations)
         for name, logarithm in self.logarithms.items():
             grids[name] = Grid(float(logarithm.detach().exp()), old.activations[name].zero_point)
@@ -205,7 +214,7 @@ class _State:
 def _read(file: Path) -> dict[str, Any] | None:
     """What was saved; None when nothing was, or when it is damaged."""
     try:
-        saved: dict[str, Any] = torch.load(file, weights_only=True)
+        saved: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError):
         return None
     return saved
@@ -227,11 +236,15 @@ def relative_error(given: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return (error / wanted.square().flatten(1).sum(1).clamp(min=1e-12)).mean()
 
 
-def batches(images: npt.NDArray[np.uint8], options: DistillOptions, epoch: int) -> Iterator[torch.Tensor]:
-    """Images in an order that depends on the epoch alone, mirrored and cut at random: few photos go a longer way."""
+def batches(
+    images: npt.NDArray[np.uint8], options: DistillOptions, epoch: int, device: torch.device
+) -> Iterator[torch.Tensor]:
+    """Images on `device`, in an order that depends on the epoch alone, mirrored and cut at random: few photos go a
+    longer way.
+    """
     generator = _generator(options, epoch)
     for chosen in _parts(len(images), options, generator):
-        batch = torch.from_numpy(images[chosen.numpy()])
+        batch = torch.from_numpy(images[chosen.numpy()]).to(device)
         if torch.rand((), generator=generator) < 0.5 and options.mirror:
             batch = batch.flip(2)
         yield _cut(batch, torch.rand(3, generator=generator).tolist())

@@ -159,7 +159,7 @@ def bias_integers(
     return np.clip(np.round(bias.astype(np.float64) / steps), limits.min, limits.max).astype(np.int32), steps
 
 
-def weight_scales(weights: torch.Tensor, levels: int) -> tuple[float, ...]:
-    """Scale per output channel (first axis) so that the largest magnitude falls on `levels`."""
+def weight_scales(weights: torch.Tensor, levels: int) -> torch.Tensor:
+    """Scale per output channel (first axis), float32 (channels,): the largest magnitude falls on `levels`."""
     largest = weights.detach().abs().amax(dim=tuple(range(1, weights.ndim)))
-    return tuple(float(value) for value in (largest.clamp(min=1e-12) / levels))
+    return largest.clamp(min=1e-12) / levels

@@ -25,18 +25,20 @@ from edgetl_export.quantize.quantization import Quantization, weight_scales
 __all__ = ["Simulation", "float_outputs", "not_rounded"]
 
 _BATCH = 16
+_CPU = torch.device("cpu")
 
 Adjust = Callable[[fx.Node, Any], Any]
 
 
 class Simulation:
-    """Runs uint8 images (n, H, W, C) through the quantised graph; ``parameters`` may be trained.
+    """Runs uint8 images (n, H, W, C) through the quantised graph on a device; ``parameters`` may be trained there.
 
     Nodes of ``quantization.in_float`` keep float weights, and an activation between such nodes alone is not rounded.
     """
 
-    def __init__(self, captured: Captured, quantization: Quantization) -> None:
-        self.module = _out_of_place(captured.batched)
+    def __init__(self, captured: Captured, quantization: Quantization, *, device: torch.device = _CPU) -> None:
+        self.module = _on(_out_of_place(captured.batched), device)
+        self.device = device
         self.quantization = quantization
         graph = self.module.graph
         self.layers = layers(graph)
@@ -57,11 +59,14 @@ class Simulation:
         }
         levels = quantization.weight_levels
         self._wider = {
-            name: torch.tensor(scales) / torch.tensor(weight_scales(captured.module.get_parameter(name), levels))
+            name: torch.tensor(scales, device=device) / weight_scales(self.parameters[name], levels)
             for name, scales in quantization.weights.items()
         }
         self.grids: dict[str, tuple[torch.Tensor, torch.Tensor]] = {
-            name: _tensors(quantization.activations[name].scale, quantization.activations[name].zero_point)
+            name: (
+                torch.tensor(quantization.activations[name].scale, device=device),
+                torch.tensor(quantization.activations[name].zero_point, dtype=torch.int32, device=device),
+            )
             for name in self.rounded
         }
 
@@ -80,13 +85,13 @@ class Simulation:
         """
         given = {name: self.parameter(name) for name in self.parameters}
         interpreter = _Rounding(self.module, given, self.grids, keep, scales or {}, adjust)
-        return interpreter.run(images), interpreter.kept
+        return interpreter.run(images.to(self.device)), interpreter.kept
 
     def logits(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Logits (n, classes) of any number of images (n, H, W, C) uint8, a few at a time."""
         with torch.inference_mode():
             parts = [
-                self.run(torch.from_numpy(images[start : start + _BATCH]))[0].numpy()
+                self.run(torch.from_numpy(images[start : start + _BATCH]))[0].cpu().numpy()
                 for start in range(0, len(images), _BATCH)
             ]
         return np.concatenate(parts)
@@ -96,11 +101,11 @@ class Simulation:
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The same without any rounding, from the captured module's own parameters."""
         interpreter = _Rounding(self.module, {}, {}, keep, {}, adjust)
-        return interpreter.run(images), interpreter.kept
+        return interpreter.run(images.to(self.device)), interpreter.kept
 
     def weight_scales(self, name: str) -> torch.Tensor:
         """Scale per output channel for a weight as it is now: the quantisation's, moved with the largest weight."""
-        return torch.tensor(weight_scales(self.parameters[name], self.quantization.weight_levels)) * self._wider[name]
+        return weight_scales(self.parameters[name], self.quantization.weight_levels) * self._wider[name]
 
     def parameter(self, name: str) -> torch.Tensor:
         """A parameter as the quantised network has it: weights and biases in whole steps, the rest as it is."""
@@ -114,7 +119,7 @@ class Simulation:
             return value
         levels = self.quantization.weight_levels
         scales = self.weight_scales(name)
-        zeros = torch.zeros(len(scales), dtype=torch.int32)
+        zeros = torch.zeros_like(scales, dtype=torch.int32)
         return torch.fake_quantize_per_channel_affine(value, scales, zeros, 0, -levels, levels)
 
 
@@ -160,8 +165,10 @@ class _Round(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor) -> torch.Tensor:
         """`value` on the grid."""
-        rounded, inside = torch.ops.aten.fake_quantize_per_tensor_affine_cachemask.default(
-            value, float(scale), int(zero_point), 0, 255
+        # With the scale as a tensor: to read it would be to wait for the GPU.
+        on = torch.ones_like(zero_point)
+        rounded, inside = torch.ops.aten._fake_quantize_per_tensor_affine_cachemask_tensor_qparams.default(
+            value, scale, zero_point, on, 0, 255
         )
         ctx.save_for_backward(value, rounded, inside, scale)
         result: torch.Tensor = rounded
@@ -199,6 +206,15 @@ def _out_of_place(module: fx.GraphModule) -> fx.GraphModule:
     return copied
 
 
+def _on(module: fx.GraphModule, device: torch.device) -> fx.GraphModule:
+    """The same on another device: parameters, constants, and what nodes make of nothing."""
+    for node in module.graph.nodes:
+        if "device" in node.kwargs:
+            node.kwargs = node.kwargs | {"device": device}
+    module.recompile()
+    return module.to(device)
+
+
 def _parameters(module: fx.GraphModule, found: list[Layer]) -> dict[str, torch.Tensor]:
     names = [name for layer in found for name in (layer.weight, layer.bias) if name is not None]
     return {name: module.get_parameter(name) for name in names}
@@ -210,7 +226,3 @@ def not_rounded(graph: fx.Graph, name: str, in_float: Collection[str]) -> bool:
         return False
     node = next(node for node in graph.nodes if node.name == name)
     return all(user.name in in_float for user in node.users)
-
-
-def _tensors(scale: float, zero_point: int) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.tensor(scale), torch.tensor(zero_point, dtype=torch.int32)

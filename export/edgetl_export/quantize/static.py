@@ -48,7 +48,8 @@ def quantize_static(
     _check_finite(captured, found)
     captured = revived(captured, {name: grid.scale for name, grid in grids.items()}, weight_levels)
     weights = {
-        layer.weight: weight_scales(captured.module.get_parameter(layer.weight), weight_levels) for layer in found
+        layer.weight: tuple(weight_scales(captured.module.get_parameter(layer.weight), weight_levels).tolist())
+        for layer in found
     }
     summary = {"n": calibration.n, "fingerprint": calibration.fingerprint, "ranges": method}
     quantization = Quantization(grids, weights, "static", summary, weight_levels)

@@ -180,6 +180,34 @@ def test_a_full_gpu_halves_the_batch_and_says_so(data: Dataset, monkeypatch: pyt
         train(data, epochs=1)
 
 
+@pytest.mark.gpu
+def test_a_gpu_that_is_full_indeed(data: Dataset) -> None:
+    """64 images of 224 pixels need more than 1.5 GB, 16 of them less."""
+    share = 1.5e9 / torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(share)
+    try:
+        options = replace(OPTIONS, epochs=1, batch_size=64, device="cuda", accumulate=1)
+        many = replace(data, train=data.train * 3)
+        trained = finetune(many, ModelOptions("mobilenet_v2", "none", 224), options)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+        torch.cuda.empty_cache()
+    assert any("out of memory" in note and "parts of" in note for note in trained.notes)
+
+
+@pytest.mark.gpu
+def test_a_training_on_a_gpu_goes_on(data: Dataset, tmp_path: Path, stop_at: Any) -> None:
+    """There sums may come out differently each time: nearly the same is asked for."""
+    whole = train(data, device="cuda")
+    stop_at(8, crash)
+    with pytest.raises(RuntimeError, match="power"):
+        train(data, tmp_path / "t", device="cuda")
+    resumed = train(data, tmp_path / "t", resume=True, device="cuda")
+    first, second = ([epoch.train_loss for epoch in one.history.epochs] for one in (whole, resumed))
+    assert second == pytest.approx(first, rel=0.01)
+
+
 def test_parts_of_a_step_add_up(data: Dataset) -> None:
     """With statistics that stay, going through the network in parts changes nothing but roundings."""
     options = {"batch_norm": "frozen", "dropout": 0.0, "mixup": 0.0, "ema": 0.0, "epochs": 1}

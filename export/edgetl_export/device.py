@@ -1,0 +1,41 @@
+"""Where networks are trained: on a GPU when there is one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from edgetl_runtime.errors import ExportError, UsageError
+
+__all__ = ["device_named", "distilling"]
+
+
+def device_named(name: str) -> torch.device:
+    """``cpu``, ``cuda`` or ``auto``, which is a GPU when there is one; of several this process's own, as torchrun says.
+
+    Raises `UsageError` for another name, and for ``cuda`` where there is none.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"unknown device {name!r}", fix="device auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("there is no CUDA device here", fix="device auto or cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+@contextmanager
+def distilling(batch_size: int) -> Iterator[None]:
+    """Inside, a GPU convolves float32 as float32: by default it rounds to the 11 bits of TF32 first, and a level times
+    a scale is none of those. Raises `ExportError` when its memory is too small for batches of this size.
+    """
+    try:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield
+    except torch.OutOfMemoryError as error:
+        raise ExportError(
+            f"the GPU's memory is too small to distil in batches of {batch_size} images", fix="--device cpu"
+        ) from error

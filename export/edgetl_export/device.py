@@ -16,7 +16,7 @@ __all__ = ["device_named", "distilling"]
 def device_named(name: str) -> torch.device:
     """``cpu``, ``cuda`` or ``auto``, which is a GPU when there is one; of several this process's own, as torchrun says.
 
-    Raises `UsageError` for another name, and for ``cuda`` where there is none.
+    Raises `UsageError` for another name, for ``cuda`` where there is none, and for a process without one of its own.
     """
     if name not in ("auto", "cpu", "cuda"):
         raise UsageError(f"unknown device {name!r}", fix="device auto, cpu or cuda")
@@ -24,7 +24,13 @@ def device_named(name: str) -> torch.device:
         raise UsageError("there is no CUDA device here", fix="device auto or cpu")
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    place, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if place >= there:
+        raise UsageError(
+            f"process {place} of this machine has no GPU of its own: there {'is' if there == 1 else 'are'} {there}",
+            fix=f"torchrun --nproc-per-node {there}, or --device cpu",
+        )
+    return torch.device("cuda", place)
 
 
 @contextmanager

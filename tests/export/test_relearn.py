@@ -22,7 +22,7 @@ from edgetl_runtime.errors import ExportError
 if TYPE_CHECKING:
     from tests.export.conftest import Trained
 
-OPTIONS = DistillOptions(epochs=10)
+OPTIONS = DistillOptions(epochs=10, device="cpu")
 
 
 def logits(trained: Trained, network: nn.Module) -> npt.NDArray[np.float32]:

@@ -166,7 +166,7 @@ class _Round(torch.autograd.Function):
     def forward(ctx: Any, value: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor) -> torch.Tensor:
         """`value` on the grid."""
         # With the scale as a tensor: to read it would be to wait for the GPU.
-        on = torch.ones_like(zero_point)
+        on = torch.ones(1, dtype=torch.int64, device=value.device)
         rounded, inside = torch.ops.aten._fake_quantize_per_tensor_affine_cachemask_tensor_qparams.default(
             value, scale, zero_point, on, 0, 255
         )

@@ -45,7 +45,9 @@ def main(folder: Path | None) -> None:
         trained = finetune(
             bars(),
             ModelOptions("mobilenet_v3_small", "none", 32),
-            TrainOptions("full", epochs=4, lr=3e-3, batch_size=8, dropout=0.3, precision="fp32", cache=False),
+            TrainOptions(
+                "full", epochs=4, lr=3e-3, batch_size=8, dropout=0.3, precision="fp32", cache=False, device="cpu"
+            ),
             keeping=Keeping(folder, resume=folder is not None and (folder / "snapshot.pt").exists()),
         )
     except Interrupted as interruption:

@@ -25,7 +25,10 @@ from edgetl_runtime.errors import CheckpointError, DataError, UsageError
 
 SIZE = 32
 START = ModelOptions("mobilenet_v3_small", "none", SIZE)
-OPTIONS = TrainOptions("full", epochs=3, lr=3e-3, batch_size=8, ema=0.9, mixup=0.2, dropout=0.3, precision="fp32")
+# To the last bit is a promise of CPUs.
+OPTIONS = TrainOptions(
+    "full", epochs=3, lr=3e-3, batch_size=8, ema=0.9, mixup=0.2, dropout=0.3, precision="fp32", device="cpu"
+)
 
 
 def train(data: Dataset, folder: Path | None = None, *, resume: bool = False, **changes: Any) -> Trained:

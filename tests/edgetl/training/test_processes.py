@@ -46,7 +46,20 @@ def train(out: Path, photos: Path, *more: str, processes: int = 1) -> Checkpoint
     if processes > 1:
         start += ["torch.distributed.run", f"--nproc-per-node={processes}", f"--master-port={port}", "-m"]
     words = ["edgetl", "train", "--data", str(photos), "--backbone", "mobilenet_v3_small", "--weights", "none"]
-    words += ["--strategy", "full", "--epochs", "2", "--dropout", "0", "--image-size", "32", "--precision", "fp32"]
+    words += [
+        "--strategy",
+        "full",
+        "--epochs",
+        "2",
+        "--dropout",
+        "0",
+        "--image-size",
+        "32",
+        "--precision",
+        "fp32",
+        "--device",
+        "cpu",
+    ]
     done = subprocess.run(
         [*start, *words, *more, "--out", str(out)], env=ENVIRONMENT, capture_output=True, text=True, timeout=240
     )

@@ -12,7 +12,7 @@ from torch.fx.experimental.optimization import fuse
 from torch.fx.proxy import TraceError
 
 from edgetl.backbones import HiddenHead, head_block
-from edgetl.batches import Normalizer, Pixels, evaluation_batches
+from edgetl.batches import Normalizer, Pixels, evaluation_batches, filled
 from edgetl_export.progress import Track
 from edgetl_runtime.manifest import Normalize
 
@@ -59,6 +59,7 @@ def extract(
     batches = evaluation_batches(pixels, _BATCH)
     with torch.inference_mode():
         for images, truth in track(batches, what="features", total=-(-len(pixels) // _BATCH)):
-            values.append(backbone(normalized(images)).float().cpu())
+            given = backbone(normalized(filled(images, _BATCH, device)))
+            values.append(given[: len(truth)].float().cpu())
             labels.append(truth)
     return Features(torch.cat(values), torch.cat(labels))

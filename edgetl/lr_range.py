@@ -117,7 +117,7 @@ def lr_range(
         rates = [lowest * (highest / lowest) ** (step / max(1, steps - 1)) for step in range(steps)]
         losses: list[float] = []
         average, watch = 0.0, Stopwatch()
-        for step, batch in enumerate(track(_batches(pixels, full, steps), what="rates", total=steps)):
+        for step, batch in enumerate(track(_batches(pixels, full, steps, device), what="rates", total=steps)):
             loss = float(stepper.step(batch, rates[step] / full.lr, watch)) / batch.images
             average = _SMOOTHING * average + (1 - _SMOOTHING) * loss
             smooth = average / (1 - _SMOOTHING ** (step + 1))
@@ -128,13 +128,14 @@ def lr_range(
     return LrRange(tuple(tried), tuple(losses), _suggested(tried, losses))
 
 
-def _batches(pixels: Pixels, options: TrainOptions, n: int) -> Iterator[Batch]:
+def _batches(pixels: Pixels, options: TrainOptions, n: int, device: torch.device) -> Iterator[Batch]:
     """`n` steps of shuffled images, epoch after epoch."""
     size, step, epoch = options.batch_size or 1, 0, 0
     while step < n:
         epoch += 1
-        draws = epoch_draws(len(pixels), options.seed, epoch)
-        for place, (images, labels, _) in enumerate(ahead(pixels, shuffled(pixels.labels, options, epoch, size, 1))):
+        order = shuffled(pixels.labels, options, epoch, size, 1, device)
+        draws = epoch_draws(len(order) * size, options.seed, epoch)
+        for place, (images, labels, _) in enumerate(ahead(pixels, order)):
             first = place * size
             yield Batch(images, labels, draws[first : first + len(labels)], images=len(labels), at=(epoch, place))
             step += 1

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgetl.augment import epoch_draws
-from edgetl.batches import Pixels, ahead
+from edgetl.batches import Pixels, ahead, filled
 from edgetl.history import Epoch
 from edgetl.imbalance import balanced_order
 from edgetl.training.ema import Average
@@ -92,7 +92,8 @@ class _Training:
 
     def batches_of(self, epoch: int) -> Sequence[Sequence[int]]:
         """The images of each step of all processes, by index."""
-        return shuffled(self.train.labels, self.options, epoch, self.size, self.job.processes.world)
+        job = self.job
+        return shuffled(self.train.labels, self.options, epoch, self.size, job.processes.world, job.device)
 
     def train_epoch(self, stop: Callable[[], bool]) -> float | None:
         """The rest of the epoch; its mean loss, None when it diverged after an epoch that did not."""
@@ -100,7 +101,7 @@ class _Training:
         self.layers.train_last(self.trained_in(self.epoch))
         self.layers.mode_of_training()
         self.stepper.wrap()
-        draws = epoch_draws(len(self.train), options.seed, self.epoch)
+        draws = epoch_draws(self.steps * self.size, options.seed, self.epoch)
         todo = self.batches_of(self.epoch)[self.step :]
         batches = ahead(self.train, map(job.processes.share, todo), pin=job.device.type == "cuda")
         shown = job.track(batches, what=f"epoch {self.epoch}/{self.epochs}", total=len(todo))
@@ -192,7 +193,8 @@ class _Training:
         with torch.inference_mode():
             for pixels, labels, _ in ahead(self.val, parts, pin=job.device.type == "cuda"):
                 truth = labels.to(job.device, non_blocking=True)
-                logits = job.model(job.normalized(pixels)).float()
+                given = job.model(job.normalized(filled(pixels, min(self.size, len(own)), job.device)))
+                logits = given[: len(truth)].float()
                 right = (logits.argmax(1) == truth).sum()
                 sums += torch.stack([F.cross_entropy(logits, truth, reduction="sum"), right])
         loss, right = (job.processes.summed(sums) / len(self.val)).tolist()
@@ -237,16 +239,21 @@ class _Training:
             self.average.restore(saved["average"]["steps"], saved["average"]["values"])
 
 
-def shuffled(labels: Tensor, options: TrainOptions, epoch: int, size: int, world: int) -> Sequence[Sequence[int]]:
+def shuffled(
+    labels: Tensor, options: TrainOptions, epoch: int, size: int, world: int, device: torch.device
+) -> Sequence[Sequence[int]]:
     """The order of an epoch in steps of `size` images for `world` processes together; the same for the same arguments.
 
-    A last step with fewer than two images for a process alone, or none for one of several, is left out: batch
-    normalisation cannot train on it.
+    For a GPU the last step is filled up with the first images once more (see `edgetl.batches.filled`). Elsewhere, one
+    with fewer than two images for a process alone, or none for one of several, is left out: batch normalisation cannot
+    train on it.
     """
     if options.imbalance == "sampler":
         order = balanced_order(labels, options.seed, epoch)
     else:
         order = np.random.default_rng((options.seed, epoch)).permutation(len(labels)).tolist()
+    if device.type == "cuda" and len(order) > size:
+        order += order[: -len(order) % size]
     parts = [order[start : start + size] for start in range(0, len(order), size)]
     return parts[:-1] if len(parts) > 1 and len(parts[-1]) < max(2, world) else parts
 

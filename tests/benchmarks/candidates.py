@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from judging import Row
 from peers import PEERS, quantize_in_a_process
-from workloads import Workload, preprocessed
+from workloads import Workload, preprocessed, with_crops
 
 from edgetl.data import pick
 from edgetl.pipeline import export_checkpoint
@@ -64,11 +64,13 @@ class Prepared:
         return sum(seconds for stage, seconds in self.exported.seconds.items() if stage != "export")
 
 
-def prepare(workload: Workload, data: Path, folder: Path, section: dict[str, Any], limit: int | None) -> Prepared:
+def prepare(
+    workload: Workload, data: Path, folder: Path, section: dict[str, Any], limit: int | None, crops: int
+) -> Prepared:
     """Read the photos, export fp32 and int8 with edgetl, and leave the calibration tensors for the peers in `folder`.
 
     `section` holds options of the recipe's export section. With a `limit` that many images are calibrated on, and
-    twice as many are judged. Raises what the export raises.
+    twice as many are judged; every one in `crops` random crops besides. Raises what the export raises.
     """
     checkpoint = workload.checkpoint(data)
     n = limit or workload.calibration_samples
@@ -85,8 +87,8 @@ def prepare(workload: Workload, data: Path, folder: Path, section: dict[str, Any
         folder=folder,
         exported=exported,
         calibration=calibration,
-        evaluation=preprocessed(judged_on, checkpoint),
-        kinds=np.array([sample.label for sample in judged_on], dtype=np.int64),
+        evaluation=with_crops(preprocessed(judged_on, checkpoint), crops),
+        kinds=np.tile(np.array([sample.label for sample in judged_on], dtype=np.int64), 1 + crops),
     )
 
 

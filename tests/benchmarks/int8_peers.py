@@ -45,13 +45,15 @@ PAIR = "edgetl, one file against another"
 
 @dataclass(frozen=True)
 class Given:
-    """The command line, checked. ``limit`` is the number of calibration images; twice as many are judged on."""
+    """The command line, checked. ``limit`` is the number of calibration images; twice as many are judged on, and
+    so many ``crops`` of each of them besides."""
 
     workload: str
     data: Path
     peers: tuple[str, ...]
     section: dict[str, Any]
     limit: int | None
+    crops: int
     speed_only: bool
     json: Path | None
 
@@ -84,6 +86,9 @@ def parse(arguments: Sequence[str]) -> Given:
         "--limit", type=int, metavar="N", help="N images to calibrate on and 2 N to judge on: a quick try"
     )
     parser.add_argument(
+        "--crops", type=int, default=0, metavar="N", help="judge on N random crops of every photo too: less chance"
+    )
+    parser.add_argument(
         "--speed-only", action="store_true", help="judge no photos, measure only how fast the files are"
     )
     parser.add_argument("--json", type=Path, help="write the results there as well")
@@ -100,7 +105,16 @@ def parse(arguments: Sequence[str]) -> Given:
     pairs = [*found.edgetl_set, *([] if found.quantize is None else [f"quantize={found.quantize}"])]
     section = settings(pairs)
     Recipe().updated({"export": section}, where="--edgetl-set")
-    return Given(found.workload, data_folder(found.data), names, section, found.limit, found.speed_only, found.json)
+    return Given(
+        found.workload,
+        data_folder(found.data),
+        names,
+        section,
+        found.limit,
+        max(0, found.crops),
+        found.speed_only,
+        found.json,
+    )
 
 
 def settings(pairs: Sequence[str]) -> dict[str, Any]:
@@ -124,7 +138,7 @@ def settings(pairs: Sequence[str]) -> dict[str, Any]:
 
 def _benchmark(given: Given, folder: Path) -> dict[str, Any]:
     say("edgetl ...")
-    prepared = prepare(WORKLOADS[given.workload], given.data, folder, given.section, given.limit)
+    prepared = prepare(WORKLOADS[given.workload], given.data, folder, given.section, given.limit, given.crops)
     found = edgetl_candidates(prepared)
     for name in given.peers:
         say(f"{PEERS[name].title} ...")
@@ -133,7 +147,7 @@ def _benchmark(given: Given, folder: Path) -> dict[str, Any]:
     say("speed ...")
     rows = _with_speed(candidates, prepared.evaluation[:1])
     if not given.speed_only:
-        say(f"judging {len(candidates)} files on {len(prepared.evaluation)} photos ...")
+        say(f"judging {len(candidates)} files on {_judged_on(given, prepared)} ...")
         rows = _with_decisions(candidates, rows, prepared)
     rows = sorted([*rows, *(item for item in found if isinstance(item, Row))], key=_place)
     machine = describe_workbench()
@@ -194,13 +208,18 @@ def _heading(given: Given, prepared: Prepared, machine: dict[str, Any]) -> str:
     kept = ("edgetl", "torch", "onnxruntime", "openvino", "nncf", "ai-edge-litert", "litert-torch", "ai-edge-quantizer")
     versions = ", ".join(f"{name} {libraries[name]}" for name in kept if name in libraries)
     chosen = ", ".join(f"{key} = {value}" for key, value in given.section.items()) or "its defaults"
-    judged_on = "speed only" if given.speed_only else f"{len(prepared.evaluation)} photos to judge on"
+    judged_on = "speed only" if given.speed_only else f"{_judged_on(given, prepared)} to judge on"
     return (
         f"{WORKLOADS[given.workload].title}; {len(prepared.calibration)} photos to calibrate on, {judged_on}; "
         f"edgetl with {chosen}.\n{datetime.now(UTC):%Y-%m-%d}, {machine['processor']}, {machine['cores']} cores "
         f"({' '.join(machine['cpu_flags'])}), {machine['system']}, Python {machine['python']}; speed on {THREADS} "
         f"thread.\n{versions}."
     )
+
+
+def _judged_on(given: Given, prepared: Prepared) -> str:
+    photos = len(prepared.evaluation) // (1 + given.crops)
+    return f"{photos} photos" + (f" and {given.crops} random crops of each" if given.crops else "")
 
 
 def _about_seconds(prepared: Prepared) -> str:

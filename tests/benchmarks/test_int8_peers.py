@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pytest
 from int8_peers import main, parse, settings
 from peers import PEERS, _Reader, quantize_in_a_process
+from workloads import with_crops
 
 from edgetl_runtime.engines import Execution, ModelBytes, Signature, open_session
 from edgetl_runtime.errors import ExportError, UsageError
@@ -55,8 +56,20 @@ def test_a_folder_without_data_is_named(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_the_command_line_is_read(tmp_path: Path) -> None:
     given = parse(["--data", str(tmp_path), "--peers", "none", "--limit", "16", "--speed-only"])
-    assert (given.peers, given.limit, given.speed_only, given.section) == ((), 16, True, {})
+    assert (given.peers, given.limit, given.crops, given.speed_only, given.section) == ((), 16, 0, True, {})
     assert given.data == tmp_path
+
+
+def test_crops_are_parts_of_their_photos() -> None:
+    ramp = np.broadcast_to(np.arange(100, dtype=np.uint8)[None, :, None], (3, 100, 100, 3))
+    found = with_crops(ramp, 2)
+    assert found.shape == (9, 100, 100, 3)
+    np.testing.assert_array_equal(found[:3], ramp)
+    for crop, mirrored in ((found[3], False), (found[6], True)):
+        row = crop[50, :: -1 if mirrored else 1, 0].astype(int)
+        assert 70 <= row[-1] - row[0] <= 99
+        assert (np.diff(row) >= 0).all()
+    assert len({image.tobytes() for image in found[3:6]}) == 3
 
 
 def test_the_reader_gives_every_image_of_a_range_once() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from edgetl.checkpoint import Checkpoint, open_checkpoint
 from edgetl.data import Sample, load_labelled, load_photos, pick
@@ -19,7 +20,7 @@ from edgetl_export import Source
 from edgetl_runtime.errors import DataError
 from edgetl_runtime.preprocess import preprocess
 
-__all__ = ["WORKLOADS", "Workload", "data_folder", "preprocessed", "source_of"]
+__all__ = ["WORKLOADS", "Workload", "data_folder", "preprocessed", "source_of", "with_crops"]
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,27 @@ def preprocessed(samples: Sequence[Sample], checkpoint: Checkpoint) -> npt.NDArr
     read = partial(preprocess, spec=checkpoint.preprocess)
     with ThreadPoolExecutor(max_workers=2) as pool:
         return np.stack(list(pool.map(read, (sample.source for sample in samples))))
+
+
+def with_crops(images: npt.NDArray[np.uint8], n: int) -> npt.NDArray[np.uint8]:
+    """`images` (k, H, W, 3) uint8, and behind them `n` times a random crop of each: (k * (1 + n), H, W, 3).
+
+    A crop has 75 to 100 % of both sides and is resized to the whole size; every second one is mirrored.
+    """
+    rng = np.random.default_rng(0)
+    height, width = images.shape[1:3]
+    found = [images]
+    for turn in range(n):
+        crops = np.empty_like(images)
+        for place, (share, top, left) in enumerate(rng.random((len(images), 3))):
+            size = 0.75 + 0.25 * share
+            x, y = left * (1 - size) * width, top * (1 - size) * height
+            crop = Image.fromarray(images[place]).resize(
+                (width, height), Image.Resampling.BILINEAR, (x, y, x + size * width, y + size * height)
+            )
+            crops[place] = np.asarray(crop)[:, :: -1 if turn % 2 else 1]
+        found.append(crops)
+    return np.concatenate(found)
 
 
 def source_of(checkpoint: Checkpoint) -> Source:

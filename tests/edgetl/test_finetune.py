@@ -268,12 +268,9 @@ def test_it_trains_on_a_gpu(data: Dataset, changes: dict[str, Any]) -> None:
 
 @pytest.mark.gpu
 def test_a_head_and_its_teacher_on_a_gpu(data: Dataset, weights: str, tmp_path: Path) -> None:
-    there, here = (
-        finetune(data, start(weights), TrainOptions("head", device=device)).checkpoint for device in ("cuda", "cpu")
-    )
-    there.save(tmp_path / "teacher")
-    head = "classifier.3.weight"
-    assert torch.nn.functional.cosine_similarity(there.state[head].flatten(), here.state[head].flatten(), dim=0) > 0.99
+    teacher = finetune(data, start(weights), TrainOptions("head", device="cuda"))
+    assert teacher.history.best.val_top1 >= 0.8
+    teacher.checkpoint.save(tmp_path / "teacher")
     options = TrainOptions(
         "head-then-last:2", epochs=2, batch_size=16, teacher=str(tmp_path / "teacher"), hidden=24, device="cuda"
     )

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from edgetl.backbones import HiddenHead, add_hidden_layer, build, head_block, head_of, stages
+from edgetl.batches import filled
 from edgetl.training.ema import Average
 from edgetl.training.layers import Layers, drop_before_head, parameter_groups, unfreezing
 from edgetl.training.losses import Objective, Targets, distillation_loss
@@ -22,6 +23,7 @@ from edgetl.training.plan import Situation, plan
 from edgetl.training.processes import Processes
 from edgetl_runtime.errors import UsageError
 
+CPU = torch.device("cpu")
 FLOWERS = Situation(images=2934, labels=5, pretrained=True, on_gpu=False)
 
 
@@ -237,13 +239,28 @@ def test_warm_up_and_cosine() -> None:
 def test_an_epoch_shows_every_image_once_in_an_order_of_its_own() -> None:
     labels = torch.arange(41) % 3
     options = TrainOptions("full")
-    steps = shuffled(labels, options, 1, 8, 1)
+    steps = shuffled(labels, options, 1, 8, 1, CPU)
     assert [len(step) for step in steps] == [8] * 5  # the single image at the end is left out
     assert len({index for step in steps for index in step}) == 40
-    assert steps == shuffled(labels, options, 1, 8, 1)
-    assert steps != shuffled(labels, options, 2, 8, 1)
-    balanced = shuffled(torch.tensor([0] * 95 + [1] * 5), TrainOptions("full", imbalance="sampler"), 1, 10, 1)
+    assert steps == shuffled(labels, options, 1, 8, 1, CPU)
+    assert steps != shuffled(labels, options, 2, 8, 1, CPU)
+    balanced = shuffled(torch.tensor([0] * 95 + [1] * 5), TrainOptions("full", imbalance="sampler"), 1, 10, 1, CPU)
     assert sum(index >= 95 for step in balanced for index in step) == 50
+
+
+def test_every_step_of_a_gpu_has_as_many_images() -> None:
+    """Each number of images costs it seconds of preparation."""
+    labels, gpu = torch.arange(41), torch.device("cuda")
+    steps = shuffled(labels, TrainOptions("full"), 1, 8, 1, gpu)
+    assert [len(step) for step in steps] == [8] * 6
+    assert {index for step in steps for index in step} == set(range(41))
+    assert steps[:5] == shuffled(labels, TrainOptions("full"), 1, 8, 1, CPU)
+    assert steps[-1][1:] == steps[0][:7]
+    assert [len(step) for step in shuffled(labels, TrainOptions("full"), 1, 64, 1, gpu)] == [41]
+    pixels = torch.arange(3, dtype=torch.uint8)[:, None, None, None].expand(3, 2, 2, 3)
+    assert filled(pixels, 5, gpu)[:, 0, 0, 0].tolist() == [0, 1, 2, 2, 2]
+    assert filled(pixels, 5, CPU) is pixels
+    assert filled(pixels, 3, gpu) is pixels
 
 
 def test_processes_share_every_step_without_a_rest() -> None:
@@ -254,8 +271,8 @@ def test_processes_share_every_step_without_a_rest() -> None:
 
 
 def test_steps_that_not_every_process_has_an_image_of_are_left_out() -> None:
-    assert len(shuffled(torch.zeros(18), TrainOptions("full"), 1, 8, 4)) == 2
-    assert len(shuffled(torch.zeros(20), TrainOptions("full"), 1, 8, 4)) == 3
+    assert len(shuffled(torch.zeros(18), TrainOptions("full"), 1, 8, 4, CPU)) == 2
+    assert len(shuffled(torch.zeros(20), TrainOptions("full"), 1, 8, 4, CPU)) == 3
 
 
 def test_nothing_is_infinite_in_the_schedule() -> None:

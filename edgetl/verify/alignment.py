@@ -8,7 +8,7 @@ whose values leave no doubt are matched first, in any order, for converters that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from edgetl.verify.operators import WEIGHTED
 from edgetl_runtime.comparison import sqnr_db
 
-__all__ = ["Fingerprint", "align"]
+__all__ = ["Fingerprint", "align", "likeness_db"]
 
 _QUANTILES = 512
 _MOST_DB = 60.0
@@ -57,11 +57,20 @@ def align(originals: Sequence[Fingerprint], converted: Sequence[Fingerprint]) ->
     return {**_in_order(scores), **anchors}
 
 
+def likeness_db(originals: Sequence[Fingerprint], converted: Sequence[Fingerprint], found: Mapping[int, int]) -> float:
+    """How alike all that `align` has `found` are, in dB, added up."""
+    return sum(_alike_db(originals[original], converted[index]) for index, original in found.items())
+
+
+def _alike_db(original: Fingerprint, other: Fingerprint) -> float:
+    return float(np.clip(sqnr_db(original.quantiles, other.quantiles), 0.0, _MOST_DB))
+
+
 def _score(original: Fingerprint, other: Fingerprint) -> float:
     """How well two tensors match, in dB and bonuses; minus infinity when they cannot be the same layer."""
     if original.size != other.size or (original.kind == WEIGHTED) != (other.kind == WEIGHTED):
         return -np.inf
-    alike = float(np.clip(sqnr_db(original.quantiles, other.quantiles), 0.0, _MOST_DB))
+    alike = _alike_db(original, other)
     if original.kind == other.kind:
         return alike + (_SAME_WEIGHTED if original.kind == WEIGHTED else _SAME_KIND)
     return alike if alike >= _LEAST_DB_ACROSS_KINDS else -np.inf

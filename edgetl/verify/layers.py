@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import fx
 
-from edgetl.verify.alignment import Fingerprint, align
+from edgetl.verify.alignment import Fingerprint, align, likeness_db
 from edgetl.verify.fidelity import LayerFidelity, fall_db
 from edgetl.verify.observed import Observed
-from edgetl.verify.operators import Point, kind_of
+from edgetl.verify.operators import PRODUCT, WEIGHTED, Point, kind_of
 from edgetl.verify.watched import Watched, watch
 from edgetl_export import Captured, Source, capture
 from edgetl_export.quantize.layers import layers, module_of
@@ -55,17 +56,20 @@ def layer_fidelity(
     for index in range(len(images)):
         image = images[index : index + 1]
         expected = reference.run(image)
-        prints = _fingerprints(reference.points, expected.values()) if index == 0 else []
+        prints = dict(zip(expected, _fingerprints(reference.points, expected.values()), strict=True))
         for variant_id in [name for name in measured if name not in errors]:
             try:
-                measured[variant_id].add(image, expected, prints)
+                measured[variant_id].add(image, expected, prints, reference.scaled)
             except EdgetlError as error:
                 errors[variant_id] = error
     return {name: errors[name] if name in errors else measured[name].layers(reference) for name in variants}
 
 
 class _FloatGraph(fx.Interpreter):
-    """The original as a graph, run node by node. ``points`` are its layers: ``tensor`` is the node's name."""
+    """The original as a graph, run node by node. ``points`` are its layers: ``tensor`` is the node's name.
+
+    ``scaled`` are layers with weights by the constant product behind them, which a converter may fold into them.
+    """
 
     def __init__(self, captured: Captured) -> None:
         super().__init__(captured.program.module())
@@ -75,6 +79,7 @@ class _FloatGraph(fx.Interpreter):
         # The normalisation in front is left out: an int8 file may have folded it into its first layer.
         behind = self.sources(inside)
         self.points: list[Point] = []
+        self.scaled: dict[str, str] = {}
         for node in self.graph.nodes:
             kind = _kind(node)
             if node.name in inside:
@@ -82,6 +87,10 @@ class _FloatGraph(fx.Interpreter):
                 self.points.append(Point(inside[node.name].output, str(kind)))
             elif kind is not None and node.name not in fused and behind[node.name]:
                 self.points.append(Point(node.name, kind))
+                front = _scaled(node) if kind == PRODUCT else None
+                if front is not None and front.name in inside:
+                    self.scaled[node.name] = front.name
+                    self.modules[node.name] = self.modules[front.name]
         self._watched = {point.tensor for point in self.points}
         self._kept: dict[str, Floats] = {}
 
@@ -120,11 +129,17 @@ class _Measured:
         self._layouts: dict[str, int] = {}
         self._observed: dict[str, Observed] = {}
 
-    def add(self, image: npt.NDArray[np.uint8], expected: Mapping[str, Floats], prints: Sequence[Fingerprint]) -> None:
+    def add(
+        self,
+        image: npt.NDArray[np.uint8],
+        expected: Mapping[str, Floats],
+        prints: Mapping[str, Fingerprint],
+        scaled: Mapping[str, str],
+    ) -> None:
         """Run `image` and compare; `prints`, of all that is expected, are needed for the first one."""
         values = self._watched.run(image)
         if not self._tensors:
-            self._match(values, list(expected), prints)
+            self._match(values, prints, scaled)
         for node, index in self._tensors.items():
             reference = expected[node]
             if node not in self._layouts:
@@ -158,9 +173,21 @@ class _Measured:
             )
         return tuple(found)
 
-    def _match(self, values: Sequence[Floats], nodes: Sequence[str], prints: Sequence[Fingerprint]) -> None:
+    def _match(self, values: Sequence[Floats], prints: Mapping[str, Fingerprint], scaled: Mapping[str, str]) -> None:
+        """With constant products apart from the layers before them, or folded into them: what is more alike."""
         own = _fingerprints(self._watched.points, values)
-        self._tensors = {nodes[original]: index for index, original in align(prints, own).items()}
+        folded = {
+            name: replace(found, kind=WEIGHTED) if name in scaled else found
+            for name, found in prints.items()
+            if name not in scaled.values()
+        }
+        best = -1.0
+        for originals in (prints, folded) if scaled else (prints,):
+            names, fingerprints = list(originals), list(originals.values())
+            found = align(fingerprints, own)
+            alike = likeness_db(fingerprints, own, found)
+            if alike > best:
+                best, self._tensors = alike, {names[original]: index for index, original in found.items()}
 
 
 def _fingerprints(points: Sequence[Point], values: Iterable[Floats]) -> list[Fingerprint]:
@@ -184,6 +211,20 @@ def _kind(node: fx.Node) -> str | None:
         return None
     name = str(node.target).removeprefix("aten.").partition(".")[0]
     return kind_of(name, variable_inputs=sum(source.op != "get_attr" for source in node.all_input_nodes))
+
+
+def _scaled(product: fx.Node) -> fx.Node | None:
+    """The operator whose output a product multiplies by a constant, moved or not, when nothing else reads it."""
+    node = product
+    if not any(source.op == "get_attr" for source in node.all_input_nodes):
+        return None
+    while True:
+        (*sources,) = (source for source in node.all_input_nodes if source.op != "get_attr")
+        if len(sources) != 1 or len(sources[0].users) != 1:
+            return None
+        (node,) = sources
+        if _kind(node) is not None or node.op != "call_function":
+            return node
 
 
 def _modules(graph: fx.Graph) -> dict[str, str]:

@@ -23,7 +23,15 @@ from edgetl.verify.rows import (
     where_it_goes_wrong,
 )
 from edgetl.verify.twins import twins_in_words
-from edgetl.verify.wording import causes, change_rows, damage_in_words, feature_table, label_name, undecided_checks
+from edgetl.verify.wording import (
+    causes,
+    change_rows,
+    damage_in_words,
+    feature_table,
+    label_name,
+    slower_than_float,
+    undecided_checks,
+)
 
 __all__ = ["render_markdown"]
 
@@ -52,6 +60,7 @@ def render_markdown(report: Report) -> str:
         _main_table(report),
         f"Reference top-1 {reference.top1:.1%} (95 % interval {reference.ci95[0]:.1%} to {reference.ci95[1]:.1%}) "
         f"over {report.data.n} images. Agreement, top-1 and delta in percent; speed against fp32 of the same target.",
+        _bullets(slower_than_float(report)),
         *_features(report),
         *_changes(report),
         *_damage(report),

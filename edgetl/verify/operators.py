@@ -6,16 +6,17 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["WEIGHTED", "Operator", "Point", "kind_of", "points"]
+__all__ = ["PRODUCT", "WEIGHTED", "Operator", "Point", "kind_of", "points"]
 
 WEIGHTED = "weighted"
 """Kind of a convolution or a matrix product with constant weights."""
+PRODUCT = "product"
 
 _NAMES = {
     "convolved": "conv conv2d convolution groupconvolution depthwiseconv2d",
     "matrix product": "gemm matmul fullyconnected linear batchmatmul scaleddotproductattention",
     # SiLU, hard swish and GELU end in a multiplication where a format has no such operator.
-    "product": "mul multiply silu swish hardswish hswish gelu",
+    PRODUCT: "mul multiply silu swish hardswish hswish gelu",
     "sum": "add addv2",
     "mean": "mean reducemean globalaveragepool averagepool averagepool2d avgpool avgpool2d adaptiveavgpool2d",
     "maximum": "maxpool maxpool2d",
@@ -84,7 +85,7 @@ def points(operators: Sequence[Operator], image: str) -> list[Point]:
             behind_kind = kind_of(behind.name, variable_inputs=count(behind))
             # TFLite's last layer has the scales of its weights behind it, and no bias of its own.
             bare = _plain(operator.name) == "fullyconnected" and len(operator.inputs) == 2
-            scales = behind_kind == "product" and bare
+            scales = behind_kind == PRODUCT and bare
             fused = kind == WEIGHTED and (scales or behind_kind in ("sum", "clipped")) and count(behind) == 1
             rounding = _plain(behind.name) in _ROUNDING
             if not fused and not rounding:

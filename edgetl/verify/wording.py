@@ -22,6 +22,7 @@ __all__ = [
     "feature_table",
     "features_in_words",
     "label_name",
+    "slower_than_float",
     "undecided_checks",
 ]
 
@@ -51,6 +52,20 @@ def change_rows(report: Report) -> list[ChangeRow]:
         return []
     order = {"worse": 0, "changed": 1, "better": 2, "noise": 3}
     return sorted(map(_change_row, report.baseline.changes), key=lambda row: order[row.mark])
+
+
+def slower_than_float(report: Report) -> list[str]:
+    """A line for every int8 variant that is slower here than fp32 of its target, by more than chance."""
+    return [
+        f"{variant.id} is slower here than {variant.target}.fp32: {latency.speedup:.2f} times as fast "
+        f"({latency.speedup_ci95[0]:.2f} to {latency.speedup_ci95[1]:.2f})"
+        for variant in report.variants
+        if variant.precision == "int8"
+        and (latency := variant.latency) is not None
+        and latency.speedup is not None
+        and latency.speedup_ci95 is not None
+        and latency.speedup_ci95[1] < 1.0
+    ]
 
 
 def changes_in_words(report: Report) -> list[str]:

@@ -26,7 +26,7 @@ def photo(level: int) -> bytes:
 
 @pytest.fixture(scope="module")
 def hugging() -> Any:
-    """The library, where it is installed: it is optional, and no part of the extras that tests run with."""
+    """The library: optional for users, and one of the extras that tests run with."""
     return pytest.importorskip("datasets", reason='needs the optional library: pip install "edgetl[hf]"')
 
 

@@ -147,6 +147,41 @@ def test_the_layer_that_differs_is_named_first(
         assert suspects[0].drop_db > 15
 
 
+class Scaled(nn.Module):
+    """ConvNeXt's block in small: what a matrix product gives is moved, and scaled by a constant for each channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 4, 4), nn.ReLU())
+        self.inner, self.outer = nn.Linear(16, 32), nn.Linear(32, 16)
+        self.scale = nn.Parameter(torch.linspace(-0.02, 0.5, 16)[:, None, None])
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        y = self.outer(nn.functional.gelu(self.inner(x.permute(0, 2, 3, 1)))).permute(0, 3, 1, 2)
+        logits: torch.Tensor = self.head((x + self.scale * y).mean((2, 3)))
+        return logits
+
+
+def test_scales_that_a_converter_folds_into_a_layer(
+    source: Source, images: npt.NDArray[np.uint8], tmp_path: Path
+) -> None:
+    """litert-torch multiplies the weights by them, the others keep a product: none of that is an error."""
+    scaled = dataclasses.replace(source, module=Scaled().eval())
+    samples = CalibrationSamples(list(images[:8]), source.preprocess)
+    export(scaled, samples, list(images[:2]), tmp_path, ExportOptions(precisions=("fp32",)))
+    variants = [f"{target}.fp32" for target in ("onnx", "tflite", "openvino")]
+    layers = layer_fidelity(open_bundle(tmp_path), variants, scaled, images[:2])
+    for variant in variants:
+        rows = found(layers[variant])
+        assert min(row.sqnr_db for row in rows) > 80, variant
+        assert {"stem.0", "inner", "outer", "head"} <= {row.module for row in rows}, variant
+    onnx_layers, tflite_layers, openvino_layers = (len(found(layers[variant])) for variant in variants)
+    assert onnx_layers == openvino_layers == tflite_layers + 1
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_what_is_watched_is_what_runs(exported: Path, images: npt.NDArray[np.uint8], variant: str) -> None:
     """Looking inside changes nothing: the logits are those of the engine as it runs on the device."""

@@ -6,9 +6,12 @@ import pytest
 
 from edgetl.verify.baseline import BaselineComparison, Change
 from edgetl.verify.gate import QUANTITIES
+from edgetl.verify.html import render_html
+from edgetl.verify.markdown import render_markdown
 from edgetl.verify.report import Check, Report
 from edgetl.verify.rows import describe, name_of, rows, speed_up
-from edgetl.verify.wording import all_damage_in_words, change_rows, changes_in_words
+from edgetl.verify.terminal import render_terminal
+from edgetl.verify.wording import all_damage_in_words, change_rows, changes_in_words, slower_than_float
 
 
 @pytest.mark.parametrize(
@@ -87,3 +90,23 @@ def test_damage_names_labels_only_when_it_is_more_than_chance(full_report: Repor
         "onnx.int8 changes 13 of 367 decisions: 11 broken, 1 repaired, 1 wrong either way",
         "like the original on all 367 images: onnx.fp32",
     ]
+
+
+@pytest.mark.parametrize(
+    ("place", "interval", "slow"),
+    [(2, (0.79, 0.83), True), (2, (0.79, 1.02), False), (2, None, False), (1, (0.79, 0.83), False)],
+)
+def test_int8_that_costs_time_is_named_in_every_rendering(
+    report: Report, place: int, interval: tuple[float, float] | None, slow: bool
+) -> None:
+    """Beyond chance, and int8 alone: fp16 is for the size."""
+    variants = list(report.variants)
+    latency = variants[place].latency
+    assert latency is not None
+    variants[place] = replace(variants[place], latency=replace(latency, speedup=0.81, speedup_ci95=interval))
+    told = replace(report, variants=tuple(variants))
+    line = "onnx.int8 is slower here than onnx.fp32: 0.81 times as fast (0.79 to 0.83)"
+    assert slower_than_float(told) == ([line] if slow else [])
+    assert (line in " ".join(render_terminal(told).split())) is slow
+    assert (line in render_html(told)) is slow
+    assert (line in render_markdown(told).replace("\\", "")) is slow

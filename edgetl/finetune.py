@@ -35,7 +35,15 @@ from edgetl.training.plan import Plan, Situation, plan
 from edgetl.training.processes import ALONE, Processes, joined
 from edgetl.training.snapshot import Keeping
 from edgetl.training.stepper import autocast_dtype
-from edgetl.weights import check_weights_available, fit, infer_channels, load_weights, parse_weights, read_state
+from edgetl.weights import (
+    check_weights_available,
+    fit,
+    infer_channels,
+    load_weights,
+    parse_weights,
+    put_back,
+    read_state,
+)
 from edgetl_export.device import device_named
 from edgetl_export.memory import memory_reused
 from edgetl_export.progress import Track, silent
@@ -133,7 +141,7 @@ def finetune(
         saved = keeping.read(about)
         progress = Progress() if saved is None else Progress.restored(saved["progress"])
         _train(job, progress, keeping, about, saved)
-        job.model.load_state_dict(progress.state)
+        put_back(job.model, progress.state)
     history = History(tuple(progress.epochs))
     checkpoint = Checkpoint.of(
         job.model,
@@ -226,7 +234,7 @@ def _train(
     if saved is None and job.plan.head_alone:
         _train_head(job, progress)
         # The network's training starts from the best head.
-        job.model.load_state_dict(progress.state)
+        put_back(job.model, progress.state)
     if job.plan.network:
         train_network(job, progress, keeping, about, saved)
 

@@ -30,6 +30,7 @@ __all__ = [
     "infer_num_classes",
     "load_weights",
     "parse_weights",
+    "put_back",
     "read_state",
 ]
 
@@ -214,6 +215,14 @@ def fit(model: nn.Module, state: State, name: str, *, where: str, keep_head: boo
     if new_head:
         notes.insert(0, f"head of {have} outputs replaced by one of {want}")
     return "; ".join(notes) or "loaded whole"
+
+
+def put_back(model: nn.Module, state: State) -> None:
+    """Copy the `state` that `model` itself had, into it. Unlike `torch.nn.Module.load_state_dict` this asks for no
+    version, without which MNASNet refuses: tensors alone are kept."""
+    with torch.no_grad():
+        for key, value in model.state_dict().items():
+            value.copy_(state[key])
 
 
 def _adapt_first(model: nn.Module, state: State) -> list[str]:

@@ -28,6 +28,7 @@ from edgetl.training.options import TrainOptions
 from edgetl.training.snapshot import Keeping, listening
 from edgetl.training.stepper import Batch, Stepper
 from edgetl.training.stopwatch import Stopwatch
+from edgetl.weights import put_back
 
 __all__ = ["shuffled", "train_network", "warm_up_and_cosine"]
 
@@ -231,7 +232,7 @@ class _Training:
         self.epoch, self.step, self.seen = saved["at"]
         # The sum over all processes goes on in the first one.
         self.total = saved["total"].to(self.job.device) * float(self.job.processes.first)
-        self.job.model.load_state_dict(saved["model"])
+        put_back(self.job.model, saved["model"])
         self.stepper.optimizer.load_state_dict(saved["optimizer"])
         self.stepper.scaler.load_state_dict(saved["scaler"])
         self.stepper.parts = saved["parts"]

@@ -9,7 +9,15 @@ from safetensors.torch import save_file
 
 import edgetl.weights as weights_module
 from edgetl.backbones import build, head_of
-from edgetl.weights import check_weights_available, fit, infer_num_classes, load_weights, parse_weights, read_state
+from edgetl.weights import (
+    check_weights_available,
+    fit,
+    infer_num_classes,
+    load_weights,
+    parse_weights,
+    put_back,
+    read_state,
+)
 from edgetl_runtime.errors import CheckpointError
 
 NAME = "mobilenet_v3_small"
@@ -69,6 +77,14 @@ def test_a_transformer_takes_weights_of_another_image_size() -> None:
     model = build("vit_b_32", 4, image_size=96)
     assert fit(model, dict(source), "vit_b_32", where="x") == "loaded whole"
     assert model.state_dict()["encoder.pos_embedding"].shape == (1, 10, 768)
+
+
+def test_a_network_that_asks_for_a_version_is_put_back_without() -> None:
+    model, other = build("mnasnet0_5", 4), build("mnasnet0_5", 4)
+    with pytest.raises(ValueError, match="version"):
+        model.load_state_dict(dict(other.state_dict()))
+    put_back(model, dict(other.state_dict()))
+    assert all(torch.equal(value, other.state_dict()[key]) for key, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize("name", ["squeezenet1_1", "resnet18", "densenet121", "vit_b_32", "mobilenet_v2"])

@@ -19,12 +19,13 @@ from edgetl_export.quantize.pixels import on_pixels
 from edgetl_export.quantize.quantization import Grid, weight_scales
 from edgetl_export.quantize.ranges import Range
 from edgetl_export.quantize.static import SAFE_LEVELS, quantize_static
-from edgetl_export.targets import TARGETS
+from edgetl_export.targets import TARGETS, open_target
 from edgetl_runtime.comparison import sqnr_db
 from edgetl_runtime.errors import ExportError, UsageError
+from tests.export.conftest import logits_of_file
 
 if TYPE_CHECKING:
-    from tests.export.conftest import Int8
+    from tests.export.conftest import Int8, Trained
 
 FIXED = ("sigmoid", "softmax", "max_pool2d")
 
@@ -107,6 +108,31 @@ def test_the_largest_weight_of_every_channel_is_the_last_level(int8: Int8) -> No
             assert (largest <= np.array(scales) * levels * (1 + 1e-5)).all()
             assert (np.round(largest / np.array(scales)) == levels).all()
     assert (weight_scales(torch.zeros(2, 3), 127) > 0).all()
+
+
+class HalfDead(nn.Module):
+    """One of two branches gives nothing but zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.alive, self.dead = nn.Conv2d(3, 8, 3, 2), nn.Conv2d(3, 8, 3, 2)
+        self.behind, self.head = nn.Conv2d(8, 8, 3), nn.Linear(8, 4)
+        nn.init.constant_(self.dead.bias, -1000.0)  # type: ignore[arg-type] # it has one
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(self.behind(torch.relu(self.dead(x))))
+        logits: torch.Tensor = self.head((torch.relu(self.behind(self.alive(x))) + y).mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_branch_that_is_always_zero_can_be_run(target: str, trained: Trained) -> None:
+    source = dataclasses.replace(trained.source, module=HalfDead().eval())
+    pixels = on_pixels(capture(source))
+    quantized = quantize_static(pixels, calibrate(pixels, trained.samples))
+    given = logits_of_file(target, open_target(target).quantize(quantized), trained.tensors[:20])
+    assert sqnr_db(source.reference()(trained.tensors[:20]), given) > 20
 
 
 @pytest.mark.parametrize("target", TARGETS)

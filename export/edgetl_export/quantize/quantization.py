@@ -26,6 +26,9 @@ __all__ = [
 ]
 
 
+_DEAD = 1e-9
+
+
 @dataclass(frozen=True)
 class Grid:
     """The 256 values of an activation: ``(level - zero_point) * scale`` for the levels 0 to 255.
@@ -38,8 +41,10 @@ class Grid:
 
     @classmethod
     def over(cls, found: Range) -> Grid:
-        """The grid that covers `found`, moved so that zero is one of its values."""
-        scale = float(np.float32(max(found.high - found.low, 1e-12) / 255))
+        """The grid that covers `found`, moved so that zero is one of its values. Any will do for nothing but zero."""
+        width = found.high - found.low
+        # Steps next to nothing would be out of proportion to what comes in, which XNNPACK refuses to load.
+        scale = float(np.float32((width if width > _DEAD else 1.0) / 255))
         return cls(scale, int(np.clip(round(-found.low / scale), 0, 255)))
 
     @property

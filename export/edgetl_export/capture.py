@@ -168,7 +168,7 @@ class Captured:
         """The same graph, nodes of the same names, for any number of images at once. It gives the logits alone."""
         example, alone = self.example.expand(2, -1, -1, -1).contiguous(), self.without_features.module
         program = torch.export.export(alone, (example,), dynamic_shapes=({0: torch.export.Dim("n", max=4096)},))
-        return program.module()
+        return _named_like(self.without_features.program.module(), program.module())
 
     @cached_property
     def without_features(self) -> Captured:
@@ -224,6 +224,26 @@ def capture(source: Source) -> Captured:
             fix="pass the labels that the checkpoint was trained with",
         )
     return captured
+
+
+def _named_like(model: fx.GraphModule, other: fx.GraphModule) -> fx.GraphModule:
+    """`other` with the node names of `model`, the same graph but for lengths that are computed: these count too when
+    nodes are numbered, as where Swin's windows are cut."""
+    names = [node.name for node in model.graph.nodes if _gives_tensor(node)]
+    nodes = [node for node in other.graph.nodes if _gives_tensor(node)]
+    if len(names) != len(nodes):
+        return other
+    for node in other.graph.nodes:
+        if node.name in names and not _gives_tensor(node):
+            node.name = f"length_{node.name}"
+    for node, name in zip(nodes, names, strict=True):
+        node.name = name
+    other.recompile()
+    return other
+
+
+def _gives_tensor(node: fx.Node) -> bool:
+    return node.op == "call_function" and isinstance(node.meta.get("val"), torch.Tensor)
 
 
 def _folded(network: nn.Module) -> nn.Module:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pytest
 import torch
 
-from edgetl_export.quantize.layers import before_layers, layers, module_of, rounded
+from edgetl_export.capture import Captured, capture
+from edgetl_export.quantize.calibrate import calibrate
+from edgetl_export.quantize.layers import before_layers, layers, module_of, rounded, softened
+from edgetl_export.quantize.pixels import on_pixels
+from edgetl_export.quantize.static import quantize_static
+from edgetl_export.targets import TARGETS, open_target
+from edgetl_runtime.comparison import sqnr_db
+from tests.export.conftest import logits_of_file
 
 if TYPE_CHECKING:
-    from tests.export.conftest import Int8
+    from tests.export.conftest import Int8, Trained
 
 
 def test_layers_are_named_after_modules_in_running_order(int8: Int8) -> None:
@@ -77,3 +86,63 @@ def test_what_stands_before_the_first_layer(int8: Int8, trained) -> None:
 def test_nodes_know_their_modules(int8: Int8) -> None:
     found = {module_of(node) for node in int8.pixels.batched.graph.nodes if node.op == "call_function"}
     assert {"stem.2", "expand.2", "squeeze.4", "head"} <= found
+
+
+class Masked(torch.nn.Module):
+    """What Swin and Swin V2 do: scaled and masked products of windows, a bias that constant layers compute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.qkv = torch.nn.Conv2d(3, 16, 8, 8), torch.nn.Linear(16, 48)
+        self.places = torch.nn.Linear(2, 1)
+        self.head = torch.nn.Linear(16, 4)
+        self.register_buffer("table", torch.randn(16, 2))
+        self.register_buffer("mask", torch.where(torch.arange(4) == 3, -100.0, 0.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n = x.shape[0]
+        windows = self.stem(x).permute(0, 2, 3, 1).reshape(n * 4, 4, 16) * 2.0
+        bias = self.qkv.bias.clone()
+        bias[16:32].zero_()
+        q, k, v = torch.nn.functional.linear(windows, self.qkv.weight, bias).chunk(3, -1)
+        scores = (q @ k.transpose(1, 2)) * 5.0 + self.places(self.table).reshape(4, 4) + self.mask
+        given = (scores.softmax(-1) @ v).reshape(n, 16, 16)
+        logits: torch.Tensor = self.head(given.mean(1))
+        return logits
+
+
+@pytest.fixture(scope="module")
+def masked(trained: Trained) -> Captured:
+    return on_pixels(capture(replace(trained.source, module=Masked().eval())))
+
+
+def test_nodes_have_one_name_however_many_images_there_are(masked: Captured) -> None:
+    """Lengths that are computed from the number of images are nodes too, and count when names are given."""
+    one, many = (
+        [(node.name, node.target) for node in graph.nodes if isinstance(node.meta.get("val"), torch.Tensor)]
+        for graph in (masked.program.module().graph, masked.batched.graph)  # type: ignore[union-attr]
+    )
+    assert one == many
+    assert any(name.startswith("mul") for name, _ in one)
+
+
+def test_what_the_image_does_not_go_through_is_no_layer(masked: Captured) -> None:
+    assert [layer.name for layer in layers(masked.batched.graph)] == ["stem", "head"]
+
+
+def test_what_a_softmax_weighs_is_not_rounded(masked: Captured) -> None:
+    graph = masked.batched.graph
+    (softmax,) = (node for node in graph.nodes if node.target is torch.ops.aten.softmax.int)
+    before = softmax.all_input_nodes[0]
+    assert {before.name, before.args[0].name} <= softened(graph)
+    assert not {node.name for node in graph.nodes if node.target is torch.ops.aten.linear.default} & softened(graph)
+    assert softmax.name in rounded(graph)
+    assert not softened(graph) & set(rounded(graph))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_mask_leaves_the_others_their_levels(target: str, masked: Captured, trained: Trained) -> None:
+    quantized = quantize_static(masked, calibrate(masked, trained.samples))
+    given = logits_of_file(target, open_target(target).quantize(quantized), trained.tensors[:40])
+    assert sqnr_db(masked.source.reference()(trained.tensors[:40]), given) > 32

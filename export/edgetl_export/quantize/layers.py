@@ -18,6 +18,7 @@ __all__ = [
     "module_of",
     "rounded",
     "scalable",
+    "softened",
     "stream",
     "with_activation",
 ]
@@ -87,13 +88,19 @@ class Layer:
 
 
 def layers(graph: fx.Graph) -> list[Layer]:
-    """The layers with constant weights, in running order."""
+    """The layers with constant weights and biases that the image goes through, in running order."""
     found = []
+    reached: set[fx.Node] = set()
     for node in graph.nodes:
+        if node.op == "placeholder" or reached.intersection(node.all_input_nodes):
+            reached.add(node)
         weight = node.args[1] if node.op == "call_function" and node.target in _WEIGHTED else None
         if not isinstance(weight, fx.Node) or weight.op != "get_attr":
             continue
         source, bias = node.args[0], node.args[2] if len(node.args) > 2 else None
+        # Swin V2 computes a bias, and the bias of its attention by layers of their own: all of that is constant.
+        if node not in reached or (isinstance(bias, fx.Node) and bias.op != "get_attr"):
+            continue
         groups = int(node.args[6]) if node.target is _aten.conv2d.default and len(node.args) > 6 else 1
         found.append(
             Layer(
@@ -112,9 +119,9 @@ def layers(graph: fx.Graph) -> list[Layer]:
 def rounded(graph: fx.Graph) -> list[str]:
     """Names of the nodes whose outputs an engine rounds that runs everything it can in integers.
 
-    The image and its normalisation are left out, and so are the logits.
+    The image and its normalisation are left out, and so are the logits, and what attention weighs by a softmax.
     """
-    inside = _after_first_layer(graph)
+    inside = _after_first_layer(graph) - softened(graph)
     last = {node.name for node in graph.output_node().all_input_nodes}
     return [
         node.name
@@ -177,6 +184,26 @@ def with_activation(node: fx.Node) -> fx.Node:
     users = list(node.users)
     fused = node.target in _WEIGHTED | SUMS and len(users) == 1 and users[0].target in ACTIVATIONS
     return users[0] if fused else node
+
+
+def softened(graph: fx.Graph) -> set[str]:
+    """The nodes that softmaxes alone read, moved, scaled or summed, back to the product that they come from; a layer
+    with weights is none of them.
+
+    Softmaxes are computed in float, and a step of their input is a factor of what they give: masks of -100 (Swin) and
+    scales of up to 100 (Swin V2) would leave no levels for the rest.
+    """
+    found: set[str] = set()
+    passing: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        if node.target is _aten.softmax.int:
+            passing.add(node)
+        elif node.op == "call_function" and node.users and passing.issuperset(node.users):
+            if node.target not in _WEIGHTED:
+                found.add(node.name)
+            if node.target not in _WEIGHTED | {_aten.matmul.default}:
+                passing.add(node)
+    return found
 
 
 def _after_first_layer(graph: fx.Graph) -> set[str]:

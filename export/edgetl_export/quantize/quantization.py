@@ -144,7 +144,8 @@ class Quantized:
 
     def grids(self, found: dict[str, str]) -> dict[str, Grid]:
         """The grids of a target's tensors, given the node of each."""
-        return {name: self.quantization.activations[node] for name, node in found.items()}
+        activations = self.quantization.activations
+        return {name: activations[node] for name, node in found.items() if node in activations}
 
 
 def weight_integers(

@@ -9,7 +9,7 @@ from torch import fx
 
 from edgetl_export.capture import Captured
 from edgetl_export.quantize.calibrate import METHODS, Calibration, node_values
-from edgetl_export.quantize.layers import Layer, before_layers, layers
+from edgetl_export.quantize.layers import Layer, before_layers, layers, softened
 from edgetl_export.quantize.quantization import PIXELS, PROBABILITIES, Grid, Quantization, Quantized, weight_scales
 from edgetl_export.quantize.tie_free import tie_free
 from edgetl_runtime.errors import ExportError, UsageError, nearest
@@ -41,7 +41,8 @@ def quantize_static(
         raise UsageError(f"unknown way to find ranges {method!r}", fix=nearest(method, METHODS))
     graph_module = captured.batched
     found = layers(graph_module.graph)
-    grids = {name: Grid.over(seen) for name, seen in calibration.ranges[method].items()}
+    not_rounded = softened(graph_module.graph)
+    grids = {name: Grid.over(seen) for name, seen in calibration.ranges[method].items() if name not in not_rounded}
     if captured.takes_pixels:
         grids |= {name: PIXELS for name in before_layers(graph_module.graph) if name in grids}
     grids |= _fixed_grids(graph_module.graph, grids)

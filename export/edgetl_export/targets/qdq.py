@@ -224,13 +224,12 @@ class _Writer:
         return kept
 
     def _clips_alike(self, node: onnx.NodeProto) -> bool:
-        grid = self.grids[node.output[0]]
         if node.op_type == "Relu":
-            return grid.clips_like(0.0, math.inf)
+            return self.grids[node.output[0]].clips_like(0.0, math.inf)
         if node.op_type != "Clip" or any(name not in self.constants for name in node.input[1:]):
             return False
         low, high = (float(self.constants[name]) for name in node.input[1:])
-        return grid.clips_like(low, high)
+        return self.grids[node.output[0]].clips_like(low, high)
 
     def quantize(self, chosen: list[onnx.NodeProto]) -> None:
         """Write the pairs around the `chosen` operators."""

@@ -39,12 +39,13 @@ __all__ = [
 WeightsPreset: TypeAlias = Literal["first", "best"]
 """Which published weights of a backbone are meant: the first ones, or those that torchvision calls the default."""
 
-TRIED: dict[str, tuple[str, ...]] = {
-    "onnx": ("mobilenet_v2", "efficientnet_b0"),
-    "tflite": ("mobilenet_v2", "efficientnet_b0"),
-    "openvino": ("mobilenet_v2", "efficientnet_b0"),
-}
-"""Target -> backbones that have been exported to it and verified."""
+_EVERYWHERE = (
+    *("mobilenet_v2", "efficientnet_b0", "mobilenet_v3_small", "mobilenet_v3_large", "shufflenet_v2_x1_0"),
+    *("resnet18", "resnet50", "resnext50_32x4d", "regnet_y_400mf", "densenet121", "googlenet", "inception_v3"),
+    *("efficientnet_v2_s", "convnext_tiny", "vit_b_16", "swin_t", "alexnet", "vgg11_bn"),
+)
+TRIED: dict[str, tuple[str, ...]] = {"onnx": _EVERYWHERE, "tflite": _EVERYWHERE, "openvino": _EVERYWHERE}
+"""Target -> backbones that have been exported to it as fp32 and int8 and verified: fp32 decides as the original does."""
 
 _HEADS = ("classifier", "fc", "heads", "head")
 # Modules that hold a sequence of stages; anything else is a stage as a whole.

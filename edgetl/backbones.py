@@ -45,7 +45,7 @@ _EVERYWHERE = (
     *("efficientnet_v2_s", "convnext_tiny", "vit_b_16", "swin_t", "alexnet", "vgg11_bn"),
 )
 TRIED: dict[str, tuple[str, ...]] = {"onnx": _EVERYWHERE, "tflite": _EVERYWHERE, "openvino": _EVERYWHERE}
-"""Target -> backbones that have been exported to it as fp32 and int8 and verified: fp32 decides as the original does."""
+"""Target -> backbones that have been exported to it as fp32 and int8, and verified: fp32 decides like the original."""
 
 _HEADS = ("classifier", "fc", "heads", "head")
 # Modules that hold a sequence of stages; anything else is a stage as a whole.

@@ -46,6 +46,7 @@ def layer_fidelity(
     reference = _FloatGraph(captured.without_features)
     measured: dict[str, _Measured] = {}
     errors: dict[str, EdgetlError] = {}
+    prints: dict[str, Fingerprint] = {}
     for variant_id in variants:
         engine = bundle.manifest.variant(variant_id).requires.engine
         try:
@@ -56,7 +57,8 @@ def layer_fidelity(
     for index in range(len(images)):
         image = images[index : index + 1]
         expected = reference.run(image)
-        prints = dict(zip(expected, _fingerprints(reference.points, expected.values()), strict=True))
+        if index == 0:
+            prints = dict(zip(expected, _fingerprints(reference.points, expected.values()), strict=True))
         for variant_id in [name for name in measured if name not in errors]:
             try:
                 measured[variant_id].add(image, expected, prints, reference.scaled)

@@ -38,7 +38,6 @@ def build_parser(run_by: Mapping[str, Command]) -> argparse.ArgumentParser:
     _data_options(run)
     _model_options(run)
     _train_options(run)
-    _device_option(run)
     _export_options(run)
     _judge_options(run)
     _output(run, "BUNDLE", "the bundle, e.g. flowers.edgetl")
@@ -47,13 +46,11 @@ def build_parser(run_by: Mapping[str, Command]) -> argparse.ArgumentParser:
     _data_options(training)
     _model_options(training)
     _train_options(training)
-    _device_option(training)
     _output(training, "CHECKPOINT_DIR", "the checkpoint folder")
     _resume(training)
     finding = add("lr-range")
     _data_options(finding)
     _train_options(finding)
-    _device_option(finding)
     finding.add_argument("--plot", metavar="FILE", type=Path, help="draw loss over rate (.png, .svg)")
     finding.add_argument("--json", metavar="FILE", type=Path, help="write rates and losses as JSON")
     exporting = add("export")
@@ -84,7 +81,6 @@ def build_parser(run_by: Mapping[str, Command]) -> argparse.ArgumentParser:
     _compare_options(comparing)
     _data_options(comparing)
     _train_options(comparing)
-    _device_option(comparing)
     _export_options(comparing)
     _judge_options(comparing)
     _output(comparing, "FOLDER", "a bundle of each backbone, comparison.html, .json and .md")
@@ -92,7 +88,6 @@ def build_parser(run_by: Mapping[str, Command]) -> argparse.ArgumentParser:
     _data_options(curve)
     _model_options(curve)
     _train_options(curve)
-    _device_option(curve)
     _curve_options(curve)
     demo = add("demo")
     demo.add_argument(
@@ -145,6 +140,7 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--precision", metavar="auto|fp32|bf16|fp16", help="what the network is trained in")
     group.add_argument("--compile", action="store_true", default=None, help="torch.compile the network")
     group.add_argument("--tensorboard", metavar="DIR", help="a folder for TensorBoard, one for each training")
+    _device_option(parser)
 
 
 def _device_option(parser: argparse.ArgumentParser) -> None:

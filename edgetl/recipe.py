@@ -16,7 +16,8 @@ from typing import Any, Self
 
 from edgetl.augmentation import AugmentOptions
 from edgetl.data import DataOptions
-from edgetl.training.options import DEVICES, TrainOptions, require
+from edgetl.training.options import TrainOptions, require
+from edgetl_export.device import DEVICES
 from edgetl_runtime.errors import OutputError, UsageError, nearest
 
 __all__ = [

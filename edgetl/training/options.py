@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgetl.augmentation import PRESETS
+from edgetl_export.device import DEVICES
 from edgetl_runtime.errors import UsageError, nearest
 
-__all__ = ["DEVICES", "IMBALANCE", "PRECISIONS", "TrainOptions", "require"]
+__all__ = ["IMBALANCE", "PRECISIONS", "TrainOptions", "require"]
 
 IMBALANCE = ("weights", "sampler", "focal", "none")
 """Ways to make up for labels that have few images: their losses count more; they are drawn more often; images that are
 right anyway count less (and rare labels more); nothing."""
-DEVICES = ("auto", "cpu", "cuda")
-"""Where networks are trained and distilled; ``auto`` is a GPU when there is one."""
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 _STRATEGY = re.compile(r"head|gradual|(head-then-)?(full|last:[1-9]\d*)")
@@ -36,7 +35,8 @@ class TrainOptions:
     ``teacher`` is a checkpoint folder or ``BACKBONE:WEIGHTS_FILE``; its answers count ``teacher_weight`` (0..1).
     ``augment`` is a preset of `edgetl.augmentation`. ``patience`` epochs without a better validation accuracy end the
     training. ``qat`` goes on with int8 simulated.
-    ``device`` is one of `DEVICES`, ``precision`` one of `PRECISIONS`; ``cache`` keeps decoded images.
+    ``device`` is one of `edgetl_export.device.DEVICES`, ``precision`` one of `PRECISIONS`; ``cache`` keeps decoded
+    images.
     ``tensorboard`` is a folder for TensorBoard, one for each training.
     Raises `UsageError` for values that make no sense.
     """

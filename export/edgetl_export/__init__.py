@@ -1,7 +1,7 @@
 """A torch model to files: ONNX, TFLite and OpenVINO at several precisions, in one bundle.
 
 Knows nothing of training, data sets or gates. `export` is the whole of it; `edgetl.export` is what most people call.
-Without torch there is nothing to export, but `edgetl_export.progress` is there: verification does without torch.
+Without torch there is nothing to export, but `progress` and `device` are there: verification does without torch.
 """
 
 from importlib.util import find_spec

@@ -1,6 +1,7 @@
 """Which variant to ship on this device, and why: from latencies measured here and what verification found.
 
-A variant that failed verification is never advised, and one that was not verified only where none was. Of the rest
+A variant that failed verification is never advised, and one that was not verified only where none was; that one missed
+a limit on time, size or memory elsewhere is only said. Of the rest
 the fastest is advised. A quantised variant that is not `WORTH` times as fast as fp32 of its engine loses to a float
 one, and among variants that are equally fast within the noise the better agreement decides, then the smaller size.
 """
@@ -29,7 +30,7 @@ _INTEGER = ("int8", "dynamic")
 # Engines that multiply uint8 activations with int8 weights: on x86 without VNNI by vpmaddubsw, which adds two products
 # in int16 and saturates. LiteRT's XNNPACK widens its int8 to int16 first.
 _SATURATING = ("onnxruntime", "openvino")
-_VERIFY_FIRST = "its accuracy is unknown: verify first (edgetl verify)"
+_VERIFY_FIRST = "its accuracy is unknown: verify first (edgetl verify --record)"
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def _advise_engine(engine: str, members: Sequence[_Candidate]) -> EngineAdvice:
     best, recommendation = None, _NONE
     if pool:
         best, rivals, merit = _choose(pool)
-        reasons = (_gain(best, baseline), _closeness(best), *_tie(best, rivals, merit))
+        reasons = (_gain(best, baseline), _closeness(best), *_missed(best), *_tie(best, rivals, merit))
         recommendation = Recommendation(best.id, best.verified, reasons)
     passed_over = tuple(_passed_over(members, best, speedups))
     return EngineAdvice(engine, recommendation, tuple(speedups.values()), passed_over)
@@ -216,6 +217,11 @@ def _closeness(best: _Candidate) -> str:
     photos = "" if found.n is None else f" of {found.n} photos"
     delta = "" if found.delta is None else f", top-1 {100 * found.delta:+.1f} points"
     return f"it agreed with the original on {100 * found.top1_agreement:.1f} %{photos}{delta}"
+
+
+def _missed(best: _Candidate) -> list[str]:
+    notes = best.fidelity.notes
+    return [f"where it was verified it missed limits of the gate: {'; '.join(notes)}"] if notes else []
 
 
 def _tie(best: _Candidate, rivals: Sequence[_Candidate], merit: str) -> list[str]:

@@ -127,14 +127,19 @@ class Bundle:
         return read_golden(self)
 
     def failed_checks(self) -> dict[str, tuple[FailedCheck, ...]]:
-        """Per variant, the checks it failed in the bundle's report; empty when nothing failed or there is no report."""
+        """Per variant, the checks it failed in the bundle's report; empty when nothing failed or there is no report.
+
+        A limit on time, size or memory is among them (`FailedCheck.is_cost`).
+        """
         from edgetl_runtime.fidelity import read_failed_checks
 
         return read_failed_checks(self)
 
     def failed_variants(self) -> frozenset[str]:
-        """Ids of the variants that failed a check in the bundle's report."""
-        return frozenset(self.failed_checks())
+        """Ids of the variants that failed a check of their quality in the bundle's report: what they answer is not
+        what it should be. One that is only slower or larger than somebody's gate allows is not among them."""
+        checks = self.failed_checks()
+        return frozenset(id_ for id_, failed in checks.items() if not all(check.is_cost for check in failed))
 
     def read_entry(self, entry: FileEntry, *, verify: bool = True) -> bytes:
         """A file of the manifest, held against its size and hash unless `verify` is False. Raises `BundleError`."""

@@ -39,6 +39,9 @@ _LEAST_RUNS = 2
 _HOPELESS = 2.0  # times the fastest: not worth more runs
 _UNKNOWN = Fidelity()
 _ROUNDING = 1e-9  # of shares that are differences
+_VERIFY = "edgetl verify BUNDLE --data DIR --record"
+_NOT_VERIFIED = "not verified"
+_NOT_RECORDED = "its accuracy is not recorded"
 _NOISE = 0.03  # times that differ by less are equal
 
 
@@ -72,7 +75,8 @@ class Wish:
 class Candidate:
     """A variant as it was considered: ``fastest_ms`` is the shortest of its runs here (one image), None when it was
     not run; ``top1_agreement`` and ``delta`` are the report's; ``problem`` says why it was not taken, None when it
-    could have been."""
+    could have been. ``note``: the limits on time, size or memory that it missed where it was verified, None without;
+    they are no reason not to take it."""
 
     variant: str
     engine: str
@@ -81,6 +85,7 @@ class Candidate:
     top1_agreement: float | None = None
     delta: float | None = None
     problem: str | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,8 @@ def choose(bundle: Bundle, wish: Wish) -> Choice:
     """The fastest variant of those that run here and fit the wish.
 
     Among equally fast ones the better agreement with the original decides, then the smaller size. A variant that
-    failed a check in the bundle's report is never taken, and one that was not verified only where none was.
+    failed a check of its quality in the bundle's report is never taken, and one that was not verified only where none
+    was. A limit on time, size or memory that it missed there is a note: that was another machine, or somebody's wish.
     Raises the `EdgetlError` that says what is missing.
     """
     candidates = [item for item in bundle.manifest.variants if wish.engine in ("auto", item.requires.engine)]
@@ -124,7 +130,7 @@ def choose(bundle: Bundle, wish: Wish) -> Choice:
     race = _raced(bundle, fit, fidelity, wish)
     problems |= race.failed
     if not race.times:
-        raise _nothing_fits(bundle, candidates, errors, problems)
+        raise _nothing_fits(bundle, candidates, {**errors, **race.errors}, problems)
     reason = f"the fastest of {len(race.times)} that run here and fit"
     chosen = _choice(candidates, fidelity, problems, race.times, _best(fit, race.times, fidelity), reason)
     return dataclasses.replace(chosen, cached=race.cached)
@@ -142,7 +148,7 @@ def _unfit(
         if found.failed:
             problems[item.id] = f"failed verification: {found.failed[0]}"
         elif some_verified and found.top1_agreement is None:
-            problems[item.id] = "not verified"
+            problems[item.id] = _NOT_VERIFIED
         elif (reason := _too_inaccurate(found, wish)) is not None:
             problems[item.id] = reason
     return problems
@@ -151,16 +157,22 @@ def _unfit(
 def _too_inaccurate(found: Fidelity, wish: Wish) -> str | None:
     if wish.min_top1 is not None:
         if found.top1 is None:
-            return "its accuracy is not recorded: run edgetl verify"
+            return _NOT_RECORDED
         if found.top1 < wish.min_top1 - _ROUNDING:
-            return f"top-1 {found.top1:.1%}, asked for {wish.min_top1:.1%}"
+            return "top-1 {}, asked for {}".format(*_told_apart(found.top1, wish.min_top1))
     if wish.max_drop is not None:
         drop = found.drop
         if drop is None:
-            return "its accuracy is not recorded: run edgetl verify"
+            return _NOT_RECORDED
         if drop > wish.max_drop + _ROUNDING:
-            return f"drop {drop:.1%}, asked for {wish.max_drop:.1%} at most"
+            return "drop {}, asked for {} at most".format(*_told_apart(drop, wish.max_drop))
     return None
+
+
+def _told_apart(found: float, wanted: float) -> tuple[str, str]:
+    """Two different shares in percent, with as many digits as it takes to see that."""
+    texts = [(f"{found:.{digits}%}", f"{wanted:.{digits}%}") for digits in range(1, 8)]
+    return next((pair for pair in texts if pair[0] != pair[1]), texts[-1])
 
 
 def _nothing_fits(
@@ -168,26 +180,29 @@ def _nothing_fits(
 ) -> EdgetlError:
     """The error for a bundle of which nothing can be taken: what is missing, or what each variant lacks."""
     able = [item.id for item in candidates if item.id not in errors]
+    found = {error.what: error for error in errors.values()}
+    fixes = list(dict.fromkeys(error.fix for error in found.values() if error.fix))
     if able:
         reasons = "; ".join(f"{id_}: {problems[id_]}" for id_ in able)
+        unverified = any(problems[id_] in (_NOT_VERIFIED, _NOT_RECORDED) for id_ in able)
+        again = f"verify it: {_VERIFY}" if unverified else "export the bundle again"
         return EngineError(
-            f"no variant of {bundle.path} that can run here is good enough ({reasons})",
-            fix="export the bundle again, install another engine, or name one of them as the variant to use it anyway",
+            f"no variant of {bundle.path} that can run here is good enough ({'; '.join([reasons, *found])})",
+            fix="   or   ".join([again, *fixes, f"name one of them as the variant, to use it anyway: {able[0]}"]),
         )
-    found = {error.what: error for error in errors.values()}
     if len(found) == 1:
         return next(iter(found.values()))
-    fixes = list(dict.fromkeys(error.fix for error in found.values() if error.fix))
     return EngineError(f"no variant of {bundle.path} can run here: {'; '.join(found)}", fix="   or   ".join(fixes))
 
 
 @dataclass(frozen=True)
 class _Race:
-    """Fastest run (ms) by variant id, and why the others could not run after all."""
+    """Fastest run (ms) by variant id, and why the others could not run after all; their ``errors`` are not kept."""
 
     times: dict[str, float]
     failed: dict[str, str]
     cached: bool = False
+    errors: Mapping[str, EngineError] = field(default_factory=dict)
 
 
 def _raced(bundle: Bundle, fit: Sequence[Variant], fidelity: Mapping[str, Fidelity], wish: Wish) -> _Race:
@@ -209,7 +224,7 @@ def _race(bundle: Bundle, variants: Sequence[Variant], wish: Wish) -> _Race:
     spec = bundle.manifest.preprocess
     feeds: Tensors = {bundle.manifest.input.name: np.full((1, *spec.crop, spec.channels), 128, np.uint8)}
     times: dict[str, list[float]] = {}
-    failed: dict[str, str] = {}
+    errors: dict[str, EngineError] = {}
     ranked = sorted(variants, key=_rank)
     for engine in dict.fromkeys(variant.requires.engine for variant in ranked):
         with ExitStack() as stack:
@@ -219,7 +234,7 @@ def _race(bundle: Bundle, variants: Sequence[Variant], wish: Wish) -> _Race:
                     session = stack.enter_context(_open(bundle, variant.id, wish))
                     session.run(feeds)  # the first run allocates
                 except EngineError as error:
-                    failed[variant.id] = error.what
+                    errors[variant.id] = error
                 else:
                     sessions[variant.id] = session
             for _ in range(_RUNS):
@@ -229,7 +244,8 @@ def _race(bundle: Bundle, variants: Sequence[Variant], wish: Wish) -> _Race:
                     if len(found) < _LEAST_RUNS or min(found) <= _HOPELESS * fastest:
                         found.append(_run_ms(session, feeds))
     # The least of the runs: whatever else the machine does can only make one slower.
-    return _Race({id_: min(found) for id_, found in times.items()}, failed)
+    failed = {id_: error.what for id_, error in errors.items()}
+    return _Race({id_: min(found) for id_, found in times.items()}, failed, errors=errors)
 
 
 def _open(bundle: Bundle, variant_id: str, wish: Wish) -> Session:
@@ -312,6 +328,7 @@ def _choice(
                 top1_agreement=found.top1_agreement,
                 delta=found.delta,
                 problem=problems.get(item.id),
+                note="; ".join(found.notes) or None,
             )
         )
     return Choice(chosen, reason, tuple(considered))
@@ -326,5 +343,5 @@ def _row(candidate: Candidate, chosen: str) -> list[str]:
         "-" if candidate.top1_agreement is None else f"{candidate.top1_agreement:.1%}",
         "-" if candidate.delta is None else f"{candidate.delta:+.1%}",
         size(candidate.bytes),
-        candidate.problem or "fits",
+        candidate.problem or ("fits" if candidate.note is None else f"fits; missed where verified: {candidate.note}"),
     ]

@@ -115,14 +115,15 @@ def _info(arguments: argparse.Namespace) -> int:
         places = None
         if arguments.placement and found is None:
             places, runs = _placed(bundle, variant, arguments)
-        verdict = "; ".join(map(str, failed.get(variant.id, ())))
-        state = f"{runs}; FAILED verification: {verdict}" if verdict else runs
-        rows.append([variant.id, console.size(variant.bytes), variant.requires.engine, state])
+        checks = failed.get(variant.id, ())
+        wrong, costs = [check for check in checks if not check.is_cost], [check for check in checks if check.is_cost]
+        verdict = f"; FAILED verification: {'; '.join(map(str, wrong))}" if wrong else ""
+        note = f"; missed where verified: {'; '.join(map(str, costs))}" if costs else ""
+        rows.append([variant.id, console.size(variant.bytes), variant.requires.engine, f"{runs}{verdict}{note}"])
         runnable = {"runnable": found is None, "problem": None if found is None else str(found.error)}
-        checks = [dataclasses.asdict(check) for check in failed.get(variant.id, ())]
-        variants.append(
-            {"id": variant.id, "engine": variant.requires.engine, "bytes": variant.bytes, **runnable, "failed": checks}
-        )
+        about = {"id": variant.id, "engine": variant.requires.engine, "bytes": variant.bytes, **runnable}
+        missed = {"failed": wrong, "missed_costs": costs}
+        variants.append({**about, **{kind: [dataclasses.asdict(check) for check in of] for kind, of in missed.items()}})
         if arguments.placement:
             variants[-1]["placement"] = None if places is None else dataclasses.asdict(places)
     spec = manifest.preprocess

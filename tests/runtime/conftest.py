@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -41,6 +41,32 @@ def fail_in_report() -> Callable[..., None]:
             for id_ in variants
         ]
         (path / "report.json").write_text(json.dumps({"schema": 1, "verdict": {"passed": False, "checks": checks}}))
+
+    return write
+
+
+@pytest.fixture
+def report_of_checks() -> Callable[..., None]:
+    """Write a report.json of verified variants: ``write(path, ("onnx.int8", "p50_ratio", 1.34, 1.2), files={...})``,
+    each check failed; ``files`` are recorded hashes by variant id, as reports of today have them."""
+
+    def write(path: Path, *failed: tuple[str, str, object, object], files: Mapping[str, object] | None = None) -> None:
+        ids = [variant["id"] for variant in json.loads((path / "manifest.json").read_text())["variants"]]
+        entries = [
+            {
+                "id": id_,
+                "parity": {"n": 100, "top1_agreement": 1.0},
+                "accuracy": {"top1": 0.8, "delta": 0.0},
+                **({"files_sha256": files[id_]} if files and id_ in files else {}),
+            }
+            for id_ in ids
+        ]
+        checks = [
+            {"variant": id_, "what": what, "value": value, "limit": limit, "passed": False}
+            for id_, what, value, limit in failed
+        ]
+        raw = {"schema": 1, "variants": entries, "verdict": {"passed": not checks, "checks": checks}}
+        (path / "report.json").write_text(json.dumps(raw))
 
     return write
 

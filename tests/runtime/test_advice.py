@@ -20,6 +20,7 @@ VNNI = CpuFeatures("x86", ("avx2", "avx512_vnni"), True)
 PLAIN_X86 = CpuFeatures("x86", ("avx2",), False)
 EXACT = Fidelity(n=250, top1_agreement=1.0, delta=0.0)
 CLOSE = Fidelity(n=250, top1_agreement=0.984, delta=-0.004)
+SLOW = Fidelity(n=250, top1_agreement=0.984, delta=-0.004, notes=("p50_ratio 1.34 (limit 1.2)",))
 FAILED = Fidelity(n=250, top1_agreement=0.2, delta=-0.6, failed=("top1_agreement 0.2 (limit 0.95)",))
 
 
@@ -98,6 +99,14 @@ def test_every_quantised_precision_has_to_pay(precision: str) -> None:
     advice = advice_for({"onnx.fp32": 10.0, f"onnx.{precision}": 9.5})
     assert advice.recommendation.variant == "onnx.fp32"
     assert f"{precision} is not worth it here" in engine(advice, "onnxruntime").passed_over[0]
+
+
+def test_a_limit_on_cost_that_was_missed_elsewhere_is_said() -> None:
+    advice = advice_for({"onnx.fp32": 10.0, "onnx.int8": 2.0}, {"onnx.fp32": EXACT, "onnx.int8": SLOW})
+    assert (advice.recommendation.variant, advice.recommendation.verified) == ("onnx.int8", True)
+    assert "where it was verified it missed limits of the gate: p50_ratio 1.34 (limit 1.2)" in (
+        advice.recommendation.reasons
+    )
 
 
 def test_what_failed_verification_is_never_advised() -> None:

@@ -67,6 +67,21 @@ def test_info_shows_variants_and_their_state(
     assert document["preprocess"]["crop"] == [24, 32]
 
 
+def test_info_tells_a_missed_cost_from_a_failure(
+    bundle_path: Path, report_of_checks: Callable[..., None], photos: list[str], tmp_path: Path, capsys: Capture
+) -> None:
+    report_of_checks(bundle_path, ("onnx.int8", "p50_ratio", 1.34, 1.2), ("tflite.fp32", "sqnr_db", 3.0, 60.0))
+    assert main(["info", str(bundle_path), "--json", str(tmp_path / "info.json")]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
+    assert lines["onnx.int8"].endswith("runs here; missed where verified: p50_ratio 1.34 (limit 1.2)")
+    assert lines["tflite.fp32"].endswith("FAILED verification: sqnr_db 3 (limit 60)")
+    found = {item["id"]: item for item in json.loads((tmp_path / "info.json").read_text())["variants"]}
+    assert [check["what"] for check in found["onnx.int8"]["missed_costs"]] == ["p50_ratio"]
+    assert (found["onnx.int8"]["failed"], found["tflite.fp32"]["missed_costs"]) == ([], [])
+    assert main(["predict", str(bundle_path), photos[0], "--variant", "onnx.int8"]) == 0
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_info_warns_of_saturation(
     bundle_path: Path, edit_manifest: Callable[[Path, Callable[[Raw], object]], None], capsys: Capture
 ) -> None:
@@ -111,7 +126,7 @@ def test_predict_with_a_threshold_and_an_accuracy_that_nothing_has(
     assert main(["predict", str(bundle_path), photos[0], "--threshold", "1"]) == 0
     assert "none of the labels (nearest: Red 9" in capsys.readouterr().out
     assert main(["predict", str(bundle_path), photos[0], "--max-drop", "0.1"]) == 2
-    assert "its accuracy is not recorded: run edgetl verify" in capsys.readouterr().err
+    assert "its accuracy is not recorded" in capsys.readouterr().err
 
 
 def test_placement_and_devices(pristine_bundle: Path, photos: list[str], tmp_path: Path, capsys: Capture) -> None:
@@ -160,7 +175,7 @@ def test_bench_says_what_to_ship(
     arguments = ["bench", str(bundle_path), "--seconds", "0.01", "--threads", "1", "--json", str(target)]
     assert main(arguments) == 0
     # Once per engine: the reasons of the best one stand at the top and are not repeated.
-    assert capsys.readouterr().out.count("verify first (edgetl verify)") == 3
+    assert capsys.readouterr().out.count("verify first (edgetl verify --record)") == 3
     fail_in_report(bundle_path, *(f"{name}.fp32" for name in ("tflite", "openvino")), "onnx.int8")
     assert main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()

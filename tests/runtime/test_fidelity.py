@@ -41,6 +41,13 @@ def test_a_failure_counts_without_numbers(bundle_path: Path, fail_in_report: Cal
     assert read_fidelity(open_bundle(bundle_path))["onnx.int8"].failed
 
 
+def test_costs_are_notes(bundle_path: Path, report_of_checks: Callable[..., None]) -> None:
+    report_of_checks(bundle_path, ("onnx.fp32", "bytes", 5_000, 4_000), ("onnx.fp32", "top1", 0.5, 0.8))
+    found = read_fidelity(open_bundle(bundle_path))["onnx.fp32"]
+    assert found.failed == ("top1 0.5 (limit 0.8)",)
+    assert found.notes == ("bytes 5000 (limit 4000)",)
+
+
 def test_no_report_is_no_fidelity(pristine_bundle: Path) -> None:
     assert read_fidelity(open_bundle(pristine_bundle)) == {}
     assert read_fidelity(open_bundle(pristine_bundle / "onnx/model.fp32.onnx")) == {}

@@ -9,10 +9,10 @@ from edgetl import pipeline
 from edgetl.checkpoint import Checkpoint
 from edgetl.recipe import ExportSection, Recipe
 from edgetl.verify.gate import Gate, read_gate
+from edgetl.verify.record import record_report
 from edgetl.verify.regression import Baseline
 from edgetl.verify.report import Report
 from edgetl.verify.verify import VerifyOptions
-from edgetl.verify.writing import ReportFiles, write_report
 from edgetl_export.progress import Track, silent
 from edgetl_runtime.errors import ExportError
 
@@ -88,16 +88,23 @@ def verify(
     gate: Gate | str | Path | None = None,
     baseline: str | Path | None = None,
     threads: int = 1,
+    record: bool = False,
+    force: bool = False,
     track: Track = silent,
 ) -> Report:
     """Hold every variant of a bundle against the original on labelled photos, and judge it by `gate` and by `baseline`,
     the report.json of an accepted run.
 
-    ``report.verdict.passed`` is the answer; the bundle's report.json and report.html are brought up to date.
+    ``report.verdict.passed`` is the answer. The bundle is left as it is; with `record` what was found is put into its
+    report.json and report.html, where the runtime reads it. Raises `OutputError`, before anything is measured, when
+    that would replace a report on more photos; `force` replaces it.
     """
     chosen = gate if isinstance(gate, Gate) else Gate() if gate is None else read_gate(Path(gate))
     accepted = None if baseline is None else Baseline.read(Path(baseline))
     options = VerifyOptions(threads=threads, gate=chosen, baseline=accepted)
-    outcome = pipeline.verify_bundle(Path(bundle), Path(data), options, reference=reference, track=track)
-    write_report(outcome.report, ReportFiles.in_folder(Path(bundle)))
+    outcome = pipeline.verify_bundle(
+        Path(bundle), Path(data), options, reference=reference, record=record, force=force, track=track
+    )
+    if record:
+        record_report(outcome.report, Path(bundle), force=force)
     return outcome.report

@@ -228,7 +228,10 @@ def _verify_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--html", metavar="FILE", type=Path, help="write the report as a self-contained page")
     parser.add_argument("--junit", metavar="FILE", type=Path, help="write the verdict as JUnit XML")
     parser.add_argument("--write-gate", metavar="FILE.toml", type=Path, help="propose a gate from this report")
-    parser.add_argument("--force", action="store_true", help="replace the file of --write-gate if it exists")
+    parser.add_argument("--record", action="store_true", help="put what was found into the bundle, for the runtime")
+    parser.add_argument(
+        "--force", action="store_true", help="replace the file of --write-gate; record fewer photos than were"
+    )
 
 
 def _inspect_options(parser: argparse.ArgumentParser) -> None:

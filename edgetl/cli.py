@@ -16,7 +16,7 @@ from edgetl.arguments import Command, build_parser
 from edgetl.console import say, tell, track
 from edgetl.training.rank import is_first
 from edgetl_runtime.console import UNREAD, stop_printing
-from edgetl_runtime.errors import EdgetlError, MissingDependency, OutputError, UsageError
+from edgetl_runtime.errors import EdgetlError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from edgetl.checkpoint import Checkpoint
@@ -217,7 +217,7 @@ def _export(arguments: argparse.Namespace) -> int:
     _tell_rungs(exported.rungs)
     for variant_id, reason in exported.over_budget.items():
         say(f"FAIL  {variant_id}: {reason}")
-    say(f"{arguments.out}: not verified yet - edgetl verify {arguments.out} --data FOLDER")
+    say(f"{arguments.out}: not verified yet - edgetl verify {arguments.out} --data FOLDER --record")
     return 1 if exported.failed or exported.over_budget else 0
 
 
@@ -248,23 +248,40 @@ def _verify(arguments: argparse.Namespace) -> int:
         reference=None if arguments.reference is None else _checkpoint(arguments.reference),
         skip_bad=arguments.skip_bad,
         keep_reference=recipe.verify.keep_reference,
+        record=arguments.record,
+        force=arguments.force,
         track=track,
     )
-    in_folder = ReportFiles.in_folder(arguments.bundle)
-    try:
-        write_report(outcome.report, in_folder)
-    except MissingDependency as error:
-        # A page that nobody asked for: a device has the rest.
-        write_report(outcome.report, dataclasses.replace(in_folder, html=None))
-        say(f"report.html was not written: {error}")
-    write_report(
-        outcome.report,
-        ReportFiles(html=arguments.html, markdown=arguments.markdown, junit=arguments.junit, bundle=in_folder.bundle),
-    )
+    bundle = ReportFiles.in_folder(arguments.bundle).bundle
+    files = {name: getattr(arguments, name) for name in ("json", "html", "markdown", "junit")}
+    write_report(outcome.report, ReportFiles(**files, bundle=bundle))
     if arguments.write_gate is not None:
-        write_gate(outcome.report, arguments.write_gate, force=arguments.force)
-        say(f"proposed gate: {arguments.write_gate}")
-    return _conclude(outcome, json=arguments.json)
+        for note in write_gate(outcome.report, arguments.write_gate, force=arguments.force):
+            say(note)
+    said = [
+        f"not recorded: {arguments.bundle} is as it was" + ("; --record puts this report into it" if bundle else "")
+    ]
+    problem = None
+    if arguments.record:
+        try:  # first, so that nothing that goes wrong with the screen loses it
+            said = _recorded(outcome, force=arguments.force)
+        except EdgetlError as error:
+            problem = error
+    code = _conclude(outcome, json=None, recorded=False)
+    if problem is not None:
+        raise problem
+    for line in said:
+        say(line)
+    return code
+
+
+def _recorded(outcome: Outcome, *, force: bool) -> list[str]:
+    """Put the report into its bundle; what there is to say about that."""
+    from edgetl.verify.record import record_report
+    from edgetl.verify.rows import verdict_line
+
+    recorded = record_report(outcome.report, outcome.bundle, force=force)
+    return [*recorded.notes, f"recorded in {outcome.bundle}: {verdict_line(recorded.report)}"]
 
 
 def _checkpoint(path: Path) -> Checkpoint:
@@ -424,8 +441,11 @@ def _numbers(text: str, *, option: str) -> tuple[float, ...]:
         ) from None
 
 
-def _conclude(outcome: Outcome, *, json: Path | None) -> int:
-    """Show the report, write it where it is wanted, and turn its verdict into an exit code."""
+def _conclude(outcome: Outcome, *, json: Path | None, recorded: bool = True) -> int:
+    """Show the report, write it where it is wanted, and turn its verdict into an exit code.
+
+    `recorded`: the bundle holds it too.
+    """
     from edgetl.verify.terminal import render_terminal
     from edgetl.verify.writing import ReportFiles, write_report
 
@@ -433,7 +453,7 @@ def _conclude(outcome: Outcome, *, json: Path | None) -> int:
     for note in outcome.notes:
         say(note)
     print(render_terminal(outcome.report))
-    if outcome.bundle.is_dir():
+    if recorded:
         say(f"report: {outcome.bundle / 'report.html'}")
     for variant_id, reason in outcome.over_budget.items():
         say(f"FAIL  {variant_id}: {reason}")

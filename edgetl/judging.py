@@ -17,6 +17,7 @@ from edgetl.recipe import Recipe
 from edgetl.verify.answers import ReferenceModel
 from edgetl.verify.gate import Gate, read_gate
 from edgetl.verify.options import RunFacts, VerifyOptions
+from edgetl.verify.record import check_record
 from edgetl.verify.reference import RecordingReference, read_kept_reference
 from edgetl.verify.regression import Baseline
 from edgetl.verify.report import Report
@@ -67,14 +68,17 @@ def verify_bundle(
     reference: Checkpoint | None = None,
     skip_bad: bool = False,
     keep_reference: bool = False,
+    record: bool = False,
+    force: bool = False,
     track: Track = silent,
 ) -> Outcome:
     """Hold `variants` of `bundle`, by default all, against the original on the photos of `data`.
 
     The original is `reference`, by default the checkpoint that the bundle keeps; where there is no torch or no
     checkpoint, the answers that it keeps. With `keep_reference` the answers are kept in the bundle; nothing else is
-    written. Raises `CheckpointError` when there is nothing to compare with, `DataError` when photos are not those
-    whose answers were kept.
+    written. `record` says that the report is to be recorded there (`edgetl.verify.record.record_report`): what stands
+    against that is found before anything is measured. Raises `CheckpointError` when there is nothing to compare with,
+    `DataError` when photos are not those whose answers were kept, `OutputError` when it could not be recorded.
     """
     opened = open_bundle(bundle)
     manifest = opened.manifest
@@ -92,6 +96,8 @@ def verify_bundle(
         notes.append("held against the original's answers that the bundle keeps; layers need torch and the checkpoint")
         if keep_reference:
             raise UsageError("there are no new answers to keep", fix="leave --keep-reference out")
+    if record:
+        check_record(bundle, manifest, samples, variants=variants, force=force)
     recording = RecordingReference(answering)
     asked = recording if keep_reference else answering
     facts = RunFacts(history=read_rows(bundle / REFERENCE / HISTORY_FILE))

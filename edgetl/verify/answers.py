@@ -25,7 +25,7 @@ from edgetl_runtime.manifest import Manifest
 from edgetl_runtime.preprocess import preprocess
 from edgetl_runtime.session import Session
 
-__all__ = ["Answers", "Images", "Logits", "ReferenceModel", "collect_answers"]
+__all__ = ["Answers", "Images", "Logits", "ReferenceModel", "collect_answers", "fingerprint_of"]
 
 Images: TypeAlias = npt.NDArray[np.uint8]
 Logits: TypeAlias = npt.NDArray[np.float32]
@@ -84,9 +84,9 @@ def collect_answers(
     with ExitStack() as stack, ThreadPoolExecutor(max(1, usable_cores() // threads)) as pool:
         sessions = _open_all(openers, stack, errors)
         for chunk in _chunks(track(samples, what="verify", total=len(samples))):
-            images = np.stack(list(pool.map(lambda sample: preprocess(sample.source, manifest.preprocess), chunk)))
+            images = _prepared(chunk, manifest, pool)
             first_image = images[:1] if first_image is None else first_image
-            digest.update(np.array([sample.label for sample in chunk], dtype="<i8").tobytes() + images.tobytes())
+            digest.update(_labelled(chunk, images))
             rows = slice(done, done + len(images))
             outputs = _asked(reference, images, manifest, features)
             expected[rows] = _checked(outputs[manifest.output.name], len(images), len(manifest.labels))
@@ -113,6 +113,25 @@ def collect_answers(
         fingerprint=digest.hexdigest(),
         features={name: tuple(one.parity() for one in sums[name]) for name in given if name not in errors},
     )
+
+
+def fingerprint_of(samples: Sequence[Sample], manifest: Manifest) -> str:
+    """``Answers.fingerprint`` of `samples`, found without asking any model."""
+    digest = hashlib.sha256()
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        for chunk in _chunks(samples):
+            digest.update(_labelled(chunk, _prepared(chunk, manifest, pool)))
+    return digest.hexdigest()
+
+
+def _prepared(chunk: Sequence[Sample], manifest: Manifest, pool: ThreadPoolExecutor) -> Images:
+    """(n, H, W, C): the tensors of `chunk`."""
+    return np.stack(list(pool.map(lambda sample: preprocess(sample.source, manifest.preprocess), chunk)))
+
+
+def _labelled(chunk: Sequence[Sample], images: Images) -> bytes:
+    """What the fingerprint is over: the labels of `chunk` and its tensors."""
+    return np.array([sample.label for sample in chunk], dtype="<i8").tobytes() + images.tobytes()
 
 
 def _features(reference: ReferenceModel, manifest: Manifest) -> list[str]:

@@ -13,7 +13,8 @@
 | ``cold_start_ms`` | 50 % above, rounded up to two digits; only where it was measured |
 
 Milliseconds are left out: they belong to one machine. A variant that failed gets no limits, so that what is broken
-does not become the measure; the built-in limits stay with it. So the proposed gate passes on the report that it was
+does not become the measure; the built-in limits stay with it. The same goes for variants that were not measured, which
+are named. So the proposed gate passes on the report that it was
 made from wherever that report passed.
 """
 
@@ -22,11 +23,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from edgetl.verify.gate import QUANTITIES
+from edgetl.verify.gate import QUANTITIES, read_gate
 from edgetl.verify.regression import LATENCY_MARGIN
 from edgetl.verify.report import Report, VariantReport
 from edgetl.verify.writing import write_text
-from edgetl_runtime.errors import OutputError
+from edgetl_runtime.errors import OutputError, UsageError
 
 __all__ = ["check_gate_path", "propose_gate", "write_gate"]
 
@@ -39,10 +40,28 @@ def check_gate_path(path: Path, *, force: bool) -> None:
         raise OutputError(f"{path} exists already", fix="choose another --write-gate, or --force to replace it")
 
 
-def write_gate(report: Report, path: Path, *, force: bool = False) -> None:
-    """Write `propose_gate` to `path`. Raises `OutputError`."""
+def write_gate(report: Report, path: Path, *, force: bool = False) -> tuple[str, ...]:
+    """Write `propose_gate` to `path`, and return what there is to say: whose limits are not in it, or no longer.
+
+    Raises `OutputError`.
+    """
     check_gate_path(path, force=force)
+    lost = _limited(path) - {variant.id for variant in report.variants} if path.exists() else set()
     write_text(path, propose_gate(report))
+    notes = [f"proposed gate: {path}"]
+    if report.left_out:
+        notes.append(f"{path} has no limits of its own for {', '.join(report.left_out)}: not measured this time")
+    if lost:
+        notes.append(f"{path} had limits for {', '.join(sorted(lost))}, and they are gone: --force replaced all of it")
+    return tuple(notes)
+
+
+def _limited(path: Path) -> set[str]:
+    """The variants that the gate at `path` has limits for; none when it is no gate."""
+    try:
+        return set(read_gate(path).variant)
+    except UsageError:
+        return set()
 
 
 def propose_gate(report: Report) -> str:
@@ -56,6 +75,8 @@ def propose_gate(report: Report) -> str:
     ]
     if reference is not None:
         lines.append(f'reference = "{reference}"')
+    if report.left_out:
+        lines.append(f"# Not measured, the built-in limits stay: {', '.join(report.left_out)}.")
     for variant in report.variants:
         if variant.id in failed:
             lines += ["", f"# {variant.id} failed: the built-in limits stay."]

@@ -29,7 +29,14 @@ from edgetl.verify.rows import (
 from edgetl.verify.training_plots import draw_training, training_in_words
 from edgetl.verify.twins import twins_in_words
 from edgetl.verify.views import class_table, flip_cards
-from edgetl.verify.wording import all_damage_in_words, change_rows, feature_table, slower_than_float, undecided_checks
+from edgetl.verify.wording import (
+    all_damage_in_words,
+    change_rows,
+    feature_table,
+    measured_apart,
+    slower_than_float,
+    undecided_checks,
+)
 from edgetl_runtime.errors import BundleError
 
 __all__ = ["render_html"]
@@ -97,6 +104,7 @@ def render_html(report: Report, *, bundle: Path | None = None) -> str:
         headings=[(heading, _COLUMN_HELP.get(heading, "")) for heading in HEADINGS],
         rows=rows(report),
         slower=slower_than_float(report),
+        apart=measured_apart(report),
         features=feature_table(report),
         pareto=draw_pareto(report),
         plots=draw_plots(report),

@@ -22,9 +22,10 @@ from edgetl.judging import REFERENCE, source_of
 from edgetl.verify.answers import collect_answers
 from edgetl.verify.audit import audit_variant
 from edgetl.verify.diagnosis import Evidence, Finding, diagnose
-from edgetl.verify.fidelity import LayerFidelity, find_parting, find_suspects
+from edgetl.verify.fidelity import LayerFidelity, find_suspects
 from edgetl.verify.parity import compare
-from edgetl.verify.report import VariantReport
+from edgetl.verify.parting import find_place
+from edgetl.verify.report import NOT_EXPORTED, VariantReport
 from edgetl_export.progress import silent
 from edgetl_runtime.bundle import Bundle, open_bundle
 from edgetl_runtime.console import table
@@ -39,12 +40,6 @@ __all__ = ["LayerInspection", "Unconverted", "VariantInspection", "inspect_layer
 _IMAGES, _IMAGES_FOR_LAYERS = 12, 4
 _AROUND = 2
 _REPORT = "report.json"
-_NOT_EXPORTED = "not exported"
-_FLOATS = ("fp32", "fp16")
-_NEAR_DB = 12.0
-"""Logits of a sound int8 variant are nearer than this."""
-_FAULT_DB = 10.0
-"""What engines round differently stays below, in a variant whose logits are near."""
 
 
 @dataclass(frozen=True)
@@ -199,37 +194,16 @@ def _inspected(
 
 
 def _one(report: VariantReport, reports: Sequence[VariantReport], causes: tuple[Finding, ...]) -> VariantInspection:
-    from edgetl.verify.symptoms import explain_by_facts
-
-    parts_at = None
-    if report.layers:
-        siblings = [other.layers for other in reports if other is not report and _is_like(other, report)]
-        quantised, near = report.precision not in _FLOATS, _is_near(report)
-        if siblings or not (quantised and near):
-            parts_at = find_parting(report.layers, siblings)
-        if quantised and near and parts_at is not None and parts_at.drop_db < _FAULT_DB:
-            parts_at = None
-        parts_at = parts_at or next((layer for layer in report.layers if explain_by_facts([layer])), None)
     return VariantInspection(
         id=report.id,
         agreement=None if report.parity is None else report.parity.top1_agreement,
         sqnr_db=None if report.parity is None else report.parity.sqnr_db,
-        parts_at=parts_at,
+        parts_at=find_place(report, reports),
         layers=report.layers,
         suspects=report.suspects,
         findings=causes,
         error=report.error,
     )
-
-
-def _is_like(other: VariantReport, report: VariantReport) -> bool:
-    """Whether what `other` loses in its layers is what the precision of `report` costs; floats cost nothing."""
-    quantised = report.precision not in _FLOATS
-    return quantised and other.precision == report.precision and bool(other.layers) and _is_near(other)
-
-
-def _is_near(report: VariantReport) -> bool:
-    return report.parity is not None and report.parity.sqnr_db >= _NEAR_DB
 
 
 def _not_exported(opened: Bundle) -> dict[str, str]:
@@ -239,7 +213,7 @@ def _not_exported(opened: Bundle) -> dict[str, str]:
         return {
             str(row["id"]): str(row["error"])
             for row in rows
-            if isinstance(row, Mapping) and str(row.get("error")).startswith(_NOT_EXPORTED)
+            if isinstance(row, Mapping) and str(row.get("error")).startswith(NOT_EXPORTED)
         }
     except (BundleError, ValueError, KeyError, TypeError):
         return {}

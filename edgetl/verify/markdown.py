@@ -29,6 +29,7 @@ from edgetl.verify.wording import (
     damage_in_words,
     feature_table,
     label_name,
+    measured_apart,
     slower_than_float,
     undecided_checks,
 )
@@ -61,6 +62,7 @@ def render_markdown(report: Report) -> str:
         f"Reference top-1 {reference.top1:.1%} (95 % interval {reference.ci95[0]:.1%} to {reference.ci95[1]:.1%}) "
         f"over {report.data.n} images. Agreement, top-1 and delta in percent; speed against fp32 of the same target.",
         _bullets(slower_than_float(report)),
+        _bullets(measured_apart(report)),
         *_features(report),
         *_changes(report),
         *_damage(report),

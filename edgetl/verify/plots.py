@@ -8,6 +8,7 @@ from edgetl.verify.marks import Plot, add_legend, colour_of, finished, literal, 
 from edgetl.verify.pareto import accuracy_against_latency, accuracy_against_size
 from edgetl.verify.parity import SQNR_LIMIT_DB
 from edgetl.verify.report import Report, VariantReport
+from edgetl.verify.rows import wrong_layers
 from edgetl.verify.svg import COLOURS, new_figure, page_style
 
 __all__ = ["draw_layers", "draw_pareto", "draw_plots"]
@@ -37,7 +38,7 @@ def draw_layers(report: Report) -> Plot | None:
         return None
     order = _running_order([[(layer.node, layer.module) for layer in variant.layers] for variant in shown])
     places = {node: place for place, (node, _) in enumerate(order)}
-    failed = {check.variant for check in report.verdict.failed}
+    wrong = wrong_layers(report)
     low, high = _LAYER_DB
     with page_style():
         figure, axes = new_figure(4.2)
@@ -45,7 +46,7 @@ def draw_layers(report: Report) -> Plot | None:
             points = [(places[layer.node], min(max(layer.sqnr_db, low), high)) for layer in variant.layers]
             marker = marker_of(variant.precision)
             axes.plot(*zip(*points, strict=True), marker=marker, color=colour_of(variant), markersize=2.5, linewidth=1)
-            for layer in variant.suspects if variant.id in failed else ():
+            if (layer := wrong.get(variant.id)) is not None:
                 ring = {"markerfacecolor": "none", "markeredgecolor": COLOURS["ink"], "markersize": 9}
                 axes.plot(places[layer.node], min(max(layer.sqnr_db, low), high), "o", **ring)
         step = -(-len(order) // _MOST_LAYER_NAMES)

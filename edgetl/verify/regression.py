@@ -28,7 +28,7 @@ from edgetl.verify.significance import fisher_worse, is_significant, mcnemar_wor
 from edgetl_runtime.errors import UsageError
 from edgetl_runtime.manifest import Manifest
 
-__all__ = ["LATENCY_MARGIN", "Baseline", "check_same_model", "compare_reports", "latency_decision"]
+__all__ = ["LATENCY_MARGIN", "Baseline", "check_covers", "check_same_model", "compare_reports", "latency_decision"]
 
 LATENCY_MARGIN = 1.15
 """The factor by which a ratio of latencies may grow. Between runs of one file on one machine it varies by a few
@@ -78,6 +78,18 @@ def check_same_model(manifest: Manifest, baseline: Baseline) -> None:
             )
 
 
+def check_covers(variants: Collection[str], baseline: Baseline) -> None:
+    """`UsageError` when the baseline was made of a part of the bundle and says nothing of some of `variants`."""
+    missing = [id_ for id_ in baseline.report.left_out or () if id_ in variants]
+    if missing:
+        there = ",".join(variant.id for variant in baseline.report.variants if variant.id in variants)
+        only = f", or verify what it has: --variants {there}" if there else ""
+        raise UsageError(
+            f"the baseline {baseline.source} was made of a part of the bundle: it says nothing of {', '.join(missing)}",
+            fix=f"make one of all variants: edgetl verify BUNDLE --data DIR --json FILE{only}",
+        )
+
+
 def compare_reports(
     report: Report, baseline: Baseline, *, only: Collection[str] | None = None
 ) -> tuple[BaselineComparison, tuple[Check, ...]]:
@@ -94,6 +106,10 @@ def compare_reports(
         if variant.id not in known:
             note = "it is not in the baseline, or did not work then"
             changes.append(Change(variant.id, "variant", None, variant.id, False, False, note))
+            if before.left_out is None and variant.id not in {other.id for other in before.variants}:
+                # It may be new, or the baseline was made of a part: nothing was compared, and that is no pass.
+                note = "it is not in the baseline: nothing to compare it with; accept a report that has it"
+                checks.append(Check(variant.id, "baseline.variant", None, None, True, note=note, undecided=True))
         else:
             for compared in _compare(before, report, known[variant.id], variant):
                 checks.append(compared.check(variant.id))
@@ -151,7 +167,7 @@ class _Compared:
 
 
 def _compare(before: Report, after: Report, was: VariantReport, now: VariantReport) -> Iterator[_Compared]:
-    same_images = before.data.fingerprint == after.data.fingerprint
+    same_images = before.measured_of(was).data.fingerprint == after.measured_of(now).data.fingerprint
     if was.accuracy and now.accuracy:
         a, b = was.accuracy, now.accuracy
         yield _shares("top1", (a.n, a.top1, a.right), (b.n, b.top1, b.right), same_images)
@@ -220,8 +236,8 @@ def _incomparable(before: Report, after: Report, was: VariantReport, now: Varian
         return f"measured against {was.latency.reference} then, {now.latency.reference} now"
     if was.latency.threads != now.latency.threads:
         return f"{was.latency.threads} threads then, {now.latency.threads} now"
-    if before.machine.get("processor") != after.machine.get("processor"):
-        return f"another processor ({before.machine.get('processor')})"
+    if (processor := before.measured_of(was).processor) != after.measured_of(now).processor:
+        return f"another processor ({processor})"
     return None
 
 

@@ -24,9 +24,11 @@ from edgetl.verify.parity import FeatureParity, Parity
 from edgetl.verify.twins import Twins
 from edgetl_runtime.errors import UsageError
 
-__all__ = ["SCHEMA", "Check", "Data", "Memory", "Report", "VariantReport", "Verdict"]
+__all__ = ["NOT_EXPORTED", "SCHEMA", "Check", "Data", "Measured", "Memory", "Report", "VariantReport", "Verdict"]
 
 SCHEMA = 1
+NOT_EXPORTED = "not exported"
+"""How the error of a variant begins that could not be written; there are no files of it."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,18 @@ class Data:
 
     n: int
     fingerprint: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """When a variant was measured (ISO 8601 in UTC), on which images, and on which processor.
+
+    Variants with the same were measured side by side; milliseconds of others do not compare.
+    """
+
+    created: str
+    data: Data
+    processor: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +75,10 @@ class VariantReport:
     layers were not measured. ``layers_error`` says why when that was tried and failed. ``damage``: which decisions
     differ from the original's; ``findings``: the usual causes that were recognised; ``features``: how what it gives
     besides the logits compares.
+
+    ``files_sha256`` says which files it is about: by path in the bundle; older reports do not. ``measured`` is None
+    in older reports, which were measured in one go, and where no engine here could run it. ``earlier``: parts that
+    were kept from another measurement of the same files (``memory``, ``layers`` ...), and from which.
     """
 
     id: str
@@ -80,6 +98,9 @@ class VariantReport:
     damage: Damage | None = None
     findings: tuple[Finding, ...] = ()
     features: tuple[FeatureParity, ...] = ()
+    files_sha256: dict[str, str] = field(default_factory=dict)
+    measured: Measured | None = None
+    earlier: dict[str, Measured] = field(default_factory=dict)
 
     @property
     def features_sqnr_db(self) -> float | None:
@@ -136,7 +157,8 @@ class Report:
     per epoch; ``provenance`` is the manifest's; ``created`` is ISO 8601 in UTC. ``baseline``: what changed since an
     accepted report; ``disturbances``: what changed on the machine while latency was measured; ``contract``: input,
     preprocessing, normalisation and output of the manifest; ``original``: what the original model takes for what;
-    ``twins``: whether the int8 files of the formats decide like each other.
+    ``twins``: whether the int8 files of the formats decide like each other; ``left_out``: the variants of the bundle
+    that it says nothing about, None in older reports, which do not know.
     """
 
     bundle: str
@@ -155,6 +177,7 @@ class Report:
     contract: dict[str, Any] = field(default_factory=dict)
     original: Original | None = None
     twins: tuple[Twins, ...] = ()
+    left_out: tuple[str, ...] | None = None
     schema: int = SCHEMA
 
     def variant(self, variant_id: str) -> VariantReport:
@@ -164,6 +187,10 @@ class Report:
                 return variant
         known = ", ".join(variant.id for variant in self.variants)
         raise UsageError(f"the report has no variant {variant_id!r}", fix=f"choose one of: {known}")
+
+    def measured_of(self, variant: VariantReport) -> Measured:
+        """When and on what `variant` was measured: what it says itself, else what the whole report says."""
+        return variant.measured or Measured(self.created, self.data, self.machine.get("processor"))
 
     def to_json(self) -> str:
         """Indented JSON, always valid: a number that is not finite (a loss that went astray) becomes null."""

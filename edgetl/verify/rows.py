@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgetl.verify.fidelity import LayerFidelity
+from edgetl.verify.gate import QUANTITIES
 from edgetl.verify.parity import SQNR_LIMIT_DB
+from edgetl.verify.parting import find_place
 from edgetl.verify.report import Check, Report, VariantReport
 
 __all__ = [
@@ -20,6 +23,7 @@ __all__ = [
     "speed_up",
     "verdict_line",
     "where_it_goes_wrong",
+    "wrong_layers",
 ]
 
 HEADINGS = ("variant", "agree", "SQNR dB", "top-1", "delta", "p50 ms", "p95 ms", "speed", "size MB", "gate")
@@ -114,24 +118,35 @@ def verdict_line(report: Report) -> str:
     if report.verdict.passed:
         said = f"PASSED: all {len(report.variants)} variants hold the gate's {len(report.verdict.checks)} limits"
         undecided = len(report.verdict.undecided)
-        return f"{said}, {undecided} of them undecided" if undecided else said
+        said = f"{said}, {undecided} of them undecided" if undecided else said
+        return f"{said}; {len(report.left_out)} more of the bundle were not measured" if report.left_out else said
     if not report.verdict.checks:
         return "FAILED: nothing was measured"
     return f"FAILED: {len(failed)} of {len(report.variants)} variants: {', '.join(sorted(failed))}"
 
 
+def wrong_layers(report: Report) -> dict[str, LayerFidelity]:
+    """By id of the variants that failed in parity, the layer where each goes wrong by the rule of `edgetl inspect`.
+
+    A limit on accuracy or latency says nothing of layers, and what every variant of a precision loses is its price.
+    """
+    failed = {check.variant for check in report.verdict.failed if _is_of_parity(check.what)}
+    places = {variant.id: find_place(variant, report.variants) for variant in report.variants if variant.id in failed}
+    return {id_: layer for id_, layer in places.items() if layer is not None}
+
+
 def where_it_goes_wrong(report: Report) -> list[str]:
-    """A line for every variant that failed the gate and loses much in single layers: which, by original module."""
-    failed = {check.variant for check in report.verdict.failed}
+    """A line for every one of `wrong_layers`, by original module."""
     return [
-        f"{variant.id} first goes wrong at "
-        + ", ".join(
-            f"{layer.module} ({layer.node}: {layer.sqnr_db:.1f} dB, {layer.drop_db:.1f} dB below what goes in)"
-            for layer in variant.suspects
-        )
-        for variant in report.variants
-        if variant.id in failed and variant.suspects
+        f"{id_} first goes wrong at {layer.module} ({layer.node}: {layer.sqnr_db:.1f} dB, {layer.drop_db:.1f} dB below "
+        "what goes in)"
+        for id_, layer in wrong_layers(report).items()
     ]
+
+
+def _is_of_parity(what: str) -> bool:
+    quantity = QUANTITIES.get(what.removeprefix("baseline."))
+    return quantity is not None and (quantity.part == "parity" or quantity.field == "features_sqnr_db")
 
 
 def speed_up(variant: VariantReport, report: Report) -> float | None:
@@ -142,7 +157,9 @@ def speed_up(variant: VariantReport, report: Report) -> float | None:
     if variant.latency is not None and variant.latency.speedup is not None:
         return variant.latency.speedup
     for other in report.variants:
-        if other.target == variant.target and other.precision == "fp32" and other.latency and variant.latency:
+        if other.target != variant.target or other.precision != "fp32" or other.measured != variant.measured:
+            continue
+        if other.latency and variant.latency:
             return other.latency.p50_ms / variant.latency.p50_ms
     return None
 

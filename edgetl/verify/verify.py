@@ -24,13 +24,15 @@ from edgetl.verify.options import RunFacts, VerifyOptions
 from edgetl.verify.parity import compare
 from edgetl.verify.provenance import contract_of
 from edgetl.verify.reference import KeptReference
-from edgetl.verify.regression import check_same_model, compare_reports
-from edgetl.verify.report import Data, Report, VariantReport, Verdict
+from edgetl.verify.regression import check_covers, check_same_model, compare_reports
+from edgetl.verify.report import NOT_EXPORTED, Data, Measured, Report, VariantReport, Verdict
 from edgetl.verify.twins import twins_among
 from edgetl_export.progress import Track, silent
 from edgetl_runtime.bundle import Bundle, open_bundle
 from edgetl_runtime.errors import DataError, UsageError, nearest
+from edgetl_runtime.fidelity import is_cost
 from edgetl_runtime.manifest import Manifest, Variant
+from edgetl_runtime.preflight import obstacle
 
 if TYPE_CHECKING:
     from edgetl_export import Captured, Source
@@ -66,6 +68,7 @@ def verify(
     _check_samples(samples, manifest)
     if options.baseline is not None:
         check_same_model(manifest, options.baseline)
+        check_covers([variant.id for variant in chosen], options.baseline)
     openers = {variant.id: partial(opened.session, variant.id, threads=options.threads) for variant in chosen}
     answers = collect_answers(openers, reference, samples, manifest, threads=options.threads, track=track)
     # After the photos: what a reference is asked first is what it may keep (`RecordingReference`).
@@ -80,11 +83,14 @@ def verify(
     if options.layers:
         reports = measuring.with_layers(reports)
     reports = measuring.with_damage(reports)
+    machine = describe_workbench()
+    created, data = datetime.now(UTC).isoformat(timespec="seconds"), Data(len(samples), answers.fingerprint)
+    reports = _stamped(reports, chosen, Measured(created, data, machine.get("processor")))
     report = Report(
         bundle=bundle.name,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine=describe_workbench(),
-        data=Data(n=len(samples), fingerprint=answers.fingerprint),
+        created=created,
+        machine=machine,
+        data=data,
         reference=accuracy,
         seconds=dict(facts.seconds),
         variants=(*reports, *(_not_exported(id_, reason) for id_, reason in facts.not_exported.items())),
@@ -96,6 +102,7 @@ def verify(
         contract=contract_of(manifest),
         original=measuring.original_model(),
         twins=twins_among(chosen, answers.variants),
+        left_out=tuple(variant.id for variant in manifest.variants if variant not in chosen),
     )
     report = _with_findings(_judged(report, options, faults, variants), measuring, faults)
     return replace(report, seconds={**facts.seconds, "verify": time.monotonic() - start})
@@ -150,6 +157,19 @@ def _compare_and_score(
     return score(answers.reference, truth, labels=labels), reports
 
 
+def _stamped(reports: Sequence[VariantReport], variants: Sequence[Variant], measured: Measured) -> list[VariantReport]:
+    """`reports` with the hashes of their files and when they were measured, but for what no engine here can run."""
+    by_id = {variant.id: variant for variant in variants}
+    return [
+        replace(
+            report,
+            files_sha256={file.path: file.sha256 for file in by_id[report.id].files},
+            measured=None if report.error is not None and obstacle(by_id[report.id]) is not None else measured,
+        )
+        for report in reports
+    ]
+
+
 def _audit(
     bundle: Bundle, reference: ReferenceModel, answers: Answers, samples: Sequence[Sample], variants: Sequence[str]
 ) -> list[Fault]:
@@ -177,10 +197,11 @@ def _with_findings(report: Report, measuring: Measuring, faults: Sequence[Fault]
     known: dict[str, list[Finding]] = {}
     for fault in faults:
         known.setdefault(fault.check.variant, []).append(fault.finding)
-    failed = {check.variant for check in report.verdict.failed}
+    # What is only too slow or too large computes what it should: there is no cause to look for in its answers.
+    failed = {check.variant for check in report.verdict.failed if not is_cost(check.what)}
     return replace(report, variants=tuple(measuring.with_findings(report.variants, failed, known)))
 
 
 def _not_exported(variant_id: str, reason: str) -> VariantReport:
     target, _, precision = variant_id.partition(".")
-    return VariantReport(variant_id, target, precision, error=f"not exported: {reason}")
+    return VariantReport(variant_id, target, precision, error=f"{NOT_EXPORTED}: {reason}")

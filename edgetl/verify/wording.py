@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from edgetl.verify.baseline import Change
 from edgetl.verify.damage import ClassDamage, Damage, worst_classes
-from edgetl.verify.report import Report, VariantReport
+from edgetl.verify.report import Measured, Report, VariantReport
 from edgetl.verify.rows import decibels_in_words, name_of, number_in_words
 from edgetl.verify.significance import is_significant
 
@@ -22,6 +22,7 @@ __all__ = [
     "feature_table",
     "features_in_words",
     "label_name",
+    "measured_apart",
     "slower_than_float",
     "undecided_checks",
 ]
@@ -114,6 +115,26 @@ def undecided_checks(report: Report) -> list[str]:
         f"{check.variant}: {name_of(check.what)}: {check.note or 'the interval straddles the limit'}"
         for check in report.verdict.checks
         if check.undecided
+    ]
+
+
+def measured_apart(report: Report) -> list[str]:
+    """A line for every time at which some of the variants, or parts of them, were measured; empty when all were at
+    once."""
+    times: dict[Measured, list[str]] = {}
+    for variant in report.variants:
+        if variant.measured is None:
+            continue
+        times.setdefault(variant.measured, []).append(variant.id)
+        for part, when in variant.earlier.items():
+            times.setdefault(when, []).append(f"{part} of {variant.id}")
+    if len(times) < 2:
+        return []
+    return [
+        f"measured {when.created.replace('T', ' ').replace('+00:00', ' UTC')} on {when.data.n} images"
+        + (f", {when.processor}" if when.processor else "")
+        + f": {', '.join(names)}"
+        for when, names in sorted(times.items(), key=lambda item: item[0].created)
     ]
 
 

@@ -104,7 +104,7 @@ def report_of(bundle: Path) -> Report:
 def test_a_bundle_without_its_checkpoint_is_held_against_the_answers_it_keeps(
     run: Verify, bundle: Path, capsys: Capture
 ) -> None:
-    assert run() == 0
+    assert run("--record") == 0
     assert "answers that the bundle keeps" in capsys.readouterr().err
     report = report_of(bundle)
     assert report.verdict.passed
@@ -121,7 +121,7 @@ def test_every_format_is_written(run: Verify, tmp_path: Path) -> None:
 
 
 def test_only_some_variants(run: Verify, bundle: Path, capsys: Capture) -> None:
-    assert run("--variants", "onnx.fp32,tflite.fp32") == 0
+    assert run("--variants", "onnx.fp32,tflite.fp32", "--record") == 0
     assert [variant.id for variant in report_of(bundle).variants] == ["onnx.fp32", "tflite.fp32"]
     assert run("--variants", "onnx.fp3") == 2
     assert "did you mean 'onnx.fp32'" in capsys.readouterr().err
@@ -131,7 +131,7 @@ def test_only_some_variants(run: Verify, bundle: Path, capsys: Capture) -> None:
 def test_a_gate_on_memory_makes_it_measured(run: Verify, bundle: Path, tmp_path: Path, part: str) -> None:
     gate = tmp_path / "gate.toml"
     gate.write_text(f'[variant."onnx.fp32"]\n{part} = 1\n')
-    assert run("--gate", str(gate), "--variants", "onnx.fp32") == 1
+    assert run("--gate", str(gate), "--variants", "onnx.fp32", "--record") == 1
     (check,) = report_of(bundle).verdict.failed
     assert (check.what, check.limit) == (part, 1.0)
     assert check.value is not None
@@ -141,7 +141,7 @@ def test_a_gate_on_memory_makes_it_measured(run: Verify, bundle: Path, tmp_path:
 def test_write_gate_then_hold_it(run: Verify, bundle: Path, tmp_path: Path, capsys: Capture) -> None:
     gate = tmp_path / "gate.toml"
     assert run("--write-gate", str(gate)) == 0
-    assert run("--gate", str(gate)) in (0, 1), "its latency is that of a busy machine"
+    assert run("--gate", str(gate), "--record") in (0, 1), "its latency is that of a busy machine"
     checks = report_of(bundle).verdict.checks
     assert {"top1_agreement", "sqnr_db", "delta", "bytes"} <= {check.what for check in checks}
     assert all(check.passed for check in checks if check.what != "p50_ratio")
@@ -159,14 +159,14 @@ def test_a_baseline_that_nothing_is_worse_than(run: Verify, bundle: Path, tmp_pa
             variant["latency"]["ratio"] = 100.0  # so that noise is no matter here
 
     edit_json(base, slower)
-    assert run("--baseline", str(base)) == 0
+    assert run("--baseline", str(base), "--record") == 0
     report = report_of(bundle)
     assert report.baseline is not None
     assert report.baseline.source == str(base)
     assert {check.what for check in report.verdict.checks} >= {"baseline.top1", "baseline.bytes", "baseline.sqnr_db"}
 
     edit_json(base, lambda raw: raw["variants"][0].update(bytes=100))
-    assert run("--baseline", str(base)) == 1
+    assert run("--baseline", str(base), "--record") == 1
     assert [check.what for check in report_of(bundle).verdict.failed] == ["baseline.bytes"]
 
 
@@ -228,7 +228,6 @@ def test_a_baseline_that_is_none(
 ) -> None:
     base = tmp_path / "base.json"
     assert run("--json", str(base)) == 0
-    (bundle / "report.json").unlink()
     edit_json(base, change)
     refuses(["--baseline", str(base)], "base.json", *parts)
 
@@ -272,7 +271,7 @@ def on_a_device(*words: str) -> subprocess.CompletedProcess[str]:
 
 def test_verification_without_torch_and_without_the_workbenchs_libraries(bundle: Path, photos: Path) -> None:
     (bundle / "reference" / "checkpoint.json").write_text("{}")  # it is there and cannot be used
-    words = ["--variants", "onnx.fp32", "--markdown", str(bundle / "summary.md")]
+    words = ["--variants", "onnx.fp32", "--markdown", str(bundle / "summary.md"), "--record"]
     done = on_a_device("verify", str(bundle), "--data", str(photos), *words)
     assert done.returncode == 0, done.stderr
     assert "PASSED" in done.stdout

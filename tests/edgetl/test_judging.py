@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -18,7 +19,9 @@ from PIL import Image
 from edgetl.cli import main
 from edgetl.verify.reference import RecordingReference
 from edgetl.verify.report import Report
+from edgetl_runtime import load
 from edgetl_runtime.bundle import open_bundle
+from edgetl_runtime.errors import EngineError, OutputError
 from edgetl_runtime.preprocess import preprocess
 
 Model = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
@@ -99,6 +102,162 @@ def refuses(run: Verify, bundle: Path, capsys: Capture) -> Callable[..., None]:
 
 def report_of(bundle: Path) -> Report:
     return Report.from_json((bundle / "report.json").read_bytes(), where="report.json")
+
+
+def content_of(bundle: Path) -> dict[str, str]:
+    """By path a hash of every file, and the folders."""
+    return {
+        str(path.relative_to(bundle)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+        for path in sorted(bundle.rglob("*"))
+    }
+
+
+def failing_gate(tmp_path: Path, variant: str = "tflite.fp32") -> str:
+    (tmp_path / "failing.toml").write_text(f'[variant."{variant}"]\nsqnr_db = 199\n')
+    return str(tmp_path / "failing.toml")
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["no report", "a report"])
+def test_verify_leaves_the_bundle_as_it_is(
+    run: Verify, bundle: Path, tmp_path: Path, capsys: Capture, recorded: bool
+) -> None:
+    if recorded:
+        assert run("--record") == 0
+    before = content_of(bundle)
+    assert ("report.json" in before) == recorded
+    files = [word for name in ("json", "html", "markdown", "junit") for word in (f"--{name}", str(tmp_path / name))]
+    for options, code in (
+        ([], 0),
+        (files, 0),
+        (["--variants", "onnx.fp32"], 0),
+        (["--gate", failing_gate(tmp_path)], 1),
+        (["--gate", failing_gate(tmp_path), "--variants", "tflite.fp32"], 1),
+        (["--write-gate", str(tmp_path / "gate.toml")], 0),
+        (["--gate", "gone.toml"], 2),
+    ):
+        capsys.readouterr()
+        assert run(*options) == code, options
+        assert content_of(bundle) == before, options
+        said = capsys.readouterr().err
+        if code != 2:
+            assert f"not recorded: {bundle} is as it was; --record" in said
+            assert "report.html" not in said
+
+
+@pytest.mark.usefixtures("run")  # for its short times
+def test_the_python_api_leaves_the_bundle_as_it_is_too(bundle: Path, photos: Path) -> None:
+    pytest.importorskip("torch")
+    from edgetl import api
+
+    before = content_of(bundle)
+    assert api.verify(bundle, photos).verdict.passed
+    assert content_of(bundle) == before
+    report = api.verify(bundle, photos, record=True)
+    assert report_of(bundle).variants == report.variants
+    assert set(content_of(bundle)) - set(before) == {"report.json", "report.html"}
+    (photos / "red" / "0.png").unlink()
+    with pytest.raises(OutputError, match="20 photos, and these are 19: fewer do not replace more"):
+        api.verify(bundle, photos, record=True)
+    assert api.verify(bundle, photos, record=True, force=True).data.n == report_of(bundle).data.n == 19
+
+
+@pytest.mark.parametrize("part", ["onnx.fp32", "openvino.fp32", "onnx.fp32,openvino.fp32"])
+def test_a_part_that_passes_does_not_undo_what_failed(
+    run: Verify, bundle: Path, tmp_path: Path, capsys: Capture, part: str
+) -> None:
+    assert run("--gate", failing_gate(tmp_path), "--record") == 1
+    page = (bundle / "report.html").read_text(encoding="utf-8")
+    assert "FAILED: 1 of 3 variants: tflite.fp32" in page
+    assert run("--variants", part, "--record") == 0, "what was asked for passes"
+    assert "recorded in " in (said := capsys.readouterr().err)
+    assert "FAILED: 1 of 3 variants: tflite.fp32" in said
+    report = report_of(bundle)
+    assert [variant.id for variant in report.variants] == ["onnx.fp32", "tflite.fp32", "openvino.fp32"]
+    assert not report.verdict.passed
+    assert "FAILED: 1 of 3 variants: tflite.fp32" in (bundle / "report.html").read_text(encoding="utf-8")
+    assert open_bundle(bundle).failed_variants() == {"tflite.fp32"}
+    with pytest.raises(EngineError, match=r"tflite\.fp32: failed verification: sqnr_db"):
+        load(bundle, engine="litert")
+    assert run("--variants", "tflite.fp32", "--record") == 0
+    assert report_of(bundle).verdict.passed
+    load(bundle, engine="litert").close()
+
+
+def test_a_lesser_report_is_refused_before_anything_is_measured(
+    run: Verify, bundle: Path, photos: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("--record") == 0
+    before = content_of(bundle)
+    few = Path(shutil.copytree(photos, tmp_path / "few"))
+    (few / "red" / "0.png").unlink()
+    other = Path(shutil.copytree(photos, tmp_path / "other"))
+    shutil.copyfile(photos / "red" / "1.png", other / "red" / "0.png")
+
+    def measured(*_: Any, **__: Any) -> None:
+        raise AssertionError("it was measured")
+
+    monkeypatch.setattr("edgetl.judging.verify", measured)
+    for data, options, parts in (
+        (few, [], ["20 photos, and these are 19", "--record --force"]),
+        (few, ["--variants", "onnx.fp32"], ["tflite.fp32, openvino.fp32 is on 20 other photos", "leave --variants out"]),
+        (few, ["--variants", "onnx.fp32", "--force"], ["one set of photos"]),
+        (other, ["--variants", "onnx.fp32"], ["is on 20 other photos"]),
+    ):
+        capsys.readouterr()
+        assert run("--record", *options, data=data) == 2
+        said = capsys.readouterr().err
+        for text in parts:
+            assert text in said
+    (bundle / "report.json").write_text("{")
+    assert run("--record") == 2
+    assert "would be lost" in capsys.readouterr().err
+    assert {**content_of(bundle), "report.json": ""} == {**before, "report.json": ""}
+
+
+def test_nothing_is_recorded_in_a_single_file(run: Verify, bundle: Path, photos: Path, capsys: Capture) -> None:
+    packed = Path(shutil.make_archive(str(bundle), "zip", bundle))
+    assert main(["verify", str(packed), "--data", str(photos), "--record"]) == 2
+    assert "is one file: no report can be recorded in it" in capsys.readouterr().err
+    assert main(["verify", str(packed), "--data", str(photos)]) == 0
+    said = capsys.readouterr().err
+    assert "not recorded" in said
+    assert "--record" not in said
+
+
+def test_a_gate_made_from_a_part_says_so(run: Verify, bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+    gate = tmp_path / "gate.toml"
+    assert run("--write-gate", str(gate)) == 0
+    assert "no limits" not in capsys.readouterr().err
+    whole = gate.read_text()
+    assert run("--write-gate", str(gate), "--variants", "onnx.fp32") == 2
+    assert gate.read_text() == whole
+    capsys.readouterr()
+    assert run("--write-gate", str(gate), "--variants", "onnx.fp32", "--force") == 0
+    said = capsys.readouterr().err
+    assert "no limits of its own for tflite.fp32, openvino.fp32" in said
+    assert "had limits for openvino.fp32, tflite.fp32, and they are gone" in said
+    assert "# Not measured, the built-in limits stay: tflite.fp32, openvino.fp32." in gate.read_text()
+
+
+def test_a_baseline_made_from_a_part_lets_nothing_pass_unseen(
+    run: Verify, bundle: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    base = tmp_path / "base.json"
+    assert run("--variants", "onnx.fp32,openvino.fp32", "--json", str(base)) == 0
+    assert "1 more of the bundle were not measured" in capsys.readouterr().out
+    edit_json(base, lambda raw: [variant["latency"].update(ratio=100.0) for variant in raw["variants"]])
+    assert run("--baseline", str(base)) == 2
+    said = capsys.readouterr().err
+    assert "made of a part of the bundle: it says nothing of tflite.fp32" in said
+    assert "--variants onnx.fp32,openvino.fp32" in said
+    assert run("--baseline", str(base), "--variants", "onnx.fp32,openvino.fp32") == 0
+    # An older report does not say what it left out: then nothing was compared, which is shown.
+    edit_json(base, lambda raw: raw.pop("left_out"))
+    capsys.readouterr()
+    assert run("--baseline", str(base)) == 0
+    shown = capsys.readouterr().out
+    assert "OPEN  tflite.fp32" in shown
+    assert "1 of them undecided" in shown
 
 
 def test_a_bundle_without_its_checkpoint_is_held_against_the_answers_it_keeps(

@@ -72,6 +72,8 @@ def test_the_python_api_is_three_calls(photos: Path, tmp_path: Path) -> None:
     bundle = api.export(checkpoint, calibration=photos, out=tmp_path / "a.edgetl", options=SMALL.export)
     report = api.verify(bundle, photos)
     assert report.variant("onnx.fp32").parity.top1_agreement == 1.0
+    assert not (bundle / "report.html").exists()
+    api.verify(bundle, photos, record=True)
     assert (bundle / "report.html").is_file()
     (bundle / "reference" / "checkpoint.json").unlink()
     (bundle / "reference" / "model.safetensors").unlink()

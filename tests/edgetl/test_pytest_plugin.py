@@ -69,6 +69,16 @@ def test_a_test_for_every_variant_and_check(pytester: pytest.Pytester, bundle: P
     )
 
 
+def test_nothing_is_written_into_the_bundle(pytester: pytest.Pytester, bundle: Path, photos: Path) -> None:
+    def content() -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
+
+    before = content()
+    run(pytester, "--edgetl-bundle", bundle)
+    run(pytester, "--edgetl-bundle", bundle, "--edgetl-data", photos)
+    assert content() == before
+
+
 def test_a_failure_is_its_message_and_no_trace(pytester: pytest.Pytester, bundle: Path) -> None:
     (pytester.path / "gate.toml").write_text('[variant."onnx.fp32"]\nsqnr_db = 199\n')
     result = run(pytester, "--edgetl-bundle", bundle, "--edgetl-gate", "gate.toml", "-k", "onnx.fp32")

@@ -199,7 +199,11 @@ def test_a_lesser_report_is_refused_before_anything_is_measured(
     monkeypatch.setattr("edgetl.judging.verify", measured)
     for data, options, parts in (
         (few, [], ["20 photos, and these are 19", "--record --force"]),
-        (few, ["--variants", "onnx.fp32"], ["tflite.fp32, openvino.fp32 is on 20 other photos", "leave --variants out"]),
+        (
+            few,
+            ["--variants", "onnx.fp32"],
+            ["tflite.fp32, openvino.fp32 is on 20 other photos", "leave --variants out"],
+        ),
         (few, ["--variants", "onnx.fp32", "--force"], ["one set of photos"]),
         (other, ["--variants", "onnx.fp32"], ["is on 20 other photos"]),
     ):

@@ -1,0 +1,106 @@
+"""Which layer is blamed, and when none is: a failure in parity that `edgetl inspect --layers` would confirm."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import edgetl.verify.measuring as measuring_module
+from edgetl.data import Sample
+from edgetl.verify.fidelity import LayerFidelity, find_suspects
+from edgetl.verify.gate import Gate
+from edgetl.verify.junit import render_junit
+from edgetl.verify.markdown import render_markdown
+from edgetl.verify.options import VerifyOptions
+from edgetl.verify.parting import find_place
+from edgetl.verify.report import Check, Report, Verdict
+from edgetl.verify.rows import where_it_goes_wrong, wrong_layers
+from edgetl.verify.terminal import render_terminal
+from edgetl.verify.verify import verify
+
+ID = "onnx.int8"
+COSTLY, BROKEN = (3.0, 12.0, 2.0), (3.0, 12.0, 30.0)
+
+
+def layers(drops: tuple[float, ...]) -> tuple[LayerFidelity, ...]:
+    return tuple(LayerFidelity(f"m{i}", f"n{i}", "t", 9.0, drop) for i, drop in enumerate(drops))
+
+
+def taken_apart(report: Report, drops: tuple[float, ...], what: str, **check: Any) -> Report:
+    """`report` with the layers of two int8 variants, the sibling's as its precision costs; `what` alone failed."""
+    loses = {ID: layers(drops), "openvino.int8": layers(COSTLY)}
+    sound = report.variant(ID)
+    variants = [
+        replace(
+            replace(sound, id=v.id, target=v.target) if v.error else v,
+            layers=loses.get(v.id, ()),
+            suspects=find_suspects(loses.get(v.id, ())),
+        )
+        for v in report.variants
+    ]
+    failed = Check(**{"variant": ID, "what": what, "limit": 1.0, "value": 2.0, "passed": False, **check})
+    return replace(report, variants=tuple(variants), verdict=Verdict(False, (failed,)))
+
+
+@pytest.mark.parametrize("what", ["p50_ratio", "p95_ms", "bytes", "peak_rss_bytes", "baseline.p50_ratio"])
+def test_cost_blames_no_layer(report: Report, what: str) -> None:
+    found = taken_apart(report, BROKEN, what)
+    assert found.variant(ID).suspects
+    assert where_it_goes_wrong(found) == []
+    for render in (render_terminal, render_markdown, render_junit):
+        text = render(found)
+        assert "goes wrong" not in text
+        assert "LAYER" not in text
+
+
+@pytest.mark.parametrize("what", ["top1", "delta", "class_delta", "top5", "baseline.top1", "labels", "works"])
+def test_accuracy_and_faults_blame_no_layer(report: Report, what: str) -> None:
+    assert where_it_goes_wrong(taken_apart(report, BROKEN, what)) == []
+
+
+@pytest.mark.parametrize(
+    "what", ["top1_agreement", "sqnr_db", "max_abs", "cosine", "features_sqnr_db", "baseline.top1_agreement"]
+)
+def test_parity_blames_the_layer_that_inspect_names(report: Report, what: str) -> None:
+    found = taken_apart(report, BROKEN, what)
+    assert find_place(found.variant(ID), found.variants) == layers(BROKEN)[2]
+    (line,) = where_it_goes_wrong(found)
+    assert line == f"{ID} first goes wrong at m2 (n2: 9.0 dB, 30.0 dB below what goes in)"
+    assert "LAYER onnx.int8 first goes wrong at m2" in " ".join(render_terminal(found).split())
+    assert list(wrong_layers(found)) == [ID]
+
+
+@pytest.mark.parametrize("what", ["top1_agreement", "sqnr_db", "cosine"])
+def test_what_the_precision_costs_everywhere_is_nobodys_fault(report: Report, what: str) -> None:
+    """`inspect --layers` says that no layer goes wrong, and so does this."""
+    found = taken_apart(report, COSTLY, what)
+    assert [layer.module for layer in found.variant(ID).suspects] == ["m1"]
+    assert where_it_goes_wrong(found) == []
+
+
+def test_nothing_was_taken_apart(report: Report) -> None:
+    assert where_it_goes_wrong(report) == []
+    assert find_place(report.variant(ID), report.variants) is None
+
+
+@pytest.mark.parametrize(("limit", "looked"), [("bytes = 1", False), ("sqnr_db = 300", True), ("top1 = 1.0", True)])
+def test_causes_are_looked_for_where_answers_are_wrong(
+    fake_bundle: Any,
+    linear: Any,
+    samples: list[Sample],
+    bundle_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: str,
+    looked: bool,
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(measuring_module, "diagnose", lambda report, evidence: asked.append(report.id) or ())
+    fake_bundle({"onnx.fp32": linear, "onnx.int8": linear})
+    name, _, value = limit.partition(" = ")
+    gate = Gate(variant={"onnx.int8": {name: float(value)}})
+    report = verify(bundle_path, samples, linear, VerifyOptions(latency_seconds=0, gate=gate))
+    assert [check.what for check in report.verdict.failed] == [name]
+    assert asked == (["onnx.int8"] if looked else [])

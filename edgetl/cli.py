@@ -231,7 +231,10 @@ def _tell_rungs(rungs: Sequence[Rung]) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    """Hold every variant of a bundle against the model it came from, on labelled photos."""
+    """Hold every variant of a bundle against the model it came from, on labelled photos.
+
+    The bundle is left as it is; --record puts what was found into it.
+    """
     # What needs torch is imported by these when it is used: this command runs on devices.
     from edgetl.judging import verify_bundle, verify_options
     from edgetl.verify.gate_writing import check_gate_path, write_gate

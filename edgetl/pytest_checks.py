@@ -24,7 +24,7 @@ from edgetl.verify.options import VerifyOptions
 from edgetl.verify.parity import Parity, compare
 from edgetl.verify.reference import read_kept_reference
 from edgetl.verify.report import Check, Report
-from edgetl.verify.rows import describe, where_it_goes_wrong
+from edgetl.verify.rows import describe, is_of_parity, where_it_goes_wrong
 from edgetl.verify.verify import verify
 from edgetl.verify.wording import causes
 from edgetl_runtime.bundle import Bundle, open_bundle
@@ -154,7 +154,8 @@ class BundleChecks:
         lines = [describe(check) for check in failed]
         lines += [f"p value {check.p_value:.3g}" for check in failed if check.p_value is not None]
         lines += causes(variant)
-        lines += [line for line in where_it_goes_wrong(report) if line.startswith(f"{variant.id} ")]
+        places = where_it_goes_wrong(report) if any(is_of_parity(check.what) for check in failed) else []
+        lines += [line for line in places if line.startswith(f"{variant.id} ")]
         return "\n".join(lines)
 
 

@@ -19,7 +19,14 @@ from collections.abc import Sequence
 from pathlib import PurePath
 
 from edgetl.verify.report import Check, Report, VariantReport
-from edgetl.verify.rows import describe, describe_limit, describe_value, verdict_line, where_it_goes_wrong
+from edgetl.verify.rows import (
+    describe,
+    describe_limit,
+    describe_value,
+    is_of_parity,
+    verdict_line,
+    where_it_goes_wrong,
+)
 from edgetl.verify.wording import causes, changes_in_words, damage_in_words
 
 __all__ = ["render_junit"]
@@ -88,7 +95,8 @@ def _explained(check: Check, variant: VariantReport | None, report: Report) -> s
     lines += [f"p value {check.p_value:.3g}"] if check.p_value is not None else []
     if variant is not None:
         lines += [*causes(variant)]
-        lines += [line for line in where_it_goes_wrong(report) if line.startswith(f"{variant.id} ")]
+        places = where_it_goes_wrong(report) if is_of_parity(check.what) else []
+        lines += [line for line in places if line.startswith(f"{variant.id} ")]
     return "\n".join(lines)
 
 

@@ -54,6 +54,8 @@ def check_record(
     That is found before anything is measured. `force`: fewer photos may replace more.
     """
     before = _read(bundle)
+    if not os.access(bundle, os.W_OK):
+        raise OutputError(f"cannot write into {bundle}", fix="leave --record out; --json FILE keeps the report")
     if before is None:
         return
     again = {item.id for item in manifest.variants if (variants is None or item.id in variants) and not obstacle(item)}

@@ -17,6 +17,7 @@ __all__ = [
     "describe",
     "describe_limit",
     "describe_value",
+    "is_of_parity",
     "name_of",
     "number_in_words",
     "rows",
@@ -130,7 +131,7 @@ def wrong_layers(report: Report) -> dict[str, LayerFidelity]:
 
     A limit on accuracy or latency says nothing of layers, and what every variant of a precision loses is its price.
     """
-    failed = {check.variant for check in report.verdict.failed if _is_of_parity(check.what)}
+    failed = {check.variant for check in report.verdict.failed if is_of_parity(check.what)}
     places = {variant.id: find_place(variant, report.variants) for variant in report.variants if variant.id in failed}
     return {id_: layer for id_, layer in places.items() if layer is not None}
 
@@ -144,7 +145,8 @@ def where_it_goes_wrong(report: Report) -> list[str]:
     ]
 
 
-def _is_of_parity(what: str) -> bool:
+def is_of_parity(what: str) -> bool:
+    """Whether the check `what` holds outputs against the original's: not accuracy, time, size or a fault."""
     quantity = QUANTITIES.get(what.removeprefix("baseline."))
     return quantity is not None and (quantity.part == "parity" or quantity.field == "features_sqnr_db")
 

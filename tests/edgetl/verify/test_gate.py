@@ -12,6 +12,7 @@ from edgetl.verify.latency import Latency
 from edgetl.verify.parity import FeatureParity, Parity
 from edgetl.verify.report import Memory, VariantReport
 from edgetl_runtime.errors import UsageError
+from edgetl_runtime.fidelity import COSTS, is_cost
 
 IMAGES = 367
 
@@ -242,3 +243,11 @@ def test_mistakes_in_the_file_are_named(tmp_path: Path, text: str, message: str)
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot read the gate"):
         read_gate(tmp_path / "none.toml")
+
+
+def test_the_runtime_knows_which_limits_are_about_cost() -> None:
+    """A device takes a variant that missed one of these, and never one that missed another."""
+    costs = {name for name, found in QUANTITIES.items() if found.part in ("latency", "memory") or name == "bytes"}
+    assert costs == COSTS
+    assert all(is_cost(name) and is_cost(f"baseline.{name}") for name in costs)
+    assert not any(is_cost(name) for name in QUANTITIES.keys() - costs)

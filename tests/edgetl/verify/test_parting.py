@@ -81,6 +81,13 @@ def test_what_the_precision_costs_everywhere_is_nobodys_fault(report: Report, wh
     assert where_it_goes_wrong(found) == []
 
 
+def test_a_layer_stands_beside_the_check_that_it_explains(report: Report) -> None:
+    found = taken_apart(report, BROKEN, "sqnr_db")
+    slow = Check(ID, "p50_ratio", 1.0, 2.0, False, "<=")
+    junit = render_junit(replace(found, verdict=Verdict(False, (*found.verdict.checks, slow))))
+    assert junit.count("first goes wrong at m2") == 1
+
+
 def test_nothing_was_taken_apart(report: Report) -> None:
     assert where_it_goes_wrong(report) == []
     assert find_place(report.variant(ID), report.variants) is None

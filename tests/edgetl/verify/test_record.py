@@ -17,7 +17,7 @@ from edgetl.verify.fidelity import LayerFidelity
 from edgetl.verify.gate import Gate, judge
 from edgetl.verify.html import render_html
 from edgetl.verify.parity import Parity
-from edgetl.verify.record import merge_reports, record_report
+from edgetl.verify.record import check_record, merge_reports, record_report
 from edgetl.verify.report import Check, Data, Measured, Memory, Report, VariantReport
 from edgetl.verify.twins import Twins
 from edgetl.verify.wording import measured_apart
@@ -276,6 +276,15 @@ def test_a_report_that_cannot_be_read_is_not_written_over(folder: Path, part: Pa
     with pytest.raises(OutputError, match="recorded in the bundle would be lost"):
         record_report(part(), folder)
     assert (folder / "report.json").read_text() == text
+
+
+def test_a_folder_that_cannot_be_written_to_is_found_before_the_work(
+    folder: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_record(folder, manifest, [])
+    monkeypatch.setattr(record.os, "access", lambda path, mode: False)
+    with pytest.raises(OutputError, match="cannot write into"):
+        check_record(folder, manifest, [])
 
 
 def test_files_that_changed_meanwhile_and_nothing_measured(folder: Path, part: Part) -> None:

@@ -64,8 +64,9 @@ def export(
 ) -> Path:
     """Export a checkpoint (or the folder of one) to a bundle; `calibration` is a folder of photos like the device's.
 
-    Returns the bundle's path. Raises `OutputError` when `out` exists and not `force`, and `ExportError` when a variant
-    could not be written - the bundle then holds the others.
+    Returns the bundle's path. Nothing in it is verified yet: `verify` with ``record=True`` does that. Raises
+    `OutputError` when `out` exists and not `force`, and `ExportError` when a variant could not be written - the bundle
+    then holds the others.
     """
     if isinstance(checkpoint, Checkpoint):
         opened, came_from = checkpoint, None

@@ -154,8 +154,8 @@ def _check_photos(before: Report, stay: Sequence[str], n: int, same_photos: Call
     was = before.data.n
     if stay and not (n == was and same_photos()):
         raise OutputError(
-            f"what {before.bundle} has on record of {', '.join(stay)} is on {was} other photos than these {n}: one "
-            "report is on one set of photos",
+            f"what {before.bundle} has on record of {', '.join(stay)} is on {was} other photos than these {n} "
+            "(or on the same, decoded to other pixels here): one report is on one set of photos",
             fix="verify on those photos, record all variants on these (leave --variants out), or leave --record out",
         )
     if not stay and n < was and not force:
@@ -194,7 +194,7 @@ def _known(before: Report, manifest: Manifest) -> dict[str, VariantReport]:
         if entry.id not in files:
             if _is_unwritten(entry):
                 known[entry.id] = entry
-        elif not entry.files_sha256 or entry.files_sha256 == files[entry.id]:
+        elif not _is_unwritten(entry) and (not entry.files_sha256 or entry.files_sha256 == files[entry.id]):
             known[entry.id] = replace(entry, files_sha256=files[entry.id], measured=before.measured_of(entry))
     return known
 

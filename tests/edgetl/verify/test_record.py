@@ -138,6 +138,17 @@ def test_what_was_recorded_of_other_files_is_left_out_with_a_word(
     assert "tflite.int8" in note
 
 
+def test_a_variant_that_was_written_after_all_is_no_longer_missing(
+    whole: Report, part: Part, report: Report, manifest: Manifest
+) -> None:
+    missing = VariantReport("onnx.int8", "onnx", "int8", error="not exported: unsupported operator")
+    entries = tuple(missing if entry.id == "onnx.int8" else entry for entry in whole.variants)
+    merged, notes = merge_reports(replace(whole, variants=entries), part("onnx.fp32"), manifest)
+    assert merged.left_out == ("onnx.int8",)
+    assert "onnx.int8" in notes[0]
+    assert merged.variant("openvino.int8") == report.variants[-1], "that one still is"
+
+
 LAYERS = (LayerFidelity("stem", "n1", "t1", 30.0, 8.0), LayerFidelity("head", "n2", "t2", 20.0, 10.0))
 
 

@@ -261,9 +261,8 @@ def _verify(arguments: argparse.Namespace) -> int:
     if arguments.write_gate is not None:
         for note in write_gate(outcome.report, arguments.write_gate, force=arguments.force):
             say(note)
-    said = [
-        f"not recorded: {arguments.bundle} is as it was" + ("; --record puts this report into it" if bundle else "")
-    ]
+    how = "; --record puts it there" if bundle else ", which is one file"
+    said = [f"the report was not recorded in {arguments.bundle}{how}"]
     problem = None
     if arguments.record:
         try:  # first, so that nothing that goes wrong with the screen loses it

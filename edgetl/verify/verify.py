@@ -75,14 +75,7 @@ def verify(
     faults = _audit(opened, reference, answers, samples, [variant.id for variant in chosen])
     measuring = Measuring(opened, bundle, samples, answers, options, original)
     accuracy, reports = _compare_and_score(chosen, answers, samples, manifest)
-    disturbances: tuple[str, ...] = ()
-    if options.seconds > 0:
-        reports, disturbances = measuring.with_latency(reports)
-    if options.measures_memory:
-        reports = measuring.with_memory(reports)
-    if options.layers:
-        reports = measuring.with_layers(reports)
-    reports = measuring.with_damage(reports)
+    reports, disturbances = _with_parts(reports, measuring, options)
     machine = describe_workbench()
     created, data = datetime.now(UTC).isoformat(timespec="seconds"), Data(len(samples), answers.fingerprint)
     reports = _stamped(reports, chosen, Measured(created, data, machine.get("processor")))
@@ -155,6 +148,20 @@ def _compare_and_score(
             )
         reports.append(report)
     return score(answers.reference, truth, labels=labels), reports
+
+
+def _with_parts(
+    reports: list[VariantReport], measuring: Measuring, options: VerifyOptions
+) -> tuple[list[VariantReport], tuple[str, ...]]:
+    """`reports` with all that `options` ask for, and what disturbed the measurement."""
+    disturbances: tuple[str, ...] = ()
+    if options.seconds > 0:
+        reports, disturbances = measuring.with_latency(reports)
+    if options.measures_memory:
+        reports = measuring.with_memory(reports)
+    if options.layers:
+        reports = measuring.with_layers(reports)
+    return measuring.with_damage(reports), disturbances
 
 
 def _stamped(reports: Sequence[VariantReport], variants: Sequence[Variant], measured: Measured) -> list[VariantReport]:

@@ -140,7 +140,7 @@ def test_verify_leaves_the_bundle_as_it_is(
         assert content_of(bundle) == before, options
         said = capsys.readouterr().err
         if code != 2:
-            assert f"not recorded: {bundle} is as it was; --record" in said
+            assert f"the report was not recorded in {bundle}; --record puts it there" in said
             assert "report.html" not in said
 
 

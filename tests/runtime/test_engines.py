@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -178,22 +179,33 @@ def test_importing_the_runtime_imports_no_engine() -> None:
     assert found.stdout.strip() == "[]"
 
 
-def test_onnxruntime_reads_the_file_of_a_folder_itself(
+def test_onnxruntime_reads_a_file_that_nobody_else_has(
     pristine_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The bytes would lie in memory beside its own copy while it loads."""
+    """The bytes would lie in memory beside its own copy while it loads; the bundle's file may change meanwhile."""
     from edgetl_runtime.engines import ort
 
     given: list[object] = []
     real = ort.onnxruntime.InferenceSession
-    monkeypatch.setattr(
-        ort.onnxruntime, "InferenceSession", lambda source, *a, **k: (given.append(source), real(source, *a, **k))[1]
-    )
+
+    def opened(source: str | bytes, *args: object, **options: object) -> object:
+        given.append(Path(source).read_bytes() if isinstance(source, str) else source)
+        assert isinstance(source, str) == hasattr(os, "memfd_create")
+        return real(source, *args, **options)
+
+    monkeypatch.setattr(ort.onnxruntime, "InferenceSession", opened)
     zipped = Path(shutil.make_archive(str(tmp_path / "colours"), "zip", pristine_bundle))
-    for path in (pristine_bundle, zipped, pristine_bundle / "onnx/model.fp32.onnx"):
-        open_bundle(path).session("onnx.fp32").close()
-    assert [type(source) for source in given] == [str, bytes, bytes]
-    assert given[0] == str(pristine_bundle / "onnx/model.fp32.onnx")
+    descriptors = Path("/proc/self/fd")
+    before = len(list(descriptors.iterdir())) if descriptors.exists() else None
+    for path in (pristine_bundle, pristine_bundle / "onnx/model.fp32.onnx"):
+        for verify in (True, False):
+            open_bundle(path).session("onnx.fp32", verify=verify).close()
+    if before is not None:
+        assert len(list(descriptors.iterdir())) == before  # nothing stays open
+    open_bundle(zipped).session("onnx.fp32").close()
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    open_bundle(pristine_bundle).session("onnx.fp32").close()
+    assert given == [(pristine_bundle / "onnx/model.fp32.onnx").read_bytes()] * 6
 
 
 def test_a_label_is_there_before_anything_slow_is_imported(pristine_bundle: Path) -> None:

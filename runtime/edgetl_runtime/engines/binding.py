@@ -22,8 +22,8 @@ class ModelBytes:
 
 @dataclass(frozen=True)
 class ModelPath:
-    """A model in a file of its own, for an engine that reads files itself and so needs no copy; ``name`` is for
-    messages."""
+    """A model in a file of its own (`edgetl_runtime.engines.private_file`), for an engine that reads files itself;
+    ``name`` is for messages."""
 
     path: str
     name: str

@@ -127,6 +127,8 @@ def _open(
     # run with it, 12 ms and 13 ms without; on 1 thread there was no difference.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    # Bytes may also be in ONNX Runtime's own format, which nothing has checked.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     if provider.name == "DmlExecutionProvider":
         options.enable_mem_pattern = False  # DirectML refuses to start with it
     profiled = None

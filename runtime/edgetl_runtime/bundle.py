@@ -83,7 +83,7 @@ class Bundle:
         """The bytes of a variant, held against its hashes unless `verify` is False, and such as an engine may see.
 
         They are read once: what was hashed and checked is what an engine is given, whatever becomes of the files.
-        Raises `BundleError`.
+        Raises `BundleError`, or `EngineError` when the model does not hold together.
         """
         variant = self.manifest.variant(variant_id)
         entries = variant.files

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from edgetl_runtime.bundle import Bundle
+from edgetl_runtime.decoding import parse
 from edgetl_runtime.errors import BundleError
 from edgetl_runtime.frozen import dataclass
 
@@ -14,6 +14,7 @@ __all__ = ["FailedCheck", "Fidelity", "read_failed_checks", "read_fidelity"]
 
 _REPORT = "report.json"
 _LARGEST_REPORT = 32 * 2**20
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
@@ -52,22 +53,39 @@ class Fidelity:
 
 def read_fidelity(bundle: Bundle) -> dict[str, Fidelity]:
     """By variant id, what the report says; empty when there is no report. `BundleError` when it is damaged."""
+    return _read(bundle, _all_fidelity)
+
+
+def read_failed_checks(bundle: Bundle) -> dict[str, tuple[FailedCheck, ...]]:
+    """By variant id, the checks it failed; empty when nothing failed or there is no report.
+
+    Raises `BundleError` when the report is damaged.
+    """
+    return _read(bundle, _failed_checks)
+
+
+def _read(bundle: Bundle, find: Callable[[Any], dict[str, _Found]]) -> dict[str, _Found]:
+    """What `find` finds in the bundle's report. All of it is input: any value may be of any type."""
     if not bundle.has(_REPORT):
         return {}
-    failed = read_failed_checks(bundle)
     content = bundle.read(_REPORT, limit=_LARGEST_REPORT)
     try:
-        entries = {entry["id"]: entry for entry in json.loads(content).get("variants") or ()}
-        return {
-            id_: _fidelity(entries.get(id_) or {}, tuple(map(str, failed.get(id_, ()))))
-            for id_ in dict.fromkeys((*entries, *failed))
-        }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BundleError(f"{_REPORT} in {bundle.path} is damaged: {error!r}", fix="edgetl verify") from None
+        return find(parse(content))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise BundleError(f"{_REPORT} in {bundle.path} is damaged: {error!r:.300}", fix="edgetl verify") from None
+
+
+def _all_fidelity(raw: Any) -> dict[str, Fidelity]:
+    failed = _failed_checks(raw)
+    entries = {_text(entry["id"]): entry for entry in raw.get("variants") or ()}
+    return {
+        id_: _fidelity(entries.get(id_) or {}, tuple(map(str, failed.get(id_, ()))))
+        for id_ in dict.fromkeys((*entries, *failed))
+    }
 
 
 def _fidelity(entry: Mapping[str, Any], failed: tuple[str, ...]) -> Fidelity:
-    parity, accuracy = entry.get("parity") or {}, entry.get("accuracy") or {}
+    parity, accuracy = ({} if entry.get(part) is None else entry[part] for part in ("parity", "accuracy"))
     n = _number(parity.get("n"))
     return Fidelity(
         n=None if n is None else int(n),
@@ -79,36 +97,34 @@ def _fidelity(entry: Mapping[str, Any], failed: tuple[str, ...]) -> Fidelity:
 
 
 def _number(value: Any) -> float | None:
-    if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
+    if value is None:
+        return None
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        float(value)  # an integer may be beyond it
         return value
-    raise TypeError(f"not a number: {value!r}")
+    raise TypeError(f"not a number: {value!r:.60}")
 
 
-def read_failed_checks(bundle: Bundle) -> dict[str, tuple[FailedCheck, ...]]:
-    """By variant id, the checks it failed; empty when nothing failed or there is no report.
-
-    Raises `BundleError` when the report is damaged.
-    """
-    if not bundle.has(_REPORT):
-        return {}
-    content = bundle.read(_REPORT, limit=_LARGEST_REPORT)
-    try:
-        raw = json.loads(content)
-        # A report that was not judged says so: verdict null. One that says nothing has lost something.
-        verdict = raw["verdict"]
-        failed = [check for check in map(_check_of, verdict["checks"]) if check] if verdict is not None else []
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BundleError(f"{_REPORT} in {bundle.path} is damaged: {error!r}", fix="edgetl verify") from None
+def _failed_checks(raw: Any) -> dict[str, tuple[FailedCheck, ...]]:
+    # A report that was not judged says so: verdict null. One that says nothing has lost something.
+    verdict = raw["verdict"]
+    failed = [check for check in map(_check_of, verdict["checks"]) if check] if verdict is not None else []
     return {id_: tuple(check for check in failed if check.variant == id_) for id_ in {c.variant for c in failed}}
 
 
 def _check_of(check: Mapping[str, Any]) -> FailedCheck | None:
     """A check of a report's verdict, None when it passed. Raises `KeyError` or `TypeError` when it is none."""
-    variant, passed = check["variant"], check["passed"]
-    if not isinstance(variant, str) or not isinstance(passed, bool):
+    variant, passed = _text(check["variant"]), check["passed"]
+    if not isinstance(passed, bool):
         raise TypeError(f"variant {variant!r:.60}, passed {passed!r:.60}")
-    return None if passed else FailedCheck(variant, check["what"], check["limit"], check["value"])
+    return None if passed else FailedCheck(variant, _text(check["what"]), check["limit"], check["value"])
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"not a text: {value!r:.60}")
+    return value
 
 
 def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else f"{value!s:.100}"

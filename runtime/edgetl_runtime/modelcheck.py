@@ -6,11 +6,12 @@ who changes a file can seal it anew.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 
 from edgetl_runtime.binary import DamagedFile, protobuf_fields
-from edgetl_runtime.errors import BundleError
+from edgetl_runtime.errors import BundleError, EngineError
+from edgetl_runtime.files import COPY_AGAIN
+from edgetl_runtime.modelfile import check_plain_xml
 
 __all__ = ["check_model"]
 
@@ -39,27 +40,24 @@ _NAME, _EXTERNAL_DATA, _DATA_LOCATION = 8, 13, 14  # TensorProto
 def check_model(engine: str, main: bytes, weights: bytes | None, *, where: str) -> None:
     """Refuse a model of `engine` that would make it read beyond its own bytes: `main`, and `weights` beside them.
 
-    `where` names the file in errors. Raises `BundleError`. An engine that is not known checks nothing.
+    `where` names the file in errors. Raises `BundleError`, or `EngineError` when only this file is damaged: another
+    variant may be sound. An engine that is not known checks nothing.
     """
     check = _CHECKS.get(engine)
     if check is None:
         return
     try:
-        check(main, weights)
-    except (DamagedFile, struct.error) as error:
-        raise BundleError(f"{where} is damaged: {error}", fix="copy it again, or export it again") from None
-    except _ReadsElsewhere as error:
+        elsewhere = check(main, weights)
+    except DamagedFile as error:
+        raise EngineError(f"{where} is damaged: {error}", fix=COPY_AGAIN) from None
+    if elsewhere is not None:
         raise BundleError(
-            f"{where} would read another file: {error}",
-            fix="do not use it, or export it again: edgetl puts all that a model needs into its own file",
-        ) from None
+            f"{where} would read another file: {elsewhere}",
+            fix="do not use it, or export it again: edgetl puts all that a model needs into its own files",
+        )
 
 
-class _ReadsElsewhere(Exception):  # noqa: N818 - it becomes a BundleError, nobody sees it
-    """A model that keeps a part of itself in another file."""
-
-
-def _check_onnx(content: bytes, _: bytes | None) -> None:
+def _check_onnx(content: bytes, _: bytes | None) -> str | None:
     todo = [(_MODEL, 0, len(content))]
     left = _MOST_FIELDS
     while todo:
@@ -74,9 +72,10 @@ def _check_onnx(content: bytes, _: bytes | None) -> None:
                 if value is None and (last - first >= _SMALL or _has_mark(content, first, last)):
                     todo.append((inner[number], first, last))
             elif kind == _TENSOR and (number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value != 0)):
-                raise _ReadsElsewhere(_external_tensor(content, start, end))
+                return _external_tensor(content, start, end)
             elif kind == _NODE and number == _OP_TYPE and content[first:last] == b"EPContext":
-                raise _ReadsElsewhere("a node EPContext stands for a part that was compiled elsewhere")
+                return "a node EPContext stands for a part that was compiled elsewhere"
+    return None
 
 
 def _has_mark(content: bytes, start: int, end: int) -> bool:
@@ -95,4 +94,41 @@ def _external_tensor(content: bytes, start: int, end: int) -> str:
     return f"tensor {name.decode(errors='replace')!r:.60} is external data in {place.decode(errors='replace')!r:.200}"
 
 
-_CHECKS: dict[str, Callable[[bytes, bytes | None], None]] = {"onnxruntime": _check_onnx}
+def _check_tflite(content: bytes, _: bytes | None) -> str | None:
+    from edgetl_runtime.tflitecheck import check_tflite  # here: only this format needs it
+
+    return check_tflite(content)
+
+
+def _check_openvino(content: bytes, weights: bytes | None) -> str | None:
+    from xml.parsers import expat
+
+    check_plain_xml(content)
+    end, tags = len(weights or b""), []
+
+    def start(tag: str, attributes: dict[str, str]) -> None:
+        tags.append(tag)
+        if "offset" in attributes and "size" in attributes:
+            try:
+                offset, size = int(attributes["offset"]), int(attributes["size"])
+            except ValueError:  # of another meaning: those of weights are whole numbers
+                return
+            if offset < 0 or size < 0 or offset + size > end:
+                raise DamagedFile(f"weights at bytes {offset}..{offset + size} of {end}")
+
+    parser = expat.ParserCreate()
+    parser.StartElementHandler = start
+    try:
+        parser.Parse(content, True)
+    except (expat.ExpatError, LookupError, ValueError) as error:  # the last two: unknown encodings
+        raise DamagedFile(f"it is no XML: {error}") from None
+    if tags[0] != "net":
+        raise DamagedFile(f"its root is <{tags[0]:.40}>, not <net>")
+    return None
+
+
+_CHECKS: dict[str, Callable[[bytes, bytes | None], str | None]] = {
+    "onnxruntime": _check_onnx,
+    "litert": _check_tflite,
+    "openvino": _check_openvino,
+}

@@ -13,7 +13,7 @@ from edgetl_runtime.binary import DamagedFile, Flatbuffer, protobuf_fields
 from edgetl_runtime.errors import BundleError
 from edgetl_runtime.manifest import METADATA_KEY, Manifest
 
-__all__ = ["embedded_manifest", "embedded_text"]
+__all__ = ["check_plain_xml", "embedded_manifest", "embedded_text"]
 
 _ONNX_METADATA_PROPS = 14  # ModelProto: repeated StringStringEntryProto {1: key, 2: value}
 _MOST_FIELDS = 100_000
@@ -81,9 +81,7 @@ def _tflite_buffer(flat: Flatbuffer, buffer: int) -> bytes:
 
 
 def _from_openvino(content: bytes) -> bytes | None:
-    # No IR has one; entities could blow up the parser. In UTF-16 it would not be found.
-    if b"<!DOCTYPE" in content or b"\0" in content:
-        raise DamagedFile("it has a DOCTYPE or NUL characters")
+    check_plain_xml(content)
     from xml.etree import ElementTree  # here: only this format needs it
 
     try:
@@ -95,6 +93,12 @@ def _from_openvino(content: bytes) -> bytes | None:
     info = root.find("rt_info")
     found = None if info is None else next(info.iter(METADATA_KEY), None)
     return None if found is None else found.get("value", found.text or "").encode()
+
+
+def check_plain_xml(content: bytes) -> None:
+    """Raises `DamagedFile` for a DOCTYPE: no IR has one, and entities could blow up a parser. UTF-16 would hide it."""
+    if b"<!DOCTYPE" in content or b"\0" in content:
+        raise DamagedFile("it has a DOCTYPE or NUL characters")
 
 
 _READERS: dict[str, Callable[[bytes], bytes | None]] = {

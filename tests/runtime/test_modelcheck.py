@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgetl_runtime import BundleError, load, open_bundle
+from edgetl_runtime import BundleError, EngineError, load, open_bundle
 from edgetl_runtime.modelcheck import check_model
 from edgetl_runtime.seal import sealed, with_room_for_seal
 from tests.conftest import CROP, FILES, base_manifest, colour_weights, entry, onnx_model, reference_logits
@@ -194,7 +194,7 @@ def test_other_spellings_of_external_data_are_refused() -> None:
     # Field 14 for readers that keep 32 bits of a tag.
     body += b"\xf0\x80\x80\x80\x10\x01"
     graph = b"\x2a" + _length(len(body)) + body
-    with pytest.raises(BundleError, match=r"here is damaged|would read another file"):
+    with pytest.raises(EngineError, match=r"here is damaged|would read another file"):
         check_model("onnxruntime", b"\x3a" + _length(len(graph)) + graph, None, where="here")
 
 
@@ -232,7 +232,7 @@ def test_large_networks_are_read_quickly() -> None:
 def test_fields_without_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgetl_runtime.modelcheck._MOST_FIELDS", 100_000)
     graph = b"\x0a\x00" * 120_000
-    with pytest.raises(BundleError, match="more than 100000 fields"):
+    with pytest.raises(EngineError, match="more than 100000 fields"):
         check_model("onnxruntime", b"\x3a" + _long(len(graph)) + graph, None, where="here")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgetl_runtime.engines import ENGINES, installed
-from edgetl_runtime.engines.binding import Execution, ModelBytes, Signature, bind
+from edgetl_runtime.engines.binding import Execution, ModelBytes, Signature, bind, cannot_load
 from edgetl_runtime.engines.delegates import BUILTIN, Delegation, delegation, load_library
 from edgetl_runtime.errors import EngineError, pip_install
 from edgetl_runtime.manifest import TensorSpec
@@ -127,8 +127,7 @@ def open_session(model: ModelBytes, signature: Signature, execution: Execution) 
         )
         interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:
-        upgrade = f"pip install --upgrade {library.distributions[0]}"
-        raise EngineError(f"cannot load {where}: {error}", fix=upgrade) from error
+        raise cannot_load(where, str(error), library.distributions[0]) from error
     session = LiteRtSession(interpreter, signature, model=model, delegated=delegated, where=where)
     session.device = execution.device
     return session

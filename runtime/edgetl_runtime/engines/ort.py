@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state
 
-from edgetl_runtime.engines.binding import Execution, ModelBytes, ModelPath, Signature, bind
+from edgetl_runtime.engines.binding import Execution, ModelBytes, ModelPath, Signature, bind, cannot_load
 from edgetl_runtime.engines.devices import ANYWHERE
 from edgetl_runtime.engines.providers import CPU, Provider, not_started, short_name, wanted_providers
 from edgetl_runtime.errors import EngineError
@@ -140,7 +140,8 @@ def _open(
     except _NotStartedError:
         return None
     except _FAILURES as error:
-        raise EngineError(f"cannot load {where}: {error}", fix="pip install --upgrade onnxruntime") from error
+        reason = str(error).replace(model.path, model.name) if isinstance(model, ModelPath) else str(error)
+        raise cannot_load(where, reason, "onnxruntime") from error
     opened = OnnxRuntimeSession(session, signature, where=where, profiled=profiled)
     opened.device = execution.device
     opened.wanted = () if execution.kind in ANYWHERE else (short_name(provider.name),)

@@ -67,7 +67,8 @@ def cannot_load(where: str, reason: str, library: str) -> EngineError:
 
 _MISSED = re.compile(
     r"unsupported .{0,60}(version|opset)|newer|not a registered|not.implemented|find an implementation"
-    r"|no op registered|till opset|doesn't contain the operation|didn't find op|unresolved custom op|cannot create \w+ layer",
+    r"|no op registered|till opset|doesn't contain the operation|didn't find op"
+    r"|unresolved custom op|cannot create \w+ layer",
     re.IGNORECASE,
 )
 """What engines say of operators and versions that are newer than they are."""

@@ -10,7 +10,7 @@ from edgetl_runtime.files import COPY_AGAIN
 from edgetl_runtime.frozen import dataclass, field
 from edgetl_runtime.manifest import TensorSpec
 
-__all__ = ["Execution", "ModelBytes", "ModelPath", "Signature", "bind", "cannot_load"]
+__all__ = ["Execution", "ModelBytes", "ModelPath", "Signature", "bind", "cannot_load", "cannot_run"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,13 @@ _MISSED = re.compile(
     re.IGNORECASE,
 )
 """What engines say of operators and versions that are newer than they are."""
+
+
+def cannot_run(where: str, error: Exception) -> EngineError:
+    """The error for a model that was loaded and does not run."""
+    return EngineError(
+        f"{where} failed to run: {error}", fix="edgetl-run self-test BUNDLE says which variants run here"
+    )
 
 
 def bind(wanted: tuple[TensorSpec, ...], found: Sequence[TensorSpec], *, what: str, where: str) -> tuple[int, ...]:

@@ -182,7 +182,7 @@ def audit_variant(bundle: Bundle, variant_id: str) -> tuple[Fault, ...]:
         model = bundle.model(variant_id, verify=False)
         suffix = "." + variant.files[0].path.rpartition(".")[2]
         inside = Manifest.from_json(embedded_text(model.main, suffix=suffix, where=model.name), where=model.name)
-    except (BundleError, KeyError):
+    except (BundleError, EngineError, KeyError):
         inside = None
     faults = [] if inside is None else list(_other_manifest(bundle.manifest, inside, variant))
     if variant.precision not in _IN_INTEGERS:

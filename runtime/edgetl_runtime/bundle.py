@@ -6,10 +6,12 @@ import dataclasses
 import hashlib
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from edgetl_runtime.engines import Execution, ModelBytes, ModelPath, Signature, engine_info, open_session
+from edgetl_runtime.engines.private_file import as_private_file
 from edgetl_runtime.errors import BundleError, UsageError
 from edgetl_runtime.files import (
     COPY_AGAIN,
@@ -18,13 +20,12 @@ from edgetl_runtime.files import (
     BundleFiles,
     Folder,
     Memory,
-    check_size,
     mode_of,
     read_file,
-    unreadable_file,
     weights_path,
 )
 from edgetl_runtime.manifest import LARGEST_MANIFEST, FileEntry, Manifest, Variant
+from edgetl_runtime.modelcheck import check_model
 from edgetl_runtime.seal import Sealed
 from edgetl_runtime.session import IntegerSession, Session
 
@@ -67,21 +68,25 @@ class Bundle:
         return self._files.read(relative, limit=limit)
 
     def check(self) -> None:
-        """Compare size and SHA-256 of every file in the manifest; `BundleError` names the first that differs.
+        """Compare size and SHA-256 of every file in the manifest; `BundleError` names the first that differs, or the
+        first model that no engine may see (`edgetl_runtime.modelcheck`).
 
         The manifest itself, and a model file alone, are held against their seal.
         """
-        self._sealed.check()
         golden = self.manifest.golden
         for variant in self.manifest.variants:
-            for entry in variant.files:
-                self.read_entry(entry)
+            self.model(variant.id)
         for entry in () if golden is None else (*golden.images, golden.expected):
             self.read_entry(entry)
 
     def model(self, variant_id: str, *, verify: bool = True) -> ModelBytes:
-        """The bytes of a variant, held against its hashes unless `verify` is False."""
-        entries = self.manifest.variant(variant_id).files
+        """The bytes of a variant, held against its hashes unless `verify` is False, and such as an engine may see.
+
+        They are read once: what was hashed and checked is what an engine is given, whatever becomes of the files.
+        Raises `BundleError`, or `EngineError` when the model does not hold together.
+        """
+        variant = self.manifest.variant(variant_id)
+        entries = variant.files
         if not entries:
             raise BundleError(f"variant {variant_id} in {self._where} lists no files", fix="export the bundle again")
         if verify:
@@ -91,7 +96,9 @@ class Bundle:
         weights = weights_path(main)
         alone = main == os.path.basename(self._where)
         name = self._where if alone else f"{self._where}: {main}"
-        return ModelBytes(contents[main], name=name, weights=None if weights is None else contents.get(weights))
+        model = ModelBytes(contents[main], name=name, weights=None if weights is None else contents.get(weights))
+        check_model(variant.requires.engine, model.main, model.weights, where=name)
+        return model
 
     def session(
         self,
@@ -110,13 +117,16 @@ class Bundle:
         """
         variant = self.manifest.variant(variant_id)
         manifest = self.manifest
-        path = self._path_for_engine(variant, verify=verify)
-        model = self.model(variant_id, verify=verify) if path is None else path
         signature = Signature(
             (variant.input or manifest.input,), (variant.output or manifest.output, *manifest.features)
         )
         execution = Execution(threads, device, dict(device_options or {}), strict)
-        session = open_session(variant.requires.engine, model, signature, execution)
+        lend: Callable[[ModelBytes], AbstractContextManager[ModelBytes | ModelPath]] = nullcontext
+        # Other devices than the CPU may keep what they compiled by the name of the file.
+        if engine_info(variant.requires.engine).opens_paths and execution.kind == "cpu":
+            lend = as_private_file
+        with lend(self.model(variant_id, verify=verify)) as model:
+            session = open_session(variant.requires.engine, model, signature, execution)
         plain = variant.input is None and variant.output is None
         return session if plain else IntegerSession(session, manifest.input, manifest.output)
 
@@ -150,27 +160,6 @@ class Bundle:
         content = self.read(entry.path)
         self._check_hash(entry, len(content), hashlib.sha256(content).hexdigest())
         return content
-
-    def _path_for_engine(self, variant: Variant, *, verify: bool) -> ModelPath | None:
-        """The file of `variant`, checked, where its engine reads files itself and it is one; else None."""
-        if not engine_info(variant.requires.engine).opens_paths or len(variant.files) != 1:
-            return None
-        entry = variant.files[0]
-        path = self._files.locate(entry.path)
-        if path is None:
-            return None
-        if verify:
-            self._sealed.check()
-            self._check_size(entry)
-            try:
-                with open(path, "rb") as file:
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
-            except OSError as error:
-                raise unreadable_file(entry.path, self._where, error) from error
-            self._check_hash(entry, entry.bytes, digest)
-        else:
-            check_size(entry.path, self._where, self._files.size(entry.path), LARGEST_FILE)
-        return ModelPath(path, name=f"{self._where}: {entry.path}")
 
     def _check_size(self, entry: FileEntry) -> None:
         """The size first: nothing that is too large is read, let alone parsed."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from edgetl_runtime.bundle import Bundle
+from edgetl_runtime.decoding import parse
 from edgetl_runtime.errors import BundleError
 from edgetl_runtime.frozen import dataclass
 from edgetl_runtime.manifest import Manifest
@@ -15,6 +15,7 @@ __all__ = ["COSTS", "FailedCheck", "Fidelity", "is_cost", "read_failed_checks", 
 
 _REPORT = "report.json"
 _LARGEST_REPORT = 32 * 2**20
+_Found = TypeVar("_Found")
 _AGAIN = "remove that file, and verify again: edgetl verify BUNDLE --data DIR --record"
 
 COSTS = frozenset(
@@ -76,15 +77,7 @@ def read_fidelity(bundle: Bundle) -> dict[str, Fidelity]:
 
     What it says of other files, by their hashes, is passed over. Raises `BundleError` when it is damaged.
     """
-    raw = _read(bundle)
-    failed = _failed_checks(bundle, raw)
-    try:
-        entries = {entry["id"]: entry for entry in raw.get("variants") or () if _is_of(entry, bundle.manifest)}
-        return {
-            id_: _fidelity(entries.get(id_) or {}, failed.get(id_, ())) for id_ in dict.fromkeys((*entries, *failed))
-        }
-    except _DAMAGED as error:
-        raise _damaged(bundle, error) from None
+    return _read(bundle, _all_fidelity)
 
 
 def read_failed_checks(bundle: Bundle) -> dict[str, tuple[FailedCheck, ...]]:
@@ -92,35 +85,32 @@ def read_failed_checks(bundle: Bundle) -> dict[str, tuple[FailedCheck, ...]]:
 
     Raises `BundleError` when the report is damaged.
     """
-    return _failed_checks(bundle, _read(bundle))
+    return _read(bundle, _failed_checks)
 
 
-_DAMAGED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
-
-
-def _read(bundle: Bundle) -> Mapping[str, Any]:
-    """The report as JSON has it; one without checks where there is none."""
+def _read(bundle: Bundle, find: Callable[[Any, Manifest], dict[str, _Found]]) -> dict[str, _Found]:
+    """What `find` finds in the bundle's report. All of it is input: any value may be of any type."""
     if not bundle.has(_REPORT):
-        return {"verdict": None}
+        return {}
     content = bundle.read(_REPORT, limit=_LARGEST_REPORT)
     try:
-        raw = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise _damaged(bundle, error) from None
-    if not isinstance(raw, dict):
-        raise _damaged(bundle, TypeError(f"not an object: {raw!r:.60}"))
-    return raw
+        return find(parse(content), bundle.manifest)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise BundleError(f"{_REPORT} in {bundle.path} is damaged: {error!r:.300}", fix=_AGAIN) from None
 
 
-def _failed_checks(bundle: Bundle, raw: Mapping[str, Any]) -> dict[str, tuple[FailedCheck, ...]]:
-    try:
-        # A report that was not judged says so: verdict null. One that says nothing has lost something.
-        verdict = raw["verdict"]
-        failed = [check for check in map(_check_of, verdict["checks"]) if check] if verdict is not None else []
-        others = {entry["id"] for entry in raw.get("variants") or () if not _is_of(entry, bundle.manifest)}
-        ids = {check.variant for check in failed} - others
-    except _DAMAGED as error:
-        raise _damaged(bundle, error) from None
+def _all_fidelity(raw: Any, manifest: Manifest) -> dict[str, Fidelity]:
+    failed = _failed_checks(raw, manifest)
+    entries = {_text(entry["id"]): entry for entry in raw.get("variants") or () if _is_of(entry, manifest)}
+    return {id_: _fidelity(entries.get(id_) or {}, failed.get(id_, ())) for id_ in dict.fromkeys((*entries, *failed))}
+
+
+def _failed_checks(raw: Any, manifest: Manifest) -> dict[str, tuple[FailedCheck, ...]]:
+    # A report that was not judged says so: verdict null. One that says nothing has lost something.
+    verdict = raw["verdict"]
+    failed = [check for check in map(_check_of, verdict["checks"]) if check] if verdict is not None else []
+    others = {_text(entry["id"]) for entry in raw.get("variants") or () if not _is_of(entry, manifest)}
+    ids = {check.variant for check in failed} - others
     return {id_: tuple(check for check in failed if check.variant == id_) for id_ in ids}
 
 
@@ -133,7 +123,7 @@ def _is_of(entry: Mapping[str, Any], manifest: Manifest) -> bool:
 
 
 def _fidelity(entry: Mapping[str, Any], failed: Sequence[FailedCheck]) -> Fidelity:
-    parity, accuracy = entry.get("parity") or {}, entry.get("accuracy") or {}
+    parity, accuracy = ({} if entry.get(part) is None else entry[part] for part in ("parity", "accuracy"))
     n = _number(parity.get("n"))
     return Fidelity(
         n=None if n is None else int(n),
@@ -146,22 +136,27 @@ def _fidelity(entry: Mapping[str, Any], failed: Sequence[FailedCheck]) -> Fideli
 
 
 def _number(value: Any) -> float | None:
-    if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
+    if value is None:
+        return None
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        float(value)  # an integer may be beyond it
         return value
-    raise TypeError(f"not a number: {value!r}")
+    raise TypeError(f"not a number: {value!r:.60}")
 
 
 def _check_of(check: Mapping[str, Any]) -> FailedCheck | None:
     """A check of a report's verdict, None when it passed. Raises `KeyError` or `TypeError` when it is none."""
-    variant, what, passed = check["variant"], check["what"], check["passed"]
-    if not isinstance(variant, str) or not isinstance(what, str) or not isinstance(passed, bool):
-        raise TypeError(f"variant {variant!r:.60}, what {what!r:.60}, passed {passed!r:.60}")
-    return None if passed else FailedCheck(variant, what, check["limit"], check["value"])
+    variant, passed = _text(check["variant"]), check["passed"]
+    if not isinstance(passed, bool):
+        raise TypeError(f"variant {variant!r:.60}, passed {passed!r:.60}")
+    return None if passed else FailedCheck(variant, _text(check["what"]), check["limit"], check["value"])
 
 
-def _damaged(bundle: Bundle, error: Exception) -> BundleError:
-    return BundleError(f"{_REPORT} in {bundle.path} is damaged: {error!r}", fix=_AGAIN)
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"not a text: {value!r:.60}")
+    return value
 
 
 def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else f"{value!s:.100}"

@@ -54,10 +54,6 @@ class BundleFiles(Protocol):
         """Its size in bytes, without reading it. Raises `BundleError` as `read` does."""
         ...
 
-    def locate(self, relative: str) -> str | None:
-        """Where it lies as a file of its own, None when it does not. Raises `BundleError` when it lies outside."""
-        ...
-
     def read(self, relative: str, *, limit: int = LARGEST_FILE) -> bytes:
         """Its content.
 
@@ -76,21 +72,20 @@ class Folder:
     def has(self, relative: str) -> bool:
         """Whether there is a file of that path."""
         try:
-            return is_file(self.locate(relative))
+            return is_file(self._locate(relative))
         except OSError as error:
             raise unreadable_file(relative, self.path, error) from error
 
     def size(self, relative: str) -> int:
         """Its size in bytes."""
-        return _size(self.locate(relative), relative, self.path)
-
-    def locate(self, relative: str) -> str:
-        """Where it lies."""
-        return os.path.join(self.path, inside(relative, self.path))
+        return _size(self._locate(relative), relative, self.path)
 
     def read(self, relative: str, *, limit: int = LARGEST_FILE) -> bytes:
         """Its content."""
-        return _content(self.locate(relative), relative, self.path, limit)
+        return _content(self._locate(relative), relative, self.path, limit)
+
+    def _locate(self, relative: str) -> str:
+        return os.path.join(self.path, inside(relative, self.path))
 
 
 @dataclass(frozen=True)
@@ -107,10 +102,6 @@ class Memory:
     def size(self, relative: str) -> int:
         """Its size in bytes."""
         return len(self.read(relative))
-
-    def locate(self, relative: str) -> None:
-        """What was read already is not read again."""
-        return
 
     def read(self, relative: str, *, limit: int = LARGEST_FILE) -> bytes:
         """Its content."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import struct
 import zipfile
 import zlib
@@ -13,9 +15,15 @@ from edgetl_runtime.frozen import dataclass
 
 __all__ = ["Zip"]
 
-_INFLATES = 200
+_INFLATES = 32
 """Weights deflate to half at best, sparse ones to a tenth: what grows more than this, and is large, is a bomb."""
 _LARGE_INFLATED = 16 * 2**20
+"""Bytes, of all files together. What stays below may grow as it likes."""
+_MOST_FILES = 10_000
+"""A bundle has some fifty."""
+_LARGEST_READ = 2 * 2**20
+"""Bytes. A directory of `_MOST_FILES` has half of it, and files are read in pieces."""
+_PIECE = 2**20
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """How bundles are zipped. The other methods of zip cannot be bounded while they are read."""
 _ZIP_FAILURES = (
@@ -32,61 +40,100 @@ _ZIP_FAILURES = (
 )
 
 
-@dataclass(frozen=True)
-class Zip:
-    """A zip file, read in memory.
+class _Bounded(io.FileIO):
+    """A file of which nothing large is read at once: the directory of a zip is, before one can count its entries."""
 
-    ``prefix`` is the folder in it that holds the bundle, empty or ending with a slash; ``sizes`` has the bytes of every
-    entry as the zip's directory gives them, so that the directory is not read again for each question.
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _LARGEST_READ:
+            raise zipfile.BadZipFile(f"its directory has {size} bytes, more than the {_LARGEST_READ} it may have")
+        return super().read(-1 if size is None else size)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """An open zip with its directory, and the process that opened it."""
+
+    archive: zipfile.ZipFile
+    entries: Mapping[str, zipfile.ZipInfo]
+    process: int
+
+
+class Zip:
+    """A zip file, read in memory. It stays open, so that its directory is read once; threads may share it.
+
+    ``prefix`` is the folder in it that holds the bundle, empty or ending with a slash.
     """
 
-    path: str
-    prefix: str
-    sizes: Mapping[str, int]
+    def __init__(self, path: str, prefix: str = "") -> None:
+        self.path = path
+        self.prefix = prefix
+        self._opened: _Opened | None = None
 
     @classmethod
     def open(cls, path: str, *, marker: str) -> Zip:
         """The zip at `path`, with the bundle where the file `marker` is: at the top or in a single folder there."""
-        try:
-            with zipfile.ZipFile(path) as archive:
-                entries = archive.infolist()
-        except (*_ZIP_FAILURES, MemoryError) as error:
-            raise BundleError(f"{path} is a damaged zip: {error}", fix=COPY_AGAIN) from None
-        sizes = {entry.filename: entry.file_size for entry in entries}
-        if len(sizes) < len(entries):
-            raise BundleError(f"{path} has two files of the same name", fix=COPY_AGAIN)
-        tops = {name.split("/", 1)[0] for name in sizes}
+        found = cls(path)
+        names = found._here().entries
+        tops = {name.split("/", 1)[0] for name in names}
         only = f"{next(iter(tops))}/" if len(tops) == 1 else ""
-        return cls(path, only if marker not in sizes and f"{only}{marker}" in sizes else "", sizes)
+        if marker not in names and f"{only}{marker}" in names:
+            found.prefix = only
+        return found
 
     def has(self, relative: str) -> bool:
         """Whether there is a file of that path."""
-        return self.prefix + inside(relative, self.path) in self.sizes
+        return self.prefix + inside(relative, self.path) in self._here().entries
 
     def size(self, relative: str) -> int:
         """Its size in bytes, as the directory of the zip gives it."""
-        if not self.has(relative):
-            raise missing_file(relative, self.path)
-        return self.sizes[self.prefix + inside(relative, self.path)]
-
-    def locate(self, relative: str) -> None:
-        """Nothing in a zip is a file of its own."""
-        return
+        return self._entry(relative).file_size
 
     def read(self, relative: str, *, limit: int = LARGEST_FILE) -> bytes:
         """Its content."""
-        check_size(relative, self.path, self.size(relative), limit)
-        name = self.prefix + inside(relative, self.path)
+        entry = self._entry(relative)
+        check_size(relative, self.path, entry.file_size, limit)
         try:
-            with zipfile.ZipFile(self.path) as archive:
-                entry = archive.getinfo(name)
-                if entry.compress_type not in _METHODS:
-                    raise NotImplementedError("only stored and deflated files are read")
-                if entry.file_size > max(_LARGE_INFLATED, _INFLATES * entry.compress_size):
-                    raise ValueError(f"{entry.compress_size} bytes would become {entry.file_size}")
-                check_size(relative, self.path, entry.file_size, limit)  # the zip may have been replaced
-                return archive.read(entry)
-        except KeyError:
-            raise missing_file(relative, self.path) from None
+            if entry.compress_type not in _METHODS:
+                raise NotImplementedError("only stored and deflated files are read")
+            # In pieces: all at once would take twice the memory. getvalue() is no copy.
+            content = io.BytesIO()
+            with self._here().archive.open(entry) as file:
+                while piece := file.read(_PIECE):
+                    content.write(piece)
+            return content.getvalue()
         except (*_ZIP_FAILURES, MemoryError) as error:
             raise unreadable_file(relative, self.path, error) from error
+
+    def __reduce__(self) -> tuple[type[Zip], tuple[str, str]]:
+        return Zip, (self.path, self.prefix)  # another process opens it for itself
+
+    def _entry(self, relative: str) -> zipfile.ZipInfo:
+        entry = self._here().entries.get(self.prefix + inside(relative, self.path))
+        if entry is None:
+            raise missing_file(relative, self.path)
+        return entry
+
+    def _here(self) -> _Opened:
+        """The zip, opened by this process: after a fork both would read, and move, at one place of one file."""
+        if self._opened is None or self._opened.process != os.getpid():
+            self._opened = _open(self.path)
+        return self._opened
+
+
+def _open(path: str) -> _Opened:
+    """Open the zip at `path`. Raises `BundleError` when it is damaged, or takes more memory or time than a bundle."""
+    try:
+        file = _Bounded(path)
+        archive = zipfile.ZipFile(file)
+        entries = archive.infolist()
+        size, inflated = os.fstat(file.fileno()).st_size, sum(entry.file_size for entry in entries)
+        if len(entries) > _MOST_FILES:
+            raise zipfile.BadZipFile(f"it has {len(entries)} files, more than the {_MOST_FILES} it may have")
+        if inflated > max(_LARGE_INFLATED, _INFLATES * size):
+            raise zipfile.BadZipFile(f"its {size} bytes would become {inflated}")
+    except (*_ZIP_FAILURES, MemoryError) as error:
+        raise BundleError(f"{path} is a damaged zip: {error}", fix=COPY_AGAIN) from None
+    by_name = {entry.filename: entry for entry in entries}
+    if len(by_name) < len(entries):
+        raise BundleError(f"{path} has two files of the same name", fix=COPY_AGAIN)
+    return _Opened(archive, by_name, os.getpid())

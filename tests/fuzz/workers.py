@@ -25,6 +25,7 @@ import arrays
 import bundles
 import images
 import numpy as np
+import resealed
 from cases import Case, Corpus, Kind
 from PIL import Image
 
@@ -32,7 +33,7 @@ from edgetl_runtime import EdgetlError
 
 __all__ = ["BAD", "OUTCOMES", "Limits", "Result", "case_files", "kinds", "run_all", "serve", "write_corpus"]
 
-KINDS: dict[str, Kind] = {**images.KINDS, **arrays.KINDS, **bundles.KINDS}
+KINDS: dict[str, Kind] = {**images.KINDS, **arrays.KINDS, **bundles.KINDS, **resealed.KINDS}
 OUTCOMES = ("right", "error", "wrong", "accepted", "refused", "escaped", "vague", "crash", "hang", "memory")
 BAD = OUTCOMES[2:]
 """wrong: another answer; accepted, refused: an answer or an error where it had to be the other; escaped: an exception

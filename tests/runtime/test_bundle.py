@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import os
+import pickle
+import time
+import tracemalloc
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edgetl_runtime import Bundle, BundleError, EngineError, UsageError, open_bundle, preprocess
+from edgetl_runtime import Bundle, BundleError, EngineError, UsageError, load, open_bundle, preprocess
+from tests.conftest import FILES
 
 
 def test_folder_and_zips_hold_the_same(pristine_bundle: Path, zip_bundle: Callable[..., Path]) -> None:
@@ -234,6 +241,135 @@ def test_golden_arrays_are_not_larger_than_they_may_be(bundle_path: Path, edit_m
         archive.writestr("logits.npy", b"")
     with pytest.raises(BundleError, match=r"expected\.npz .* is damaged"):
         _with_expected(bundle_path, content.getvalue(), edit_manifest).golden()
+
+
+DEEP = 100_000
+
+
+def _report(**fields: str) -> str:
+    """A report whose verdict is fine, with these fields of onnx.fp32, or in place of the list of variants."""
+    found = {"id": '"onnx.fp32"', "parity": "null", "accuracy": "null", "verdict": "null", **fields}
+    entry = ", ".join(f'"{name}": {found[name]}' for name in ("id", "parity", "accuracy"))
+    variants = found.get("variants", f"[{{{entry}}}]")
+    return f'{{"verdict": {found["verdict"]}, "variants": {variants}}}'
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        _report(parity='{"n": 1e999}'),
+        _report(parity='{"n": Infinity}'),
+        _report(parity='{"n": NaN}'),
+        _report(parity='{"n": 1%s}' % ("0" * 400)),
+        _report(parity='{"n": "4"}'),
+        _report(parity="[]"),
+        _report(accuracy='{"delta": -1e999}'),
+        _report(accuracy='{"top1": 1%s}' % ("0" * 400)),
+        _report(accuracy='{"top1": %s}' % ("9" * 5000)),
+        _report(accuracy="3"),
+        _report(id='"\\ud800"'),
+        _report(id="null"),
+        _report(id="[]"),
+        _report(variants="3"),
+        _report(variants="[3]"),
+        _report(variants="[" * DEEP + "]" * DEEP),
+        _report(variants="[" * 100 + "]" * 100),
+        _report(verdict='{"checks": [{"variant": "\\udfff", "passed": false, "what": "", "limit": 0, "value": 0}]}'),
+        _report(verdict='{"checks": [{"variant": "onnx.fp32", "passed": false, "what": 3, "limit": 0, "value": 0}]}'),
+        _report(verdict='{"checks": [{"variant": "onnx.fp32", "passed": false, "what": "", "limit": 1e999}]}'),
+        _report(verdict='{"checks": {"a": 1}}'),
+        "[]",
+        '"x"',
+        "\udcff",
+    ],
+    ids=range(24),
+)
+def test_a_senseless_report_is_one_error(report: str, bundle_path: Path) -> None:
+    (bundle_path / "report.json").write_bytes(report.encode("utf-8", "surrogateescape"))
+    with pytest.raises(BundleError, match=r"report\.json in .* is damaged"):
+        load(bundle_path, engine="onnxruntime")
+
+
+def test_many_members_of_a_zip_are_read_quickly(bundle_path: Path, tmp_path: Path) -> None:
+    """Golden samples of 9,000 empty files: the directory of the zip is read once, not for each."""
+    n = 9_000
+    raw = json.loads((bundle_path / "manifest.json").read_text())
+    empty = {"sha256": hashlib.sha256(b"").hexdigest(), "bytes": 0}
+    raw["golden"] |= {"n": n, "images": [{"path": f"golden/{i}.png", **empty} for i in range(n)]}
+    path = tmp_path / "many.edgetl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("manifest.json", json.dumps(raw))
+        archive.write(bundle_path / "golden/expected.npz", "golden/expected.npz")
+        for i in range(n):
+            archive.writestr(f"golden/{i}.png", b"")
+    start = time.perf_counter()
+    with pytest.raises(BundleError, match="9000 golden samples"):
+        open_bundle(path).golden()
+    assert time.perf_counter() - start < 10
+
+
+def test_zips_of_too_many_members_are_refused(tmp_path: Path, bundle_path: Path) -> None:
+    for n, message in ((10_000, "10001 files, more than the 10000"), (40_000, "its directory has .* bytes")):
+        path = tmp_path / f"{n}.edgetl"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.write(bundle_path / "manifest.json", "manifest.json")
+            for i in range(n):
+                archive.writestr(f"golden/{i}.png", b"")
+        start = time.perf_counter()
+        with pytest.raises(BundleError, match=message):
+            open_bundle(path)
+        assert time.perf_counter() - start < 5
+
+
+def test_a_zip_does_not_grow_beyond_measure(bundle_path: Path, tmp_path: Path) -> None:
+    """Each member alone is small enough; and each byte of the file may be in many of them."""
+    path = tmp_path / "grows.edgetl"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(bundle_path / "manifest.json", "manifest.json")
+        for i in range(20):
+            archive.writestr(f"golden/{i}.png", b"\0" * 2**20)
+    with pytest.raises(BundleError, match="would become"):
+        open_bundle(path)
+
+
+def test_reading_from_a_zip_takes_its_size_in_memory(bundle_path: Path, tmp_path: Path) -> None:
+    path = tmp_path / "large.edgetl"
+    noise = np.random.default_rng(0).bytes(2**20)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(bundle_path / "manifest.json", "manifest.json")
+        archive.writestr("large", (noise + b"\0" * 7 * 2**20) * 8)
+    bundle = open_bundle(path)
+    tracemalloc.start()
+    content = bundle.read("large")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(content) == 2**26
+    assert peak < 1.25 * len(content)
+
+
+def test_threads_share_a_zip(pristine_bundle: Path, zip_bundle: Callable[..., Path]) -> None:
+    bundle = open_bundle(zip_bundle(pristine_bundle))
+    names = [entry.path for entry in bundle.manifest.golden.images] * 20 if bundle.manifest.golden else []
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(bundle.read, names))
+    assert found == [(pristine_bundle / name).read_bytes() for name in names]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
+def test_a_forked_process_reads_a_zip_for_itself(pristine_bundle: Path, zip_bundle: Callable[..., Path]) -> None:
+    """Both would otherwise read, and move, at one place of one file."""
+    bundle = open_bundle(zip_bundle(pristine_bundle))
+    wanted = (pristine_bundle / FILES["onnx"]).read_bytes()
+
+    def read_often() -> bool:
+        return all(bundle.read(FILES["onnx"]) == wanted for _ in range(300))
+
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if read_often() else 1)
+    assert read_often()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert pickle.loads(pickle.dumps(bundle)).read(FILES["onnx"]) == wanted
 
 
 @pytest.mark.parametrize("report", ["{", "[]", '{"verdict": {"checks": [{"passed": false}]}}', '{"verdict": 3}'])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from edgetl_runtime import EngineError, MissingDependency, TensorSpec, UsageErro
 from edgetl_runtime.engines import ENGINES, Execution, ModelBytes, Signature, installed, open_session
 from edgetl_runtime.engines.binding import bind
 from edgetl_runtime.engines.ov import OpenVinoSession
+from tests.conftest import onnx_model, tflite_model
 
 VARIANTS = ("onnx.fp32", "tflite.fp32", "openvino.fp32")
 Original = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
@@ -103,8 +105,67 @@ def test_damaged_model_names_engine_and_version(variant: str, damage: str, prist
     main = {"noise": b"\x07noise" * 99, "cut": model.main[: len(model.main) // 2], "empty": b""}[damage]
     engine = bundle.manifest.variant(variant).requires.engine
     signature = Signature((bundle.manifest.input,), (bundle.manifest.output,))
-    with pytest.raises(EngineError, match=f"{engine}.*{installed(engine)}"):
+    with pytest.raises(EngineError, match=f"{engine}.*{installed(engine)}") as raised:
         open_session(engine, dataclasses.replace(model, main=main), signature)
+    assert raised.value.fix == "copy the bundle again, or export it again"
+
+
+def _newer_onnx() -> bytes:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.ModelProto.FromString(onnx_model(None))
+    model.ir_version = 99
+    return bytes(model.SerializeToString())
+
+
+def _unknown_onnx() -> bytes:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.ModelProto.FromString(onnx_model(None))
+    model.graph.node[0].op_type = "Futuristic"
+    return bytes(model.SerializeToString())
+
+
+def _newer_opset() -> bytes:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.ModelProto.FromString(onnx_model(None))
+    model.opset_import[0].version = 999
+    return bytes(model.SerializeToString())
+
+
+def _newer_tflite() -> bytes:
+    schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
+    flatbuffers = pytest.importorskip("flatbuffers")
+    model = schema.ModelT.InitFromPackedBuf(tflite_model(None))
+    model.operatorCodes[2].version = 99
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
+@pytest.mark.parametrize(
+    ("engine", "make"),
+    [
+        ("onnxruntime", _newer_onnx),
+        ("onnxruntime", _unknown_onnx),
+        ("onnxruntime", _newer_opset),
+        ("litert", _newer_tflite),
+    ],
+)
+def test_a_newer_engine_is_the_advice_where_one_helps(
+    engine: str, make: Callable[[], bytes], pristine_bundle: Path
+) -> None:
+    manifest = open_bundle(pristine_bundle).manifest
+    with pytest.raises(EngineError) as raised:
+        open_session(engine, ModelBytes(make(), name="x"), Signature((manifest.input,), (manifest.output,)))
+    assert "pip install --upgrade" in str(raised.value.fix)
+
+
+def test_openvino_that_is_too_old_for_a_layer_is_told_so(pristine_bundle: Path) -> None:
+    bundle = open_bundle(pristine_bundle)
+    model = bundle.model("openvino.fp32")
+    model = dataclasses.replace(model, main=model.main.replace(b'type="ReduceMean"', b'type="Futuristic"'))
+    with pytest.raises(EngineError) as raised:
+        open_session("openvino", model, Signature((bundle.manifest.input,), (bundle.manifest.output,)))
+    assert raised.value.fix == "pip install --upgrade openvino"
 
 
 @pytest.mark.parametrize(("options", "pinned"), [({}, False), ({"ENABLE_CPU_PINNING": "YES"}, True)])
@@ -178,22 +239,33 @@ def test_importing_the_runtime_imports_no_engine() -> None:
     assert found.stdout.strip() == "[]"
 
 
-def test_onnxruntime_reads_the_file_of_a_folder_itself(
+def test_onnxruntime_reads_a_file_that_nobody_else_has(
     pristine_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The bytes would lie in memory beside its own copy while it loads."""
+    """The bytes would lie in memory beside its own copy while it loads; the bundle's file may change meanwhile."""
     from edgetl_runtime.engines import ort
 
     given: list[object] = []
     real = ort.onnxruntime.InferenceSession
-    monkeypatch.setattr(
-        ort.onnxruntime, "InferenceSession", lambda source, *a, **k: (given.append(source), real(source, *a, **k))[1]
-    )
+
+    def opened(source: str | bytes, *args: object, **options: object) -> object:
+        given.append(Path(source).read_bytes() if isinstance(source, str) else source)
+        assert isinstance(source, str) == hasattr(os, "memfd_create")
+        return real(source, *args, **options)
+
+    monkeypatch.setattr(ort.onnxruntime, "InferenceSession", opened)
     zipped = Path(shutil.make_archive(str(tmp_path / "colours"), "zip", pristine_bundle))
-    for path in (pristine_bundle, zipped, pristine_bundle / "onnx/model.fp32.onnx"):
-        open_bundle(path).session("onnx.fp32").close()
-    assert [type(source) for source in given] == [str, bytes, bytes]
-    assert given[0] == str(pristine_bundle / "onnx/model.fp32.onnx")
+    descriptors = Path("/proc/self/fd")
+    before = len(list(descriptors.iterdir())) if descriptors.exists() else None
+    for path in (pristine_bundle, pristine_bundle / "onnx/model.fp32.onnx"):
+        for verify in (True, False):
+            open_bundle(path).session("onnx.fp32", verify=verify).close()
+    if before is not None:
+        assert len(list(descriptors.iterdir())) == before  # nothing stays open
+    open_bundle(zipped).session("onnx.fp32").close()
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    open_bundle(pristine_bundle).session("onnx.fp32").close()
+    assert given == [(pristine_bundle / "onnx/model.fp32.onnx").read_bytes()] * 6
 
 
 def test_a_label_is_there_before_anything_slow_is_imported(pristine_bundle: Path) -> None:

@@ -88,7 +88,8 @@ def _version(origin: str, distributions: tuple[str, ...]) -> str:
 class EngineInfo:
     """An engine: the target it runs, its ``libraries`` in order of preference, the extra that installs the first.
 
-    ``module`` is the module of this package that opens its sessions, ``opens_paths`` whether it takes a `ModelPath`.
+    ``module`` is the module of this package that opens its sessions, ``opens_paths`` whether it takes a `ModelPath`: a
+    file of this process, never one of the bundle, which may be another by the time that it is read.
     """
 
     name: str
@@ -112,7 +113,7 @@ ENGINES: dict[str, EngineInfo] = {
         ),
         extra="onnx",
         module="edgetl_runtime.engines.ort",
-        # The others keep the file mapped: one that is replaced while they run would take the process with it.
+        # It copies what it needs. LiteRT reads the weights from the bytes that it is given, as long as it runs.
         opens_paths=True,
     ),
     "litert": EngineInfo(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from edgetl_runtime.errors import EngineError
+from edgetl_runtime.files import COPY_AGAIN
 from edgetl_runtime.frozen import dataclass, field
 from edgetl_runtime.manifest import TensorSpec
 
-__all__ = ["Execution", "ModelBytes", "ModelPath", "Signature", "bind"]
+__all__ = ["Execution", "ModelBytes", "ModelPath", "Signature", "bind", "cannot_load", "cannot_run"]
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,8 @@ class ModelBytes:
 
 @dataclass(frozen=True)
 class ModelPath:
-    """A model in a file of its own, for an engine that reads files itself and so needs no copy; ``name`` is for
-    messages."""
+    """A model in a file of its own (`edgetl_runtime.engines.private_file`), for an engine that reads files itself;
+    ``name`` is for messages."""
 
     path: str
     name: str
@@ -52,6 +54,31 @@ class Signature:
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+
+
+def cannot_load(where: str, reason: str, library: str) -> EngineError:
+    """The error for a model that an engine, of the distribution `library`, does not take.
+
+    A newer version helps where the engine says that it misses something; else it is the file.
+    """
+    newer = f"pip install --upgrade {library}"
+    return EngineError(f"cannot load {where}: {reason}", fix=newer if _MISSED.search(reason) else COPY_AGAIN)
+
+
+_MISSED = re.compile(
+    r"unsupported .{0,60}(version|opset)|newer|not a registered|not.implemented|find an implementation"
+    r"|no op registered|till opset|doesn't contain the operation|didn't find op"
+    r"|unresolved custom op|cannot create \w+ layer",
+    re.IGNORECASE,
+)
+"""What engines say of operators and versions that are newer than they are."""
+
+
+def cannot_run(where: str, error: Exception) -> EngineError:
+    """The error for a model that was loaded and does not run."""
+    return EngineError(
+        f"{where} failed to run: {error}", fix="edgetl-run self-test BUNDLE says which variants run here"
+    )
 
 
 def bind(wanted: tuple[TensorSpec, ...], found: Sequence[TensorSpec], *, what: str, where: str) -> tuple[int, ...]:

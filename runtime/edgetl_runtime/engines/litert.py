@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgetl_runtime.engines import ENGINES, installed
-from edgetl_runtime.engines.binding import Execution, ModelBytes, Signature, bind
+from edgetl_runtime.engines.binding import Execution, ModelBytes, Signature, bind, cannot_load, cannot_run
 from edgetl_runtime.engines.delegates import BUILTIN, Delegation, delegation, load_library
 from edgetl_runtime.errors import EngineError, pip_install
 from edgetl_runtime.manifest import TensorSpec
@@ -70,7 +70,7 @@ class LiteRtSession(Session):
                 # get_tensor copies, so that results outlive the next run.
                 results = [interpreter.get_tensor(index) for index in self._output_indices]
             except (RuntimeError, ValueError) as error:
-                raise EngineError(f"{self._where} failed to run: {error}") from error
+                raise cannot_run(self._where, error) from error
         return {spec.name: np.asarray(result) for spec, result in zip(self.outputs, results, strict=True)}
 
     def _resize(self, interpreter: Any, tensors: list[npt.NDArray[Any]]) -> None:
@@ -126,10 +126,9 @@ def open_session(model: ModelBytes, signature: Signature, execution: Execution) 
             experimental_op_resolver_type=resolvers[_AUTO if delegated.xnnpack else _WITHOUT_DEFAULT_DELEGATES],
         )
         interpreter.allocate_tensors()
-    except (RuntimeError, ValueError) as error:
-        upgrade = f"pip install --upgrade {library.distributions[0]}"
-        raise EngineError(f"cannot load {where}: {error}", fix=upgrade) from error
-    session = LiteRtSession(interpreter, signature, model=model, delegated=delegated, where=where)
+        session = LiteRtSession(interpreter, signature, model=model, delegated=delegated, where=where)
+    except (RuntimeError, ValueError) as error:  # among them names of tensors that are no UTF-8
+        raise cannot_load(where, str(error), library.distributions[0]) from error
     session.device = execution.device
     return session
 

@@ -10,7 +10,7 @@ import numpy as np
 import openvino
 
 from edgetl_runtime.engines import installed
-from edgetl_runtime.engines.binding import Execution, ModelBytes, Signature, bind
+from edgetl_runtime.engines.binding import Execution, ModelBytes, Signature, bind, cannot_load, cannot_run
 from edgetl_runtime.engines.devices import ANYWHERE, unavailable
 from edgetl_runtime.engines.signal_stack import kept_signal_stack
 from edgetl_runtime.errors import EngineError
@@ -57,7 +57,7 @@ class OpenVinoSession(Session):
                 # Results are copies (share_outputs is off), so that they outlive the next run.
                 results = request.infer(tensors, share_inputs=True, share_outputs=False)
             except RuntimeError as error:
-                raise EngineError(f"{self._where} failed to run: {error}") from error
+                raise cannot_run(self._where, error) from error
             return {
                 spec.name: np.asarray(results[position])
                 for spec, position in zip(self.outputs, self._out_of, strict=True)
@@ -100,7 +100,7 @@ def open_session(model: ModelBytes, signature: Signature, execution: Execution) 
             compiled = core.compile_model(read, device, _hints(device, members, execution))
             places = dict(core.query_model(read, device)) if device.startswith("HETERO") else {}
     except RuntimeError as error:
-        raise EngineError(f"cannot load {where}: {error}", fix="pip install --upgrade openvino") from error
+        raise cannot_load(where, str(error), "openvino") from error
     session = OpenVinoSession(compiled, signature, where=where, places=places)
     session.device = execution.device
     # AUTO and MULTI are free to choose; what HETERO cannot place on its first device goes to the next.

@@ -14,6 +14,7 @@ from PIL import Image
 
 from edgetl_export.progress import Track, silent
 from edgetl_runtime.errors import DataError, ImageError
+from edgetl_runtime.machine import usable_cores
 from edgetl_runtime.preprocess import load_bands
 
 __all__ = [
@@ -98,7 +99,7 @@ def find_unreadable(files: Sequence[ImageFile], *, channels: int = 3, track: Tra
     JPEGs are decoded at an eighth of their size: that still reads the whole file, so a truncated one is found.
     """
     look = partial(_why_unreadable, channels=channels)
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max_workers=min(8, usable_cores())) as pool:
         reasons = list(track(pool.map(look, files), what="check photos", total=len(files)))
     return tuple(BadImage(file, why) for file, why in zip(files, reasons, strict=True) if why is not None)
 

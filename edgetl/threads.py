@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
+
+from edgetl_runtime.machine import usable_cores
 
 __all__ = ["in_threads"]
 
@@ -22,7 +23,7 @@ def in_threads(
     What a job raises is raised when its part would be due; jobs that have not begun by then never do.
     """
     waiting: deque[tuple[Part, list[Future[Result]]]] = deque()
-    with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max_workers=min(16, usable_cores())) as pool:
         try:
             for part in parts:
                 waiting.append((part, [pool.submit(job) for job in jobs(part)]))

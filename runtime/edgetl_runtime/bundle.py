@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING
 
 from edgetl_runtime.engines import Execution, ModelBytes, ModelPath, Signature, engine_info, open_session
@@ -48,6 +49,10 @@ class Bundle:
         self._where = where
         self._files = files
         self._sealed = sealed
+
+    def __repr__(self) -> str:
+        names = ", ".join(variant.id for variant in self.manifest.variants)
+        return f"<Bundle {self.manifest.name!r} at {self._where}: {names}>"
 
     @property
     def path(self) -> Path:
@@ -128,6 +133,9 @@ class Bundle:
         with lend(self.model(variant_id, verify=verify)) as model:
             session = open_session(variant.requires.engine, model, signature, execution)
         plain = variant.input is None and variant.output is None
+        from edgetl_runtime.forks import prepare_to_read  # here: until a session is opened nothing needs it
+
+        prepare_to_read(session, partial(self.model, variant_id, verify=verify))
         return session if plain else IntegerSession(session, manifest.input, manifest.output)
 
     def golden(self) -> GoldenSamples | None:

@@ -28,6 +28,7 @@ from edgetl_runtime.frozen import dataclass, field
 from edgetl_runtime.machine import cpu_features, describe_machine
 from edgetl_runtime.manifest import Variant
 from edgetl_runtime.preflight import obstacle
+from edgetl_runtime.results import Result
 from edgetl_runtime.session import Session, Tensors
 
 __all__ = ["Candidate", "Choice", "Wish", "choose"]
@@ -64,8 +65,8 @@ class Wish:
     max_drop: float | None = None
 
     def __post_init__(self) -> None:
-        if self.engine != "auto":
-            engine_info(self.engine)
+        if self.engine != "auto":  # "onnx" is ONNX Runtime
+            object.__setattr__(self, "engine", engine_info(self.engine).name)
         for name, value in (("min_top1", self.min_top1), ("max_drop", self.max_drop)):
             if value is not None and not 0.0 <= value <= 1.0:
                 raise UsageError(f"{name} is a share of 1, not {value}", fix=f"{name}=0.8 is 80 %")
@@ -89,7 +90,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(Result):
     """The ``variant`` to load, the ``reason``, and all ``candidates`` in the manifest's order. ``cached``: found by
     an earlier start. Printed, it is the table it was chosen from."""
 

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
 from itertools import islice
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeAlias, TypeVar, overload
 
 import numpy as np
-from PIL import Image
 
+from edgetl_runtime.asked import is_count
 from edgetl_runtime.bundle import Bundle, open_bundle
 from edgetl_runtime.engines import engine_info
 from edgetl_runtime.errors import BundleError, EngineError, ImageError, UsageError, nearest
-from edgetl_runtime.frozen import dataclass
 from edgetl_runtime.machine import usable_cores
 from edgetl_runtime.manifest import Manifest, TensorSpec, Variant
 from edgetl_runtime.placement import Placement
 from edgetl_runtime.preflight import obstacle
-from edgetl_runtime.preprocess import ColorOrder, ImageSource, preprocess
+from edgetl_runtime.preprocess import ColorOrder, file_content, preprocess
+from edgetl_runtime.results import Prediction, Score
 from edgetl_runtime.session import Session, Tensors
+from edgetl_runtime.sources import ImageSource, separate
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -34,39 +36,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Classifier", "Prediction", "Score", "load", "softmax"]
 
-_ONE_IMAGE = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray)
 _SELF_TEST = "edgetl-run self-test BUNDLE"
 _MOST_AT_ONCE = 32  # images in one run of a model that takes any number
+_MOST_LABELS_SHOWN = 5
 
-
-@dataclass(frozen=True)
-class Score:
-    """A label and its probability (0..1); ``index`` is its place in the logits."""
-
-    id: str
-    name: str
-    index: int
-    probability: float
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.probability:.1%}"
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What one image is: ``top``, the most probable label, and ``scores``, the labels that were asked for, the best
-    first. Below a threshold ``scores`` is empty, and the image is none of the labels as far as one can say."""
-
-    top: Score
-    scores: tuple[Score, ...]
-
-    @property
-    def accepted(self) -> bool:
-        """Whether any label reached the threshold."""
-        return bool(self.scores)
-
-    def __str__(self) -> str:
-        return ", ".join(str(score) for score in self.scores) or f"none of the labels (nearest: {self.top})"
+_Image = TypeVar("_Image")
+_Held: TypeAlias = "tuple[ImageSource, ImageSource | ImageError]"
+"""An image as it was given, and what a worker reads: the content of an open file, or why it could not be read."""
+_Answer: TypeAlias = "tuple[ImageSource, Prediction | ImageError]"
 
 
 class Classifier:
@@ -108,52 +85,71 @@ class Classifier:
         self.choice = choice
         self._threads = threads
         self._open_lane = open_lane
-        self._lanes: dict[int, Lanes] = {}
+        self._lanes: dict[tuple[int, int], Lanes] = {}
+
+    def __repr__(self) -> str:
+        names = ", ".join(self.labels[:_MOST_LABELS_SHOWN]) + (", ..." if len(self.labels) > _MOST_LABELS_SHOWN else "")
+        engine = f"{self.session.engine} {self.session.engine_version}" + (", closed" if self.session.closed else "")
+        return f"<Classifier {self.manifest.name!r}: {self.variant.id} in {engine}; {len(self.labels)} labels: {names}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise UsageError(
+            f"a classifier cannot be pickled or copied: it has {self.session.engine} open",
+            fix="load it in each process; a process that is forked may use its parent's",
+        )
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the labels, in the order of the logits: ``labels[score.index]`` is ``score.name``."""
+        return tuple(label.name for label in self.manifest.labels)
 
     @overload
     def predict(  # type: ignore[overload-overlap] # a str is a path, though also an iterable
-        self, image: ImageSource, *, top: int = 5, threshold: float = 0.0, color: ColorOrder = "RGB"
+        self, image: ImageSource, *, top: int | None = 5, threshold: float = 0.0, color: ColorOrder = "RGB"
     ) -> Prediction: ...
     @overload
     def predict(
-        self, image: Iterable[ImageSource], *, top: int = 5, threshold: float = 0.0, color: ColorOrder = "RGB"
+        self, image: Iterable[ImageSource], *, top: int | None = 5, threshold: float = 0.0, color: ColorOrder = "RGB"
     ) -> list[Prediction]: ...
     def predict(
         self,
         image: ImageSource | Iterable[ImageSource],
         *,
-        top: int = 5,
+        top: int | None = 5,
         threshold: float = 0.0,
         color: ColorOrder = "RGB",
     ) -> Prediction | list[Prediction]:
         """The `top` labels of an image, or of each image of an iterable, one after the other.
 
-        An image is a path, the bytes of a file or what has ``read_bytes()``, a PIL image, or a uint8 array (H, W, 3),
-        (H, W, C) for a model of C channels; an array (n, H, W, C) is n of them. `color` is the channel order of arrays
-        ("BGR" for OpenCV frames). Labels less probable than `threshold` (0..1) are left out. Raises `ImageError` when
-        an image cannot be read.
+        An image is a path, the bytes of a file (bytes, bytearray, memoryview), an open file, an upload or whatever else
+        has ``read()`` or ``read_bytes()``, a PIL image, or a uint8 array (H, W, 3), (H, W, C) for a model of C
+        channels; an array (n, H, W, C) is n of them. The same holds for the other methods. `top` None gives all labels.
+        `color` is the channel order of arrays ("BGR" for OpenCV frames). Labels less probable than `threshold` (0..1)
+        are left out. Raises `ImageError` when an image cannot be read, `UsageError` for what is none.
         """
-        _check_asked(top, threshold)
-        images, one = _separate(image)
+        top = _check_asked(top, threshold)
+        images, one = separate(image)
         tensors = (self._tensor(item, color=color) for item in images)
         found = [self.interpret(self.logits(tensor), top=top, threshold=threshold) for tensor in tensors]
         return found[0] if one else found
 
     def predict_batch(
         self,
-        images: Iterable[ImageSource],
+        images: ImageSource | Iterable[ImageSource],
         *,
         workers: int | None = None,
-        top: int = 5,
+        top: int | None = 5,
         threshold: float = 0.0,
         color: ColorOrder = "RGB",
     ) -> list[Prediction]:
         """`predict` for many images at once: they are decoded on `workers` threads (default: one per core) and run in
-        batches as large as the model takes. Raises `ImageError` when one of them cannot be read."""
-        _check_asked(top, threshold)
+        batches as large as the model takes. One image gives a list of one. Raises `ImageError` when one of them cannot
+        be read."""
+        top = _check_asked(top, threshold)
         from edgetl_runtime.streaming import map_ahead
 
-        ready = map_ahead(partial(self._tensor, color=color), images, workers=_count_workers(workers))
+        work = partial(self._held_tensor, color=color)
+        ready = map_ahead(work, _held(separate(images)[0]), workers=_count_workers(workers))
         with closing(ready):
             rows = self._rows((future.result() for future in ready), self.manifest.output)
             return [self.interpret(row, top=top, threshold=threshold) for row in rows]
@@ -161,52 +157,89 @@ class Classifier:
     @overload
     def stream(
         self,
-        images: Iterable[ImageSource],
+        images: ImageSource | Iterable[ImageSource],
         *,
         workers: int | None = None,
-        top: int = 5,
+        top: int | None = 5,
         threshold: float = 0.0,
         color: ColorOrder = "RGB",
         errors: Literal["raise"] = "raise",
+        pairs: Literal[False] = False,
+        latest: bool = False,
     ) -> Iterator[Prediction]: ...
     @overload
     def stream(
         self,
-        images: Iterable[ImageSource],
+        images: ImageSource | Iterable[ImageSource],
         *,
         workers: int | None = None,
-        top: int = 5,
+        top: int | None = 5,
         threshold: float = 0.0,
         color: ColorOrder = "RGB",
         errors: Literal["return"],
+        pairs: Literal[False] = False,
+        latest: bool = False,
     ) -> Iterator[Prediction | ImageError]: ...
+    @overload
     def stream(
         self,
-        images: Iterable[ImageSource],
+        images: Iterable[_Image],
         *,
         workers: int | None = None,
-        top: int = 5,
+        top: int | None = 5,
+        threshold: float = 0.0,
+        color: ColorOrder = "RGB",
+        errors: Literal["raise"] = "raise",
+        pairs: Literal[True],
+        latest: bool = False,
+    ) -> Iterator[tuple[_Image, Prediction]]: ...
+    @overload
+    def stream(
+        self,
+        images: Iterable[_Image],
+        *,
+        workers: int | None = None,
+        top: int | None = 5,
+        threshold: float = 0.0,
+        color: ColorOrder = "RGB",
+        errors: Literal["return"],
+        pairs: Literal[True],
+        latest: bool = False,
+    ) -> Iterator[tuple[_Image, Prediction | ImageError]]: ...
+    def stream(
+        self,
+        images: Any,
+        *,
+        workers: int | None = None,
+        top: int | None = 5,
         threshold: float = 0.0,
         color: ColorOrder = "RGB",
         errors: Literal["raise", "return"] = "raise",
-    ) -> Iterator[Prediction | ImageError]:
+        pairs: bool = False,
+        latest: bool = False,
+    ) -> Iterator[Any]:
         """`predict` for a stream, endless if need be: predictions in the order of the images.
 
         Images are decoded, preprocessed and run on `workers` threads (default: one per core); at most twice as many as
         there are workers are held. When images come faster than one run after the other, each worker gets a session of
         its own (on the CPU; about as much memory again), which the classifier keeps for other streams. An image that
         cannot be read raises its `ImageError` in its place, or, with ``errors="return"``, is that error in its place,
-        and the stream goes on.
+        and the stream goes on. What the source of the images raises comes after the results of those before.
+
+        With ``pairs=True`` each result is ``(image, prediction)``, the image as the source gave it. ``latest=True`` is
+        for live sources: a thread of its own reads them, a free worker takes the newest image there is, and those that
+        came before it are dropped; so are results that nobody took in time when there is a newer image.
         """
-        _check_asked(top, threshold)
+        top = _check_asked(top, threshold)
         if errors not in ("raise", "return"):
             raise UsageError(f"unknown errors {errors!r}", fix='errors="raise" or errors="return"')
-        from edgetl_runtime.streaming import map_ahead
+        from edgetl_runtime.streaming import map_ahead, map_latest
 
         count = _count_workers(workers)
         lanes = self._side_by_side(count)
         work = partial(self._answer, lanes, color=color, top=top, threshold=threshold)
-        return _in_order(map_ahead(work, images, workers=count), lanes, keep_errors=errors == "return")
+        ready = (map_latest if latest else map_ahead)(work, _held(separate(images)[0]), workers=count)
+        return _in_order(ready, lanes, keep_errors=errors == "return", pairs=pairs)
 
     def embed(
         self,
@@ -227,7 +260,7 @@ class Classifier:
         spec = self._feature(layer)
         if normalize not in (False, "l2"):
             raise UsageError(f"unknown normalize {normalize!r}", fix='normalize="l2", or False')
-        images, one = _separate(image)
+        images, one = separate(image)
         rows = list(self._rows((self._tensor(item, color=color) for item in images), spec))
         values = np.stack(rows) if rows else np.zeros((0, *spec.shape[1:]), np.float32)
         if not np.isfinite(values).all():
@@ -255,13 +288,14 @@ class Classifier:
         """Print why this variant was taken, with the table of those it was chosen from."""
         print(self.choice or f"{self.variant.id}: it was named")
 
-    def interpret(self, logits: npt.NDArray[np.float32], *, top: int = 5, threshold: float = 0.0) -> Prediction:
-        """The `top` labels for logits (classes,), of those as probable as `threshold`.
+    def interpret(self, logits: npt.NDArray[np.float32], *, top: int | None = 5, threshold: float = 0.0) -> Prediction:
+        """The `top` labels (None: all) for logits (classes,), of those as probable as `threshold`.
 
         Raises `EngineError` when the logits are not finite.
         """
         if not np.isfinite(logits).all():
             raise EngineError(f"variant {self.variant.id} gave logits that are not finite", fix=_SELF_TEST)
+        top = _check_asked(top, threshold)
         probabilities = softmax(logits)
         labels = self.manifest.labels
         scores = [Score(labels[i].id, labels[i].name, i, float(probabilities[i])) for i in _best(logits, top)]
@@ -284,16 +318,29 @@ class Classifier:
     def _tensor(self, image: ImageSource, *, color: ColorOrder) -> npt.NDArray[np.uint8]:
         return preprocess(image, self.manifest.preprocess, color=color)
 
-    def _answer(self, lanes: Lanes, image: ImageSource, *, color: ColorOrder, top: int, threshold: float) -> Prediction:
-        result = lanes.run({self.manifest.input.name: self._tensor(image, color=color)[np.newaxis]})
-        return self.interpret(self._checked(result, 1, self.manifest.output)[0], top=top, threshold=threshold)
+    def _held_tensor(self, held: _Held, *, color: ColorOrder) -> npt.NDArray[np.uint8]:
+        if isinstance(held[1], ImageError):
+            raise held[1]
+        return self._tensor(held[1], color=color)
+
+    def _answer(self, lanes: Lanes, held: _Held, *, color: ColorOrder, top: int, threshold: float) -> _Answer:
+        """An image as it was given, with what it is or why it cannot be read."""
+        try:
+            tensor = self._held_tensor(held, color=color)
+        except ImageError as error:
+            return held[0], error
+        result = lanes.run({self.manifest.input.name: tensor[np.newaxis]})
+        row = self._checked(result, 1, self.manifest.output)[0]
+        return held[0], self.interpret(row, top=top, threshold=threshold)
 
     def _side_by_side(self, count: int) -> Lanes:
         from edgetl_runtime.lanes import Lanes
 
-        if count not in self._lanes:
-            self._lanes.setdefault(count, Lanes(self.session, self._threads, self._open_lane, count=count))
-        return self._lanes[count]
+        # A forked process takes none of its parent's: sessions that were just running there would never be free.
+        key = os.getpid(), count
+        if key not in self._lanes:
+            self._lanes.setdefault(key, Lanes(self.session, self._threads, self._open_lane, count=count))
+        return self._lanes[key]
 
     def _feature(self, layer: str | None) -> TensorSpec:
         """What the manifest says of a feature, by default of the first."""
@@ -305,8 +352,10 @@ class Classifier:
             )
         if layer is None:
             return self.manifest.features[0]
-        if layer not in features:
-            raise UsageError(f"{self.manifest.name!r} has no feature {layer!r}", fix=nearest(layer, list(features)))
+        if not isinstance(layer, str) or layer not in features:
+            raise UsageError(
+                f"{self.manifest.name!r} has no feature {layer!r}", fix=nearest(str(layer), list(features))
+            )
         return features[layer]
 
     def _rows(self, tensors: Iterable[npt.NDArray[np.uint8]], output: TensorSpec) -> Iterator[npt.NDArray[np.float32]]:
@@ -409,38 +458,47 @@ def _named(manifest: Manifest, variant_id: str, engine: str) -> Variant:
 
 
 def _in_order(
-    ready: Generator[Future[Prediction], None, None], lanes: Lanes, *, keep_errors: bool
-) -> Iterator[Prediction | ImageError]:
+    ready: Generator[Future[_Answer], None, None], lanes: Lanes, *, keep_errors: bool, pairs: bool
+) -> Iterator[Any]:
     with closing(ready):
         for future in ready:
             lanes.widen()  # here and not in a worker: warnings and errors are the caller's
-            error = future.exception()
-            yield error if keep_errors and isinstance(error, ImageError) else future.result()
+            image, answer = future.result()
+            if isinstance(answer, ImageError) and not keep_errors:
+                raise answer
+            yield (image, answer) if pairs else answer
 
 
-def _separate(image: ImageSource | Iterable[ImageSource]) -> tuple[Iterable[ImageSource], bool]:
-    """The images, and whether it is one and not several. `UsageError` for what is neither."""
-    one = isinstance(image, _ONE_IMAGE) and not (isinstance(image, np.ndarray) and image.ndim == 4)
-    if one or hasattr(image, "read_bytes"):
-        return [cast("ImageSource", image)], True
-    if not isinstance(image, Iterable):
-        raise UsageError(
-            f"cannot read an image from {type(image).__name__}",
-            fix="pass a path, bytes, a PIL image, a numpy array (H, W, 3) of uint8, or an iterable of them",
-        )
-    return cast("Iterable[ImageSource]", image), False
+def _held(images: Iterable[ImageSource]) -> Iterator[_Held]:
+    """Images with what a worker reads of them. Open files are read here: whoever gives them closes them soon."""
+    for image in images:
+        content: ImageSource | ImageError = image
+        if hasattr(image, "read"):
+            try:
+                content = file_content(image)
+            except ImageError as error:
+                content = error
+        yield image, content
 
 
-def _check_asked(top: int, threshold: float) -> None:
-    if top < 1:
-        raise UsageError(f"top must be at least 1, not {top}")
-    if not 0.0 <= threshold <= 1.0:
-        raise UsageError(f"a threshold is a probability, not {threshold}", fix="0 <= threshold <= 1")
+def _check_asked(top: int | None, threshold: float) -> int:
+    """How many labels are wanted at most. Raises `UsageError` for what is no number, or none that can be."""
+    if top is None:
+        top = sys.maxsize
+    elif not is_count(top):
+        raise UsageError(f"top must be a whole number of at least 1, not {top!r}", fix="top=5, or None for all labels")
+    try:
+        fits = 0.0 <= threshold <= 1.0
+    except TypeError:
+        fits = False
+    if not fits:
+        raise UsageError(f"a threshold is a probability, not {threshold!r}", fix="0 <= threshold <= 1")
+    return top
 
 
 def _count_workers(workers: int | None) -> int:
-    if workers is not None and workers < 1:
-        raise UsageError(f"workers must be at least 1, not {workers}", fix="leave it out for one per core")
+    if workers is not None and not is_count(workers):
+        raise UsageError(f"workers must be at least 1, not {workers!r}", fix="leave it out for one per core")
     return workers or usable_cores()
 
 

@@ -11,16 +11,17 @@ import json
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from edgetl_runtime import console
 from edgetl_runtime.advice import Advice, Recommendation, advise
 from edgetl_runtime.bench import BenchOptions, bench_image, bench_variants
 from edgetl_runtime.bundle import Bundle, open_bundle
 from edgetl_runtime.classifier import load
-from edgetl_runtime.engines import DEVICES, ENGINES, engine_info
-from edgetl_runtime.errors import EdgetlError, EngineError, UsageError
+from edgetl_runtime.engines import DEVICES, ENGINES, engine_info, import_for
+from edgetl_runtime.errors import EdgetlError, EngineError, ImageError, UsageError
 from edgetl_runtime.fidelity import read_fidelity
 from edgetl_runtime.machine import cpu_features, describe_machine
 from edgetl_runtime.manifest import Variant
@@ -30,8 +31,11 @@ from edgetl_runtime.selftest import SelfTest, self_test
 
 __all__ = ["main"]
 
-_ENGINE_CHOICES = ("auto", *ENGINES)
+_ENGINE_CHOICES = ("auto", *dict.fromkeys(name for info in ENGINES.values() for name in (info.name, info.target)))
 _INTERRUPTED = 130
+_UNREADABLE = 2
+
+_Answer = TypeVar("_Answer")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -200,16 +204,35 @@ def _predict(arguments: argparse.Namespace) -> int:
             console.note(f"warning: {chosen} failed verification; it runs because it was named")
         if arguments.explain:
             console.note(str(classifier.choice or f"{chosen}: it was named"))
-        images = [Path(image) for image in arguments.images]
-        predictions = classifier.predict(images, top=arguments.top, threshold=arguments.threshold)
+        predict = partial(classifier.predict, top=arguments.top, threshold=arguments.threshold)
+        found, failed = _of_each(arguments.images, predict)
     results = [
-        {"image": image, **dataclasses.asdict(prediction)}
-        for image, prediction in zip(arguments.images, predictions, strict=True)
+        {"image": image, **(failed[image] if image in failed else dataclasses.asdict(found[image]))}
+        for image in arguments.images
     ]
-    lines = [f"{image}: {prediction}" for image, prediction in zip(arguments.images, predictions, strict=True)]
-    document = {"bundle": str(bundle.path), "variant": chosen, "engine": session.engine}
-    console.show(lines, {**document, "engine_version": session.engine_version, "predictions": results}, arguments.json)
-    return 0
+    lines = [f"{image}: {found[image]}" for image in arguments.images if image in found]
+    document: dict[str, Any] = {"bundle": str(bundle.path), "variant": chosen, "engine": session.engine}
+    document |= {"engine_version": session.engine_version, "predictions": results}
+    if lines or arguments.json:
+        console.show(lines, document, arguments.json)
+    return _UNREADABLE if failed else 0
+
+
+def _of_each(
+    images: Sequence[str], answer: Callable[[Path], _Answer]
+) -> tuple[dict[str, _Answer], dict[str, dict[str, str | None]]]:
+    """What `answer` says of every image, and, as JSON has it, why others cannot be read: those are named on stderr."""
+    found: dict[str, _Answer] = {}
+    failed: dict[str, dict[str, str | None]] = {}
+    for image in dict.fromkeys(images):
+        try:
+            found[image] = answer(Path(image))
+        except ImageError as error:
+            console.note(f"edgetl-run: error: {error}")
+            failed[image] = {"error": error.what, "fix": error.fix}
+    if failed and found:
+        console.note(f"{len(failed)} of {len(found) + len(failed)} images could not be read")
+    return found, failed
 
 
 def _embed(arguments: argparse.Namespace) -> int:
@@ -225,12 +248,12 @@ def _embed(arguments: argparse.Namespace) -> int:
     ) as classifier:
         session, chosen = classifier.session, classifier.variant.id
         console.note(f"{chosen} in {session.engine} {session.engine_version}")
-        images = [Path(image) for image in arguments.images]
-        values = classifier.embed(images, layer=arguments.layer, normalize=arguments.normalize or False)
+        embed = partial(classifier.embed, layer=arguments.layer, normalize=arguments.normalize or False)
+        found, failed = _of_each(arguments.images, embed)
     layer = arguments.layer or bundle.manifest.features[0].name
     lines = [
         f"{image}: {layer} {list(value.shape)}, length {float((value.astype(float) ** 2).sum()) ** 0.5:.4g}"
-        for image, value in zip(arguments.images, values, strict=True)
+        for image, value in ((image, found[image]) for image in arguments.images if image in found)
     ]
     document = {
         "bundle": str(bundle.path),
@@ -239,11 +262,13 @@ def _embed(arguments: argparse.Namespace) -> int:
         "engine_version": session.engine_version,
         "layer": layer,
         "embeddings": [
-            {"image": image, "values": value.tolist()} for image, value in zip(arguments.images, values, strict=True)
+            {"image": image, **(failed[image] if image in failed else {"values": found[image].tolist()})}
+            for image in arguments.images
         ],
     }
-    console.show(lines, document, arguments.json)
-    return 0
+    if lines or arguments.json:
+        console.show(lines, document, arguments.json)
+    return _UNREADABLE if failed else 0
 
 
 def _bench(arguments: argparse.Namespace) -> int:
@@ -355,8 +380,7 @@ def _features(result: SelfTest) -> list[str]:
 
 def _wanted(bundle: Bundle, ids: str | None, engine: str) -> list[Variant]:
     """The variants that the options name; `EngineError` when they name none."""
-    if engine != "auto":
-        engine_info(engine)
+    engine = engine if engine == "auto" else engine_info(engine).name
     named = [bundle.manifest.variant(id_.strip()) for id_ in ids.split(",")] if ids else bundle.manifest.variants
     wanted = [variant for variant in named if engine in ("auto", variant.requires.engine)]
     if not wanted:
@@ -366,11 +390,21 @@ def _wanted(bundle: Bundle, ids: str | None, engine: str) -> list[Variant]:
 
 def _split(wanted: list[Variant]) -> tuple[list[Variant], list[Obstacle]]:
     """Those that can run here, and why the others cannot; the first reason as an error when none can."""
-    found = [(variant, obstacle(variant)) for variant in wanted]
+    found = [(variant, obstacle(variant) or _unusable(variant)) for variant in wanted]
     unable = [problem for _, problem in found if problem is not None]
     if len(unable) == len(wanted):
         raise unable[0].error
     return [variant for variant, problem in found if problem is None], unable
+
+
+def _unusable(variant: Variant) -> Obstacle | None:
+    """Why the library that `variant` needs cannot be imported, None when it can."""
+    info = engine_info(variant.requires.engine)
+    try:
+        import_for(info.name, info.module)
+    except EngineError as error:
+        return Obstacle(variant.id, error)
+    return None
 
 
 def _not_run(unable: list[Obstacle]) -> list[str]:

@@ -18,6 +18,8 @@ Every one of them carries what is wrong, where, and the line that fixes it. Anyt
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "BundleError",
     "CheckpointError",
@@ -45,8 +47,16 @@ class EdgetlError(Exception):
         self.what = what
         self.fix = fix
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions are made again from `args`, which are not what `__init__` takes; worker processes send them.
+        return _made_again, (type(self), self.args), vars(self)
+
     def __str__(self) -> str:
         return self.what if self.fix is None else f"{self.what}\n  fix: {self.fix}"
+
+
+def _made_again(kind: type[EdgetlError], args: tuple[Any, ...]) -> EdgetlError:
+    return kind.__new__(kind, *args)
 
 
 class UsageError(EdgetlError):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import os
 import platform
 
 from edgetl_runtime.frozen import dataclass
 
-__all__ = ["CpuFeatures", "cpu_features", "describe_machine", "usable_cores"]
+__all__ = ["CpuFeatures", "cpu_features", "cpu_quota", "describe_machine", "usable_cores"]
 
 _X86 = frozenset({"x86_64", "amd64", "i386", "i686"})
 _ARM = frozenset({"aarch64", "arm64", "armv7l", "armv8l", "armv6l"})
@@ -57,10 +59,15 @@ class CpuFeatures:
 
 
 def usable_cores() -> int:
-    """Number of CPU cores this process may run on: fewer than the machine has under taskset or a container."""
+    """Number of CPU cores this process may use: fewer than the machine has under taskset or in a container.
+
+    Half a core (``docker --cpus 0.5``) is one, one and a half are two: more threads than that only wait for each other.
+    """
     # Linux only; and what the type checker runs on must not decide what it sees.
     affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    quota = _own_quota()
+    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
 
 
 def cpu_features() -> CpuFeatures:
@@ -87,10 +94,54 @@ def _processor_name() -> str:
     return found or platform.processor() or platform.machine()
 
 
+@functools.cache
+def _own_quota() -> float | None:
+    return cpu_quota()
+
+
+def cpu_quota(root: str = "/") -> float | None:
+    """Cores' worth of time that Linux gives this process's control group (cgroup), None without a limit.
+
+    The least of its group and those above it, in either version of cgroups. `root` is the folder with ``proc`` and
+    ``sys``.
+    """
+    quotas: list[float] = []
+    for line in _read(f"{root}/proc/self/cgroup").splitlines():
+        _, controllers, path = (*line.split(":", 2), "", "")[:3]
+        files: tuple[str, ...] = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        if not controllers:  # version 2, alone or beside version 1
+            mounts, files = ("", "/unified"), ("cpu.max",)
+        elif "cpu" in controllers.split(","):
+            mounts = (f"/{controllers}", "/cpu")
+        else:
+            continue
+        # In a container the path may be the host's, which is not there: what is mounted is then the container's own.
+        parts = path.strip("/").split("/")
+        groups = dict.fromkeys("/".join(["", *parts[:n]]) for n in range(len(parts) + 1))
+        for folder in (f"{root}/sys/fs/cgroup{mount}{group}" for mount in mounts for group in groups):
+            quota = _quota(" ".join(_read(f"{folder}/{file}") for file in files))
+            quotas += [] if quota is None else [quota]
+    return min(quotas, default=None)
+
+
+def _quota(text: str) -> float | None:
+    """Cores' worth of time by a quota and its period, both in microseconds; None without a limit ("max", or -1)."""
+    given = text.split()
+    if len(given) != 2 or not all(number.isdecimal() and number.isascii() for number in given):
+        return None
+    quota, period = map(int, given)
+    return quota / period if quota and period else None
+
+
 def _cpuinfo() -> str:
     """What Linux says of every core; empty elsewhere."""
+    return _read("/proc/cpuinfo")
+
+
+def _read(path: str) -> str:
+    """A file of the system; empty when it is not there."""
     try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:  # noqa: PTH123 - not a user's path
-            return lines.read()
+        with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - not a user's path
+            return file.read()
     except OSError:
         return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from edgetl_runtime.frozen import dataclass
+from edgetl_runtime.results import Result
 
 __all__ = ["FallbackWarning", "OperatorPlace", "Placement"]
 
@@ -28,7 +29,7 @@ class OperatorPlace:
 
 
 @dataclass(frozen=True)
-class Placement:
+class Placement(Result):
     """Where a session's operators run. ``asked`` is the device of `load`; ``wanted`` are the places that keep that
     promise, empty when any place does ("cpu" and "auto").
 

@@ -11,22 +11,22 @@ import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from edgetl_runtime.errors import ImageError, UsageError
 from edgetl_runtime.files import is_file
 from edgetl_runtime.manifest import Preprocess
 from edgetl_runtime.resizing import resize_part
+from edgetl_runtime.sources import HasBytes, HasRead, ImageSource, name_of, read_source
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
 __all__ = [
     "ColorOrder",
-    "HasBytes",
     "ImageSource",
     "file_content",
     "load_bands",
@@ -37,14 +37,6 @@ __all__ = [
 ]
 
 
-class HasBytes(Protocol):
-    """Whatever gives the content of an image file when it is asked: `zipfile.Path` does, a member of a tar may."""
-
-    def read_bytes(self) -> bytes:
-        """The file, whole."""
-
-
-ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8] | HasBytes"
 ColorOrder: TypeAlias = Literal["RGB", "BGR"]
 
 # Pillow's own limit, also for what it does not read from files and for what is resized: a line of 1 x 10,000 pixels
@@ -126,8 +118,9 @@ def load_bands(source: ImageSource, channels: int, *, color: ColorOrder = "RGB")
         with _readable("image object"):
             bands = _upright_bands(source, channels, "image object")
             return tuple(band.copy() if band is source else band for band in bands)
-    if isinstance(source, bytes):
-        return _from_bytes(source, f"image of {len(source)} bytes", color, channels)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        content = bytes(source)
+        return _from_bytes(content, f"image of {len(content)} bytes", color, channels)
     if isinstance(source, (str, os.PathLike)):
         with _readable_file(source) as path:
             if path.lower().endswith(".npy"):
@@ -135,35 +128,29 @@ def load_bands(source: ImageSource, channels: int, *, color: ColorOrder = "RGB")
                     return _from_npy(file, path, color, channels)
             with Image.open(path) as image:
                 return _upright_bands(image, channels, path)
-    return _from_bytes(_read(source), str(source), color, channels)
+    return _from_bytes(_read(source), name_of(source), color, channels)
 
 
 def file_content(source: ImageSource) -> bytes | Image.Image | npt.NDArray[np.uint8]:
     """The bytes of the image file that a source is, names or gives; pixels as they are. Raises `ImageError`."""
     if isinstance(source, (bytes, np.ndarray, Image.Image)):
         return source
+    if isinstance(source, (bytearray, memoryview)):
+        return bytes(source)
     if isinstance(source, (str, os.PathLike)):
         with _readable_file(source) as path, open(path, "rb") as file:
             return file.read()
     return _read(source)
 
 
-def _read(source: HasBytes) -> bytes:
-    if not hasattr(source, "read_bytes"):
-        raise UsageError(
-            f"cannot read an image from {type(source).__name__}",
-            fix="pass a path, bytes, a PIL image or a numpy array (H, W, 3) of uint8",
-        )
+def _read(source: HasBytes | HasRead) -> bytes:
     import zipfile  # not needed for paths and frames, so that they start without it
 
-    with _readable(str(source)):
+    with _readable(name_of(source)):
         try:
-            content = source.read_bytes()
+            return read_source(source)
         except zipfile.BadZipFile as error:
             raise ValueError(str(error)) from error
-        if not isinstance(content, bytes):
-            raise TypeError(f"read_bytes gives {type(content).__name__}")
-        return content
 
 
 def _check_asked(color: object, channels: int) -> None:
@@ -252,7 +239,8 @@ def _from_array(
     if array.size == 0 or depth not in ((1, 3) if channels in _MODES else (channels,)):
         wanted = "(H, W, 3) or (H, W)" if channels in _MODES else f"(H, W, {channels})"
         raise ImageError(
-            f"{what} must be {wanted}, this one is {array.shape}", fix="pass one image at a time, channels last"
+            f"{what} must be {wanted}, this one is {array.shape}",
+            fix=_advice(array.shape, 3 if channels == 1 else channels),
         )
     if array.shape[0] * array.shape[1] > _MAX_PIXELS:
         raise ImageError(
@@ -267,6 +255,21 @@ def _from_array(
     elif color == "BGR":
         array = array[:, :, ::-1]
     return (_converted(Image.fromarray(np.ascontiguousarray(array)), _MODES[channels]),)
+
+
+def _advice(shape: tuple[int, ...], channels: int) -> str:
+    """What to do about an array of that shape, for a model of so many channels (3 for those that take colours)."""
+    if 0 in shape:
+        return "it has no pixels: look where it comes from"
+    if len(shape) == 4:
+        return "pass one image at a time: array[0]"
+    if len(shape) == 3 and shape[0] in (1, channels):
+        return "channels come last: array.transpose(1, 2, 0)"
+    if len(shape) == 3 and (channels, shape[2]) == (3, 4):
+        return 'leave the fourth channel (transparency) out: array[:, :, :3], with color="BGR" if it is BGRA'
+    if len(shape) == 3 and (channels, shape[2]) == (3, 2):
+        return "leave the second channel (transparency) out: array[:, :, 0]"
+    return f"(height, width, {channels}), channels last"
 
 
 def _upright_bands(image: Image.Image, channels: int, what: str) -> tuple[Image.Image, ...]:
@@ -324,4 +327,6 @@ def _readable(what: str) -> Iterator[None]:
         yield
     except _PILLOW_FAILURES as error:
         reason = str(error) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):  # whose text has the path again, or the address of an object
+            reason = "cannot identify the format of the image"
         raise ImageError(f"cannot read {what}: {reason}", fix="replace or remove the image") from error

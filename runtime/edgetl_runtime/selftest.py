@@ -18,6 +18,7 @@ from edgetl_runtime.golden import GoldenSamples
 from edgetl_runtime.manifest import Variant
 from edgetl_runtime.preflight import obstacle
 from edgetl_runtime.preprocess import preprocess
+from edgetl_runtime.results import Result
 from edgetl_runtime.session import Session
 
 __all__ = ["FeatureTest", "Limits", "OtherDecision", "SelfTest", "VariantTest", "limits_for", "self_test"]
@@ -89,7 +90,7 @@ class VariantTest:
 
 
 @dataclass(frozen=True)
-class SelfTest:
+class SelfTest(Result):
     """The result of `self_test`.
 
     ``pixels`` is the largest difference (grey levels) between `preprocess` here and where the bundle was made, None
@@ -102,6 +103,8 @@ class SelfTest:
     variants: tuple[VariantTest, ...]
     not_run: tuple[tuple[str, str], ...]
     other_pixels: tuple[tuple[str, int], ...] = ()
+
+    _also = ("passed",)
 
     @property
     def passed(self) -> bool:

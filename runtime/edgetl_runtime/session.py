@@ -6,11 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeAlias
 
 import numpy as np
 
-from edgetl_runtime.errors import EngineError
+from edgetl_runtime.errors import EngineError, UsageError
 from edgetl_runtime.manifest import TensorSpec
 from edgetl_runtime.placement import OperatorPlace, Placement
 
@@ -29,6 +29,7 @@ class Session(ABC):
     what runs it, ``device`` where it was asked to, ``wanted`` the places in a `Placement` that keep that promise.
     Threads may share a session; ``concurrent`` says whether their runs overlap or take turns.
     A session is a context manager; closing twice is fine, running after that is an `EngineError`.
+    ``inherited``: by a forked process, where it is opened anew when it is used: see `edgetl_runtime.forks`.
     """
 
     engine: str
@@ -38,6 +39,7 @@ class Session(ABC):
     concurrent: bool = False
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    inherited: bool = False
     _closed: bool = False
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Tensors:
@@ -45,23 +47,42 @@ class Session(ABC):
 
         Raises `EngineError` when a tensor is missing, unknown or of another dtype or shape, or the session is closed.
         """
-        if self._closed:
-            raise EngineError("this session is closed", fix="load the model again")
+        if self._closed or self.inherited:
+            self._be_open()
         if not self._fits_exactly(feeds):
             self._check(feeds)
         return self._run(feeds)
 
     def placement(self) -> Placement:
         """Where each operator runs. Raises `EngineError` when the session is closed, or its engine cannot tell."""
-        if self._closed:
-            raise EngineError("this session is closed", fix="load the model again")
+        self._be_open()
         return Placement(self.engine, self.device, self._operators(), self.wanted)
 
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"on {self.device}"
+        tensors = " -> ".join(
+            ", ".join(f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in specs)
+            for specs in (self.inputs, self.outputs)
+        )
+        return f"<{type(self).__name__} {self.engine} {self.engine_version} {state}: {tensors}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise UsageError(
+            f"a session cannot be pickled or copied: it has {self.engine} open",
+            fix="open it in each process; a process that is forked may use its parent's",
+        )
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed
+
     def close(self) -> None:
-        """Let the engine go."""
+        """Let the engine go. What a forked process inherited stays where it is: its threads cannot end there."""
         if not self._closed:
             self._closed = True
-            self._close()
+            if not self.inherited:
+                self._close()
 
     def __enter__(self) -> Self:
         return self
@@ -70,6 +91,14 @@ class Session(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _be_open(self) -> None:
+        if self._closed:
+            raise EngineError("this session is closed", fix="load the model again")
+        if self.inherited:
+            from edgetl_runtime.forks import open_again  # there since the session was opened
+
+            open_again(self)
 
     @abstractmethod
     def _run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Tensors: ...

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Generic, TypeVar
 
-__all__ = ["map_ahead"]
+__all__ = ["map_ahead", "map_latest"]
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+_THREADS = "edgetl"
+_PARTING = 1.0  # seconds that a source gets for its last item when nobody wants it any more
 
 
 def map_ahead(
@@ -20,18 +24,28 @@ def map_ahead(
 
     At most twice as many items as there are workers are under way or waiting, so an endless stream is fine. A result
     is handed on as soon as it and those before it are ready, also while the next item is not there yet: a slow camera
-    is not waited for more than one frame. Items are taken in the caller's thread. Closing the generator stops the
-    workers.
+    is not waited for more than one frame. Items are taken in the caller's thread; what taking them raises comes after
+    the results of those that were taken. Closing the generator stops the workers.
     """
     pending: deque[Future[_Result]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="edgetl")
+    source, failure = iter(items), None
+    pool = ThreadPoolExecutor(workers, thread_name_prefix=_THREADS)
     try:
-        for item in items:
+        while True:
+            try:
+                item = next(source)
+            except StopIteration:
+                break
+            except Exception as error:  # noqa: BLE001 - the source's own, raised below
+                failure = error
+                break
             pending.append(pool.submit(work, item))
             while pending and (pending[0].done() or len(pending) >= 2 * workers):
                 yield _finished(pending)
         while pending:
             yield _finished(pending)
+        if failure is not None:
+            raise failure
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -40,3 +54,97 @@ def _finished(pending: deque[Future[_Result]]) -> Future[_Result]:
     future = pending.popleft()
     future.exception()  # waits for it
     return future
+
+
+def map_latest(
+    work: Callable[[_Item], _Result], items: Iterable[_Item], *, workers: int
+) -> Generator[Future[_Result], None, None]:
+    """`map_ahead` for a live source: a worker that is free takes the newest item, and those before it are dropped.
+
+    Items are taken in a thread of their own, so that none waits in the source. A result that waited longer for its
+    taker than it took to make is dropped when a newer item is there. The last item always has its result.
+    """
+    changed = threading.Condition()
+    newest = _Newest(items, changed)
+    pending: deque[_Run[_Result]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix=_THREADS)
+    try:
+        while True:
+            with changed:
+                changed.wait_for(
+                    lambda: (
+                        (newest.waiting and len(pending) < workers)
+                        or (pending and pending[0].future.done())
+                        or (newest.ended and not newest.waiting and not pending)
+                    )
+                )
+                if newest.waiting:
+                    while pending and pending[0].is_overdue():
+                        pending.popleft()
+                taken = [newest.waiting.pop()] if newest.waiting and len(pending) < workers else []
+            if taken:
+                pending.append(_Run(pool.submit(work, taken[0]), changed))
+            elif pending:
+                yield pending.popleft().future
+            else:
+                break
+        if newest.failure is not None:
+            raise newest.failure
+    finally:
+        newest.leave()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Run(Generic[_Result]):
+    """An item under way; ``changed`` is told when it is done."""
+
+    def __init__(self, future: Future[_Result], changed: threading.Condition) -> None:
+        self.future = future
+        self._changed = changed
+        self._began, self._ended = time.monotonic(), 0.0
+        future.add_done_callback(self._end)
+
+    def is_overdue(self) -> bool:
+        """Whether it is done, and has waited longer than it took."""
+        return bool(self._ended) and time.monotonic() - self._ended > self._ended - self._began
+
+    def _end(self, _: Future[_Result]) -> None:
+        with self._changed:
+            self._ended = time.monotonic()
+            self._changed.notify_all()
+
+
+class _Newest(Generic[_Item]):
+    """The newest item of a source: ``waiting`` holds it, or nothing when it was taken. ``ended``: there will be none
+    after it, because of ``failure`` if there is one. A thread reads the source; ``changed`` guards and tells."""
+
+    def __init__(self, items: Iterable[_Item], changed: threading.Condition) -> None:
+        self.waiting: list[_Item] = []
+        self.ended = False
+        self.failure: Exception | None = None
+        self._left = False
+        self._changed = changed
+        # A daemon: a camera that gives nothing more must not keep the process from ending.
+        self._thread = threading.Thread(target=self._read, args=(items,), name=f"{_THREADS}-source", daemon=True)
+        self._thread.start()
+
+    def leave(self) -> None:
+        """Read no more. A source that is just waiting for its next item is left to it."""
+        with self._changed:
+            self._left = True
+        self._thread.join(_PARTING)
+
+    def _read(self, items: Iterable[_Item]) -> None:
+        try:
+            for item in items:
+                with self._changed:
+                    if self._left:
+                        return
+                    self.waiting = [item]
+                    self._changed.notify_all()
+        except Exception as error:  # noqa: BLE001 - the source's own, raised where results are taken
+            self.failure = error
+        finally:
+            with self._changed:
+                self.ended = True
+                self._changed.notify_all()

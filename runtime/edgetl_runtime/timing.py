@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgetl_runtime.errors import UsageError
+from edgetl_runtime.results import Result
 
 __all__ = ["LatencyStats", "Stopwatch", "measure"]
 
 
 @dataclass(frozen=True)
-class LatencyStats:
+class LatencyStats(Result):
     """Wall-clock time of one call in milliseconds, over ``n`` calls."""
 
     n: int

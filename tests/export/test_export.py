@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +123,27 @@ def test_one_failing_target_does_not_stop_the_others(trained, tmp_path: Path, mo
     assert [variant.id for variant in exported.manifest.variants] == ["onnx.fp32"]
     assert "RuntimeError: no kernel for fp32" in exported.failed["tflite.fp32"]
     assert "no kernel" in (tmp_path / "export.log").read_text()
+
+
+@pytest.mark.parametrize("failure", [KeyError("HOME"), RuntimeError("no home"), OSError("libopenvino.so")], ids=repr)
+def test_a_library_that_cannot_be_imported_does_not_stop_the_others(
+    failure: Exception, trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenVINO's telemetry without a home, for one."""
+    real = importlib.import_module
+
+    def broken(name: str) -> object:
+        if name == "edgetl_export.targets.to_openvino":
+            raise failure
+        return real(name)
+
+    monkeypatch.delitem(sys.modules, "edgetl_export.targets.to_openvino", raising=False)
+    monkeypatch.setattr("edgetl_runtime.engines.importlib.import_module", broken)
+    options = ExportOptions(targets=("onnx", "openvino"), precisions=("fp32",))
+    exported = export(trained.source, trained.samples, trained.calibration[:2], tmp_path, options)
+    assert [variant.id for variant in exported.manifest.variants] == ["onnx.fp32"]
+    assert "openvino is not usable here, because " in exported.failed["openvino.fp32"]
+    assert type(failure).__name__ in exported.failed["openvino.fp32"]
 
 
 def test_all_targets_failing_is_an_error(trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -267,3 +267,42 @@ def test_table_aligns_numbers_to_the_right() -> None:
         "a        1.5",
         "bcd ef  10.5",
     ]
+
+
+@pytest.mark.parametrize("bad", [0, 1, 2], ids=["first", "between", "last"])
+def test_an_image_that_cannot_be_read_takes_no_other_with_it(
+    bad: int, pristine_bundle: Path, photos: list[str], tmp_path: Path, capsys: Capture
+) -> None:
+    damaged, out = tmp_path / "damaged.png", tmp_path / "out.json"
+    damaged.write_bytes(Path(photos[0]).read_bytes()[:60])
+    for missing in (str(tmp_path / "gone.png"), str(damaged), str(tmp_path)):
+        images = [*photos[:bad], missing, *photos[bad:]]
+        assert main(["predict", str(pristine_bundle), *images, "--json", str(out)]) == 2
+        captured = capsys.readouterr()
+        assert [line.split(":")[0] for line in captured.out.splitlines()] == photos
+        assert len([line for line in captured.err.splitlines() if line.startswith("edgetl-run: error: ")]) == 1
+        assert missing in captured.err
+        assert "1 of 3 images could not be read" in captured.err
+        found = json.loads(out.read_text())["predictions"]
+        assert [item["image"] for item in found] == images
+        assert [sorted(item) for i, item in enumerate(found) if i != bad] == [["image", "scores", "top"]] * 2
+        assert missing in found[bad]["error"]
+        assert "top" not in found[bad]
+
+
+def test_no_image_that_can_be_read(pristine_bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+    gone = [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    assert main(["predict", str(pristine_bundle), *gone]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("edgetl-run: error: no image file at ") == 2
+    assert "could not be read" not in captured.err
+    assert main(["predict", str(pristine_bundle), *gone, "--json", "-"]) == 2
+    assert len(json.loads(capsys.readouterr().out)["predictions"]) == 2
+
+
+def test_engines_by_the_name_of_their_format(pristine_bundle: Path, photos: list[str], capsys: Capture) -> None:
+    assert main(["predict", str(pristine_bundle), photos[0], "--engine", "tflite"]) == 0
+    assert "tflite.fp32 in litert" in capsys.readouterr().err
+    assert main(["bench", str(pristine_bundle), "--engine", "onnx", "--seconds", "0.05"]) == 0
+    assert "openvino" not in capsys.readouterr().out

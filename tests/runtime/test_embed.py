@@ -156,6 +156,22 @@ def test_the_command_gives_values(
     assert np.linalg.norm(found["values"]) == pytest.approx(1)
 
 
+def test_an_image_that_cannot_be_read_takes_no_other_with_it(
+    colours_bundle: MakeBundle, red_photo: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo, gone, file = tmp_path / "red.png", tmp_path / "gone.png", tmp_path / "embeddings.json"
+    photo.write_bytes(red_photo)
+    images = [str(image) for image in (photo, gone, photo)]
+    assert main(["embed", str(colours_bundle()), *images, "--json", str(file)]) == 2
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 2
+    assert f"edgetl-run: error: no image file at {gone}" in captured.err
+    found = json.loads(file.read_text())["embeddings"]
+    assert [item["image"] for item in found] == images
+    assert found[0] == found[2]
+    assert (sorted(found[0]), sorted(found[1])) == (["image", "values"], ["error", "fix", "image"])
+
+
 def test_a_fake_gives_features_without_an_engine() -> None:
     with fake_classifier(
         ["day", "night"], lambda _: {"day": 0.9}, size=(8, 8), pooled=lambda image: image.mean((0, 1))

@@ -6,7 +6,6 @@ that runs it is a line of `edgetl_runtime.engines.ENGINES`.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -16,7 +15,8 @@ from typing import Protocol
 from edgetl_export.artifact import Artifact
 from edgetl_export.capture import Captured
 from edgetl_export.quantize.quantization import Quantized
-from edgetl_runtime.errors import MissingDependency, UsageError, nearest
+from edgetl_runtime.engines import import_for
+from edgetl_runtime.errors import EngineError, MissingDependency, UsageError, nearest
 
 __all__ = [
     "ALL_PRECISIONS",
@@ -110,10 +110,30 @@ class Target(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class _Unusable:
+    """A target whose library cannot be imported here: each of its variants fails with the reason."""
+
+    error: EngineError
+
+    def write(self, captured: Captured, precision: str) -> Artifact:
+        raise self.error
+
+    def quantize(self, quantized: Quantized, precision: str = "int8", *, io: str = "float") -> Artifact:
+        raise self.error
+
+    def embed(self, artifact: Artifact, manifest_json: str) -> Artifact:
+        raise self.error
+
+
 def open_target(name: str) -> Target:
-    """The target called `name`, one of `TARGETS`."""
+    """The target called `name`, one of `TARGETS`. Where its library cannot be imported, all it is asked for fails with
+    that `EngineError`, so that the other targets go on."""
     module, _, attribute = TARGETS[name].where.partition(":")
-    target: Target = getattr(importlib.import_module(module), attribute)()
+    try:
+        target: Target = getattr(import_for(TARGETS[name].engine, module), attribute)()
+    except EngineError as error:
+        return _Unusable(error)
     return target
 
 

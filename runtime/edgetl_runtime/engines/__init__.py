@@ -11,10 +11,14 @@ import importlib
 import importlib.util
 import os
 import re
+import sys
 import warnings
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
+from edgetl_runtime.asked import is_count
 from edgetl_runtime.engines.binding import Execution, ModelBytes, ModelPath, Signature
 from edgetl_runtime.engines.devices import ANYWHERE, DEVICES
 from edgetl_runtime.errors import EngineError, MissingDependency, UsageError, nearest
@@ -33,6 +37,7 @@ __all__ = [
     "ModelPath",
     "Signature",
     "engine_info",
+    "import_for",
     "installed",
     "missing",
     "open_session",
@@ -90,6 +95,7 @@ class EngineInfo:
 
     ``module`` is the module of this package that opens its sessions, ``opens_paths`` whether it takes a `ModelPath`: a
     file of this process, never one of the bundle, which may be another by the time that it is read.
+    ``environment``: variables that are set while its library is imported, unless the user has set them.
     """
 
     name: str
@@ -98,6 +104,7 @@ class EngineInfo:
     extra: str
     module: str
     opens_paths: bool = False
+    environment: tuple[tuple[str, str], ...] = ()
 
     def library(self) -> Library | None:
         """The first library that is installed."""
@@ -115,6 +122,8 @@ ENGINES: dict[str, EngineInfo] = {
         module="edgetl_runtime.engines.ort",
         # It copies what it needs. LiteRT reads the weights from the bytes that it is given, as long as it runs.
         opens_paths=True,
+        # From 1.29 on it starts a thread that reports to its maker, and a forked process that ends waits for it.
+        environment=(("ORT_DISABLE_TELEMETRY", "1"),),
     ),
     "litert": EngineInfo(
         name="litert",
@@ -138,10 +147,12 @@ ENGINES: dict[str, EngineInfo] = {
 
 
 def engine_info(engine: str) -> EngineInfo:
-    """The engine called `engine`; `UsageError` with the known ones when there is none."""
-    if engine not in ENGINES:
-        raise UsageError(f"unknown engine {engine!r}", fix=nearest(engine, tuple(ENGINES)))
-    return ENGINES[engine]
+    """The engine called `engine`, or that runs the format of that name ("onnx", "tflite"); `UsageError` with the known
+    ones when there is none."""
+    for info in ENGINES.values():
+        if engine in (info.name, info.target):
+            return info
+    raise UsageError(f"unknown engine {engine!r}", fix=nearest(str(engine), tuple(ENGINES)))
 
 
 def installed(engine: str) -> str | None:
@@ -157,6 +168,31 @@ def missing(engine: str) -> MissingDependency:
     return MissingDependency(names, needed_for=f"engine {engine}", extra=info.extra)
 
 
+def import_for(engine: str, module: str) -> Any:
+    """Import `module`, which is of the library of `engine`, or needs it.
+
+    Raises `EngineError` for whatever goes wrong: libraries look for a home, a driver, another version of numpy, and
+    end in any exception there is.
+    """
+    if module in sys.modules:
+        return importlib.import_module(module)
+    ours = {name: value for name, value in engine_info(engine).environment if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        return importlib.import_module(module)
+    except (Exception, SystemExit) as error:
+        library = engine_info(engine).library()
+        name = engine if library is None else f"{library.module} {library.version()}"
+        reason = " ".join(str(error).split()) or "it says no more"
+        raise EngineError(
+            f"engine {engine} is not usable here, because {name} cannot be imported: {type(error).__name__}: {reason}",
+            fix=f'python -c "import {module if library is None else library.module}" shows it; or take another engine',
+        ) from error
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
+
+
 _ON_CPU = Execution()
 
 
@@ -170,12 +206,16 @@ def open_session(
     model or has no such device.
     """
     info = engine_info(engine)
-    if execution.threads is not None and execution.threads < 1:
-        raise UsageError(f"threads must be at least 1, not {execution.threads}", fix="leave it out for all cores")
+    if execution.threads is not None and not is_count(execution.threads):
+        raise UsageError(f"threads must be at least 1, not {execution.threads!r}", fix="leave it out for all cores")
     if info.library() is None:
         raise missing(engine)
     execution = replace(execution, threads=execution.threads or usable_cores())
-    session: Session = importlib.import_module(info.module).open_session(model, signature, execution)
+    opened = partial(import_for(engine, info.module).open_session, signature=signature, execution=execution)
+    session: Session = opened(model)
+    from edgetl_runtime.forks import prepare  # here: until a session is opened nothing needs it
+
+    prepare(session, opened, model)
     if execution.kind not in ANYWHERE:
         _hold_to_device(session, model, strict=execution.strict)
     return session

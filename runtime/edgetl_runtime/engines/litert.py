@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgetl_runtime.engines import ENGINES, installed
+from edgetl_runtime.engines import ENGINES, import_for, installed
 from edgetl_runtime.engines.binding import Execution, ModelBytes, Signature, bind, cannot_load, cannot_run
 from edgetl_runtime.engines.delegates import BUILTIN, Delegation, delegation, load_library
 from edgetl_runtime.errors import EngineError, pip_install
@@ -114,7 +113,7 @@ def open_session(model: ModelBytes, signature: Signature, execution: Execution) 
     if library is None:  # removed since the caller looked
         raise EngineError(f"no LiteRT library is left to load {model.name}", fix=pip_install("tflite"))
     where = f"{model.name} in litert ({library.module} {library.version()})"
-    module = importlib.import_module(_INTERPRETERS[library.module])
+    module = import_for("litert", _INTERPRETERS[library.module])
     load_delegate = getattr(module, "load_delegate", None) or module.experimental.load_delegate
     delegated = delegation(execution, partial(load_library, load_delegate))
     resolvers = getattr(module, "OpResolverType", None) or module.experimental.OpResolverType

@@ -94,6 +94,8 @@ def open_session(model: ModelBytes, signature: Signature, execution: Execution) 
     weights = openvino.Tensor(np.frombuffer(model.weights or b"", np.uint8))
     try:
         core = openvino.Core()
+        # Or threads of TBB are left over when the session goes, and a forked process, which has none of them, aborts.
+        core.set_property({"FORCE_TBB_TERMINATE": True})
         device, members = _device(execution, core)
         read = core.read_model(model.main, weights)
         with kept_signal_stack():

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 __all__ = ["DamagedFile", "Flatbuffer", "protobuf_fields"]
 
 _VARINT, _BYTES = 0, 2
+_MOST_TABLES = 1_000_000
 _WIDTHS = {1: 8, 5: 4}  # bytes of a value, by wire type
 
 
@@ -101,7 +102,8 @@ class Flatbuffer:
             return []
         start = self.indirect(position)
         length = self._read("<I", start)
-        self.slice(start + 4, 4 * length)
+        if length > _MOST_TABLES:
+            raise DamagedFile(f"a list of {length} tables")
         return [self.indirect(start + 4 + 4 * i) for i in range(length)]
 
     def _field(self, table: int, field: int) -> int | None:

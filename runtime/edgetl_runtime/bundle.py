@@ -42,7 +42,7 @@ _MANIFEST = "manifest.json"
 
 
 class Bundle:
-    """Variants with their manifest, wherever they are kept. Made by `open_bundle`; holds no file open."""
+    """Variants with their manifest, wherever they are kept. Made by `open_bundle`; of files only a zip stays open."""
 
     def __init__(self, where: str, manifest: Manifest, files: BundleFiles, sealed: Sealed) -> None:
         self.manifest = manifest

@@ -27,6 +27,9 @@ _LARGEST_TENSOR = 2**31  # elements
 _LSTM = (16, 44, 52)  # builtin codes of those that may leave out their second input
 _CALLS = (31, 118, 119, 129)  # CALL, IF, WHILE, CALL_ONCE: their options begin with numbers of subgraphs
 _TWO_CALLS = (118, 119)
+_SPLIT = 49
+_INPUTS = {45: 4, _SPLIT: 2, 126: 2}
+"""STRIDED_SLICE, SPLIT, BATCH_MATMUL: LiteRT 2.3 refuses other numbers of inputs, and ends the process when it has."""
 
 
 def check_tflite(content: bytes) -> str | None:
@@ -193,6 +196,18 @@ class _Graph:
         ready = constant | (self.tensors.numbers(5, "<u1") != 0) | (shapes.prod(axis=1) == 0)
         ready[given] = True
         self._check_order(given, wanted, constant, ready)
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        """How many inputs and outputs operators have, of the kinds that end the process when it is another number."""
+        (_, inputs), (_, outputs) = self.operators.vectors(1, 4), self.operators.vectors(2, 4)
+        splits = outputs.copy()
+        splits[self._kinds == _SPLIT] = 0
+        options, owners = self.operators.tables(4, "options of an operator")
+        splitting = self._kinds[owners] == _SPLIT
+        splits[owners[splitting]] = options.only(splitting).numbers(0, "<i4")
+        if (splits != outputs).any() or any((inputs[self._kinds == kind] != n).any() for kind, n in _INPUTS.items()):
+            raise DamagedFile("an operator has more or fewer inputs or outputs than its kind")
 
     def _check_order(
         self, given: Integers, wanted: Integers, constant: npt.NDArray[np.bool_], ready: npt.NDArray[np.bool_]

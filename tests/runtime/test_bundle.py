@@ -7,12 +7,12 @@ import io
 import json
 import os
 import pickle
-import time
 import tracemalloc
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -290,9 +290,11 @@ def test_a_senseless_report_is_one_error(report: str, bundle_path: Path) -> None
         load(bundle_path, engine="onnxruntime")
 
 
-def test_many_members_of_a_zip_are_read_quickly(bundle_path: Path, tmp_path: Path) -> None:
-    """Golden samples of 9,000 empty files: the directory of the zip is read once, not for each."""
-    n = 9_000
+def test_many_members_of_a_zip_are_read_quickly(
+    bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Golden samples of 2,000 empty files: the directory of the zip is read once, not for each."""
+    n = 2_000
     raw = json.loads((bundle_path / "manifest.json").read_text())
     empty = {"sha256": hashlib.sha256(b"").hexdigest(), "bytes": 0}
     raw["golden"] |= {"n": n, "images": [{"path": f"golden/{i}.png", **empty} for i in range(n)]}
@@ -302,10 +304,17 @@ def test_many_members_of_a_zip_are_read_quickly(bundle_path: Path, tmp_path: Pat
         archive.write(bundle_path / "golden/expected.npz", "golden/expected.npz")
         for i in range(n):
             archive.writestr(f"golden/{i}.png", b"")
-    start = time.perf_counter()
-    with pytest.raises(BundleError, match="9000 golden samples"):
+    opened: list[object] = []
+    real = zipfile.ZipFile
+
+    def counted(file: Any, *args: Any) -> Any:
+        opened.append(file)
+        return real(file, *args)
+
+    monkeypatch.setattr("zipfile.ZipFile", counted)
+    with pytest.raises(BundleError, match="2000 golden samples"):
         open_bundle(path).golden()
-    assert time.perf_counter() - start < 10
+    assert len([file for file in opened if not isinstance(file, io.BytesIO)]) == 1
 
 
 def test_zips_of_too_many_members_are_refused(tmp_path: Path, bundle_path: Path) -> None:
@@ -315,10 +324,8 @@ def test_zips_of_too_many_members_are_refused(tmp_path: Path, bundle_path: Path)
             archive.write(bundle_path / "manifest.json", "manifest.json")
             for i in range(n):
                 archive.writestr(f"golden/{i}.png", b"")
-        start = time.perf_counter()
         with pytest.raises(BundleError, match=message):
             open_bundle(path)
-        assert time.perf_counter() - start < 5
 
 
 def test_a_zip_does_not_grow_beyond_measure(bundle_path: Path, tmp_path: Path) -> None:

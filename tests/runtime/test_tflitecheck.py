@@ -95,6 +95,26 @@ def calls(body: int) -> Callable[[Any], None]:
     return change
 
 
+def kind(code: int) -> Callable[[Any], None]:
+    """Another kind of operator, which takes another number of inputs: LiteRT would end the process."""
+
+    def change(model: Any) -> None:
+        model.operatorCodes[2].builtinCode = model.operatorCodes[2].deprecatedBuiltinCode = code
+
+    return change
+
+
+def split(model: Any) -> None:
+    kind(49)(model)
+    operator = model.subgraphs[0].operators[2]
+    operator.inputs = [2, 3]
+    operator.builtinOptionsType, operator.builtinOptions = (
+        schema.BuiltinOptions.SplitOptions,
+        schema.SplitOptionsT(),
+    )
+    operator.builtinOptions.numSplits = 3
+
+
 DAMAGED: dict[str, tuple[Callable[[Any], object], str]] = {
     "no subgraph": (no_subgraph, "0 subgraphs"),
     "input": (set_("operators[1].inputs", [1, 99]), "input of an operator"),
@@ -121,6 +141,9 @@ DAMAGED: dict[str, tuple[Callable[[Any], object], str]] = {
     "data behind the end": (buffer_behind_the_end, "buffer leads out"),
     "scales": (scales, "scales than channels"),
     "scales along": (scales_along, "quantized dimension"),
+    "strided slice": (kind(45), "inputs or outputs than its kind"),
+    "split": (split, "inputs or outputs than its kind"),
+    "batch matmul": (kind(126), "inputs or outputs than its kind"),
     "runs itself": (calls(0), "runs itself"),
     "runs nothing": (calls(5), "subgraph of an operator"),
     "signature's tensor": (signature(70), "tensor of a signature"),

@@ -186,10 +186,11 @@ def _nothing_fits(
     if able:
         reasons = "; ".join(f"{id_}: {problems[id_]}" for id_ in able)
         unverified = any(problems[id_] in (_NOT_VERIFIED, _NOT_RECORDED) for id_ in able)
-        again = f"verify it: {_VERIFY}" if unverified else "export the bundle again"
+        # Another export brings no device and no engine.
+        ways = [f"verify it: {_VERIFY}"] if unverified else [] if fixes else ["export the bundle again"]
         return EngineError(
             f"no variant of {bundle.path} that can run here is good enough ({'; '.join([reasons, *found])})",
-            fix="   or   ".join([again, *fixes, f"name one of them as the variant, to use it anyway: {able[0]}"]),
+            fix="   or   ".join([*ways, *fixes, f"name one of them as the variant, to use it anyway: {able[0]}"]),
         )
     if len(found) == 1:
         return next(iter(found.values()))

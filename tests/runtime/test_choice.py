@@ -352,6 +352,8 @@ def test_the_missing_device_is_said_beside_what_failed(
     assert "openvino.fp32: failed verification: top1_agreement 0.1 (limit 0.9)" in said
     assert "onnxruntime has no device 'cuda' here" in said
     assert "install onnxruntime-gpu" in said
+    assert "export the bundle" not in said
+    assert said.endswith("to use it anyway: openvino.fp32")
 
 
 def test_one_missing_engine_is_its_own_error(pristine_bundle: Path, no_engines: Callable[..., None]) -> None:

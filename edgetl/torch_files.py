@@ -30,6 +30,7 @@ _BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
 )
 _FOREIGN = re.compile(r"GLOBAL (\S+) was not an allowed global")
 _BLOCKED = re.compile(r"GLOBAL (\S+) whose module")
+_OBJECTS = re.compile("Trying to call|Can only|Only persistent_load of storage")
 _MOST_NAMES = 256
 _DAMAGED_FIX = "copy or download it again"
 
@@ -116,9 +117,9 @@ def _refusal(path: Path, error: Exception, fix: str) -> CheckpointError:
         return CheckpointError(f"{path} asks for {blocked[1]}, which runs programs: weights never do", fix="remove it")
     if "TorchScript" in said:
         return CheckpointError(f"{path} is a TorchScript program, not a state dict", fix=SAVE_AGAIN)
-    if said.startswith(("Trying to call", "Can only", "Unsupported operand")) and len(said) < 4096:
+    if _OBJECTS.search(said) is not None:
         return CheckpointError(
-            f"{path} holds objects besides tensors, numbers and texts, which are not read: they could run code",
+            f"{path} holds more than tensors, numbers and texts, perhaps a whole network: to read it is to run code",
             fix=SAVE_AGAIN,
         )
     return CheckpointError(f"{path} is damaged, cut off, or not a file that torch.save wrote", fix=fix)

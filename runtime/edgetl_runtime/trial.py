@@ -22,7 +22,7 @@ from edgetl_runtime.engines.devices import ANYWHERE
 from edgetl_runtime.errors import EdgetlError, EngineError
 from edgetl_runtime.frozen import dataclass, field
 
-__all__ = ["Trials", "death", "refusing", "try_variants"]
+__all__ = ["Trials", "death", "ending", "refusing", "try_variants"]
 
 _SECONDS = 120.0
 """For one variant on the CPU; an accelerator may compile for minutes, and is given ten times as long."""
@@ -158,7 +158,7 @@ def _try_in_one(places: Mapping[str, str], options: Mapping[str, Any], limit: fl
         child.listen(process, process.stdout, limit)
         if child.over:
             process.kill()  # it has said all: what it would still do is take its libraries down
-    how = f"no answer in {limit:.0f} s" if child.late else _ending(process.returncode)
+    how = f"no answer in {limit:.0f} s" if child.late else ending(process.returncode)
     if not child.ready or (child.begun is None and not child.over):
         raise _NoChildError(f"the process that should try it did not start ({how})")
     return child, how
@@ -168,7 +168,7 @@ class _NoChildError(Exception):
     """Why no child could be started."""
 
 
-def _ending(code: int) -> str:
+def ending(code: int) -> str:
     """What a process's exit code says: the signal's name where there was one."""
     if code < 0:
         with contextlib.suppress(ValueError):

@@ -22,7 +22,7 @@ from edgetl_runtime.engines.devices import ANYWHERE
 from edgetl_runtime.errors import EdgetlError, EngineError
 from edgetl_runtime.frozen import dataclass, field
 
-__all__ = ["Trials", "death", "ending", "refusing", "try_variants"]
+__all__ = ["Trials", "death", "ending", "main", "refusing", "try_variants"]
 
 _SECONDS = 120.0
 """For one variant on the CPU; an accelerator may compile for minutes, and is given ten times as long."""

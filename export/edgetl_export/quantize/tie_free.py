@@ -37,6 +37,9 @@ LARGEST_RATIO = 64
 """A step of what comes in is never more steps of what comes out: all but zero would be clipped anyway. Engines refuse
 256; other repairs may still widen weights."""
 
+_NO_PART = 2**14
+"""What has so much finer steps than the other part of a sum adds nothing to it."""
+
 _LAST_BITS = 1e-6
 """What is a fraction already stays one, although scales are kept in float32."""
 
@@ -91,29 +94,23 @@ class _Grids:
         """Widen what a layer, a sum or a product gives where its range is next to nothing beside what comes in."""
         by_node = {layer.node: layer for layer in layers(self._graph)}
         for node in self._graph.nodes:
-            layer = by_node.get(node.name)
-            result = with_activation(node).name
+            sources = [source.name for source in node.all_input_nodes if source.name in self.grids]
+            scales = [self.grids[name].scale for name in sources]
+            layer, result = by_node.get(node.name), with_activation(node).name
             if layer is not None and layer.input in self.grids:
-                step = self.grids[layer.input].scale * max(self._weights[layer.weight])
-            else:
-                step = self._largest_step(node)
-            if result in self.grids and self._origin[result] not in self._dictated:
-                self._widen(result, step / LARGEST_RATIO)
-
-    def _largest_step(self, node: fx.Node) -> float:
-        """The least difference that a sum or a product of activations makes for one more step of an input, at most; 0
-        for other nodes."""
-        scales = [self.grids[source.name].scale for source in node.all_input_nodes if source.name in self.grids]
-        if len(scales) < 2:
-            return 0.0
-        if node.target in SUMS:
-            return max(scales)
-        return math.prod(scales) if node.target in _PRODUCTS else 0.0
+                self._widen(result, self.grids[layer.input].scale * max(self._weights[layer.weight]) / LARGEST_RATIO)
+            elif node.target in SUMS and len(scales) == 2:
+                self._widen(result, max(scales) / LARGEST_RATIO)
+                # Where one part is nothing, a target that finds tensors by value takes the other for their sum.
+                for name in sources:
+                    self._widen(name, max(scales) / _NO_PART)
+            elif node.target in _PRODUCTS and len(scales) == 2:
+                self._widen(result, math.prod(scales) / LARGEST_RATIO)
 
     def _widen(self, name: str, least: float) -> None:
-        """Give the node, and those that hand its values on, a scale of at least `least`."""
-        grid = self.grids[name]
-        if grid.scale < least:
+        """Give the node, and those that hand its values on, a scale of at least `least`, unless it is dictated."""
+        grid = self.grids.get(name)
+        if grid is not None and grid.scale < least and self._origin[name] not in self._dictated:
             self._move(name, least, zero_point=round(grid.zero_point * grid.scale / least))
 
     def add_in_units(self) -> set[str]:

@@ -1,7 +1,7 @@
 """Architectures by name: every torchvision classifier, its head, its stages, its published preprocessing.
 
-torchvision's own classifiers are the table of backbones: what other packages register with it is not among them. `TRIED`
-says which targets a backbone has been taken to. A network of another make is exported by `edgetl_export.export`.
+torchvision's own classifiers are the table of backbones: what others register with it is not among them. `TRIED` says
+which targets a backbone has been taken to. A network of another make is exported by `edgetl_export.export`.
 """
 
 from __future__ import annotations

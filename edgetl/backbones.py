@@ -1,7 +1,7 @@
 """Architectures by name: every torchvision classifier, its head, its stages, its published preprocessing.
 
-torchvision's registry is the table of backbones. To add one, register a builder there
-(`torchvision.models.register_model`) and give it a weights enum; `TRIED` says which targets it has been taken to.
+torchvision's own classifiers are the table of backbones: what others register with it is not among them. `TRIED` says
+which targets a backbone has been taken to. A network of another make is exported by `edgetl_export.export`.
 """
 
 from __future__ import annotations

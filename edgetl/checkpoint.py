@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -16,15 +17,19 @@ from safetensors.torch import save as write_safetensors
 from torch import nn
 
 from edgetl.backbones import add_hidden_layer, build, preset
-from edgetl.weights import State, fit, infer_channels, infer_num_classes, read_state
+from edgetl.weight_files import CHECKPOINT_WEIGHTS, State, read_state
+from edgetl.weights import fit, infer_channels, infer_num_classes
+from edgetl_export.soundness import check_decides
 from edgetl_export.staging import staged
-from edgetl_runtime.errors import CheckpointError, UsageError
-from edgetl_runtime.manifest import Label, Normalize, Preprocess
+from edgetl_runtime.decoding import decode, parse
+from edgetl_runtime.errors import BundleError, CheckpointError, UsageError
+from edgetl_runtime.files import mode_of
+from edgetl_runtime.manifest import LARGEST_MANIFEST, Label, Normalize, Preprocess
 
 __all__ = ["CHECKPOINT_FILE", "Checkpoint", "load_labels", "open_checkpoint"]
 
 _SCHEMA = 1
-_WEIGHTS = "model.safetensors"
+_WIDEST = 2**16
 CHECKPOINT_FILE = "checkpoint.json"
 _LABELS_FIX = 'a JSON list of {"id": ..., "name": ...} or of strings, or a text file with one label a line'
 
@@ -61,21 +66,22 @@ class Checkpoint:
         image_size: int | None = None,
         channels: int | None = None,
     ) -> Checkpoint:
-        """A plain torchvision state dict (.pth, .pt, .safetensors) as a checkpoint.
+        """A plain torchvision state dict (see `edgetl.weight_files`) as a checkpoint.
 
         Labels are called ``"0"`` ... when they are not given; the preprocessing is the backbone's first published one.
-        Raises `CheckpointError` when the weights do not fit the backbone, or labels or `channels` do not fit the
-        weights.
+        ``training["loading"]`` says what was done to the weights. Raises `CheckpointError` when the weights do not fit
+        the backbone, or labels or `channels` do not fit the weights.
         """
-        state = read_state(path)
-        found = infer_channels(state, backbone)
+        file = read_state(path)
+        found = infer_channels(file.state, backbone)
         if channels not in (None, found):
             raise CheckpointError(
                 f"{path.name} is for images of {found} channels, not {channels}",
                 fix="leave --channels out; to adapt weights to other channels, train: edgetl train --weights FILE",
             )
         preprocess, normalize = preset(backbone, image_size, channels=found)
-        outputs = infer_num_classes(state)
+        outputs = infer_num_classes(file.state)
+        check_decides(outputs, path.name)
         if labels is None:
             labels = tuple(Label(str(i), str(i)) for i in range(outputs))
         if len(labels) != outputs:
@@ -84,37 +90,39 @@ class Checkpoint:
                 fix="give one label for each logit, in their order",
             )
         model = build(backbone, outputs, image_size=preprocess.crop[0], channels=found)
-        fit(model, state, backbone, where=str(path), keep_head=True)
+        done = fit(model, file.state, backbone, where=str(path), keep_head=True)
         return cls.of(
             model,
             backbone=backbone,
             labels=labels,
             preprocess=preprocess,
             normalize=normalize,
-            training={"weights": path.name},
+            training={"weights": path.name, "loading": "; ".join((*file.notes, done))},
         )
 
     @classmethod
     def load(cls, folder: Path) -> Checkpoint:
         """Read what `save` wrote. Raises `CheckpointError` when it is missing, damaged or of a newer schema."""
         about = _read_about(folder)
+        file = folder / CHECKPOINT_WEIGHTS
         try:
-            raw = (folder / _WEIGHTS).read_bytes()
-            if hashlib.sha256(raw).hexdigest() != about["sha256"]:
-                raise CheckpointError(
-                    f"{folder / _WEIGHTS} is not the file that was saved", fix="copy the folder again"
-                )
-            return cls(
-                backbone=about["backbone"],
-                labels=tuple(Label(row["id"], row["name"]) for row in about["labels"]),
-                preprocess=Preprocess(**(about["preprocess"] | {"crop": tuple(about["preprocess"]["crop"])})),
-                normalize=Normalize(**{key: tuple(value) for key, value in about["normalize"].items()}),
-                state=read_safetensors(raw),
-                training=about["training"],
-                hidden=about.get("hidden"),
-            )
-        except (OSError, SafetensorError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"cannot read the checkpoint {folder}: {error!r}", fix="copy it again") from error
+            raw = file.read_bytes()
+            state = read_safetensors(raw) if hashlib.sha256(raw).hexdigest() == about.sha256 else None
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"cannot read {file}: it is missing or damaged", fix="copy the folder again"
+            ) from error
+        if state is None:
+            raise CheckpointError(f"{file} is not the file that was saved", fix="copy the folder again")
+        return cls(
+            backbone=about.backbone,
+            labels=about.labels,
+            preprocess=about.preprocess,
+            normalize=about.normalize,
+            state=state,
+            training=about.training,
+            hidden=about.hidden,
+        )
 
     def build(self) -> nn.Module:
         """The network in eval mode: normalised float32 (N, C, H, W) to logits (N, labels)."""
@@ -156,7 +164,7 @@ class Checkpoint:
             "sha256": self.sha256,
             "training": self.training,
         }
-        (folder / _WEIGHTS).write_bytes(self._bytes)
+        (folder / CHECKPOINT_WEIGHTS).write_bytes(self._bytes)
         (folder / CHECKPOINT_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
@@ -188,12 +196,13 @@ def open_checkpoint(
 def load_labels(path: Path) -> tuple[Label, ...]:
     """Labels in the order of the logits: a JSON list of ``{"id", "name"}`` or of strings, or a text file, one a line.
 
-    Raises `CheckpointError` when the file is missing, holds something else, or gives an id twice.
+    Raises `CheckpointError` when the file is missing, holds something else, fewer than two labels, one without a name,
+    or an id twice.
     """
+    text = _text_of(path, "labels")
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        rows: Any = json.loads(text) if path.suffix.lower() == ".json" else text.split("\n")
-    except (OSError, ValueError) as error:
+        rows: Any = parse(text) if path.suffix.lower() == ".json" else text.split("\n")
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"cannot read labels from {path}: {error}", fix=_LABELS_FIX) from error
     if isinstance(rows, list) and all(isinstance(row, str) for row in rows):
         names = [row.strip() for row in rows if row.strip()]
@@ -202,10 +211,13 @@ def load_labels(path: Path) -> tuple[Label, ...]:
         labels = tuple(Label(row["id"], row.get("name", row["id"])) for row in rows)
     else:
         raise CheckpointError(f"{path} is not a list of labels", fix=_LABELS_FIX)
+    nameless = [f"label {place} of {path}" for place, label in enumerate(labels, 1) if not _is_named(label)]
+    if nameless:
+        raise CheckpointError(f"{nameless[0]} has no name", fix=_LABELS_FIX)
     twice = sorted(id_ for id_, n in Counter(label.id for label in labels).items() if n > 1)
-    if twice or not labels:
-        what = f"gives labels twice: {', '.join(twice[:5])}" if twice else "has no labels"
-        raise CheckpointError(f"{path} {what}", fix=_LABELS_FIX)
+    if twice or len(labels) < 2:
+        what = f"gives labels twice: {', '.join(twice[:5])}" if twice else f"has {len(labels) or 'no'} labels"
+        raise CheckpointError(f"{path} {what}", fix=_LABELS_FIX if twice else f"two at least: {_LABELS_FIX}")
     return labels
 
 
@@ -213,18 +225,73 @@ def _is_label(row: Any) -> bool:
     return isinstance(row, dict) and isinstance(row.get("id"), str) and isinstance(row.get("name", ""), str)
 
 
-def _read_about(folder: Path) -> dict[str, Any]:
-    about = folder / CHECKPOINT_FILE
-    if not about.is_file():
+def _is_named(label: Label) -> bool:
+    return bool(label.id.strip() and label.name.strip())
+
+
+def _text_of(path: Path, what: str) -> str:
+    """The text of a regular file of sensible size. Raises `CheckpointError`."""
+    try:
+        mode = mode_of(str(path))
+        if mode is None or not stat.S_ISREG(mode):
+            raise CheckpointError(
+                f"no {what} at {path}: it is {'no file' if mode else 'not there'}", fix="check the path"
+            )
+        if path.stat().st_size > LARGEST_MANIFEST:
+            raise CheckpointError(f"{path} is too large for {what}: {path.stat().st_size} bytes", fix="check the path")
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error
+        raise CheckpointError(f"cannot read {what} from {path}: {reason}", fix="check the file") from error
+
+
+@dataclass(frozen=True)
+class _About:
+    """``checkpoint.json``."""
+
+    backbone: str
+    labels: tuple[Label, ...]
+    preprocess: Preprocess
+    normalize: Normalize
+    sha256: str
+    training: dict[str, Any]
+    hidden: int | None = None
+
+
+def _read_about(folder: Path) -> _About:
+    """What is beside the weights. Raises `CheckpointError`."""
+    file = folder / CHECKPOINT_FILE
+    if not file.is_file():
         what = "is not a checkpoint" if folder.exists() else "does not exist"
         raise CheckpointError(
             f"{folder} {what}", fix="name a folder that edgetl train wrote, or a weights file with --backbone"
         )
     try:
-        found = json.loads(about.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read {about}: {error}", fix="copy the folder again") from error
-    schema = found.get("schema") if isinstance(found, dict) else None
-    if not isinstance(found, dict) or not isinstance(schema, int) or schema > _SCHEMA:
-        raise CheckpointError(f"{about} has schema {schema!r}, this edgetl reads {_SCHEMA}", fix="update edgetl")
-    return found
+        found = parse(_text_of(file, "a checkpoint"))
+        schema = found.get("schema") if isinstance(found, dict) else None
+        if not isinstance(schema, int) or isinstance(schema, bool) or schema > _SCHEMA:
+            raise CheckpointError(f"{file} has schema {schema!r:.60}, this edgetl reads {_SCHEMA}", fix="update edgetl")
+        about: _About = decode(_About, found, str(file))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"cannot read {file}: {error}", fix="copy the folder again") from error
+    except BundleError as error:
+        raise CheckpointError(error.what, fix="copy the folder again") from error
+    problem = _senseless(about)
+    if problem is not None:
+        raise CheckpointError(f"{file} is damaged: {problem}", fix="copy the folder again")
+    check_decides(len(about.labels), str(folder))
+    return about
+
+
+def _senseless(about: _About) -> str | None:
+    """What is wrong with values that are of the right types; None when nothing is."""
+    spec, deviations = about.preprocess, about.normalize.std
+    if spec.problem is not None:
+        return spec.problem
+    if not len(about.normalize.mean) == len(deviations) == spec.channels or 0 in deviations:
+        return "the mean and the deviation to normalise with do not fit the channels"
+    if about.hidden is not None and not 1 <= about.hidden <= _WIDEST:
+        return f"a head with {about.hidden} hidden units"
+    if not all(map(_is_named, about.labels)) or len({label.id for label in about.labels}) < len(about.labels):
+        return "a label has no name, or stands there twice"
+    return None

@@ -196,6 +196,8 @@ def _export(arguments: argparse.Namespace) -> int:
         image_size=arguments.image_size,
         channels=arguments.channels,
     )
+    if arguments.checkpoint.is_file():
+        say(f"{arguments.checkpoint.name}: {checkpoint.training['loading']}")
     if arguments.checkpoint.is_file() and arguments.labels is None:
         checkpoint, note = pipeline.labelled_by_folders(checkpoint, arguments.calibration)
         say(note)

@@ -35,6 +35,7 @@ from edgetl.training.plan import Plan, Situation, plan
 from edgetl.training.processes import ALONE, Processes, joined
 from edgetl.training.snapshot import Keeping
 from edgetl.training.stepper import autocast_dtype
+from edgetl.weight_files import read_state
 from edgetl.weights import (
     check_weights_available,
     fit,
@@ -42,7 +43,6 @@ from edgetl.weights import (
     load_weights,
     parse_weights,
     put_back,
-    read_state,
 )
 from edgetl_export.device import device_named
 from edgetl_export.memory import memory_reused
@@ -105,7 +105,7 @@ def input_channels(model: ModelOptions) -> int:
     """Channels of an image: those asked for, else those that a weights file is for, else 3."""
     weights = parse_weights(model.weights)
     if model.channels is None and isinstance(weights, Path):
-        return infer_channels(read_state(weights), model.backbone)
+        return infer_channels(read_state(weights).state, model.backbone)
     return 3 if model.channels is None else model.channels
 
 

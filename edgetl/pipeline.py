@@ -129,6 +129,7 @@ def run(
                     seconds={"train": trained.seconds, **exported.seconds},
                     history=[dataclasses.asdict(epoch) for epoch in trained.history.epochs],
                     not_exported=exported.failed,
+                    tried=True,
                 ),
             )
             if recipe.verify.keep_reference:

@@ -5,23 +5,21 @@ from __future__ import annotations
 import pickle
 import threading
 import urllib.request
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeAlias
 from urllib.parse import urlparse
 
 import torch
 import torchvision
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models.vision_transformer import interpolate_embeddings
 
 from edgetl.backbones import backbone_names, build, first_convolution, head_of, published_weights
+from edgetl.weight_files import CHECKPOINT_WEIGHTS, State, read_state
+from edgetl_export.soundness import check_finite
 from edgetl_runtime.errors import CheckpointError
 
 __all__ = [
-    "State",
     "Weights",
     "adapt_channels",
     "check_weights_available",
@@ -31,25 +29,24 @@ __all__ = [
     "load_weights",
     "parse_weights",
     "put_back",
-    "read_state",
 ]
 
-State: TypeAlias = dict[str, Tensor]
 Weights: TypeAlias = Literal["imagenet", "none"] | Path
 
 _SECONDS_TO_CONNECT = 4.0
-_NESTED = ("state_dict", "model_state_dict", "model")
-_PREFIXES = ("module.", "_orig_mod.")
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "relative_position_index", "attn_mask")
 _SHOWN = 4
 
 
 def parse_weights(text: str | Path) -> Weights:
-    """``imagenet``, ``none`` or a file, as given on the command line or in a recipe."""
+    """``imagenet``, ``none`` or a file, as it is given in a command or a recipe; of a checkpoint's folder its file."""
     if text == "imagenet":
         return "imagenet"
-    return "none" if text == "none" else Path(text)
+    if text == "none":
+        return "none"
+    inside = Path(text) / CHECKPOINT_WEIGHTS
+    return inside if inside.is_file() else Path(text)
 
 
 def check_weights_available(name: str, weights: Weights) -> None:
@@ -58,7 +55,9 @@ def check_weights_available(name: str, weights: Weights) -> None:
     Takes at most a few seconds. Raises `CheckpointError`.
     """
     if isinstance(weights, Path):
-        if not weights.is_file():
+        if weights.is_dir():
+            raise CheckpointError(f"{weights} is a folder and no checkpoint", fix="name a file of weights in it")
+        if not weights.exists():
             raise CheckpointError(f"no weights file at {weights}", fix="check the path given with --weights")
         return
     if weights == "none":
@@ -99,7 +98,9 @@ def load_weights(model: nn.Module, name: str, weights: Weights) -> str:
     if weights == "none":
         return f"{name} starts from random weights"
     if isinstance(weights, Path):
-        return f"{weights.name}: {fit(model, read_state(weights), name, where=str(weights))}"
+        file = read_state(weights)
+        done = fit(model, file.state, name, where=str(weights))
+        return f"{weights.name}: {'; '.join((*file.notes, done))}"
     check_weights_available(name, weights)
     published = published_weights(name, "best")
     try:
@@ -110,39 +111,6 @@ def load_weights(model: nn.Module, name: str, weights: Weights) -> str:
             fix=f"remove {Path(published.url).name} from {torch.hub.get_dir()}/checkpoints and try again",
         ) from error
     return f"{published}: {fit(model, source.state_dict(), name, where=str(published))}"
-
-
-def read_state(path: Path) -> State:
-    """A state dict from ``.safetensors``, ``.pth`` or ``.pt``; wrappers such as ``{"state_dict": ...}`` are taken off.
-
-    Pickles are read with ``weights_only=True``: a file cannot run code. Raises `CheckpointError`.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"no weights file at {path}", fix="check the path")
-    suffix = path.suffix.lower()
-    if suffix not in (".safetensors", ".pth", ".pt"):
-        raise CheckpointError(f"cannot read weights from {path.name}", fix="a .safetensors, .pth or .pt file")
-    try:
-        raw: object = (
-            load_file(path) if suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
-        raise CheckpointError(
-            f"cannot read {path} as a state dict: {str(error).splitlines()[0]}",
-            fix="save it again: torch.save(model.state_dict(), FILE)",
-        ) from error
-    for key in _NESTED:
-        if isinstance(raw, Mapping) and isinstance(raw.get(key), Mapping):
-            raw = raw[key]
-    if not isinstance(raw, Mapping) or not raw or not all(isinstance(value, Tensor) for value in raw.values()):
-        raise CheckpointError(f"{path} holds no state dict", fix="torch.save(model.state_dict(), FILE)")
-    return {_bare(str(key)): value for key, value in raw.items()}
-
-
-def _bare(key: str) -> str:
-    for prefix in _PREFIXES:
-        key = key.removeprefix(prefix)
-    return key
 
 
 def infer_num_classes(state: State) -> int:
@@ -198,16 +166,18 @@ def fit(model: nn.Module, state: State, name: str, *, where: str, keep_head: boo
     keys and, when it can be told, the backbone that the weights belong to.
     """
     own: State = model.state_dict()
+    check_finite(state, where)
     state = _at_size_of(own, {key: value for key, value in state.items() if not key.startswith(_AUXILIARY)}, name)
     notes = [] if keep_head else _adapt_first(model, state)
     head = head_of(model)[0]
+    notes += _rename_head(own, state, head)
     have, want = _outputs(state, head), _outputs(own, head)
     new_head = have is not None and have != want and not keep_head
     left_alone = {key for key in own if new_head and key.startswith(f"{head}.")}
     problems = _differences(own, state, left_alone, name)
     if problems:
         shown = "; ".join(problems[:_SHOWN]) + (f"; and {len(problems) - _SHOWN} more" if problems[_SHOWN:] else "")
-        raise CheckpointError(f"{where} does not fit {name}: {shown}", fix=_who_fits(state))
+        raise CheckpointError(f"{where} does not fit {name}: {shown}", fix=_who_fits(own, state, head))
     with torch.no_grad():
         for key, value in own.items():
             if key in state and key not in left_alone:
@@ -236,6 +206,27 @@ def _adapt_first(model: nn.Module, state: State) -> list[str]:
     return [f"first layer adapted from {weight.shape[1]} channels to {channels}: its weights are {how}"]
 
 
+def _rename_head(own: State, state: State, head: str) -> list[str]:
+    """Give the last layer in `state` the name that it has in the network, and say so, where it is a linear layer behind
+    something without weights (dropout), or stands in place of a block that has one layer."""
+    if f"{head}.weight" in state:
+        return []
+    block = head.split(".")[0]
+    alone = sum(key.startswith(f"{block}.") and key.endswith("weight") for key in own) == 1
+    inside = [key for key in state if key.startswith(f"{block if alone else head}.")]
+    layers = {key.rpartition(".")[0] for key in inside}
+    parts = {key.rpartition(".")[2] for key in inside}
+    wanted = {key.rpartition(".")[2] for key in own if key.rpartition(".")[0] == head}
+    if len(layers) != 1 or parts != wanted:
+        return []
+    (found,) = layers
+    if state[f"{found}.weight"].ndim != own[f"{head}.weight"].ndim:
+        return []
+    for part in parts:
+        state[f"{head}.{part}"] = state.pop(f"{found}.{part}")
+    return [f"{found} was taken for the last layer, with nothing but dropout around it"]
+
+
 def _outputs(state: State, head: str) -> int | None:
     weight = state.get(f"{head}.weight")
     return None if weight is None else int(weight.shape[0])
@@ -262,8 +253,12 @@ def _at_size_of(own: State, state: State, name: str) -> State:
     return dict(interpolate_embeddings(image_size=side * patch, patch_size=patch, model_state=state))
 
 
-def _who_fits(state: State) -> str:
-    """The backbones with as many parameters as `state` would have with a head for ImageNet's 1000 labels."""
+def _who_fits(own: State, state: State, head: str) -> str:
+    """What to do about a `state` that does not fit a network whose own is `own`: mend the head, where all else fits, or
+    take one of the backbones with as many parameters as `state` would have with a head for ImageNet's 1000 labels."""
+    block = head.split(".")[0]
+    if _outside(own, block) == _outside(state, block):
+        return f"its last layers are others than torchvision's: save it with one linear layer called {head}"
     try:
         key = _head_key(state)
     except CheckpointError:
@@ -276,3 +271,8 @@ def _who_fits(state: State) -> str:
     if not fitting:
         return "name the backbone these weights were made for, with --backbone"
     return f"these look like weights for: --backbone {' or '.join(fitting)}"
+
+
+def _outside(state: State, block: str) -> set[str]:
+    """The parameters that are not in this block."""
+    return {key for key in state if key.split(".")[0] != block and not key.endswith(_BUFFERS)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -158,6 +159,53 @@ def tflite_model(manifest_json: str | None) -> bytes:
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     return bytes(builder.Output())
+
+
+def killing(content: bytes) -> bytes:
+    """A TFLite file that ends the process that loads it: besides what it does it adds integers whose scale is a million
+    times that of their sum, at which TFLite's kernel aborts."""
+    schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
+    flatbuffers = pytest.importorskip("flatbuffers")
+    model = schema.ModelT.InitFromPackedBuf(content)
+    graph, buffer = model.subgraphs[0], schema.BufferT()
+    buffer.data = np.zeros(4, np.uint8)
+    model.buffers.append(buffer)
+    for name, scale, at in ((b"coarse", 1e4, len(model.buffers) - 1), (b"fine", 1e-2, 0)):
+        tensor, grid = schema.TensorT(), schema.QuantizationParametersT()
+        grid.scale, grid.zeroPoint = np.array([scale], np.float32), np.zeros(1, np.int64)
+        tensor.name, tensor.shape, tensor.type, tensor.buffer = name, [1, 4], schema.TensorType.INT8, at
+        tensor.quantization = grid
+        graph.tensors.append(tensor)
+    coarse, fine = len(graph.tensors) - 2, len(graph.tensors) - 1
+    code, operator = schema.OperatorCodeT(), schema.OperatorT()
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.ADD
+    code.version = 2
+    model.operatorCodes.append(code)
+    operator.opcodeIndex, operator.inputs, operator.outputs = len(model.operatorCodes) - 1, [coarse, coarse], [fine]
+    operator.builtinOptionsType, operator.builtinOptions = schema.BuiltinOptions.AddOptions, schema.AddOptionsT()
+    graph.operators.append(operator)
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
+def put_killer(folder: Path) -> None:
+    """Let the TFLite variant of a bundle folder end the process that loads it."""
+    path = folder / FILES["tflite"]
+    path.write_bytes(killing(path.read_bytes()))
+    raw = json.loads((folder / "manifest.json").read_text())
+    for variant in raw["variants"]:
+        if variant["id"] == "tflite.fp32":
+            variant["files"] = [dataclasses.asdict(entry(FILES["tflite"], path.read_bytes()))]
+    (folder / "manifest.json").write_text(json.dumps(raw))
+
+
+@pytest.fixture
+def killing_bundle(pristine_bundle: Path, tmp_path: Path) -> Path:
+    """A bundle folder of which tflite.fp32 ends the process that loads it."""
+    folder = Path(shutil.copytree(pristine_bundle, tmp_path / "killing.edgetl"))
+    put_killer(folder)
+    return folder
 
 
 def base_manifest() -> Manifest:

@@ -19,7 +19,7 @@ from edgetl.imbalance import class_weights
 from edgetl.training.losses import Objective
 from edgetl.training.plan import Plan
 from edgetl.training.processes import ALONE, Processes
-from edgetl.weights import State
+from edgetl.weight_files import State
 from edgetl_export.progress import Track, silent
 from edgetl_runtime.errors import UsageError
 from edgetl_runtime.manifest import Normalize, Preprocess

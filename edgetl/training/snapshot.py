@@ -6,7 +6,6 @@ Everything random depends on seed, epoch and image alone, but for dropout, whose
 from __future__ import annotations
 
 import os
-import pickle
 import shutil
 import signal
 import threading
@@ -19,13 +18,13 @@ from typing import Any
 
 import torch
 
+from edgetl.torch_files import read_torch_file
 from edgetl_runtime.errors import CheckpointError, UsageError
 
 __all__ = ["Interrupted", "Keeping", "listening", "unfinished"]
 
 _FILE = "snapshot.pt"
 _SCHEMA = 1
-_DAMAGED = (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -71,14 +70,12 @@ class Keeping:
         if not self.resume or self.folder is None:
             return None
         file = self.folder / _FILE
-        try:
-            saved: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-            schema, was = saved["schema"], saved["about"]
-        except _DAMAGED as error:
-            raise CheckpointError(
-                f"cannot read {file}: {str(error).splitlines()[0]}", fix=f"remove {self.folder} and start anew"
-            ) from error
-        if schema > _SCHEMA:
+        anew = f"remove {self.folder} and start anew"
+        saved = read_torch_file(file, fix=anew)
+        if not isinstance(saved, dict) or not isinstance(saved.get("about"), dict) or "schema" not in saved:
+            raise CheckpointError(f"{file} does not hold the state of a training", fix=anew)
+        schema, was = saved["schema"], saved["about"]
+        if not isinstance(schema, int) or schema > _SCHEMA:
             raise CheckpointError(f"{file} has schema {schema}, this edgetl reads {_SCHEMA}", fix="update edgetl")
         changed = [key for key in sorted({*about, *was}) if about.get(key) != was.get(key)]
         if changed:

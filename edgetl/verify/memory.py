@@ -11,6 +11,7 @@ from pathlib import Path
 
 from edgetl.verify.report import Memory
 from edgetl_runtime.errors import EngineError
+from edgetl_runtime.trial import ending
 
 __all__ = ["PROCESSES", "measure_memory"]
 
@@ -53,7 +54,7 @@ def _probe(bundle: Path, variant_id: str, threads: int) -> dict[str, float]:
     except subprocess.CalledProcessError as error:
         # The fix is told on a line of its own.
         said = [line for line in error.stderr.strip().splitlines() if not line.startswith("  fix: ")]
-        last = (said or ["no message"])[-1].rpartition("Error: ")[2]
+        last = (said or [ending(error.returncode)])[-1].rpartition("Error: ")[2]
         raise EngineError(f"{variant_id}: the memory measurement failed: {last}") from None
     # An engine may greet the user first.
     found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])

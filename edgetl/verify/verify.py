@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -33,6 +33,8 @@ from edgetl_runtime.errors import DataError, UsageError, nearest
 from edgetl_runtime.fidelity import is_cost
 from edgetl_runtime.manifest import Manifest, Variant
 from edgetl_runtime.preflight import obstacle
+from edgetl_runtime.session import Session
+from edgetl_runtime.trial import refusing, try_variants
 
 if TYPE_CHECKING:
     from edgetl_export import Captured, Source
@@ -54,8 +56,8 @@ def verify(
     """Run `samples` through `reference` and through `variants` of `bundle` (by default all), and judge.
 
     `original` is the network behind `reference`; layers are compared when it is given.
-    A sample's label is an index into the manifest's labels. A variant that cannot be loaded or run is reported with
-    its error and fails the verdict; the others go on.
+    A sample's label is an index into the manifest's labels. A variant that cannot be loaded or run, or that ends the
+    child process in which it is tried first, is reported with its error and fails the verdict; the others go on.
     Raises `DataError` when there are no samples or a label is out of range, `UsageError` when `variants` or the gate
     name a variant that is not there or the baseline is of another model, `CheckpointError` when the reference does not
     fit the bundle.
@@ -69,7 +71,13 @@ def verify(
     if options.baseline is not None:
         check_same_model(manifest, options.baseline)
         check_covers([variant.id for variant in chosen], options.baseline)
-    openers = {variant.id: partial(opened.session, variant.id, threads=options.threads) for variant in chosen}
+    died = _died(chosen, bundle, options, facts)
+    openers: dict[str, Callable[[], Session]] = {
+        variant.id: refusing(variant.id, died[variant.id])
+        if variant.id in died
+        else partial(opened.session, variant.id, threads=options.threads)
+        for variant in chosen
+    }
     answers = collect_answers(openers, reference, samples, manifest, threads=options.threads, track=track)
     # After the photos: what a reference is asked first is what it may keep (`RecordingReference`).
     faults = _audit(opened, reference, answers, samples, [variant.id for variant in chosen])
@@ -116,6 +124,14 @@ def _choose(manifest: Manifest, wanted: Sequence[str] | None, gate: Gate, facts:
             fix=nearest(gate.reference, [variant.id for variant in chosen]),
         )
     return chosen
+
+
+def _died(chosen: Sequence[Variant], bundle: Path, options: VerifyOptions, facts: RunFacts) -> dict[str, str]:
+    """By variant id, how those of `chosen` ended a child process that cannot be run here without ending this one."""
+    if facts.tried:
+        return {}
+    able = [variant.id for variant in chosen if obstacle(variant) is None]
+    return try_variants(dict.fromkeys(able, bundle), threads=options.threads).died
 
 
 def _check_samples(samples: Sequence[Sample], manifest: Manifest) -> None:

@@ -29,6 +29,7 @@ from edgetl_export.quantize.pixels import on_pixels
 from edgetl_export.quantize.quantization import Quantization, Quantized
 from edgetl_export.quantize.saturation import LayerRisk
 from edgetl_export.risks import Risks, summary
+from edgetl_export.soundness import check_sound
 from edgetl_export.staging import is_about_the_disk
 from edgetl_export.targets import (
     CALIBRATED,
@@ -42,6 +43,7 @@ from edgetl_export.targets import (
     open_target,
 )
 from edgetl_export.targets.requirements import requires
+from edgetl_export.trying import try_files, without_variants
 from edgetl_runtime import __version__
 from edgetl_runtime.errors import EdgetlError, ExportError, UsageError
 from edgetl_runtime.manifest import Manifest, Variant
@@ -107,12 +109,15 @@ def export(
 ) -> Exported:
     """Write every variant, the golden samples and the manifest into `folder`.
 
-    A target that fails does not stop the others: its reason is in `Exported.failed`. Raises `ExportError` when no
-    variant could be written, `DataError` for images that cannot be calibrated on, `MissingDependency` before anything
-    else when a converter is not installed, and what `Source.network` raises for features.
+    A target that fails does not stop the others: its reason is in `Exported.failed`. So is that of a file that was
+    written and does not run: each is tried in a child process. Raises `ExportError` for a network that is not sound
+    (`check_sound`) or when no variant could be written, `DataError` for images that cannot be calibrated on,
+    `MissingDependency` before anything else when a converter is not installed, and what `Source.network` raises for
+    features.
     """
     check_installed(options.targets)
     check_features(source.features, io=options.int8.io, precisions=options.precisions)
+    check_sound(source)
     if options.surgery is not None:
         source.network()  # a layer that it does not have is found before minutes of training
     clock = _Clock()
@@ -132,8 +137,7 @@ def export(
             with clock("export"):
                 built.attempt(name, precision, partial(built.targets[name].write, captured, precision))
         if not built.artifacts:
-            reasons = "; ".join(f"{variant}: {reason}" for variant, reason in built.failed.items())
-            raise ExportError(f"no variant could be written - {reasons}", fix="choose other --targets")
+            raise _nothing_written(built.failed)
         warnings, risks = _looked_at(built, golden, clock)
         if warnings:
             facts["warnings"] = list(warnings)
@@ -153,11 +157,23 @@ def export(
                     )
                     for variant in manifest.variants
                 )
-            manifest = replace(manifest, variants=variants, golden=write_golden(folder, source, golden))
+        with clock("export"):
+            reasons, untried = try_files(folder, variants)
+            built.drop(reasons)
+            manifest = without_variants(replace(manifest, variants=variants), reasons)
+        if not manifest.variants:
+            raise _nothing_written(built.failed)
+        with clock("export"):
+            manifest = replace(manifest, golden=write_golden(folder, source, golden))
             write_manifest(folder, manifest)
             write_quantizations(folder, built.quantizations, risks)
-    over_budget = dict(climbed.over_budget)
-    return Exported(captured, manifest, built.failed, clock.seconds, climbed.rungs, over_budget, warnings)
+    over_budget = {id_: reason for id_, reason in climbed.over_budget.items() if id_ not in built.failed}
+    return Exported(captured, manifest, built.failed, clock.seconds, climbed.rungs, over_budget, (*warnings, *untried))
+
+
+def _nothing_written(failed: Mapping[str, str]) -> ExportError:
+    reasons = "; ".join(f"{variant}: {reason}" for variant, reason in failed.items())
+    return ExportError(f"no variant could be written - {reasons}", fix="choose other --targets")
 
 
 def _build_integers(
@@ -249,6 +265,13 @@ class _Built:
         else:
             self.failed[f"{target}.{precision}"] = outcome
             self.quantizations.pop(f"{target}.{precision}", None)
+
+    def drop(self, reasons: Mapping[str, str]) -> None:
+        """Forget the variants that turned out not to run, but for the reason."""
+        for variant, reason in reasons.items():
+            del self.artifacts[variant]
+            self.failed[variant] = reason
+            self.quantizations.pop(variant, None)
 
     def writers(self, io: str) -> dict[str, Callable[[Quantized], Artifact | str]]:
         """For every target a function that writes its int8 variant, or says why there is none."""

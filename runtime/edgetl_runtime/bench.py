@@ -24,6 +24,7 @@ from edgetl_runtime.npy import write_npy
 from edgetl_runtime.preprocess import preprocess
 from edgetl_runtime.session import Session, Tensors
 from edgetl_runtime.timing import LatencyStats, Stopwatch, measure
+from edgetl_runtime.trial import death, try_variants
 
 __all__ = ["ROUNDS", "BenchOptions", "VariantLatency", "bench_image", "bench_variants", "interleave", "settle"]
 
@@ -108,9 +109,18 @@ def bench_variants(
     """Measure the variants `ids` side by side with `image` (the bytes of an image file), in their order.
 
     All sessions are open at once: beyond 12 variants those of one engine at a time. `note` is told which variants
-    are about to be measured. Raises `MissingDependency` when an engine is not installed, `EngineError` when it
-    cannot run a variant.
+    are about to be measured. All are run in a child process first. Raises `MissingDependency` when an engine is not
+    installed, `EngineError` when it cannot run a variant, or a variant ends its process.
     """
+    trials = try_variants(
+        dict.fromkeys(ids, bundle.path),
+        threads=options.threads,
+        device=options.device,
+        device_options=options.device_options,
+        strict=options.strict,
+    )
+    for variant_id, how in trials.died.items():
+        raise death(variant_id, how)
     spec = bundle.manifest.preprocess
     preprocessing = _preprocess_ms(image, spec)
     feeds = {bundle.manifest.input.name: preprocess(image, spec)[np.newaxis]}

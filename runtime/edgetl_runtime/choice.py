@@ -34,7 +34,7 @@ from edgetl_runtime.session import Session, Tensors
 __all__ = ["Candidate", "Choice", "Wish", "choose"]
 
 _PREFERRED_PRECISIONS = ("int8", "fp16", "fp32")
-_VERSION = 1  # of what is kept
+_VERSION = 2  # of what is kept
 _RUNS = 7  # of each variant, in turns
 _LEAST_RUNS = 2
 _HOPELESS = 2.0  # times the fastest: not worth more runs
@@ -126,14 +126,18 @@ def choose(bundle: Bundle, wish: Wish) -> Choice:
     fit = [item for item in candidates if item.id not in problems]
     if not fit:
         raise _nothing_fits(bundle, candidates, errors, problems)
-    if len(fit) == 1:
-        return _choice(candidates, fidelity, problems, {}, fit[0].id, "the only one that runs here and fits")
     race = _raced(bundle, fit, fidelity, wish)
     problems |= race.failed
-    if not race.times:
+    left = [item for item in fit if item.id not in race.failed]
+    if not left:
         raise _nothing_fits(bundle, candidates, {**errors, **race.errors}, problems)
+    best = _best(left, race.times, fidelity) if race.times else left[0].id
     reason = f"the fastest of {len(race.times)} that run here and fit"
-    chosen = _choice(candidates, fidelity, problems, race.times, _best(fit, race.times, fidelity), reason)
+    if not race.times:
+        reason = "the only one that runs here and fits"
+    if race.untried is not None:
+        reason += f"; no child process tried them first: {race.untried}"
+    chosen = _choice(candidates, fidelity, problems, race.times, best, reason)
     return dataclasses.replace(chosen, cached=race.cached)
 
 
@@ -199,25 +203,49 @@ def _nothing_fits(
 
 @dataclass(frozen=True)
 class _Race:
-    """Fastest run (ms) by variant id, and why the others could not run after all; their ``errors`` are not kept."""
+    """Fastest run (ms) by variant id, and why the others could not run after all; a single variant is not timed.
+
+    ``untried``: why none was tried in a child process first, None when they were. ``errors`` are not kept.
+    """
 
     times: dict[str, float]
     failed: dict[str, str]
     cached: bool = False
+    untried: str | None = None
     errors: Mapping[str, EngineError] = field(default_factory=dict)
 
 
 def _raced(bundle: Bundle, fit: Sequence[Variant], fidelity: Mapping[str, Fidelity], wish: Wish) -> _Race:
-    """`_race`, or what it gave before for the same bundle, machine, engines and wish."""
+    """`_tried_and_timed`, or what it gave before for the same bundle, machine, engines and wish."""
     folder = cache_folder()
     if folder is None:
-        return _race(bundle, fit, wish)
+        return _tried_and_timed(bundle, fit, wish)
     file = folder / "choices" / f"{_key(bundle, fit, fidelity, wish)}.json"
     race = _read(file, {item.id for item in fit})
     if race is None:
-        race = _race(bundle, fit, wish)
-        keep(file, json.dumps({"times": race.times, "failed": race.failed}).encode())
+        race = _tried_and_timed(bundle, fit, wish)
+        kept = {"times": race.times, "failed": race.failed, "untried": race.untried}
+        keep(file, json.dumps(kept).encode())
     return race
+
+
+def _tried_and_timed(bundle: Bundle, fit: Sequence[Variant], wish: Wish) -> _Race:
+    """Run the variants in a child process, and time those here that did not end it: no file takes this process down."""
+    from edgetl_runtime.trial import death, try_variants  # here: a choice that was kept needs none
+
+    trials = try_variants(
+        {item.id: bundle.path for item in fit},
+        threads=wish.threads,
+        device=wish.device,
+        device_options=wish.device_options,
+        strict=wish.strict,
+    )
+    failed = {id_: death(id_, how).what for id_, how in trials.died.items()}
+    left = [item for item in fit if item.id not in failed]
+    if len(fit) > 1 and left:
+        race = _race(bundle, left, wish)
+        return _Race(race.times, failed | race.failed, untried=trials.untried, errors=race.errors)
+    return _Race({}, failed, untried=trials.untried)
 
 
 def _race(bundle: Bundle, variants: Sequence[Variant], wish: Wish) -> _Race:
@@ -304,10 +332,12 @@ def _read(file: Path, fit: set[str]) -> _Race | None:
         kept = json.loads(file.read_bytes())
         times = {str(id_): float(ms) for id_, ms in kept["times"].items()}
         failed = {str(id_): str(reason) for id_, reason in kept["failed"].items()}
+        untried = None if kept["untried"] is None else str(kept["untried"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    sound = times and {*times, *failed} == fit and all(0.0 < ms < math.inf for ms in times.values())
-    return _Race(times, failed, cached=True) if sound else None
+    timed = times and {*times, *failed} == fit and all(0.0 < ms < math.inf for ms in times.values())
+    sound = timed or (len(fit) == 1 and not times and {*failed} <= fit)
+    return _Race(times, failed, cached=True, untried=untried) if sound else None
 
 
 def _choice(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
@@ -79,6 +80,9 @@ class Classifier:
                 f"{manifest.name!r} gives {manifest.output.dtype}; a Classifier takes float32 logits",
                 fix="export with the default output, or run the session yourself",
             )
+        if len(manifest.labels) < 2:
+            message = f"{manifest.name!r} gives a single logit: softmax makes 100 % of it, whatever is in the image"
+            warnings.warn(message, stacklevel=3)
         self.manifest = manifest
         self.variant = variant
         self.session = session

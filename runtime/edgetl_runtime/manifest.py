@@ -85,6 +85,18 @@ class Preprocess:
     interpolation: str = "bilinear"
     channels: int = 3
 
+    @property
+    def problem(self) -> str | None:
+        """Why no image can be brought to that, None when images can."""
+        sides = (self.resize, *self.crop)
+        if min(sides) < 1 or max(sides) > _LARGEST_SIDE:
+            return f"the sizes to resize and crop to must be positive, and at most {_LARGEST_SIDE}"
+        if not 1 <= self.channels <= _MOST_CHANNELS:
+            return f"an image has 1 to {_MOST_CHANNELS} channels"
+        if self.interpolation not in _INTERPOLATIONS:
+            return f"interpolation {self.interpolation!r:.60} is not one of {', '.join(_INTERPOLATIONS)}"
+        return None
+
 
 @dataclass(frozen=True)
 class Normalize:
@@ -239,19 +251,13 @@ def _check_consistent(manifest: Manifest, where: str) -> None:
     """What types cannot say. Raises `BundleError`."""
     ids = [variant.id for variant in manifest.variants]
     golden, spec = manifest.golden, manifest.preprocess
-    sides = (spec.resize, *spec.crop)
     names = [manifest.output.name, *(feature.name for feature in manifest.features)]
     tensors = [manifest.input, manifest.output, *manifest.features]
     tensors += [spec for variant in manifest.variants for spec in (variant.input, variant.output) if spec is not None]
     problems = {
         "it has no variants": not ids,
         "two variants have the same id": len(set(ids)) < len(ids),
-        f"the sizes to resize and crop to must be positive, and at most {_LARGEST_SIDE}": min(sides) < 1
-        or max(sides) > _LARGEST_SIDE,
-        f"an image has 1 to {_MOST_CHANNELS} channels": not 1 <= spec.channels <= _MOST_CHANNELS,
-        f"interpolation {spec.interpolation!r:.60} is not one of {', '.join(_INTERPOLATIONS)}": (
-            spec.interpolation not in _INTERPOLATIONS
-        ),
+        str(spec.problem): spec.problem is not None,
         "a tensor has a dtype or a shape that none has": not all(map(_is_possible, tensors)),
         f"{len(manifest.labels)} labels for an output of {list(manifest.output.shape)}": (
             manifest.task == "classification" and manifest.output.shape[-1:] != (len(manifest.labels),)

@@ -20,6 +20,7 @@ from edgetl_runtime.preflight import obstacle
 from edgetl_runtime.preprocess import preprocess
 from edgetl_runtime.results import Result
 from edgetl_runtime.session import Session
+from edgetl_runtime.trial import refusing, try_variants
 
 __all__ = ["FeatureTest", "Limits", "OtherDecision", "SelfTest", "VariantTest", "limits_for", "self_test"]
 
@@ -131,6 +132,7 @@ def self_test(
 
     `threads`, `device`, `device_options` and `strict` are those of `load`.
     A bundle without golden samples (a single model file) is only run on a grey image and checked for finite logits.
+    Every variant is run in a child process first: one that ends it has failed, and is not run here.
     Raises `BundleError` when a file is damaged; what an engine cannot do is in the result.
     """
     variants = [bundle.manifest.variant(id_) for id_ in variant_ids or ()] or list(bundle.manifest.variants)
@@ -138,19 +140,24 @@ def self_test(
     failed = bundle.failed_variants()
     opening = partial(bundle.session, threads=threads, device=device, device_options=device_options, strict=strict)
     tests: list[VariantTest] = []
-    not_run: list[tuple[str, str]] = []
-    for variant in variants:
-        found = obstacle(variant)
-        if found is not None:
-            not_run.append((variant.id, str(found.error)))
-        else:
-            tests.append(_test(bundle, variant, golden, opening, counted=variant.id not in failed))
+    obstacles = {variant.id: found for variant in variants if (found := obstacle(variant)) is not None}
+    able = [variant for variant in variants if variant.id not in obstacles]
+    trials = try_variants(
+        {variant.id: bundle.path for variant in able},
+        threads=threads,
+        device=device,
+        device_options=device_options,
+        strict=strict,
+    )
+    for variant in able:
+        start = opening if variant.id not in trials.died else refusing(variant.id, trials.died[variant.id])
+        tests.append(_test(bundle, variant, golden, start, counted=variant.id not in failed))
     differences = {} if golden is None else _pixel_differences(bundle, golden)
     return SelfTest(
         golden=0 if golden is None else len(golden.names),
         pixels=None if golden is None else max(differences.values(), default=0),
         variants=tuple(tests),
-        not_run=tuple(not_run),
+        not_run=tuple((id_, str(found.error)) for id_, found in obstacles.items()),
         other_pixels=tuple((name, difference) for name, difference in differences.items() if difference),
     )
 

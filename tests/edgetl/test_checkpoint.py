@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,55 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, checkpoint: Checkpoint)
     (folder / "model.safetensors").write_bytes(raw)
     with pytest.raises(CheckpointError, match="not the file that was saved"):
         Checkpoint.load(folder)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *('{"schema": 1}', "[]", "1e999", '{"schema": true}', "[" * 50_000, '{"schema": "\\ud800"}', "\x00"),
+        *({"preprocess": {"resize": 1, "crop": [10**9, 10**9]}}, {"preprocess": {"resize": -5, "crop": [4, 4]}}),
+        *({"preprocess": {"resize": "a", "crop": None}}, {"labels": []}, {"labels": [{"id": "a", "name": "a"}]}),
+        *({"labels": [{"id": "", "name": ""}] * 3}, {"labels": [{"id": "a", "name": "x"}] * 3}, {"hidden": -1}),
+        *({"hidden": 10**9}, {"normalize": {"mean": [0.5], "std": [0.1]}}, {"training": None}, {"backbone": 3}),
+        {"normalize": {"mean": [0.5, 0.5, 0.5], "std": [0.1, 0.0, 0.1]}},
+    ],
+)
+def test_senseless_values_are_refused(tmp_path: Path, checkpoint: Checkpoint, damage: str | dict[str, object]) -> None:
+    checkpoint.save(tmp_path / "c")
+    about = tmp_path / "c" / "checkpoint.json"
+    text = damage if isinstance(damage, str) else json.dumps(json.loads(about.read_text()) | damage)
+    about.write_text(text)
+    with pytest.raises(CheckpointError) as caught:
+        Checkpoint.load(tmp_path / "c")
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *(("l.json", "[" * 50_000), ("l.json", '["a", "\\ud800"]'), ("l.json", "[NaN, 1]"), ("l.json", '["a"]')),
+        *(("l.json", '[{"id": "a", "name": ""}, {"id": "b", "name": "b"}]'), ("l.txt", "one\n"), ("l.txt", "\n \n")),
+        *(("l.json", '[{"id": " "}, {"id": "b"}]'), ("l.json", "{}"), ("l.json", '["a", "a"]')),
+    ],
+)
+def test_labels_that_are_none_are_refused(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(CheckpointError) as caught:
+        load_labels(tmp_path / name)
+    assert caught.value.fix
+
+
+def test_labels_are_read_from_regular_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "latin1.txt").write_bytes(b"caf\xe9\nb\n")
+    for name, said in (
+        ("pipe.txt", "no file"),
+        ("missing.txt", "not there"),
+        ("latin1.txt", "not UTF-8"),
+        (".", "no file"),
+    ):
+        with pytest.raises(CheckpointError, match=said):
+            load_labels(tmp_path / name)
 
 
 def test_a_plain_state_dict_becomes_a_checkpoint(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from edgetl_runtime import load
 from edgetl_runtime.bundle import open_bundle
 from edgetl_runtime.errors import EngineError, OutputError
 from edgetl_runtime.preprocess import preprocess
+from tests.conftest import put_killer
 
 Model = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 Capture = pytest.CaptureFixture[str]
@@ -288,6 +289,19 @@ def test_only_some_variants(run: Verify, bundle: Path, capsys: Capture) -> None:
     assert [variant.id for variant in report_of(bundle).variants] == ["onnx.fp32", "tflite.fp32"]
     assert run("--variants", "onnx.fp3") == 2
     assert "did you mean 'onnx.fp32'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [(), ("--memory",), ("--variants", "tflite.fp32")])
+def test_a_file_that_ends_its_process_fails_alone(
+    run: Verify, bundle: Path, capsys: Capture, options: Sequence[str]
+) -> None:
+    put_killer(bundle)
+    assert run(*options) == 1
+    errors = {variant.id: variant.error for variant in report_of(bundle).variants}
+    assert "SIGABRT" in str(errors.pop("tflite.fp32"))
+    assert set(errors.values()) <= {None}
+    assert len(errors) == (0 if "--variants" in options else 2)
+    assert "SIGABRT" in "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize("part", ["peak_rss_bytes", "cold_start_ms"])

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 import edgetl.weights as weights_module
 from edgetl.backbones import build, head_of
+from edgetl.weight_files import read_state
 from edgetl.weights import (
     check_weights_available,
     fit,
@@ -17,7 +18,6 @@ from edgetl.weights import (
     load_weights,
     parse_weights,
     put_back,
-    read_state,
 )
 from edgetl_runtime.errors import CheckpointError
 

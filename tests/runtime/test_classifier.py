@@ -92,6 +92,15 @@ def test_output_of_another_length_is_an_error(manifest: Manifest) -> None:
         faked(manifest, np.zeros((1, 5), np.float32)).logits(np.zeros((24, 32, 3), np.uint8))
 
 
+def test_a_single_logit_is_not_taken_for_certainty_without_a_word(manifest: Manifest) -> None:
+    one = dataclasses.replace(
+        manifest, labels=manifest.labels[:1], output=dataclasses.replace(manifest.output, shape=(1, 1))
+    )
+    with pytest.warns(UserWarning, match="gives a single logit: softmax makes 100 % of it"):
+        classifier = faked(one, np.array([[-3.0]], np.float32))
+    assert classifier.predict(np.zeros((48, 60, 3), np.uint8)).top.probability == 1.0
+
+
 def test_bad_arguments_and_images(pristine_bundle: Path, tmp_path: Path) -> None:
     with load(pristine_bundle) as classifier:
         with pytest.raises(UsageError, match="top"):

@@ -9,7 +9,6 @@ labels are needed. Where there are some, the cross-entropy with them is added: q
 from __future__ import annotations
 
 import math
-import pickle
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -164,6 +163,9 @@ class _Student:
         return tie_free(Quantized(captured, quantization, self.quantized.probe, values))
 
 
+_SAVED = {"options", "epoch", "seconds", "optimizer", "parameters", "logarithms"}
+
+
 class _State:
     """What an interrupted distillation goes on from."""
 
@@ -214,10 +216,10 @@ class _State:
 def _read(file: Path) -> dict[str, Any] | None:
     """What was saved; None when nothing was, or when it is damaged."""
     try:
-        saved: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError):
+        saved = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception:  # noqa: BLE001 - torch's unpickler raises whatever the damage leads to
         return None
-    return saved
+    return saved if isinstance(saved, dict) and saved.keys() >= _SAVED else None
 
 
 def rate_left(by_steps: float, step: float, by_time: float) -> float:

@@ -26,7 +26,8 @@ __all__ = [
 ]
 
 
-_DEAD = 1e-9
+_DEAD = 1e-12
+"""Nothing but zero, as far as a calibration can tell (`Histogram`)."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Grid:
     def over(cls, found: Range) -> Grid:
         """The grid that covers `found`, moved so that zero is one of its values. Any will do for nothing but zero."""
         width = found.high - found.low
-        # Steps next to nothing would be out of proportion to what comes in, which XNNPACK refuses to load.
+        # How wide it must be beside what comes in is up to `tie_free`, which sees the whole graph.
         scale = float(np.float32((width if width > _DEAD else 1.0) / 255))
         return cls(scale, int(np.clip(round(-found.low / scale), 0, 255)))
 

@@ -5,6 +5,9 @@ in how they multiply (float32, or integers and shifts) and in where they round a
 fifty times makes other labels of a few last bits that differ. Here every ratio is a fraction ``n / d`` with an odd
 ``d``: a sum of integers times that is never nearer than ``1 / (2 d)`` to a half. With ``d`` up to `LARGEST` that is
 more than float32 errs, and all come to the same integers. Scales move by some thousandths at most.
+
+Before that, scales are brought in proportion: engines refuse a ratio of 256 and more. XNNPACK 2026 cannot prepare a
+convolution with one, and some files then end the process; TFLite's own sum aborts at 2^19.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from torch import fx
 from edgetl_export.quantize.layers import CLIPPING, SUMS, layers, rounded, with_activation
 from edgetl_export.quantize.quantization import PIXELS, PROBABILITIES, Grid, Quantized
 
-__all__ = ["LARGEST", "odd_fraction", "tie_free"]
+__all__ = ["LARGEST", "LARGEST_RATIO", "odd_fraction", "tie_free"]
 
 LARGEST = 2047
 """The largest denominator: nothing is nearer to a half than 0.00024 of a level."""
@@ -29,6 +32,13 @@ LARGEST = 2047
 _FINEST, _COARSEST = 511, 127
 """The least scale of tensors that are added is so many units: it moves by 2 to 8 thousandths, by twice that if clipped.
 Where scales are so far apart that it would be fewer, they stay."""
+
+LARGEST_RATIO = 64
+"""A step of what comes in is never more steps of what comes out: all but zero would be clipped anyway. Engines refuse
+256; other repairs may still widen weights."""
+
+_NO_PART = 2**14
+"""What has so much finer steps than the other part of a sum adds nothing to it."""
 
 _LAST_BITS = 1e-6
 """What is a fraction already stays one, although scales are kept in float32."""
@@ -43,10 +53,12 @@ def tie_free(quantized: Quantized) -> Quantized:
 
     Scales of what is added together become odd multiples of one unit; what pools and products of activations give gets
     another scale, and so do the weights of layers whose output is rounded, per output channel and never a smaller one.
+    Ranges that have collapsed beside what comes in are widened first, to `LARGEST_RATIO`.
     Scales that engines dictate (grey levels, probabilities) stay, and with them the sums that they are part of; so do
     those of sums whose parts are of very different size.
     """
     grids = _Grids(quantized)
+    grids.keep_in_proportion()
     added = grids.add_in_units()
     grids.multiply_in_fractions(besides=added)
     quantization = replace(quantized.quantization, activations=grids.grids, weights=grids.weight_scales())
@@ -77,6 +89,29 @@ class _Grids:
             self._origin[node.name] = self._origin_of(node)
         self._dictated = {name for name, grid in self.grids.items() if grid in (PIXELS, PROBABILITIES)}
         self._clipping = {self._origin[node.name] for node in self._graph.nodes if node.target in CLIPPING}
+
+    def keep_in_proportion(self) -> None:
+        """Widen what a layer, a sum or a product gives where its range is next to nothing beside what comes in."""
+        by_node = {layer.node: layer for layer in layers(self._graph)}
+        for node in self._graph.nodes:
+            sources = [source.name for source in node.all_input_nodes if source.name in self.grids]
+            scales = [self.grids[name].scale for name in sources]
+            layer, result = by_node.get(node.name), with_activation(node).name
+            if layer is not None and layer.input in self.grids:
+                self._widen(result, self.grids[layer.input].scale * max(self._weights[layer.weight]) / LARGEST_RATIO)
+            elif node.target in SUMS and len(scales) == 2:
+                self._widen(result, max(scales) / LARGEST_RATIO)
+                # Where one part is nothing, a target that finds tensors by value takes the other for their sum.
+                for name in sources:
+                    self._widen(name, max(scales) / _NO_PART)
+            elif node.target in _PRODUCTS and len(scales) == 2:
+                self._widen(result, math.prod(scales) / LARGEST_RATIO)
+
+    def _widen(self, name: str, least: float) -> None:
+        """Give the node, and those that hand its values on, a scale of at least `least`, unless it is dictated."""
+        grid = self.grids.get(name)
+        if grid is not None and grid.scale < least and self._origin[name] not in self._dictated:
+            self._move(name, least, zero_point=round(grid.zero_point * grid.scale / least))
 
     def add_in_units(self) -> set[str]:
         """Move what is added; the tensors that are part of a sum."""
@@ -137,10 +172,11 @@ class _Grids:
             groups.append(group)
         return groups
 
-    def _move(self, name: str, scale: float) -> None:
+    def _move(self, name: str, scale: float, *, zero_point: int | None = None) -> None:
         for other, origin in self._origin.items():
             if origin == self._origin[name] and other in self.grids:
-                self.grids[other] = Grid(float(np.float32(scale)), self.grids[other].zero_point)
+                kept = self.grids[other].zero_point if zero_point is None else zero_point
+                self.grids[other] = Grid(float(np.float32(scale)), kept)
 
     def _origin_of(self, node: fx.Node) -> str:
         """The node whose values `node` hands on; its own name when it computes some."""

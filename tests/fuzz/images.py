@@ -287,7 +287,7 @@ def paths(corpus: Corpus, rng: Generator) -> Case:
         loop.symlink_to(loop)
     named: list[Any] = [pipe, loop, corpus.scratch, Path("/dev/zero"), "/dev/stdin", "/dev/full", "", "a\0b.jpg"]
     named += ["x" * 5000, "\ud800.jpg", corpus.scratch / "missing.jpg", "~/photo.jpg", "http://localhost/a.jpg", ".."]
-    named += [None, 3, 2.5, object(), {"a": 1}, bytearray(b"no photo"), memoryview(corpus.photo[:9]), io.BytesIO()]
+    named += [None, 3, 2.5, object(), {"a": 1}, bytearray(corpus.photo[:60]), memoryview(b""), io.BytesIO()]
     source = named[int(rng.integers(len(named)))]
     return Case(lambda: corpus.predict(source), lambda _: "accepted", "error", {"source": repr(source).encode()})
 

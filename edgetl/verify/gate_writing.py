@@ -25,8 +25,8 @@ from pathlib import Path
 from edgetl.verify.gate import QUANTITIES
 from edgetl.verify.regression import LATENCY_MARGIN
 from edgetl.verify.report import Report, VariantReport
-from edgetl.verify.writing import write_text
 from edgetl_runtime.errors import OutputError
+from edgetl_runtime.writing import write_file
 
 __all__ = ["check_gate_path", "propose_gate", "write_gate"]
 
@@ -42,7 +42,7 @@ def check_gate_path(path: Path, *, force: bool) -> None:
 def write_gate(report: Report, path: Path, *, force: bool = False) -> None:
     """Write `propose_gate` to `path`. Raises `OutputError`."""
     check_gate_path(path, force=force)
-    write_text(path, propose_gate(report))
+    write_file(path, propose_gate(report))
 
 
 def propose_gate(report: Report) -> str:

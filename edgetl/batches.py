@@ -74,12 +74,12 @@ class Pixels:
         self.labels = torch.tensor([sample.label for sample in self._samples], dtype=torch.int64)
         self._cache: PixelCache | None = None
         self._not_kept: str | None = None
-        folder = cache_folder("pixels") if cache else None
+        folder = cache_folder() if cache else None
         if folder is None:
             self._not_kept = "the cache is off"
         elif self._samples:
             try:
-                self._cache = PixelCache.open(folder, self._key(kind), len(self), self._decode, track=track)
+                self._cache = PixelCache.open(folder / "pixels", self._key(kind), len(self), self._decode, track=track)
             except OutputError as error:
                 self._not_kept = error.what
         self.shape: tuple[int, int, int] = self._cache.shape if self._cache else self._shape()

@@ -1,8 +1,8 @@
 """Folders that are there whole or not at all: written beside their destination and renamed into place.
 
-They are written in a hidden folder of a random name, ``.edgetl-...``. A file in it, `MARK`, says what it was for; who
-writes there holds a lock on that file. What a killed program left is so known from what a living one needs, and the
-next one that writes into the same folder takes it away.
+They are written in a hidden folder of a random name, ``.NAME-edgetl-...``. A file in it, `MARK`, says what it was for;
+who writes there holds a lock on that file. What a killed program left is so known from what a living one needs, and
+the next one that writes into the same folder takes it away.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from edgetl_runtime.writing import Claim, random_name, sync
 __all__ = ["check_destination", "is_about_the_disk", "scratch", "staged", "sweep"]
 
 MARK = "edgetl-staging.json"
-_NAME = re.compile(r"\.edgetl-[0-9a-f]{16}")
+_NAME = re.compile(r"\..*-edgetl-[0-9a-f]{16}")
 _NEW, _OLD = "new", "old"
 _ATTEMPTS = 100
 _MEANWHILE = "somebody else wrote it meanwhile"
@@ -91,8 +91,13 @@ def scratch(parent: Path, name: str) -> Iterator[Path]:
         (hidden / _NEW).mkdir()
         yield hidden / _NEW
     finally:
-        _remove(hidden)
-        claim.close()
+        try:
+            _remove(hidden)
+        except KeyboardInterrupt:  # while it was removed: then it is still to be removed
+            _remove(hidden)
+            raise
+        finally:
+            claim.close()
 
 
 def sweep(parent: Path) -> None:
@@ -110,8 +115,8 @@ def sweep(parent: Path) -> None:
                     hidden.rmdir()
                 continue
             try:
-                _put_back(hidden, claim)
-                _remove(hidden)
+                if _put_back(hidden, claim):
+                    _remove(hidden)
             finally:
                 claim.close()
 
@@ -127,12 +132,13 @@ def _behind_links(path: Path) -> Path:
 
 def _hidden_folder(parent: Path, name: str) -> tuple[Path, Claim]:
     for _ in range(_ATTEMPTS):
-        hidden = parent / random_name()
+        hidden = parent / random_name(name)
         with contextlib.suppress(FileExistsError, FileNotFoundError):  # a sweep may take it before it has its mark
             hidden.mkdir(mode=0o700)
             claim = Claim.create(hidden / MARK)
             if claim is not None:
                 os.write(claim.descriptor, json.dumps({"edgetl": 1, "for": name}).encode())
+                os.fsync(claim.descriptor)
                 return hidden, claim
     raise FileExistsError(errno.EEXIST, "no free name for a temporary folder")
 
@@ -195,16 +201,22 @@ def _to_a_free_name(folder: Path, destination: Path, *, first: Path | None = Non
     raise FileExistsError(errno.EEXIST, f"no free name beside {destination}")
 
 
-def _put_back(hidden: Path, claim: Claim) -> None:
-    """A program was killed when it had moved the old folder away and the new one was not in its place yet."""
+def _put_back(hidden: Path, claim: Claim) -> bool:
+    """Whether what is left can go.
+
+    Where a program was killed when it had moved the old folder away and the new one was not in its place yet, the old
+    one is put back before. When nobody can say where it belongs, everything stays.
+    """
     old = hidden / _OLD
     if not old.exists() or not (hidden / _NEW).exists():
-        return
+        return True
     with contextlib.suppress(ValueError, KeyError, TypeError):
         name = str(json.loads(os.pread(claim.descriptor, 2**16, 0))["for"])
-        if name == Path(name).name:
+        if name not in ("", "..") and name == Path(name).name:
             destination = hidden.parent / name
             _to_a_free_name(old, destination, first=destination)
+            return True
+    return False
 
 
 def _to_the_disk(folder: Path) -> None:

@@ -24,27 +24,27 @@ class CacheWarning(UserWarning):
     """A cache that is there and is not used."""
 
 
-def cache_folder(kind: str) -> Path | None:
-    """Where results of this kind are kept: below ``$EDGETL_CACHE``, else below ``edgetl`` in the user's cache folder.
+def cache_folder() -> Path | None:
+    """Where results are kept: ``$EDGETL_CACHE``, else ``edgetl`` in the user's cache folder. None when it is off.
 
-    ``~`` is the user's home, in a variable too. None when the cache is off, and without a home.
+    A ``~`` that no shell has replaced is the user's home.
     """
     chosen = os.environ.get(CACHE_VARIABLE)
-    if chosen == "":
-        return None
     try:
         if chosen is not None:
-            return Path(chosen).expanduser() / kind
-        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "edgetl" / kind
+            return Path(chosen).expanduser() if chosen else None
+        home = os.environ.get("XDG_CACHE_HOME")
+        return (Path(home).expanduser() if home else Path.home() / ".cache") / "edgetl"
     except RuntimeError:  # a service without a home
         return None
 
 
 def own_cache(kind: str) -> Path | None:
-    """`cache_folder`, but None, with a `CacheWarning`, for one that `check_own` refuses."""
-    folder = cache_folder(kind)
-    if folder is None:
+    """The part of `cache_folder` for one kind of results; None, with a `CacheWarning`, when `check_own` refuses it."""
+    root = cache_folder()
+    if root is None:
         return None
+    folder = root / kind
     try:
         check_own(folder)
     except OutputError as error:

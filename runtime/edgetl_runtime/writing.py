@@ -32,11 +32,13 @@ except ImportError:  # no locks: what was left behind stays
 __all__ = ["Claim", "check_writable", "random_name", "replacing", "sync", "write_file"]
 
 _FIX = "choose a folder that exists, can be written to and has space"
-_NAME = re.compile(r"\.edgetl-[0-9a-f]{16}\.part")
+_NAME = re.compile(r"\..*-edgetl-[0-9a-f]{16}\.part")
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _NOT_BESIDE = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NOT_RENAMED = (errno.EBUSY, errno.EXDEV, errno.EPERM)
 _ATTEMPTS = 100
+_LONGEST_STEM = 50
+"""Characters, of at most 4 bytes: file names have at most 255."""
 
 _claimed: set[tuple[int, int]] = set()
 """Device and inode of what this process writes: on some network file systems a lock does not keep out its owner."""
@@ -89,9 +91,9 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         raise OutputError(f"cannot write {path}: {what}", fix="name a file in a folder that exists")
 
 
-def random_name(suffix: str = "") -> str:
-    """A hidden name that nobody can foretell."""
-    return f".edgetl-{os.urandom(8).hex()}{suffix}"
+def random_name(name: str, suffix: str = "") -> str:
+    """A hidden name that nobody can foretell, for what is to become `name`: ``.NAME-edgetl-0123456789abcdef``."""
+    return f".{name[:_LONGEST_STEM]}-edgetl-{os.urandom(8).hex()}{suffix}"
 
 
 class Claim:
@@ -167,7 +169,7 @@ def _beside(path: Path, there: os.stat_result | None) -> Iterator[BinaryIO]:
         raise PermissionError(errno.EACCES, "there is no permission to write it")
     _sweep(target.parent)
     try:
-        temporary, claim = _temporary(target.parent)
+        temporary, claim = _temporary(target)
     except OSError as error:
         if there is None or error.errno not in _NOT_BESIDE:
             raise
@@ -197,9 +199,9 @@ def _beside(path: Path, there: os.stat_result | None) -> Iterator[BinaryIO]:
         claim.close()
 
 
-def _temporary(folder: Path) -> tuple[Path, Claim]:
+def _temporary(target: Path) -> tuple[Path, Claim]:
     for _ in range(_ATTEMPTS):
-        path = folder / random_name(".part")
+        path = target.with_name(random_name(target.name, ".part"))
         with suppress(FileExistsError):
             claim = Claim.create(path)
             if claim is not None:

@@ -349,7 +349,9 @@ def test_what_stands_under_the_name_of_an_entry_stays(tmp_path: Path, source: So
 
 def test_the_folder_is_tagged_as_a_cache_when_it_was_made_for_it(tmp_path: Path, source: Source) -> None:
     PixelCache.open(tmp_path / "pixels", "key", N, source)
-    assert (tmp_path / "pixels" / "CACHEDIR.TAG").read_bytes().startswith(b"Signature: 8a477f597d28d172789f06886806bc55")
+    assert (
+        (tmp_path / "pixels" / "CACHEDIR.TAG").read_bytes().startswith(b"Signature: 8a477f597d28d172789f06886806bc55")
+    )
     PixelCache.open(tmp_path, "key", N, source)
     assert not (tmp_path / "CACHEDIR.TAG").exists()
 

@@ -83,7 +83,7 @@ def _check_reports(arguments: argparse.Namespace) -> None:
             continue
         folder = path.absolute().parent
         if folder.is_dir() or folder not in made:
-            check_writable(path)
+            check_writable(path, option=f"--{name}")
 
 
 _EXPORT_KEYS = (

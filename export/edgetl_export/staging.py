@@ -13,17 +13,18 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from edgetl_export.renaming import exchange, rename_onto_nothing
 from edgetl_runtime.errors import OutputError
-from edgetl_runtime.writing import Claim, random_name, sync
+from edgetl_runtime.writing import LONGEST_STEM, Claim, sync
 
 __all__ = ["check_destination", "is_about_the_disk", "scratch", "staged", "sweep"]
 
 MARK = "edgetl-staging.json"
-_NAME = re.compile(r"\..*-edgetl-[0-9a-f]{16}")
+_NAME = re.compile(r"\..*-edgetl-[a-z0-9_]{8}")
 _NEW, _OLD = "new", "old"
 _ATTEMPTS = 100
 _MEANWHILE = "somebody else wrote it meanwhile"
@@ -132,9 +133,8 @@ def _behind_links(path: Path) -> Path:
 
 def _hidden_folder(parent: Path, name: str) -> tuple[Path, Claim]:
     for _ in range(_ATTEMPTS):
-        hidden = parent / random_name(name)
-        with contextlib.suppress(FileExistsError, FileNotFoundError):  # a sweep may take it before it has its mark
-            hidden.mkdir(mode=0o700)
+        hidden = Path(tempfile.mkdtemp(prefix=f".{name[:LONGEST_STEM]}-edgetl-", dir=parent))
+        with contextlib.suppress(FileNotFoundError):  # a sweep may take it before it has its mark
             claim = Claim.create(hidden / MARK)
             if claim is not None:
                 os.write(claim.descriptor, json.dumps({"edgetl": 1, "for": name}).encode())

@@ -29,7 +29,7 @@ try:
 except ImportError:  # no locks: what was left behind stays
     fcntl = None
 
-__all__ = ["Claim", "check_writable", "random_name", "replacing", "sync", "write_file"]
+__all__ = ["LONGEST_STEM", "Claim", "check_writable", "replacing", "sync", "write_file"]
 
 _FIX = "choose a folder that exists, can be written to and has space"
 _NAME = re.compile(r"\..*-edgetl-[0-9a-f]{16}\.part")
@@ -37,8 +37,8 @@ _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getatt
 _NOT_BESIDE = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NOT_RENAMED = (errno.EBUSY, errno.EXDEV, errno.EPERM)
 _ATTEMPTS = 100
-_LONGEST_STEM = 50
-"""Characters, of at most 4 bytes: file names have at most 255."""
+LONGEST_STEM = 50
+"""Characters of a name, of at most 4 bytes, that a temporary name has of it: it must not have more than 255 bytes."""
 
 _claimed: set[tuple[int, int]] = set()
 """Device and inode of what this process writes: on some network file systems a lock does not keep out its owner."""
@@ -75,8 +75,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         raise OutputError(f"cannot write {path}: {error.strerror or error}", fix=_FIX) from error
 
 
-def check_writable(path: str | os.PathLike[str]) -> None:
-    """`OutputError` when it is plain before the work that `path` cannot be written."""
+def check_writable(path: str | os.PathLike[str], *, option: str = "--json") -> None:
+    """`OutputError` when it is plain before the work that `path`, given as `option`, cannot be written."""
     path = Path(path)
     folder = Path(os.path.realpath(path)).parent
     if path.is_dir():
@@ -88,12 +88,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     else:
         what = "" if os.access(folder, os.W_OK | os.X_OK) else f"there is no permission to write to {folder}"
     if what:
-        raise OutputError(f"cannot write {path}: {what}", fix="name a file in a folder that exists")
-
-
-def random_name(name: str, suffix: str = "") -> str:
-    """A hidden name that nobody can foretell, for what is to become `name`: ``.NAME-edgetl-0123456789abcdef``."""
-    return f".{name[:_LONGEST_STEM]}-edgetl-{os.urandom(8).hex()}{suffix}"
+        raise OutputError(f"cannot write {path}: {what}", fix=f"name a file in a folder that exists: {option} FILE")
 
 
 class Claim:
@@ -199,9 +194,14 @@ def _beside(path: Path, there: os.stat_result | None) -> Iterator[BinaryIO]:
         claim.close()
 
 
+def _random_name(name: str) -> str:
+    """A hidden name that nobody can foretell, for what is to become `name`."""
+    return f".{name[:LONGEST_STEM]}-edgetl-{os.urandom(8).hex()}.part"
+
+
 def _temporary(target: Path) -> tuple[Path, Claim]:
     for _ in range(_ATTEMPTS):
-        path = target.with_name(random_name(target.name, ".part"))
+        path = target.with_name(_random_name(target.name))
         with suppress(FileExistsError):
             claim = Claim.create(path)
             if claim is not None:

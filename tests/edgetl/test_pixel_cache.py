@@ -240,7 +240,7 @@ def test_what_fails_half_way_leaves_nothing(tmp_path: Path, source: Source) -> N
 
 
 def test_what_a_killed_program_left_goes_and_what_a_living_one_fills_stays(tmp_path: Path, source: Source) -> None:
-    killed = tmp_path / ".key-edgetl-0123456789abcdef"
+    killed = tmp_path / ".key-edgetl-0123abc_"
     (killed / "new").mkdir(parents=True)
     (killed / "new" / "rows.u8").write_bytes(b"half")
     (killed / MARK).write_text("{}")

@@ -196,7 +196,7 @@ def test_everything_is_on_the_disk_before_it_is_renamed(tmp_path: Path, monkeypa
 
 def abandoned(parent: Path, name: str, **parts: str) -> Path:
     """A hidden folder as a killed program leaves it."""
-    hidden = parent / f".{name}-edgetl-{random.randbytes(8).hex()}"
+    hidden = parent / f".{name}-edgetl-{random.randbytes(4).hex()}"
     hidden.mkdir(mode=0o700)
     (hidden / MARK).write_text(json.dumps({"edgetl": 1, "for": name}))
     for part, text in parts.items():
@@ -207,7 +207,7 @@ def abandoned(parent: Path, name: str, **parts: str) -> Path:
 def test_what_was_abandoned_goes_at_the_next_start(tmp_path: Path) -> None:
     for name in ("out", "other"):
         abandoned(tmp_path, name, new="half")
-    (tmp_path / ".out-edgetl-0123456789abcdef").mkdir()  # killed before it had its mark
+    (tmp_path / ".out-edgetl-0123abc_").mkdir()  # killed before it had its mark
     check_destination(tmp_path / "out", holds="manifest")
     assert names(tmp_path) == []
 
@@ -236,12 +236,12 @@ def test_an_old_folder_whose_successor_is_in_place_goes(tmp_path: Path) -> None:
 
 
 def test_only_what_is_ours_goes(tmp_path: Path) -> None:
-    photos(tmp_path / ".photos-edgetl-0123456789abcdef")  # the name alone
+    photos(tmp_path / ".photos-edgetl-0123abc_")  # the name alone
     photos(tmp_path / ".out-edgetl-tmp")
     bundle(tmp_path / "elsewhere", "mine")
     (tmp_path / "elsewhere" / MARK).write_text("{}")  # the mark alone
-    (tmp_path / ".link-edgetl-0123456789abcdef").symlink_to(tmp_path / "elsewhere")
-    linked = tmp_path / ".mark-edgetl-0123456789abcdef"
+    (tmp_path / ".link-edgetl-0123abc_").symlink_to(tmp_path / "elsewhere")
+    linked = tmp_path / ".mark-edgetl-0123abc_"
     photos(linked)
     (linked / MARK).symlink_to(tmp_path / "elsewhere" / MARK)
     added = abandoned(tmp_path, "out", new="half")

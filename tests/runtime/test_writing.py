@@ -19,7 +19,7 @@ import pytest
 import edgetl_runtime.writing as writing_module
 from edgetl_runtime.cli import main
 from edgetl_runtime.errors import OutputError
-from edgetl_runtime.writing import Claim, check_writable, random_name, replacing, write_file
+from edgetl_runtime.writing import Claim, _random_name, check_writable, replacing, write_file
 
 NEW = "the new content\n" * 1000
 
@@ -209,7 +209,7 @@ def test_links_planted_under_foretold_names_are_not_followed(tmp_path: Path, mon
     for name in planted:
         (tmp_path / name).symlink_to(victim)
     tried = iter([*planted, ".a.json-edgetl-00000000000000ff.part"])
-    monkeypatch.setattr(writing_module, "random_name", lambda *_: next(tried))
+    monkeypatch.setattr(writing_module, "_random_name", lambda *_: next(tried))
     write_file(tmp_path / "a.json", NEW)
     assert victim.read_text() == "precious"
     assert (tmp_path / "a.json").read_text() == NEW
@@ -217,7 +217,7 @@ def test_links_planted_under_foretold_names_are_not_followed(tmp_path: Path, mon
 
 
 def test_names_differ_and_have_nothing_of_the_process() -> None:
-    found = {random_name("a.json") for _ in range(100)}
+    found = {_random_name("a.json") for _ in range(100)}
     assert len(found) == 100
     assert not any(f"{os.getpid()}." in name for name in found)
 
@@ -291,9 +291,9 @@ def test_a_living_writer_keeps_its_file(tmp_path: Path) -> None:
 def test_what_only_has_such_a_name_is_not_taken(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious")
-    (tmp_path / random_name("x", ".part")).symlink_to(victim)
-    (tmp_path / random_name("y", ".part")).mkdir()
-    os.mkfifo(tmp_path / random_name("z", ".part"))
+    (tmp_path / _random_name("x")).symlink_to(victim)
+    (tmp_path / _random_name("y")).mkdir()
+    os.mkfifo(tmp_path / _random_name("z"))
     (tmp_path / "notes.part").write_text("mine")
     before = names(tmp_path)
     write_file(tmp_path / "zz.json", NEW)

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from edgetl_runtime import open_bundle  # noqa: E402
 from edgetl_runtime.errors import EdgetlError, OutputError  # noqa: E402
 from tests.export.staging_child import FILES, write  # noqa: E402
 
-__all__ = ["kill_exports", "kill_stagings", "main"]
+__all__ = ["kill_exports", "kill_stagings", "main", "serve"]
 
 CHILD = ROOT / "tests" / "export" / "staging_child.py"
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
@@ -100,7 +101,7 @@ def prepare(folder: Path) -> list[str]:
             picture.save(folder / "photos" / label / f"{number}.png")
     torch.save(torchvision.models.mobilenet_v3_small(num_classes=2).state_dict(), folder / "w.pth")
     where = ["--calibration", str(folder / "photos"), "--out", str(folder / "out" / "b.edgetl")]
-    return [sys.executable, "-m", "edgetl", "export", str(folder / "w.pth"), *OPTIONS, *where, "--force"]
+    return ["export", str(folder / "w.pth"), *OPTIONS, *where, "--force"]
 
 
 def looked_at(out: Path, how: signal.Signals, code: int, said: str) -> None:
@@ -116,30 +117,56 @@ def looked_at(out: Path, how: signal.Signals, code: int, said: str) -> None:
     assert names(out.parent) == [out.name], f"left behind: {names(out.parent)}"
 
 
+def serve(words: list[str]) -> None:
+    """For every line on stdin, fork a process that runs ``edgetl WORDS``: print its number, and then its exit code."""
+    import edgetl_export.targets.to_onnx  # noqa: F401 - once for all
+    from edgetl import cli, pipeline  # noqa: F401
+
+    for _ in sys.stdin:
+        child = os.fork()
+        if not child:
+            code = cli.main(words)
+            sys.stderr.flush()
+            os._exit(code)
+        print(child, flush=True)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
 def kill_exports(folder: Path, n: int, *, rng: random.Random) -> list[str]:
     """`n` kills of exports over a bundle; what was wrong."""
-    words, wrong = prepare(folder), []
+    words, wrong, codes = prepare(folder), [], dict[int, int]()
     environment = {**os.environ, "EDGETL_CACHE": str(folder / "cache"), "PYTHONPATH": os.pathsep.join(sys.path[:3])}
-    out = folder / "out" / "b.edgetl"
-    seconds, codes = 0.0, dict[int, int]()
-    for turn in range(-1, n):
-        start = time.monotonic()
-        process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        how = SIGNALS[turn // 2 % 2]
-        if turn >= 0:  # the first one comes to its end
-            time.sleep(rng.uniform(0.2, 1.0) * seconds if turn % 2 else rng.uniform(0.85, 1.02) * seconds)
-            process.send_signal(how)
-        said = process.communicate(timeout=600)[1].decode()
-        code = process.returncode
-        if code == 0:
-            seconds = time.monotonic() - start
-        codes[code] = codes.get(code, 0) + 1
-        try:
-            looked_at(out, how, code, said)
-        except (AssertionError, OSError, EdgetlError) as error:
-            wrong.append(f"export {turn}, {how.name}: {error!r}")
-        if turn % 10 == 9:
-            print(f"exports: {turn + 1} of {n}, by exit code {codes}, {len(wrong)} wrong", flush=True)
+    out, errors = folder / "out" / "b.edgetl", folder / "errors.txt"
+    command = [sys.executable, __file__, "--serve", *words]
+    pipe, seconds = subprocess.PIPE, 0.0
+    with (
+        errors.open("wb") as log,
+        subprocess.Popen(
+            command, env=environment, stdin=pipe, stdout=pipe, stderr=log, text=True, bufsize=1, cwd=folder
+        ) as server,
+    ):
+        assert server.stdin is not None
+        assert server.stdout is not None
+        for turn in range(-2, n):
+            before, how = errors.stat().st_size, SIGNALS[turn // 2 % 2]
+            server.stdin.write("\n")
+            worker = int(server.stdout.readline())
+            start = time.monotonic()
+            if turn >= 0:  # two come to their end
+                time.sleep(rng.uniform(0.0, 1.0) * seconds if turn % 2 else rng.uniform(0.8, 1.1) * seconds)
+                with suppress(ProcessLookupError):
+                    os.kill(worker, how)
+            code = int(server.stdout.readline())
+            seconds = time.monotonic() - start if code == 0 else seconds
+            codes[code] = codes.get(code, 0) + 1
+            try:
+                looked_at(out, how, code, errors.read_bytes()[before:].decode())
+            except (AssertionError, OSError, EdgetlError) as error:
+                wrong.append(f"export {turn}, {how.name}: {error!r}")
+            if turn % 10 == 9:
+                print(f"exports: {turn + 1} of {n}, by exit code {codes}, {len(wrong)} wrong", flush=True)
+        server.stdin.close()
     return wrong
 
 
@@ -149,6 +176,9 @@ def main() -> int:
     parser.add_argument("--stagings", type=int, default=500)
     parser.add_argument("--exports", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    if sys.argv[1:2] == ["--serve"]:
+        serve(sys.argv[2:])
+        return 0
     given = parser.parse_args()
     rng, wrong = random.Random(given.seed), []
     for plain in (False, True):

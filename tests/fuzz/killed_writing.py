@@ -125,6 +125,7 @@ def serve(words: list[str]) -> None:
     for _ in sys.stdin:
         child = os.fork()
         if not child:
+            os.dup2(2, 1)  # what it prints is not for who counts
             code = cli.main(words)
             sys.stderr.flush()
             os._exit(code)

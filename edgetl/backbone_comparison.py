@@ -23,11 +23,11 @@ from edgetl.side_by_side import Contender, time_side_by_side
 from edgetl.verify.machine import describe_workbench
 from edgetl.verify.report import Report
 from edgetl.verify.spread import Spread
-from edgetl.verify.writing import write_text
 from edgetl_export.progress import Track, silent
 from edgetl_runtime.bundle import open_bundle
 from edgetl_runtime.errors import EdgetlError, OutputError, UsageError, nearest
 from edgetl_runtime.preprocess import preprocess
+from edgetl_runtime.writing import write_file
 
 __all__ = ["CompareOptions", "compare_backbones"]
 
@@ -93,7 +93,7 @@ def compare_backbones(
             result = _run(own, bundle, dataset, force=force, track=track)
             if result.error is None:
                 made[name] = keys[name]
-                write_text(out / RUNS_FILE, json.dumps({"schema": _SCHEMA, "runs": made}, indent=1) + "\n")
+                write_file(out / RUNS_FILE, json.dumps({"schema": _SCHEMA, "runs": made}, indent=1) + "\n")
         tell(result)
         results.append(result)
     held_out, split = dataset.held_out

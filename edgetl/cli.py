@@ -1,6 +1,7 @@
 """edgetl: the command line of the workbench. Results on stdout, progress and notes on stderr.
 
-Exit codes: 0 done and passed, 1 a gate failed or a target could not be written, 2 the user can fix it, 130 interrupted.
+Exit codes: 0 done and passed, 1 a gate failed or a target could not be written, 2 the user can fix it, 130 interrupted
+(143 by SIGTERM).
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from edgetl.arguments import Command, build_parser
 from edgetl.console import say, tell, track
 from edgetl.training.rank import is_first
 from edgetl_runtime.console import UNREAD, stop_printing
-from edgetl_runtime.errors import EdgetlError, OutputError, UsageError
+from edgetl_runtime.errors import EdgetlError, UsageError
+from edgetl_runtime.termination import exit_code_of, terminable
+from edgetl_runtime.writing import check_writable, write_file
 
 if TYPE_CHECKING:
     from edgetl.checkpoint import Checkpoint
@@ -26,18 +29,17 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_INTERRUPTED = 130
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. `argv` without the program's name, by default the process's own."""
     arguments = _parser().parse_args(argv)
     command: Command = arguments.command
     try:
-        _check_reports(arguments)
-        code = command(arguments)
-        sys.stdout.flush()
-        return code
+        with terminable():
+            _check_reports(arguments)
+            code = command(arguments)
+            sys.stdout.flush()
+            return code
     except EdgetlError as error:
         say(f"edgetl: error: {error}")
         return 2
@@ -48,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt as interruption:
         say(f"edgetl: interrupted; {str(interruption) or 'nothing was left behind'}")
-        return _INTERRUPTED
+        return exit_code_of(interruption)
     except BrokenPipeError:
         stop_printing()
         return UNREAD
@@ -75,16 +77,13 @@ def _check_reports(arguments: argparse.Namespace) -> None:
     """What is written last is checked first: `OutputError` for a report in a folder that will not be there."""
     out = getattr(arguments, "out", None)
     made = () if out is None else out.absolute().parents
-    for name in ("json", "markdown", "html", "junit", "write-gate"):
+    for name in ("json", "markdown", "html", "junit", "write-gate", "plot"):
         path = getattr(arguments, name.replace("-", "_"), None)
         if not isinstance(path, Path):  # bench and inspect pass theirs on
             continue
         folder = path.absolute().parent
-        if path.is_dir() or not (folder.is_dir() or folder in made):
-            what = "is a folder" if path.is_dir() else f"lies in {folder}, which does not exist"
-            raise OutputError(
-                f"cannot write {path}: it {what}", fix=f"name a file in a folder that exists: --{name} FILE"
-            )
+        if folder.is_dir() or folder not in made:
+            check_writable(path, option=f"--{name}")
 
 
 _EXPORT_KEYS = (
@@ -314,7 +313,6 @@ def _inspect_layers(arguments: argparse.Namespace) -> int:
     """The float model and the variants side by side, layer by layer."""
     from edgetl.data import load_photos
     from edgetl.verify.inspection import inspect_layers
-    from edgetl.verify.writing import write_text
     from edgetl_runtime.bundle import open_bundle
 
     images = None
@@ -331,7 +329,7 @@ def _inspect_layers(arguments: argparse.Namespace) -> int:
         print(found.to_json())
         return 0
     if arguments.json is not None:
-        write_text(Path(arguments.json), found.to_json() + "\n")
+        write_file(Path(arguments.json), found.to_json() + "\n")
     print("\n".join(found.lines()))
     return 0
 
@@ -352,12 +350,11 @@ def _backbones(arguments: argparse.Namespace) -> int:
     import json
 
     from edgetl.backbones import list_backbones
-    from edgetl.verify.writing import write_text
 
     infos = list_backbones()
     if arguments.json is not None:
         rows = [dataclasses.asdict(info) for info in infos]
-        write_text(arguments.json, json.dumps({"schema": 1, "backbones": rows}, indent=1) + "\n")
+        write_file(arguments.json, json.dumps({"schema": 1, "backbones": rows}, indent=1) + "\n")
     print(f"{'backbone':22} {'params M':>9} {'GMACs':>7} {'input':>6} {'top-1 %':>8}  tried with")
     for info in infos:
         tried = ", ".join(target for target, done in info.tried.items() if done) or "-"
@@ -376,7 +373,6 @@ def _compare(arguments: argparse.Namespace) -> int:
         render_comparison_terminal,
     )
     from edgetl.backbone_results import BackboneResult
-    from edgetl.verify.writing import write_text
 
     arguments.weights, weights = _weights_by_backbone(arguments.weights)
     options = CompareOptions(tuple(arguments.backbones.split(",")), weights)
@@ -394,9 +390,9 @@ def _compare(arguments: argparse.Namespace) -> int:
         "json": found.to_json(),
         "md": render_comparison_markdown(found),
     }.items():
-        write_text(arguments.out / f"comparison.{suffix}", text)
+        write_file(arguments.out / f"comparison.{suffix}", text)
     if arguments.json is not None:
-        write_text(arguments.json, found.to_json())
+        write_file(arguments.json, found.to_json())
     print(render_comparison_terminal(found))
     say(f"page: {arguments.out / 'comparison.html'}")
     return 1 if found.failed else 0
@@ -415,7 +411,6 @@ def _learning_curve(arguments: argparse.Namespace) -> int:
     """Measure accuracy against the number of training photos, transfer against from scratch."""
     from edgetl.learning_curve import CurveOptions, CurvePoint, learning_curve
     from edgetl.learning_curve_views import render_curve_page, render_curve_terminal
-    from edgetl.verify.writing import write_text
 
     given = {"seeds": arguments.seeds, "scratch_epochs": arguments.from_scratch_epochs}
     options = dataclasses.replace(CurveOptions(), **{name: n for name, n in given.items() if n is not None})
@@ -427,10 +422,10 @@ def _learning_curve(arguments: argparse.Namespace) -> int:
 
     curve = learning_curve(_recipe(arguments), arguments.out, options, track=track, tell=tell)
     page = arguments.out / "learning-curve.html"
-    write_text(page, render_curve_page(curve))
-    write_text(arguments.out / "learning-curve.json", curve.to_json())
+    write_file(page, render_curve_page(curve))
+    write_file(arguments.out / "learning-curve.json", curve.to_json())
     if arguments.json is not None:
-        write_text(arguments.json, curve.to_json())
+        write_file(arguments.json, curve.to_json())
     print(render_curve_terminal(curve))
     say(f"page: {page}")
     return 0

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgetl_runtime.errors import CheckpointError, MissingDependency, OutputError
+from edgetl.figure_file import write_figure
+from edgetl_runtime.errors import CheckpointError, MissingDependency
+from edgetl_runtime.writing import write_file
 
 __all__ = ["HISTORY_FILE", "Epoch", "History", "read_rows"]
 
@@ -67,10 +69,7 @@ class History:
 
     def save(self, path: Path) -> None:
         """Write the JSON. Raises `OutputError`."""
-        try:
-            path.write_text(self.to_json(), encoding="utf-8")
-        except OSError as error:
-            raise OutputError(f"cannot write {path}: {error}", fix="choose another place") from error
+        write_file(path, self.to_json())
 
     def plot(self, path: Path) -> None:
         """Losses, accuracy and, where there is one, learning rate over epochs; the suffix (.png, .svg) says which kind.
@@ -97,10 +96,7 @@ class History:
         for panel in others:
             panel.plot(*zip(*rates, strict=True), color="C2")
             panel.set(xlabel="epoch", ylabel="learning rate of the head")
-        try:
-            figure.savefig(path)
-        except OSError as error:
-            raise OutputError(f"cannot write {path}: {error}", fix="choose another place") from error
+        write_figure(figure, path)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -24,10 +24,10 @@ from edgetl.finetune import check_start
 from edgetl.identity import result_key
 from edgetl.judging import source_of
 from edgetl.recipe import Recipe
-from edgetl.verify.writing import write_text
 from edgetl_export.progress import Track, silent
 from edgetl_runtime.errors import OutputError, UsageError
 from edgetl_runtime.preprocess import preprocess
+from edgetl_runtime.writing import write_file
 
 __all__ = ["SCRATCH", "TRANSFER", "CurveMean", "CurveOptions", "CurvePoint", "LearningCurve", "learning_curve"]
 
@@ -257,7 +257,7 @@ def _write_points(out: Path, points: dict[str, CurvePoint]) -> None:
     except OSError as error:
         raise OutputError(f"cannot write to {out}: {error.strerror}", fix="choose another --out") from error
     rows: list[dict[str, Any]] = [dataclasses.asdict(point) for point in points.values()]
-    write_text(out / POINTS_FILE, json.dumps({"schema": _SCHEMA, "points": rows}, indent=1) + "\n")
+    write_file(out / POINTS_FILE, json.dumps({"schema": _SCHEMA, "points": rows}, indent=1) + "\n")
 
 
 def _beside_scratch(transfer: list[CurveMean], scratch: list[CurveMean]) -> str:

@@ -18,6 +18,7 @@ from edgetl.augmentation import AugmentOptions
 from edgetl.batches import Pixels, ahead
 from edgetl.checkpoint import Checkpoint
 from edgetl.data import Dataset
+from edgetl.figure_file import write_figure
 from edgetl.finetune import prepared
 from edgetl.recipe import ModelOptions
 from edgetl.training.layers import Layers, drop_before_head, parameter_groups, unfreezing
@@ -27,7 +28,8 @@ from edgetl.training.stepper import Batch, Stepper
 from edgetl.training.stopwatch import Stopwatch
 from edgetl_export.device import device_named
 from edgetl_export.progress import Track, silent
-from edgetl_runtime.errors import MissingDependency, OutputError, UsageError
+from edgetl_runtime.errors import MissingDependency, UsageError
+from edgetl_runtime.writing import write_file
 
 __all__ = ["LrRange", "lr_range"]
 
@@ -58,10 +60,7 @@ class LrRange:
 
     def save(self, path: Path) -> None:
         """Write ``{"rates": [..], "losses": [..], "suggestion": ..}``. Raises `OutputError`."""
-        try:
-            path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise OutputError(f"cannot write {path}: {error}", fix="choose another place") from error
+        write_file(path, json.dumps(asdict(self), indent=2) + "\n")
 
     def plot(self, path: Path) -> None:
         """Loss over rate as a picture; the suffix (.png, .svg) says which kind. Raises `MissingDependency` without
@@ -76,10 +75,7 @@ class LrRange:
         axes.axvline(self.suggestion, color="C1", linestyle="--", label=f"suggested: {self.suggestion:.1e}")
         axes.set(xlabel="learning rate of the head", ylabel="training loss (nats)")
         axes.legend()
-        try:
-            figure.savefig(path)
-        except OSError as error:
-            raise OutputError(f"cannot write {path}: {error}", fix="choose another place") from error
+        write_figure(figure, path)
 
 
 def lr_range(

@@ -18,7 +18,8 @@ from edgetl.augmentation import AugmentOptions
 from edgetl.data import DataOptions
 from edgetl.training.options import TrainOptions, require
 from edgetl_export.device import DEVICES
-from edgetl_runtime.errors import OutputError, UsageError, nearest
+from edgetl_runtime.errors import UsageError, nearest
+from edgetl_runtime.writing import write_file
 
 __all__ = [
     "DataSection",
@@ -142,10 +143,7 @@ class Recipe:
 
     def save(self, path: Path) -> None:
         """Write the TOML file. Raises `OutputError`."""
-        try:
-            path.write_text(self.to_toml(), encoding="utf-8")
-        except OSError as error:
-            raise OutputError(f"cannot write {path}: {error}", fix="choose another place") from error
+        write_file(path, self.to_toml())
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from edgetl.photos import image_suffixes
-from edgetl_runtime.cache import cache_folder, keep
+from edgetl_runtime.cache import keep, own_cache
 from edgetl_runtime.errors import DataError
 
 __all__ = ["ShardImage", "find_shards", "read_shards"]
@@ -139,8 +139,8 @@ def _indexed(shard: Path) -> _Index:
     except OSError as error:
         raise DataError(f"cannot read {shard}: {error}", fix="check the path") from error
     key = f"{_VERSION} {shard.resolve()} {about.st_size} {about.st_mtime_ns} {sorted(image_suffixes(1))}"
-    folder = cache_folder()
-    file = None if folder is None else folder / "shards" / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
+    folder = own_cache("shards")
+    file = None if folder is None else folder / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
     index = None if file is None else _kept(file)
     if index is None:
         index = _walked(shard)

@@ -36,6 +36,15 @@ COMMANDS = [
     *("run", "train", "lr-range", "export", "verify", "bench", "inspect", "backbones", "compare", "learning-curve"),
     "demo",
 ]
+WRITERS = {"edgetl_runtime.writing", "edgetl_export.staging", "edgetl_export.renaming"}
+"""Who alone puts files and folders in place."""
+IN_STAGED_FOLDERS = {
+    "edgetl.checkpoint",
+    "edgetl.pixel_cache",
+    "edgetl.verify.reproduction",
+    "edgetl_export.bundle_writer",
+}
+"""Who writes plain files, into a folder that comes into place as a whole."""
 CONFUSING = {"onnx", "torch", "openvino", "tensorflow", "numpy"}
 """A module of this name would be taken for the library by a reader, and by Python in a folder on the path."""
 
@@ -192,6 +201,45 @@ def test_an_engine_at_module_level_is_found(source: str) -> None:
 def test_an_engine_inside_a_function_or_for_type_checkers_is_accepted() -> None:
     source = "import numpy\nfrom PIL import Image\ndef f():\n    import openvino\nif TYPE_CHECKING:\n    import onnx"
     assert not too_heavy(Module("edgetl_runtime.x", source))
+
+
+def own_ways_to_write(module: Module) -> set[str]:
+    """Calls that put a file in place in another way than `WRITERS` do."""
+    banned = {"rename", "renames", "mkstemp", "mkdtemp", "NamedTemporaryFile", "getpid", "savefig"}
+    if module.name not in IN_STAGED_FOLDERS:
+        banned |= {"write_text", "write_bytes"}
+    found = set()
+    for node in ast.walk(module.tree):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        name, arguments = node.func.attr, node.args
+        # With one argument it is a path's; a string's has two. A picture may be drawn into memory.
+        of_path = name == "replace" and len(arguments) == 1 and not node.keywords
+        to_memory = name == "savefig" and ast.unparse(arguments[0]) in ("buffer", "content")
+        if (name in banned and not to_memory) or (of_path and module.name != "edgetl_export.targets.to_openvino"):
+            found.add(ast.unparse(node))
+    return found
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.name not in WRITERS], ids=lambda module: module.name)
+def test_there_is_one_way_to_put_a_file_in_place(module: Module) -> None:
+    assert not own_ways_to_write(module)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "Path('a').write_text('b')",
+        "beside.replace(file)",
+        "os.rename(a, b)",
+        "name = f'{file}.{os.getpid()}.part'",
+        "figure.savefig(path)",
+        "tempfile.NamedTemporaryFile(dir=folder)",
+    ],
+)
+def test_another_way_is_found(source: str) -> None:
+    assert own_ways_to_write(Module("edgetl.x", source))
+    assert not own_ways_to_write(Module("edgetl.x", "'a'.replace('b', 'c'); replace(a, b=1); write_file(path, text)"))
 
 
 @each_module

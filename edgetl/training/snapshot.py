@@ -5,8 +5,6 @@ Everything random depends on seed, epoch and image alone, but for dropout, whose
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import threading
 from collections.abc import Iterator, Mapping
@@ -19,7 +17,9 @@ from typing import Any
 import torch
 
 from edgetl.torch_files import read_torch_file
-from edgetl_runtime.errors import CheckpointError, UsageError
+from edgetl_runtime.errors import CheckpointError, OutputError, UsageError
+from edgetl_runtime.termination import Terminated
+from edgetl_runtime.writing import replacing
 
 __all__ = ["Interrupted", "Keeping", "listening", "unfinished"]
 
@@ -28,7 +28,9 @@ _SCHEMA = 1
 
 
 class Interrupted(KeyboardInterrupt):
-    """Stopped by a signal after the step that it came in, with the state written down."""
+    """Stopped by a signal, `number`, after the step that it came in, with the state written down."""
+
+    number: int = signal.SIGINT
 
 
 def unfinished(out: Path) -> Path:
@@ -90,18 +92,12 @@ class Keeping:
         """Replace what is there, whole or not at all. A disk that is full only costs the state: ``trouble`` says so."""
         if self.folder is None:
             return
-        part = self.folder / f"{_FILE}.part"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as stream:
-                torch.save({"schema": _SCHEMA, "about": dict(about), **state}, stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            part.replace(self.folder / _FILE)
-        except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError when the disk is full
-            with suppress(OSError):
-                part.unlink()
-            reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+            with replacing(self.folder / _FILE) as file:
+                torch.save({"schema": _SCHEMA, "about": dict(about), **state}, file)
+        except (OSError, OutputError, RuntimeError) as error:  # torch's own writer raises RuntimeError on a full disk
+            reason = error.what if isinstance(error, OutputError) else str(error).splitlines()[0]
             self.trouble = f"the state of the training could not be written to {self.folder}: {reason}"
 
     @contextmanager
@@ -123,9 +119,11 @@ class Keeping:
         return Interrupted(f"the training is kept in {self.folder}: the same command with --resume goes on")
 
     def drop(self) -> None:
-        """What is finished leaves nothing to go on from."""
+        """What is finished leaves nothing to go on from; what else lies in the folder is not ours and stays."""
         if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            with suppress(OSError):
+                (self.folder / _FILE).unlink(missing_ok=True)
+                self.folder.rmdir()
 
 
 class _Heard:
@@ -133,6 +131,7 @@ class _Heard:
 
     def __init__(self) -> None:
         self.stop = False
+        self.number: int = signal.SIGINT
 
 
 @contextmanager
@@ -148,12 +147,15 @@ def listening(*, active: bool) -> Iterator[_Heard]:
 
     def hear(number: int, frame: FrameType | None) -> None:
         if heard.stop:
-            raise KeyboardInterrupt
-        heard.stop = True
+            raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+        heard.stop, heard.number = True, number
 
     before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield heard
+    except Interrupted as interrupted:
+        interrupted.number = heard.number
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -26,8 +26,8 @@ from pathlib import Path
 from edgetl.verify.gate import QUANTITIES, read_gate
 from edgetl.verify.regression import LATENCY_MARGIN
 from edgetl.verify.report import Report, VariantReport
-from edgetl.verify.writing import write_text
 from edgetl_runtime.errors import OutputError, UsageError
+from edgetl_runtime.writing import write_file
 
 __all__ = ["check_gate_path", "propose_gate", "write_gate"]
 
@@ -47,7 +47,7 @@ def write_gate(report: Report, path: Path, *, force: bool = False) -> tuple[str,
     """
     check_gate_path(path, force=force)
     lost = _limited(path) - {variant.id for variant in report.variants} if path.exists() else set()
-    write_text(path, propose_gate(report))
+    write_file(path, propose_gate(report))
     notes = [f"proposed gate: {path}"]
     if report.left_out:
         notes.append(f"{path} has no limits of its own for {', '.join(report.left_out)}: not measured this time")

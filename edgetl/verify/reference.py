@@ -25,6 +25,7 @@ import numpy.typing as npt
 from edgetl_runtime.bundle import Bundle
 from edgetl_runtime.errors import BundleError, DataError, OutputError
 from edgetl_runtime.manifest import Manifest
+from edgetl_runtime.writing import write_file
 
 __all__ = ["KEPT_FILES", "FeatureModel", "KeptReference", "RecordingReference", "read_kept_reference"]
 
@@ -137,9 +138,7 @@ class RecordingReference:
         try:
             (bundle / _LOGITS).parent.mkdir(exist_ok=True)
             for path, data in ((_LOGITS, content.getvalue()), (_INDEX, json.dumps(index, indent=1).encode())):
-                part = (bundle / path).with_suffix(".part")
-                part.write_bytes(data)
-                part.replace(bundle / path)
+                write_file(bundle / path, data)
         except OSError as error:
             raise OutputError(
                 f"cannot keep the answers in {bundle}: {error.strerror}", fix="make room for it"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -11,9 +10,9 @@ from edgetl.verify.html import render_html
 from edgetl.verify.junit import render_junit
 from edgetl.verify.markdown import render_markdown
 from edgetl.verify.report import Report
-from edgetl_runtime.errors import OutputError
+from edgetl_runtime.writing import write_file
 
-__all__ = ["ReportFiles", "write_report", "write_text"]
+__all__ = ["ReportFiles", "write_report"]
 
 
 @dataclass(frozen=True)
@@ -53,19 +52,4 @@ def write_report(report: Report, files: ReportFiles) -> None:
     if files.json is not None:
         rendered.append((files.json, report.to_json() + "\n"))
     for path, text in rendered:
-        write_text(path, text)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write beside the destination, then rename: whoever reads `path` meanwhile sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror}", fix="choose a folder that exists, can be written to and has space"
-        ) from None
+        write_file(path, text)

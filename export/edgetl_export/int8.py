@@ -23,7 +23,7 @@ from edgetl_export.quantize.quantization import Quantized
 from edgetl_export.quantize.saturation import without_saturation
 from edgetl_export.quantize.static import quantize_static
 from edgetl_export.targets import TARGETS
-from edgetl_runtime.cache import cache_folder
+from edgetl_runtime.cache import own_cache
 from edgetl_runtime.engines import open_session
 from edgetl_runtime.engines.binding import ModelBytes, Signature
 from edgetl_runtime.errors import UsageError, nearest
@@ -140,13 +140,13 @@ class Quantizer:
         return np.array(self.options.labels[:_MOST_IMAGES], np.int64)
 
     def _resume(self) -> Path | None:
-        folder = cache_folder()
+        folder = own_cache("distill")
         if folder is None:
             return None
         options = self.options
         labels = options.labels if options.quantize == "qat" else ()
         key = key_of(self.captured, self.samples, options.ranges, options.safe, labels, options.max_drop is None)
-        return folder / "distill" / f"{key}.pt"
+        return folder / f"{key}.pt"
 
 
 def _divided(samples: CalibrationSamples) -> tuple[CalibrationSamples, CalibrationSamples]:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from edgetl_runtime.bundle import Bundle
-from edgetl_runtime.cache import cache_folder, keep
+from edgetl_runtime.cache import keep, own_cache
 from edgetl_runtime.console import size, table
 from edgetl_runtime.engines import ENGINES, engine_info, installed
 from edgetl_runtime.errors import EdgetlError, EngineError, UsageError
@@ -217,10 +217,10 @@ class _Race:
 
 def _raced(bundle: Bundle, fit: Sequence[Variant], fidelity: Mapping[str, Fidelity], wish: Wish) -> _Race:
     """`_tried_and_timed`, or what it gave before for the same bundle, machine, engines and wish."""
-    folder = cache_folder()
+    folder = own_cache("choices")
     if folder is None:
         return _tried_and_timed(bundle, fit, wish)
-    file = folder / "choices" / f"{_key(bundle, fit, fidelity, wish)}.json"
+    file = folder / f"{_key(bundle, fit, fidelity, wish)}.json"
     race = _read(file, {item.id for item in fit})
     if race is None:
         race = _tried_and_timed(bundle, fit, wish)

@@ -1,6 +1,6 @@
 """edgetl-run: the command line of the device. Results on stdout, everything else on stderr.
 
-Exit codes: 0 done and passed, 1 the self-test failed, 2 the user can fix it, 130 interrupted.
+Exit codes: 0 done and passed, 1 the self-test failed, 2 the user can fix it, 130 interrupted (143 by SIGTERM).
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from edgetl_runtime.manifest import Variant
 from edgetl_runtime.placement import FallbackWarning, Placement
 from edgetl_runtime.preflight import Obstacle, obstacle
 from edgetl_runtime.selftest import SelfTest, self_test
+from edgetl_runtime.termination import exit_code_of, terminable
 
 __all__ = ["main"]
 
 _ENGINE_CHOICES = ("auto", *dict.fromkeys(name for info in ENGINES.values() for name in (info.name, info.target)))
-_INTERRUPTED = 130
 _UNREADABLE = 2
 
 _Answer = TypeVar("_Answer")
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.json is not None:
             console.check_json_destination(arguments.json)
-        with warnings.catch_warnings():
+        with terminable(), warnings.catch_warnings():
             warnings.showwarning = _show_warning
             code = command(arguments)
             sys.stdout.flush()
@@ -53,9 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EdgetlError as error:
         print(f"edgetl-run: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
         print("edgetl-run: interrupted", file=sys.stderr)
-        return _INTERRUPTED
+        return exit_code_of(interruption)
     except BrokenPipeError:
         console.stop_printing()
         return console.UNREAD

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgetl_runtime.errors import ImageError, OutputError
+from edgetl_runtime.errors import ImageError
+from edgetl_runtime.writing import check_writable, write_file
 
 __all__ = ["UNREAD", "check_json_destination", "note", "read_image", "show", "size", "stop_printing", "table"]
 
@@ -54,10 +55,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def check_json_destination(destination: str) -> None:
     """Find out before the work whether the JSON can be written; `OutputError` when not."""
-    path = Path(destination)
-    if destination != _STDOUT and (path.is_dir() or not path.parent.is_dir()):
-        what = "is a folder" if path.is_dir() else f"lies in {path.parent}, which does not exist"
-        raise OutputError(f"cannot write {destination}: it {what}", fix="name a file in a folder that exists")
+    if destination != _STDOUT:
+        check_writable(destination)
 
 
 def show(lines: list[str], document: dict[str, Any], destination: str | None) -> None:
@@ -72,10 +71,7 @@ def show(lines: list[str], document: dict[str, Any], destination: str | None) ->
     if destination == _STDOUT:
         print(text, flush=True)
         return
-    try:
-        Path(destination).write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot write {destination}: {error.strerror}", fix="name another file") from error
+    write_file(destination, text + "\n")
 
 
 def read_image(path: str) -> bytes:

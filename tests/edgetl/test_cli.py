@@ -316,7 +316,8 @@ def test_a_reader_that_leaves_is_no_error(words: list[str], pristine_bundle: Pat
     assert done.returncode == 141
 
 
-def test_ctrl_c_in_the_middle_of_an_export(export_words: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_middle_of_an_export(how: signal.Signals, export_words: list[str], tmp_path: Path) -> None:
     before = listing(tmp_path)
     # Tests that were started in the background of a shell ignore the signal, and so would what they start.
     ours = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -332,11 +333,11 @@ def test_ctrl_c_in_the_middle_of_an_export(export_words: list[str], tmp_path: Pa
             assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < give_up
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(how)
         _, err = process.communicate(timeout=120)
     finally:
         process.kill()
-    assert process.returncode == 130, err
+    assert process.returncode == 128 + how, err
     assert "Traceback" not in err
     assert err.splitlines()[-1] == "edgetl: interrupted; nothing was left behind"
     assert listing(tmp_path) == before

@@ -5,10 +5,10 @@ import json
 import os
 import shutil
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ import pytest
 
 import edgetl.pixel_cache as pixel_cache_module
 from edgetl.pixel_cache import PixelCache
+from edgetl_export.staging import MARK, scratch
 from edgetl_runtime.errors import ImageError, OutputError
 
 Rows = npt.NDArray[np.uint8]
@@ -109,12 +110,12 @@ def test_a_truncated_file_is_noticed_and_repaired(tmp_path: Path, source: Source
     assert rows.read_bytes() == IMAGES.tobytes()
 
 
-def test_a_file_that_grew_is_cut(tmp_path: Path, source: Source) -> None:
+def test_a_file_that_grew_is_read_and_not_cut(tmp_path: Path, source: Source) -> None:
     rows = filled(tmp_path) / "rows.u8"
     with rows.open("ab") as file:
         file.write(b"more")
     assert np.array_equal(read(PixelCache.open(tmp_path, "key", N, source)), IMAGES)
-    assert rows.read_bytes() == IMAGES.tobytes()
+    assert rows.read_bytes() == IMAGES.tobytes() + b"more"
     assert not source.asked
 
 
@@ -238,30 +239,173 @@ def test_what_fails_half_way_leaves_nothing(tmp_path: Path, source: Source) -> N
     assert np.array_equal(read(PixelCache.open(tmp_path, "key", N, source)), IMAGES)
 
 
-def test_what_was_left_half_filled_goes_after_a_day(tmp_path: Path, source: Source) -> None:
-    for name, hours in (("old", 30), ("now", 1), ("bare", 30), ("begun", 0)):
-        part = tmp_path / f"{name}.1.2.part"
-        part.mkdir()
-        if name in ("old", "now"):
-            (part / "rows.u8").write_bytes(b"half")
-            os.utime(part / "rows.u8", (time.time() - hours * 3600,) * 2)
-        if name != "begun":
-            os.utime(part, (time.time() - 30 * 3600,) * 2)
-    PixelCache.open(tmp_path, "key", N, source)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["begun.1.2.part", "key", "now.1.2.part"]
+def test_what_a_killed_program_left_goes_and_what_a_living_one_fills_stays(tmp_path: Path, source: Source) -> None:
+    killed = tmp_path / ".key-edgetl-0123abc_"
+    (killed / "new").mkdir(parents=True)
+    (killed / "new" / "rows.u8").write_bytes(b"half")
+    (killed / MARK).write_text("{}")
+    mine = tmp_path / "photos.1.2.part"
+    mine.mkdir()
+    (mine / "rows.u8").write_bytes(b"precious")
+    os.utime(mine, (0, 0))
+    with scratch(tmp_path, "other") as living:
+        PixelCache.open(tmp_path, "key", N, source)
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([living.parent.name, "key", mine.name])
+    assert (mine / "rows.u8").read_bytes() == b"precious"
+
+
+def key_of(letter: str) -> str:
+    return letter * 64
+
+
+def used(folder: Path, seconds: int) -> None:
+    os.utime(folder / "index.json", (seconds, seconds))
+
+
+def keys_in(folder: Path) -> str:
+    return "".join(sorted(path.name[:1] for path in folder.iterdir()))
 
 
 def test_entries_that_were_not_used_for_longest_make_room(tmp_path: Path, source: Source) -> None:
     limit = 3 * N * ROW
-    for seconds, key in enumerate("abc"):
-        PixelCache.open(tmp_path, key, N, source, limit=limit)
-        os.utime(tmp_path / key / "index.json", (1000 + seconds,) * 2)
-    in_use = PixelCache.open(tmp_path, "a", N, source, limit=limit)  # now b is the oldest
-    PixelCache.open(tmp_path, "d", N, source, limit=limit)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c", "d"]
-    PixelCache.open(tmp_path, "e", 2 * N, lambda index: IMAGES[index % N], limit=limit)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "e"]
+    for seconds, letter in enumerate("abc"):
+        PixelCache.open(tmp_path, key_of(letter), N, source, limit=limit)
+        used(tmp_path / key_of(letter), 1000 + seconds)
+    in_use = PixelCache.open(tmp_path, key_of("a"), N, source, limit=limit)  # now b is the oldest
+    PixelCache.open(tmp_path, key_of("d"), N, source, limit=limit)
+    assert keys_in(tmp_path) == "acd"
+    PixelCache.open(tmp_path, key_of("e"), 2 * N, lambda index: IMAGES[index % N], limit=limit)
+    assert keys_in(tmp_path) == "de"
     assert np.array_equal(read(in_use), IMAGES)  # what is removed can still be read by whoever has it open
+
+
+def peoples_things(folder: Path) -> None:
+    """What must never go, however it looks."""
+    for name in ("holiday", key_of("1"), f"{key_of('2')}.part", f".{key_of('3')}"):
+        (folder / name).mkdir()
+        (folder / name / "photo.jpg").write_bytes(b"precious")
+        used_file = folder / name / "rows.u8"
+        used_file.write_bytes(b"also precious")
+    (folder / key_of("4")).mkdir()
+    (folder / key_of("4") / "index.json").write_text(json.dumps({"version": 1, "key": key_of("4")}))
+    (folder / key_of("4") / "rows.u8").write_bytes(b"precious")
+    (folder / "photo.jpg").write_bytes(b"precious")
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("why", ["limit", "disk"])
+def test_making_room_takes_nothing_of_people(
+    tmp_path: Path, source: Source, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peoples_things(tmp_path)
+    precious = tree(tmp_path)
+    outside = tmp_path.parent / f"{tmp_path.name}-outside"
+    PixelCache.open(outside, key_of("b"), N, source)
+    (tmp_path / key_of("b")).symlink_to(outside / key_of("b"))  # one's own link to an entry elsewhere
+    for letter in "ac":
+        PixelCache.open(tmp_path, key_of(letter), N, source)
+        used(tmp_path / key_of(letter), 1000)
+    (tmp_path / key_of("a") / "photo.jpg").write_bytes(b"precious")
+    precious[f"{key_of('a')}/photo.jpg"] = b"precious"
+    if why == "limit":
+        PixelCache.open(tmp_path, key_of("d"), N, source, limit=int(2.5 * N * ROW))
+    else:
+        free = iter([5 * 10**8 - ROW, 10**12])
+        monkeypatch.setattr(
+            shutil,
+            "disk_usage",
+            lambda _: shutil._ntuple_diskusage(10**12, 0, next(free)),  # type: ignore[attr-defined]
+        )
+        PixelCache.open(tmp_path, key_of("d"), N, source)
+    found = tree(tmp_path)
+    assert {name: found.get(name) for name in precious} == precious
+    assert not (tmp_path / key_of("a") / "rows.u8").exists()
+    assert sorted(tree(outside)) == ["CACHEDIR.TAG", f"{key_of('b')}/index.json", f"{key_of('b')}/rows.u8"]
+
+
+def test_nothing_is_removed_where_that_would_not_be_enough(
+    tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for letter in "ab":
+        PixelCache.open(tmp_path, key_of(letter), N, source)
+    before = tree(tmp_path)
+    free = 5 * 10**8 - 5 * N * ROW
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**12, 0, free))  # type: ignore[attr-defined]
+    with pytest.raises(OutputError, match="GB left"):
+        PixelCache.open(tmp_path, key_of("c"), N, source)
+    assert tree(tmp_path) == before
+
+
+def test_what_stands_under_the_name_of_an_entry_stays(tmp_path: Path, source: Source) -> None:
+    (tmp_path / "key").mkdir()
+    (tmp_path / "key" / "photo.jpg").write_bytes(b"precious")
+    with pytest.raises(OutputError, match="no entry of the cache"):
+        PixelCache.open(tmp_path, "key", N, source)
+    assert tree(tmp_path) == {"key/photo.jpg": b"precious"}
+
+
+def test_the_folder_is_tagged_as_a_cache_when_it_was_made_for_it(tmp_path: Path, source: Source) -> None:
+    PixelCache.open(tmp_path / "pixels", "key", N, source)
+    assert (
+        (tmp_path / "pixels" / "CACHEDIR.TAG").read_bytes().startswith(b"Signature: 8a477f597d28d172789f06886806bc55")
+    )
+    PixelCache.open(tmp_path, "key", N, source)
+    assert not (tmp_path / "CACHEDIR.TAG").exists()
+
+
+def victim_of(folder: Path) -> Path:
+    victim = folder.parent / f"{folder.name}-victim"
+    victim.write_bytes(b"precious" * 10**4)
+    return victim
+
+
+@pytest.mark.parametrize("name", ["rows.u8", "index.json"])
+def test_a_link_in_an_entry_is_not_followed(tmp_path: Path, source: Source, name: str) -> None:
+    victim = victim_of(tmp_path)
+    (filled(tmp_path) / name).unlink()
+    (tmp_path / "key" / name).symlink_to(victim)
+    with suppress(OutputError):
+        assert np.array_equal(read(PixelCache.open(tmp_path, "key", N, source)), IMAGES)
+    assert victim.read_bytes() == b"precious" * 10**4
+
+
+def test_a_link_for_an_entry_is_not_followed(tmp_path: Path, source: Source) -> None:
+    elsewhere = filled(tmp_path / "elsewhere")
+    (tmp_path / "key").symlink_to(elsewhere)
+    (elsewhere / "index.json").write_text("{}")
+    before = tree(elsewhere)
+    with pytest.raises(OutputError, match="no entry"):
+        PixelCache.open(tmp_path, "key", N, source)
+    assert tree(elsewhere) == before
+
+
+@pytest.mark.parametrize("name", ["rows.u8", "index.json"])
+def test_a_pipe_in_an_entry_holds_nothing_up(tmp_path: Path, source: Source, name: str) -> None:
+    (filled(tmp_path) / name).unlink()
+    os.mkfifo(tmp_path / "key" / name)
+    with suppress(OutputError):
+        assert np.array_equal(read(PixelCache.open(tmp_path, "key", N, source)), IMAGES)
+
+
+@pytest.mark.parametrize("place", ["", "key", "key/rows.u8", "key/index.json"])
+@pytest.mark.parametrize("how", ["world", "group", "owner"])
+def test_what_others_could_have_written_is_not_used(tmp_path: Path, source: Source, place: str, how: str) -> None:
+    if how == "owner" and os.geteuid() != 0:
+        pytest.skip("only root gives files away")
+    filled(tmp_path)
+    before = tree(tmp_path)
+    path = tmp_path / place
+    if how == "owner":
+        os.chown(path, 1234, 1234)
+    else:
+        os.chown(path, -1, os.getgid() + 1) if os.geteuid() == 0 else None
+        path.chmod(path.stat().st_mode | {"world": 0o002, "group": 0o020}[how])
+    with pytest.raises(OutputError, match="belongs to another user" if how == "owner" else "other users can write"):
+        PixelCache.open(tmp_path, "key", N, source)
+    assert tree(tmp_path) == before
 
 
 def test_without_room_nothing_is_written(tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,7 +144,7 @@ def test_the_index_is_kept_until_the_shard_changes(folder: Path, monkeypatch: py
     write_shard(folder / "001.tar", samples(30, 10))
     assert len(load_photos(folder)) == 26
     assert walked == ["001.tar"]
-    kept = list((shards_module.cache_folder() or folder).joinpath("shards").iterdir())
+    kept = list((shards_module.own_cache("shards") or folder).iterdir())
     for file in kept:
         file.write_text('{"images": [["a.png", 0, 9]]}')
     assert len(load_photos(folder)) == 26

@@ -1,4 +1,4 @@
-"""Ctrl-C is not lost in code that swallows it."""
+"""Ctrl-C and SIGTERM are not lost in code that swallows them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 from edgetl_export.chatter import chatter_to
 from edgetl_export.interruption import interruption_kept
+from edgetl_runtime.termination import Terminated, terminable
 
 
 def swallow() -> None:
@@ -49,3 +50,25 @@ def test_without_one_nothing_changes() -> None:
     with pytest.raises(ValueError, match="mine"), interruption_kept():
         raise ValueError("mine")
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def swallow_termination() -> None:
+    with contextlib.suppress(BaseException):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def disguise_termination() -> None:
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    except BaseException as error:
+        raise ValueError("conversion failed") from error
+
+
+@pytest.mark.parametrize(
+    "code", [swallow_termination, disguise_termination, lambda: signal.raise_signal(signal.SIGTERM)]
+)
+def test_a_termination_arrives(code: Callable[[], None]) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Terminated), terminable(), interruption_kept():
+        code()
+    assert signal.getsignal(signal.SIGTERM) is before

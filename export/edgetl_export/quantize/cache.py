@@ -15,7 +15,7 @@ from edgetl_export.capture import Captured
 from edgetl_export.progress import Track, silent
 from edgetl_export.quantize.calibrate import Calibration, calibrate
 from edgetl_export.quantize.ranges import Range
-from edgetl_runtime.cache import cache_folder, keep
+from edgetl_runtime.cache import keep, own_cache
 
 __all__ = ["calibrate_once", "key_of"]
 
@@ -39,10 +39,10 @@ def calibrate_once(captured: Captured, samples: CalibrationSamples, *, track: Tr
 
     A file that cannot be read is calibrated anew, and a cache that cannot be written is left alone: it only saves time.
     """
-    folder = cache_folder()
+    folder = own_cache("calibration")
     if folder is None:
         return calibrate(captured, samples, track=track)
-    file = folder / "calibration" / f"{key_of(captured, samples)}.npz"
+    file = folder / f"{key_of(captured, samples)}.npz"
     kept = _read(file)
     if kept is None:
         kept = calibrate(captured, samples, track=track)

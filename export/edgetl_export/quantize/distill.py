@@ -29,7 +29,9 @@ from edgetl_export.quantize.layers import CLIPPING, stream
 from edgetl_export.quantize.quantization import Grid, Quantization, Quantized
 from edgetl_export.quantize.simulate import Simulation
 from edgetl_export.quantize.tie_free import tie_free
-from edgetl_runtime.errors import ExportError, UsageError
+from edgetl_runtime.cache import make_cache_folder
+from edgetl_runtime.errors import ExportError, OutputError, UsageError
+from edgetl_runtime.writing import replacing
 
 __all__ = ["DistillOptions", "batches", "distill", "rate_left", "relative_error"]
 
@@ -186,25 +188,22 @@ class _State:
         """Written beside and renamed: there is a whole state or none, as when the disk cannot be written."""
         if self.file is not None:
             # torch's own writer raises RuntimeError when the disk is full.
-            with suppress(OSError, RuntimeError):
+            with suppress(OSError, OutputError, RuntimeError):
                 self._write(self.file, epoch, seconds)
 
     def _write(self, file: Path, epoch: int, seconds: float) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        beside = file.with_suffix(".part")
+        make_cache_folder(file.parent)
         student = self.student
-        torch.save(
-            {
-                "options": asdict(self.options),
-                "epoch": epoch,
-                "seconds": seconds,
-                "optimizer": student.optimizer.state_dict(),
-                "parameters": {name: value.detach() for name, value in student.parameters.items()},
-                "logarithms": {name: value.detach() for name, value in student.logarithms.items()},
-            },
-            beside,
-        )
-        beside.replace(file)
+        state = {
+            "options": asdict(self.options),
+            "epoch": epoch,
+            "seconds": seconds,
+            "optimizer": student.optimizer.state_dict(),
+            "parameters": {name: value.detach() for name, value in student.parameters.items()},
+            "logarithms": {name: value.detach() for name, value in student.logarithms.items()},
+        }
+        with replacing(file) as stream:
+            torch.save(state, stream)
 
     def drop(self) -> None:
         """A distillation that is over leaves nothing to go on from."""

@@ -19,9 +19,10 @@ from edgetl.data import Dataset, Sample
 from edgetl.finetune import Trained, finetune
 from edgetl.recipe import ModelOptions
 from edgetl.training.options import TrainOptions
-from edgetl.training.snapshot import Keeping, unfinished
+from edgetl.training.snapshot import Interrupted, Keeping, listening, unfinished
 from edgetl.training.stepper import Stepper
 from edgetl_runtime.errors import CheckpointError, DataError, UsageError
+from edgetl_runtime.termination import exit_code_of
 
 SIZE = 32
 START = ModelOptions("mobilenet_v3_small", "none", SIZE)
@@ -239,3 +240,29 @@ def test_an_image_that_goes_bad_on_the_way_is_named(data: Dataset, tmp_path: Pat
 
 def test_the_state_lies_beside_the_destination() -> None:
     assert unfinished(Path("a/flowers.edgetl")) == Path("a/flowers.edgetl.training")
+
+
+def stopped_by(how: signal.Signals) -> None:
+    with listening(active=True) as heard:
+        signal.raise_signal(how)
+        assert heard.stop
+        raise Interrupted("kept")
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_the_exit_code_tells_which_signal_stopped_it(how: signal.Signals) -> None:
+    with pytest.raises(Interrupted) as found:
+        stopped_by(how)
+    assert exit_code_of(found.value) == 128 + how
+
+
+def test_what_else_lies_in_the_folder_of_a_training_stays(tmp_path: Path) -> None:
+    folder = unfinished(tmp_path / "flowers")
+    folder.mkdir()
+    (folder / "snapshot.pt").write_bytes(b"state")
+    (folder / "photo.jpg").write_bytes(b"precious")
+    Keeping(folder).drop()
+    assert [path.name for path in folder.iterdir()] == ["photo.jpg"]
+    (folder / "photo.jpg").unlink()
+    Keeping(folder).drop()
+    assert not folder.exists()

@@ -1,0 +1,198 @@
+"""Kill writing at random moments: is there always a whole old folder or a whole new one, and nothing else left?
+
+    python tests/fuzz/killed_writing.py [--stagings 500] [--exports 100] [--seed 0]
+
+First the staging alone, over a folder of five files, with the kernel's exchange and without. Then ``edgetl export
+--force`` of a small untrained network over the bundle of an earlier export. SIGKILL and SIGTERM in turn; the moments
+are spread over the time that one takes, half of them over its end. The exit code is 1 when something was wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "export"), str(ROOT / "runtime")]
+
+from edgetl_export.staging import check_destination  # noqa: E402
+from edgetl_runtime import open_bundle  # noqa: E402
+from edgetl_runtime.errors import EdgetlError, OutputError  # noqa: E402
+from tests.export.staging_child import FILES, write  # noqa: E402
+
+__all__ = ["kill_exports", "kill_stagings", "main", "serve"]
+
+CHILD = ROOT / "tests" / "export" / "staging_child.py"
+SIGNALS = (signal.SIGKILL, signal.SIGTERM)
+OPTIONS = [
+    "--backbone",
+    "mobilenet_v3_small",
+    "--image-size",
+    "32",
+    "--targets",
+    "onnx",
+    "--precisions",
+    "fp32",
+    "--force",
+]
+
+
+def names(folder: Path) -> list[str]:
+    """What lies in it, hidden or not."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+def next_start(out: Path, holds: str) -> None:
+    """What the next export does first."""
+    try:
+        check_destination(out, holds=holds)
+    except OutputError:
+        return
+    raise AssertionError(f"{out} is gone")
+
+
+def kill_stagings(folder: Path, n: int, *, plain: bool, rng: random.Random) -> list[str]:
+    """`n` kills of a process that only stages; what was wrong."""
+    out, wrong = folder / "out", []
+    write(out, "0")
+    command = [sys.executable, str(CHILD), str(out), *(["plain"] if plain else [])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path[:3])}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True, bufsize=1) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        for turn in range(n):
+            child.stdin.write("\n")
+            worker = int(child.stdout.readline())
+            time.sleep(rng.uniform(0, 0.03))
+            os.kill(worker, SIGNALS[turn % 2])
+            child.stdout.readline()
+            try:
+                next_start(out, "manifest")
+                assert len({(out / name).read_text() for name in FILES}) == 1, "files of two folders"
+                assert names(folder) == ["out"], f"left behind: {names(folder)}"
+            except (AssertionError, OSError) as error:
+                wrong.append(f"staging {turn}: {error!r}")
+        child.stdin.close()
+    return wrong
+
+
+def prepare(folder: Path) -> list[str]:
+    """Photos and weights in `folder`; the words of an export of them to ``folder/out/b.edgetl``."""
+    import torch
+    import torchvision
+
+    rng = np.random.default_rng(0)
+    for label in ("a", "b"):
+        (folder / "photos" / label).mkdir(parents=True)
+        for number in range(4):
+            picture = Image.fromarray(rng.integers(0, 256, (48, 60, 3), np.uint8))
+            picture.save(folder / "photos" / label / f"{number}.png")
+    torch.save(torchvision.models.mobilenet_v3_small(num_classes=2).state_dict(), folder / "w.pth")
+    where = ["--calibration", str(folder / "photos"), "--out", str(folder / "out" / "b.edgetl")]
+    return ["export", str(folder / "w.pth"), *OPTIONS, *where, "--force"]
+
+
+def looked_at(out: Path, how: signal.Signals, code: int, said: str) -> None:
+    """AssertionError, OSError or EdgetlError for whatever is not as it should be after a kill."""
+    assert code in (0, -how, 128 + how), f"exit code {code}: {said}"
+    assert "Traceback" not in said, said
+    if how == signal.SIGTERM and code == 128 + how:
+        assert names(out.parent) == [out.name], f"left behind by SIGTERM: {names(out.parent)}"
+    next_start(out, "manifest.json")
+    bundle = open_bundle(out)
+    for variant in bundle.manifest.variants:
+        bundle.session(variant.id).close()
+    assert names(out.parent) == [out.name], f"left behind: {names(out.parent)}"
+
+
+def serve(words: list[str]) -> None:
+    """For every line on stdin, fork a process that runs ``edgetl WORDS``: print its number, and then its exit code."""
+    import edgetl_export.targets.to_onnx  # noqa: F401 - once for all
+    from edgetl import cli, pipeline  # noqa: F401
+
+    for _ in sys.stdin:
+        child = os.fork()
+        if not child:
+            os.dup2(2, 1)  # what it prints is not for who counts
+            code = cli.main(words)
+            sys.stderr.flush()
+            os._exit(code)
+        print(child, flush=True)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def kill_exports(folder: Path, n: int, *, rng: random.Random) -> list[str]:
+    """`n` kills of exports over a bundle; what was wrong."""
+    words, wrong, codes = prepare(folder), [], dict[int, int]()
+    environment = {**os.environ, "EDGETL_CACHE": str(folder / "cache"), "PYTHONPATH": os.pathsep.join(sys.path[:3])}
+    out, errors = folder / "out" / "b.edgetl", folder / "errors.txt"
+    command = [sys.executable, __file__, "--serve", *words]
+    pipe, seconds = subprocess.PIPE, 0.0
+    with (
+        errors.open("wb") as log,
+        subprocess.Popen(
+            command, env=environment, stdin=pipe, stdout=pipe, stderr=log, text=True, bufsize=1, cwd=folder
+        ) as server,
+    ):
+        assert server.stdin is not None
+        assert server.stdout is not None
+        for turn in range(-2, n):
+            before, how = errors.stat().st_size, SIGNALS[turn // 2 % 2]
+            server.stdin.write("\n")
+            worker = int(server.stdout.readline())
+            start = time.monotonic()
+            if turn >= 0:  # two come to their end
+                time.sleep(rng.uniform(0.0, 1.0) * seconds if turn % 2 else rng.uniform(0.8, 1.1) * seconds)
+                with suppress(ProcessLookupError):
+                    os.kill(worker, how)
+            code = int(server.stdout.readline())
+            seconds = time.monotonic() - start if code == 0 else seconds
+            codes[code] = codes.get(code, 0) + 1
+            try:
+                looked_at(out, how, code, errors.read_bytes()[before:].decode())
+            except (AssertionError, OSError, EdgetlError) as error:
+                wrong.append(f"export {turn}, {how.name}: {error!r}")
+            if turn % 10 == 9:
+                print(f"exports: {turn + 1} of {n}, by exit code {codes}, {len(wrong)} wrong", flush=True)
+        server.stdin.close()
+    return wrong
+
+
+def main() -> int:
+    """Run everything and say what was wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stagings", type=int, default=500)
+    parser.add_argument("--exports", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    if sys.argv[1:2] == ["--serve"]:
+        serve(sys.argv[2:])
+        return 0
+    given = parser.parse_args()
+    rng, wrong = random.Random(given.seed), []
+    for plain in (False, True):
+        with tempfile.TemporaryDirectory() as folder:
+            found = kill_stagings(Path(folder), given.stagings, plain=plain, rng=rng)
+            print(f"{given.stagings} stagings{' without exchange' if plain else ''}: {len(found)} wrong", flush=True)
+            wrong += found
+    if given.exports:
+        with tempfile.TemporaryDirectory() as folder:
+            wrong += kill_exports(Path(folder), given.exports, rng=rng)
+    print("\n".join(wrong) or "always a whole folder, and nothing left behind")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

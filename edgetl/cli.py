@@ -262,8 +262,10 @@ def _verify(arguments: argparse.Namespace) -> int:
         ReportFiles(html=arguments.html, markdown=arguments.markdown, junit=arguments.junit, bundle=in_folder.bundle),
     )
     if arguments.write_gate is not None:
-        write_gate(outcome.report, arguments.write_gate, force=arguments.force)
+        proposal = write_gate(outcome.report, arguments.write_gate, force=arguments.force)
         say(f"proposed gate: {arguments.write_gate}")
+        for note in proposal.notes:
+            say(f"NOTE  {note}")
     return _conclude(outcome, json=arguments.json)
 
 

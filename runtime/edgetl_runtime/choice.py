@@ -22,12 +22,13 @@ from edgetl_runtime.bundle import Bundle
 from edgetl_runtime.cache import cache_folder, keep
 from edgetl_runtime.console import size, table
 from edgetl_runtime.engines import ENGINES, engine_info, installed
-from edgetl_runtime.errors import EdgetlError, EngineError, UsageError
+from edgetl_runtime.errors import EdgetlError, EngineError
 from edgetl_runtime.fidelity import Fidelity, read_fidelity
 from edgetl_runtime.frozen import dataclass, field
 from edgetl_runtime.machine import cpu_features, describe_machine
 from edgetl_runtime.manifest import Variant
 from edgetl_runtime.preflight import obstacle
+from edgetl_runtime.quantities import DROP, SHARE, percent_in_words, told_apart
 from edgetl_runtime.session import Session, Tensors
 
 __all__ = ["Candidate", "Choice", "Wish", "choose"]
@@ -48,8 +49,8 @@ class Wish:
 
     ``engine`` names one engine ("auto": any installed); ``device``, ``device_options``, ``threads`` and ``strict``
     are those of `load`. ``min_top1`` is the least top-1 accuracy in the bundle's report
-    (share of 1), ``max_drop`` the most that it may lie below the original's; where accuracy was not measured, the
-    share of decisions that differ stands for the drop, which cannot be larger.
+    (share of 1), ``max_drop`` the most that it may lie below the original's (share of 1, below a half); where accuracy
+    was not measured, the share of decisions that differ stands for the drop, which cannot be larger.
     """
 
     engine: str = "auto"
@@ -63,9 +64,10 @@ class Wish:
     def __post_init__(self) -> None:
         if self.engine != "auto":
             engine_info(self.engine)
-        for name, value in (("min_top1", self.min_top1), ("max_drop", self.max_drop)):
-            if value is not None and not 0.0 <= value <= 1.0:
-                raise UsageError(f"{name} is a share of 1, not {value}", fix=f"{name}=0.8 is 80 %")
+        if self.min_top1 is not None:
+            SHARE.check("min_top1", self.min_top1)
+        if self.max_drop is not None:
+            DROP.check("max_drop", self.max_drop)
 
 
 @dataclass(frozen=True)
@@ -153,13 +155,15 @@ def _too_inaccurate(found: Fidelity, wish: Wish) -> str | None:
         if found.top1 is None:
             return "its accuracy is not recorded: run edgetl verify"
         if found.top1 < wish.min_top1 - _ROUNDING:
-            return f"top-1 {found.top1:.1%}, asked for {wish.min_top1:.1%}"
+            top1, asked = told_apart(found.top1, wish.min_top1, percent_in_words)
+            return f"top-1 {top1}, asked for {asked}"
     if wish.max_drop is not None:
         drop = found.drop
         if drop is None:
             return "its accuracy is not recorded: run edgetl verify"
         if drop > wish.max_drop + _ROUNDING:
-            return f"drop {drop:.1%}, asked for {wish.max_drop:.1%} at most"
+            lost, asked = told_apart(drop, wish.max_drop, percent_in_words)
+            return f"drop {lost}, asked for {asked} at most"
     return None
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from edgetl_runtime.bundle import Bundle
 from edgetl_runtime.errors import BundleError
 from edgetl_runtime.frozen import dataclass
+from edgetl_runtime.quantities import told_apart
 
 __all__ = ["FailedCheck", "Fidelity", "read_failed_checks", "read_fidelity"]
 
@@ -26,7 +27,10 @@ class FailedCheck:
     value: Any
 
     def __str__(self) -> str:
-        return f"{self.what} {_short(self.value)} (limit {_short(self.limit)})"
+        value, limit = self.value, self.limit
+        if isinstance(value, (int, float)) and isinstance(limit, (int, float)):
+            value, limit = told_apart(value, limit)
+        return f"{self.what} {value} (limit {limit})"
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,3 @@ def _check_of(check: Mapping[str, Any]) -> FailedCheck | None:
     if not isinstance(variant, str) or not isinstance(passed, bool):
         raise TypeError(f"variant {variant!r:.60}, passed {passed!r:.60}")
     return None if passed else FailedCheck(variant, check["what"], check["limit"], check["value"])
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

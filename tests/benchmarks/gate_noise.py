@@ -159,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if gate is None:
             gate = Path(folder) / "gate.toml"
             gate.write_text("", encoding="utf-8")
-            gate.write_text(propose_gate(in_a_process(given, gate, 0.0, "--precise")), encoding="utf-8")
+            gate.write_text(propose_gate(in_a_process(given, gate, 0.0, "--precise")).text, encoding="utf-8")
         rows: list[dict[str, Any]] = []
         with keep_busy():
             for number in range(given.runs):

@@ -34,7 +34,7 @@ def measured(report: Report) -> Report:
 
 
 def test_what_is_proposed(measured: Report) -> None:
-    proposed = tomllib.loads(propose_gate(measured))
+    proposed = tomllib.loads(propose_gate(measured).text)
     assert proposed["reference"] == "onnx.fp32"
     assert list(proposed["variant"]) == [variant.id for variant in measured.variants]
     assert proposed["variant"]["onnx.int8"] == {
@@ -42,7 +42,7 @@ def test_what_is_proposed(measured: Report) -> None:
         "sqnr_db": 19.0,
         "delta": -0.02,  # 2 of 367 are 0.5 points
         "class_delta": -0.08,
-        "p50_ratio": 0.44,  # 3 of 8 ms, and 15 % more
+        "p50_ratio": 0.48,  # 3 of 8 ms, perhaps 10 % more, and 15 % more than that
         "bytes": 2_450_000,
         "peak_rss_bytes": 150_000_000,
         "cold_start_ms": 920,
@@ -67,7 +67,7 @@ def test_a_little_worse_is_found(measured: Report, tmp_path: Path) -> None:
 
 
 def test_what_failed_does_not_become_the_measure(report: Report) -> None:
-    text = propose_gate(report)
+    text = propose_gate(report).text
     assert "# tflite.int8 failed: the built-in limits stay." in text
     assert set(tomllib.loads(text)["variant"]) == {v.id for v in report.variants} - {"tflite.int8", "openvino.int8"}
 

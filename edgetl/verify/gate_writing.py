@@ -84,15 +84,17 @@ def propose_gate(report: Report) -> Proposal:
             try:
                 QUANTITIES[name].range.check(name, limit)
             except UsageError:
-                notes.append(f"{variant.id}: no limit on {name} is proposed, {_written(limit)} would make no sense")
+                notes.append(f"{variant.id}: no limit on {name} is proposed: {_written(limit)} would make no sense")
             else:
                 lines.append(f"{name} = {_written(limit)}")
     head = [
-        f"# Proposed by edgetl verify --write-gate from {report.bundle} on {report.data.n} images, {report.created}.",
-        "# What was measured less a margin; change what you know better.",
-        *(f"# Note: {note}." for note in notes),
+        f"Proposed by edgetl verify --write-gate from {report.bundle} on {report.data.n} images, {report.created}.",
+        "What was measured less a margin; change what you know better.",
+        *(f"Note: {note}." for note in notes),
     ]
-    return Proposal("\n".join([*head, *lines]) + "\n", tuple(notes))
+    # A comment ends with its line, whatever the bundle is called.
+    comments = ["# " + "".join(letter if letter.isprintable() else "?" for letter in line) for line in head]
+    return Proposal("\n".join([*comments, *lines]) + "\n", tuple(notes))
 
 
 def _about_photos(report: Report) -> list[str]:
@@ -102,9 +104,10 @@ def _about_photos(report: Report) -> list[str]:
     fewest = report.data.n if rarest is None else counts.get(rarest, 0)
     if report.data.n >= _FEW_IMAGES and fewest >= _FEW_OF_A_LABEL:
         return []
+    of_a_label = f"{fewest} of the label that has fewest" if fewest else "none of some labels"
     return [
-        f"few photos: {report.data.n}, and {fewest} of the label that has fewest. Limits on decisions are as wide as "
-        f"chance is with so few; {_FEW_IMAGES} photos, {_FEW_OF_A_LABEL} of each label, make them tighter"
+        f"few photos: {report.data.n}, and {of_a_label}. Limits on decisions are as wide as chance is with so few; "
+        f"{_FEW_IMAGES} photos, {_FEW_OF_A_LABEL} of each label, make them tighter"
     ]
 
 

@@ -67,7 +67,7 @@ DROP = Range(0.0, 0.5, "a share of 1", 0.01, (0.01,), but=(0.5,))
 
 def number_in_words(value: float, more: int = 0) -> str:
     """Four digits, or all of them in front of the point; and so many `more`."""
-    if not math.isfinite(value):
+    if isinstance(value, int) or not math.isfinite(value):
         return str(value)
     if value == int(value) and abs(value) >= 10:
         return f"{value:.0f}"

@@ -56,6 +56,7 @@ def test_what_makes_no_sense_is_told_in_the_right_unit(allowed: Range, value: fl
         (4_000_000, 0, "4000000"),
         (-0.02, 0, "-0.02"),
         (float("inf"), 0, "inf"),
+        (10**400, 0, "1" + "0" * 400),
         (float("nan"), 0, "nan"),
     ],
 )

@@ -57,6 +57,7 @@ _BUILD_ARGUMENTS: dict[str, dict[str, Any]] = {
     "inception_v3": {"aux_logits": False, "transform_input": True, "init_weights": False},
 }
 _SMALLEST_IMAGE = 32
+_LARGEST_IMAGE = 2**14  # as in manifests
 _MOST_CHANNELS = 256
 
 
@@ -240,6 +241,8 @@ def preset(
     if image_size is not None:
         if image_size < _SMALLEST_IMAGE:
             raise UsageError(f"image size {image_size} is too small", fix=f"{_SMALLEST_IMAGE} pixels or more")
+        if image_size > _LARGEST_IMAGE:
+            raise UsageError(f"image size {image_size} is too large", fix=f"{_LARGEST_IMAGE} pixels or fewer")
         _size_arguments(name, image_size)
         resize, crop = round(image_size * resize / crop), image_size
     return (

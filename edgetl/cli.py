@@ -260,8 +260,10 @@ def _verify(arguments: argparse.Namespace) -> int:
     files = {name: getattr(arguments, name) for name in ("json", "html", "markdown", "junit")}
     write_report(outcome.report, ReportFiles(**files, bundle=bundle))
     if arguments.write_gate is not None:
-        for note in write_gate(outcome.report, arguments.write_gate, force=arguments.force):
-            say(note)
+        proposal = write_gate(outcome.report, arguments.write_gate, force=arguments.force)
+        say(f"proposed gate: {arguments.write_gate}")
+        for note in proposal.notes:
+            say(f"NOTE  {note}")
     how = "; --record puts it there" if bundle else ", which is one file"
     said = [f"the report was not recorded in {arguments.bundle}{how}"]
     problem = None

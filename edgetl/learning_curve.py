@@ -24,6 +24,7 @@ from edgetl.finetune import check_start
 from edgetl.identity import result_key
 from edgetl.judging import source_of
 from edgetl.recipe import Recipe
+from edgetl.training.options import MOST_EPOCHS
 from edgetl_export.progress import Track, silent
 from edgetl_runtime.errors import OutputError, UsageError
 from edgetl_runtime.preprocess import preprocess
@@ -38,6 +39,7 @@ _SCHEMA = 1
 _NOT_TRAINING = ("export", "verify")
 """Sections of a recipe that do not change what is trained."""
 _AT_ONCE = 64
+_MOST_SEEDS = 1000
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,10 @@ class CurveOptions:
     def __post_init__(self) -> None:
         if not self.fractions or not all(0.0 < fraction <= 1.0 for fraction in self.fractions):
             raise UsageError(f"fractions {self.fractions} make no sense", fix="numbers above 0, at most 1: 0.1,0.5,1")
-        if self.seeds < 1 or self.scratch_epochs < 0:
+        if not (1 <= self.seeds <= _MOST_SEEDS and 0 <= self.scratch_epochs <= MOST_EPOCHS):
             raise UsageError(
                 f"{self.seeds} seeds and {self.scratch_epochs} epochs from scratch make no sense",
-                fix="1 seed or more, 0 epochs or more",
+                fix=f"1 to {_MOST_SEEDS} seeds, 0 to {MOST_EPOCHS} epochs",
             )
 
 

@@ -19,9 +19,10 @@ import numpy.typing as npt
 
 from edgetl.data import Sample
 from edgetl.judging import REFERENCE, verify_bundle
-from edgetl.verify.gate import QUANTITIES, Gate, read_gate
+from edgetl.verify.gate import Gate, read_gate
 from edgetl.verify.options import VerifyOptions
 from edgetl.verify.parity import Parity, compare
+from edgetl.verify.quantities import QUANTITIES
 from edgetl.verify.reference import read_kept_reference
 from edgetl.verify.report import Check, Report
 from edgetl.verify.rows import describe, is_of_parity, where_it_goes_wrong
@@ -32,6 +33,7 @@ from edgetl_runtime.errors import BundleError, DataError, EdgetlError, UsageErro
 from edgetl_runtime.manifest import Preprocess
 from edgetl_runtime.preflight import obstacle
 from edgetl_runtime.preprocess import preprocess
+from edgetl_runtime.quantities import percent_in_words, told_apart
 from edgetl_runtime.session import Session
 
 __all__ = ["WORKS", "BundleChecks", "GateError", "Outcome", "assert_parity"]
@@ -198,10 +200,13 @@ def assert_parity(
     A sample is a tensor as the sessions take it, with or without the batch axis, or - with `spec` - anything that
     `edgetl_runtime.preprocess` reads. ``top1_agreement`` is the least share of equal decisions, ``sqnr_db`` the least
     SQNR of b's logits against a's. Raises `GateError`, an `AssertionError`, and `UsageError` when there is nothing
-    to assert.
+    to assert or a limit makes no sense.
     """
     if top1_agreement is None and sqnr_db is None:
         raise UsageError("assert_parity without a limit", fix="top1_agreement=0.99, sqnr_db=20")
+    for name, limit in (("top1_agreement", top1_agreement), ("sqnr_db", sqnr_db)):
+        if limit is not None:
+            QUANTITIES[name].range.check(name, limit)
     if len(samples) == 0:
         raise UsageError("assert_parity without samples", fix="pass at least one image")
     tensors = [_tensor(sample, session_a, spec) for sample in samples]
@@ -212,9 +217,11 @@ def assert_parity(
     wrong = []
     if top1_agreement is not None and parity.top1_agreement < top1_agreement:
         equal = round(parity.top1_agreement * parity.n)
-        wrong.append(f"{equal} of {parity.n} decisions are equal, at least {top1_agreement:.1%} asked for")
+        least = percent_in_words(top1_agreement)
+        wrong.append(f"{equal} of {parity.n} decisions are equal, at least {least} asked for")
     if sqnr_db is not None and parity.sqnr_db < sqnr_db:
-        wrong.append(f"SQNR of the logits is {parity.sqnr_db:.1f} dB, at least {sqnr_db:g} dB asked for")
+        value, _ = told_apart(parity.sqnr_db, sqnr_db, lambda decibels, more: f"{decibels:.{1 + more}f}")
+        wrong.append(f"SQNR of the logits is {value} dB, at least {sqnr_db:g} dB asked for")
     if wrong:
         raise GateError("\n".join([*wrong, *_flips(a, b, samples)]))
     return parity

@@ -6,7 +6,6 @@ Paths are used as they are written: relative ones start at the folder that edget
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 import types
 import typing
 from collections.abc import Mapping
@@ -16,9 +15,11 @@ from typing import Any, Self
 
 from edgetl.augmentation import AugmentOptions
 from edgetl.data import DataOptions
-from edgetl.training.options import TrainOptions, require
+from edgetl.toml_file import read_toml
+from edgetl.training.options import LARGEST_SEED, MOST_EPOCHS, TrainOptions, require
 from edgetl_export.device import DEVICES
 from edgetl_runtime.errors import UsageError, nearest
+from edgetl_runtime.quantities import DROP
 from edgetl_runtime.writing import write_file
 
 __all__ = [
@@ -34,13 +35,23 @@ __all__ = [
 
 
 RECIPE_SCHEMA = 1
+_LARGEST_IMAGE = 2**14
+_MOST_CHANNELS = 256
+"""What a manifest may say at most."""
+_MOST = 1_000_000
+"""Of photos and threads, and of minutes (two years)."""
 
 
 @dataclass(frozen=True)
 class DataSection(DataOptions):
-    """The photos: a folder or a CSV file, and how it is read."""
+    """The photos: a folder or a CSV file, and how it is read. Raises `UsageError` for values that make no sense."""
 
     path: Path | None = None
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed <= LARGEST_SEED, "seed", self, f"from 0 to {LARGEST_SEED}")
+        require(0 < self.val_fraction < 1, "val_fraction", self, "above 0, below 1, such as 0.2")
+        require(0 <= self.min_per_class <= _MOST, "min_per_class", self, f"from 0 to {_MOST}")
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,7 @@ class ModelOptions:
     """What is trained. ``weights`` is ``imagenet``, ``none`` or a file; ``image_size`` is in pixels.
 
     ``channels`` of an image: 1 is grey, 3 is RGB; ``None`` means those that the weights are for.
+    Raises `UsageError` for values that make no sense.
     """
 
     backbone: str = "mobilenet_v2"
@@ -55,17 +67,22 @@ class ModelOptions:
     image_size: int | None = None
     channels: int | None = None
 
+    def __post_init__(self) -> None:
+        for name, most in (("image_size", _LARGEST_IMAGE), ("channels", _MOST_CHANNELS)):
+            value = getattr(self, name)
+            require(value is None or 1 <= value <= most, name, self, f"from 1 to {most}")
+
 
 @dataclass(frozen=True)
 class ExportSection:
     """What is written, how many images it is calibrated on, and how int8 is made.
 
-    ``quantize`` is ``ptq``, ``distill`` or ``qat`` (on the photos' labels too); with ``max_drop`` (a share of photos)
-    every rung of the ladder is tried until no more of them get another label, judged on photos of the folder
-    ``tune_data`` or on held-out calibration photos. ``ranges`` is ``mse``, ``percentile`` or ``minmax``; ``int8_safe``
-    is for CPUs without VNNI; ``io`` is ``float`` or ``int8``. ``activation`` (``relu6``, ``hardswish``) and ``no_se``
-    change the network first. ``device``, one of `DEVICES`, is where it is distilled. ``features`` are given besides the
-    logits: ``pooled``, or names of layers.
+    ``quantize`` is ``ptq``, ``distill`` or ``qat`` (on the photos' labels too); with ``max_drop`` (a share of photos,
+    below a half) every rung of the ladder is tried until no more of them get another label, judged on photos of the
+    folder ``tune_data`` or on held-out calibration photos. ``ranges`` is ``mse``, ``percentile`` or ``minmax``;
+    ``int8_safe`` is for CPUs without VNNI; ``io`` is ``float`` or ``int8``. ``activation`` (``relu6``, ``hardswish``)
+    and ``no_se`` change the network first. ``device``, one of `DEVICES`, is where it is distilled. ``features`` are
+    given besides the logits: ``pooled``, or names of layers.
     """
 
     targets: tuple[str, ...] = ("onnx", "tflite", "openvino")
@@ -85,9 +102,11 @@ class ExportSection:
     features: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        require(self.calibration_samples >= 1, "calibration_samples", self, "1 or more")
-        require(self.distill_epochs >= 1, "distill_epochs", self, "1 or more")
-        require(self.distill_minutes > 0, "distill_minutes", self, "more than 0")
+        if self.max_drop is not None:
+            DROP.check("max_drop", self.max_drop)
+        require(1 <= self.calibration_samples <= _MOST, "calibration_samples", self, f"from 1 to {_MOST}")
+        require(1 <= self.distill_epochs <= MOST_EPOCHS, "distill_epochs", self, f"from 1 to {MOST_EPOCHS}")
+        require(0 < self.distill_minutes <= _MOST, "distill_minutes", self, f"above 0, at most {_MOST}")
         require(self.device in DEVICES, "device", self, "auto, cpu or cuda")
 
 
@@ -97,6 +116,7 @@ class VerifySection:
 
     ``baseline`` is an earlier report that nothing may be worse than; ``keep_reference`` keeps the original's answers to
     all photos in the bundle, for devices without torch.
+    Raises `UsageError` for values that make no sense.
     """
 
     gate: Path | None = None
@@ -104,6 +124,9 @@ class VerifySection:
     memory: bool = False
     baseline: Path | None = None
     keep_reference: bool = False
+
+    def __post_init__(self) -> None:
+        require(1 <= self.threads <= _MOST, "threads", self, f"from 1 to {_MOST}")
 
 
 @dataclass(frozen=True)
@@ -148,10 +171,7 @@ class Recipe:
 
 def read_recipe(path: Path) -> Recipe:
     """A recipe file. Raises `UsageError` when it is missing, no TOML, or holds what `Recipe.updated` refuses."""
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"cannot read the recipe {path}: {error}", fix="a TOML file") from error
+    document = read_toml(path, "recipe")
     schema = document.pop("schema", RECIPE_SCHEMA)
     if not isinstance(schema, int) or isinstance(schema, bool) or schema > RECIPE_SCHEMA:
         raise UsageError(

@@ -10,14 +10,21 @@ from edgetl.augmentation import PRESETS
 from edgetl_export.device import DEVICES
 from edgetl_runtime.errors import UsageError, nearest
 
-__all__ = ["IMBALANCE", "PRECISIONS", "TrainOptions", "require"]
+__all__ = ["IMBALANCE", "LARGEST_SEED", "MOST_EPOCHS", "PRECISIONS", "TrainOptions", "require"]
 
 IMBALANCE = ("weights", "sampler", "focal", "none")
 """Ways to make up for labels that have few images: their losses count more; they are drawn more often; images that are
 right anyway count less (and rare labels more); nothing."""
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
-_STRATEGY = re.compile(r"head|gradual|(head-then-)?(full|last:[1-9]\d*)")
+MOST_EPOCHS = 100_000
+LARGEST_SEED = 2**32 - 1
+"""What every generator of random numbers takes."""
+
+_STRATEGY = re.compile(r"head|gradual|(head-then-)?(full|last:[1-9]\d{0,3})")
+_MOST_IMAGES = 1_000_000
+_LARGEST = 1000.0
+"""Of rates and the like: far more than was ever of use, and far from where float32 ends."""
 
 
 @dataclass(frozen=True)
@@ -74,27 +81,33 @@ class TrainOptions:
     def __post_init__(self) -> None:
         text = "head, last:N, full, head-then-last:N, head-then-full or gradual"
         require(_STRATEGY.fullmatch(self.strategy), "strategy", self, text)
-        for name, least in (("epochs", 1), ("batch_size", 2), ("accumulate", 1), ("patience", 1), ("hidden", 1)):
+        for name, least, most in (
+            ("epochs", 1, MOST_EPOCHS),
+            ("batch_size", 2, _MOST_IMAGES),
+            ("accumulate", 1, _MOST_IMAGES),
+            ("patience", 1, MOST_EPOCHS),
+            ("hidden", 1, _MOST_IMAGES),
+        ):
             value = getattr(self, name)
-            require(value is None or value >= least, name, self, f"{least} or more")
-        require(self.lr is None or self.lr > 0, "lr", self, "a positive number")
+            require(value is None or least <= value <= most, name, self, f"from {least} to {most}")
+        require(self.lr is None or 0 < self.lr <= _LARGEST, "lr", self, f"above 0, at most {_LARGEST:g}")
         ratio = self.backbone_lr_ratio
         require(ratio is None or 0 < ratio <= 1, "backbone_lr_ratio", self, "above 0, at most 1")
         require(0 < self.layer_decay <= 1, "layer_decay", self, "above 0, at most 1 (off)")
         for name in ("weight_decay", "mixup", "cutmix"):
             value = getattr(self, name)
-            require(value is None or value >= 0, name, self, "0 or more")
+            require(value is None or 0 <= value <= _LARGEST, name, self, f"from 0 to {_LARGEST:g}")
         for name in ("label_smoothing", "dropout", "ema", "warmup"):
             value = getattr(self, name)
             require(value is None or 0 <= value < 1, name, self, "from 0, below 1")
         require(0 <= self.teacher_weight <= 1, "teacher_weight", self, "from 0 to 1")
-        require(self.temperature > 0, "temperature", self, "a positive number")
+        require(0 < self.temperature <= _LARGEST, "temperature", self, f"above 0, at most {_LARGEST:g}")
         require(self.imbalance in IMBALANCE, "imbalance", self, nearest(self.imbalance, IMBALANCE))
         require(self.batch_norm in (None, "train", "frozen"), "batch_norm", self, "train or frozen")
         require(self.augment in PRESETS, "augment", self, nearest(self.augment, list(PRESETS)))
         require(self.device in DEVICES, "device", self, "auto, cpu or cuda")
         require(self.precision in PRECISIONS, "precision", self, nearest(self.precision, PRECISIONS))
-        require(self.seed >= 0, "seed", self, "0 or more")
+        require(0 <= self.seed <= LARGEST_SEED, "seed", self, f"from 0 to {LARGEST_SEED}")
 
     @property
     def head_first(self) -> bool:

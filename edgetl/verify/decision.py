@@ -10,9 +10,17 @@ chance: when McNemar's exact one-sided test says that broken decisions outnumber
 (p = 0.125), 12 are (p = 0.0002). With -0.02 and 367 images a drop of 8 images fails, one of 7 holds the limit. On 50
 images 4 broken (8 %) are not enough to say (p = 0.06); the note says how many images would be.
 
+A limit that no share can reach (above 1) fails: chance excuses only what more images could show to be within.
+
 **Times** (latencies, their ratios, speed-ups) have an interval. All of it within the limit passes, all of it beyond
 fails, and one that straddles the limit is undecided: it is measured longer, and if that does not settle it, it passes
 and says so.
+
+On a machine that is busy with other work the interval is too narrow, for all rounds suffer alike. The kernel says for
+which share w of the time the process waited for a core. A run may have waited for more or less than that, one by one,
+so that a time or a ratio may be wrong by a factor of 1 / (1 - w) to either side. It fails when even that does not bring
+it within the limit. It passes when twice that (the limit may come from such a machine too) does not bring it beyond.
+In between it is undecided. Without a wait this is the rule above.
 
 **Everything else** (SQNR, bytes) is the same in every run and is compared as it is.
 """
@@ -45,6 +53,8 @@ def decide_plain(holds: bool) -> Decision:
 
 def decide_share(value: float, n: int, limit: float) -> Decision:
     """A share of `n` images that must be at least `limit`."""
+    if limit > 1.0:
+        return Decision(False, "no share is larger than 1")
     if value >= limit:
         return Decision(True)
     successes = round(value * n)
@@ -73,15 +83,31 @@ def decide_change(
 
 
 def decide_interval(
-    holds: Callable[[float], bool], value: float, interval: tuple[float, float] | None, rounds: int
+    holds: Callable[[float], bool],
+    value: float,
+    interval: tuple[float, float] | None,
+    rounds: int = 0,
+    waited: float = 0.0,
 ) -> Decision:
-    """A time: `holds` says whether one is within the limit. Without an interval `value` decides."""
-    if interval is None:
-        return Decision(holds(value))
-    low, high = (holds(bound) for bound in interval)
-    if low == high:
-        return Decision(low, interval=interval)
-    note = f"undecided after {rounds} rounds: the 95 % interval {interval[0]:.4g} to {interval[1]:.4g} holds the limit"
+    """A time: `holds` says whether one is within the limit. Without an interval it is `value` alone.
+
+    `rounds` is how often it was measured, 0 for what is measured once. `waited` is the share of the time, below 1, that
+    the process waited for a core which others had.
+    """
+    low, high = (value, value) if interval is None else interval
+    share = 1.0 - waited
+    possible = (low * share, high / share)
+    if not any(map(holds, possible)):
+        return Decision(False, interval=interval)
+    if all(map(holds, (possible[0] * share, possible[1] / share))):
+        return Decision(True, interval=interval)
+    after = f" after {rounds} rounds" if rounds else ""
+    note = f"undecided{after}: the 95 % interval {low:.4g} to {high:.4g} holds the limit"
+    if holds(low) == holds(high):
+        note = (
+            f"undecided{after}: other programs kept this one waiting for {waited:.0%} of the time, "
+            f"so that it may be {possible[0]:.4g} to {possible[1]:.4g}; measure on a quiet machine"
+        )
     return Decision(True, note, undecided=True, interval=interval)
 
 

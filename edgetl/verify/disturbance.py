@@ -8,13 +8,14 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-__all__ = ["Moment", "describe_disturbances", "read_moment"]
+__all__ = ["Moment", "describe_disturbances", "read_moment", "waited_share"]
 
 _PROC = Path("/proc")
 _CLOCKS = Path("/sys/devices/system/cpu")
@@ -23,6 +24,8 @@ _CHANGED_CLOCK = 0.1
 _OTHERS = 0.2
 _STOLEN = 0.02
 """Shares of the machine's time that are worth a line."""
+_MOST_WAITED = 0.95
+"""Whoever waited longer still ran."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class Moment:
 
     ``mhz``: mean clock of the cores. The others add up since the machine started, in seconds over all cores:
     ``total``, ``busy`` (anybody's work), ``stolen`` (by the host of a virtual machine), ``own`` (this process's work).
-    ``load``: how many processes wanted to run in the last minute. ``cores`` of the machine.
+    ``load``: how many processes wanted to run in the last minute. ``cores`` of the machine. ``clock`` is the time
+    itself, in seconds, and ``waited`` adds up how long this process's threads were ready to run and had no core.
     """
 
     mhz: float | None
@@ -41,6 +45,8 @@ class Moment:
     own: float
     load: float | None
     cores: int
+    clock: float = 0.0
+    waited: float | None = None
 
 
 def read_moment(proc: Path = _PROC, clocks: Path = _CLOCKS) -> Moment:
@@ -55,7 +61,29 @@ def read_moment(proc: Path = _PROC, clocks: Path = _CLOCKS) -> Moment:
         own=times.user + times.system,
         load=_load(),
         cores=os.cpu_count() or 1,
+        clock=time.monotonic(),
+        waited=_waited(proc),
     )
+
+
+def waited_share(spans: Sequence[tuple[Moment, Moment]]) -> float | None:
+    """The share of the time from the first to the second moment of all `spans` in which this process wanted to run and
+    others had the core: other processes, or the host of a virtual machine. None where the machine does not tell.
+
+    Threads of this process that wait for each other do not count, so that it is never more than what others ran.
+    """
+    waited = others = seconds = 0.0
+    for before, after in spans:
+        if before.waited is None or before.busy is None or before.stolen is None:
+            return None
+        if after.waited is None or after.busy is None or after.stolen is None:
+            return None
+        stolen = after.stolen - before.stolen
+        # A thread that ended took its number with it.
+        waited += max(0.0, after.waited - before.waited) + stolen
+        others += max(0.0, after.busy - before.busy - (after.own - before.own)) + stolen
+        seconds += after.clock - before.clock
+    return min(_MOST_WAITED, waited / seconds, others / seconds) if seconds > 0 else None
 
 
 def describe_disturbances(moments: Sequence[Moment]) -> tuple[str, ...]:
@@ -114,6 +142,14 @@ def _cpu_seconds(stat: str) -> tuple[float, float, float] | tuple[None, None, No
     )
     busy = user + nice + system + irq + softirq
     return busy + idle + iowait + steal, busy, steal
+
+
+def _waited(proc: Path) -> float | None:
+    """Seconds that the threads of this process waited on a run queue so far: the second number of their schedstat, in
+    nanoseconds (Documentation/scheduler/sched-stats.rst of Linux)."""
+    found = [_text(path).split() for path in proc.glob("self/task/[0-9]*/schedstat")]
+    waits = [int(words[1]) for words in found if len(words) == 3 and words[1].isdigit()]
+    return sum(waits) / 1e9 if waits else None
 
 
 def _clock(proc: Path, clocks: Path) -> float | None:

@@ -12,85 +12,30 @@
     [variant."tflite.int8"]
     bytes = 4_000_000
 
-The built-in limits let a sound export pass and stop one whose decisions fall apart. A limit on something that was
-not measured fails, and so does a variant that was not exported or could not run. When a measured value misses a limit
-by chance or noise alone, that is no failure: the rules are in `edgetl.verify.decision`.
+The built-in limits let a sound export pass and stop one whose decisions fall apart. A limit that makes no sense for its
+quantity (`edgetl.verify.quantities`) is an error. A limit on something that was not measured fails, and so does a
+variant that was not exported or could not run. When a measured value misses a limit by chance or noise alone, that is
+no failure: the rules are in `edgetl.verify.decision`.
 """
 
 from __future__ import annotations
 
-import math
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgetl.toml_file import read_toml
 from edgetl.verify.decision import Decision, decide_change, decide_interval, decide_plain, decide_share
+from edgetl.verify.quantities import QUANTITIES
 from edgetl.verify.report import Check, VariantReport, Verdict
 from edgetl_runtime.errors import UsageError, nearest
 
-__all__ = ["QUANTITIES", "Gate", "Limits", "Quantity", "checks_of", "decide", "judge", "read_gate"]
+__all__ = ["Gate", "Limits", "checks_of", "decide", "judge", "read_gate"]
 
 Limits = Mapping[str, float]
 """Quantity to limit; whether that is the least or the most allowed stands in `QUANTITIES`."""
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """Something a gate can limit: ``value relation limit``.
-
-    ``part`` of a `VariantReport` (empty: the report itself) has it as ``field``; ``kind`` is the rule of
-    `edgetl.verify.decision`: plain, share, change or time. ``interval`` is the field with its 95 % interval.
-    """
-
-    relation: str
-    part: str
-    field: str
-    kind: str = "plain"
-    interval: str | None = None
-
-    def read(self, report: VariantReport) -> float | None:
-        """The value, ``None`` when it was not measured."""
-        value: float | None = self._field(report, self.field)
-        return value
-
-    def interval_of(self, report: VariantReport) -> tuple[float, float] | None:
-        """Its 95 % interval, ``None`` when it has none."""
-        interval: tuple[float, float] | None = None if self.interval is None else self._field(report, self.interval)
-        return interval
-
-    def holds(self, value: float, limit: float) -> bool:
-        """Whether `value` is within `limit`."""
-        return value >= limit if self.relation == ">=" else value <= limit
-
-    def _field(self, report: VariantReport, name: str) -> Any:
-        holder = getattr(report, self.part) if self.part else report
-        return None if holder is None else getattr(holder, name)
-
-
-QUANTITIES: dict[str, Quantity] = {
-    "top1_agreement": Quantity(">=", "parity", "top1_agreement", "share"),
-    "sqnr_db": Quantity(">=", "parity", "sqnr_db"),
-    "cosine": Quantity(">=", "parity", "cosine"),
-    "max_abs": Quantity("<=", "parity", "max_abs"),
-    "features_sqnr_db": Quantity(">=", "", "features_sqnr_db"),
-    "top1": Quantity(">=", "accuracy", "top1", "share"),
-    "top5": Quantity(">=", "accuracy", "top5", "share"),
-    "delta": Quantity(">=", "accuracy", "delta", "change", "delta_ci95"),
-    "class_delta": Quantity(">=", "accuracy", "class_delta"),
-    "p50_ms": Quantity("<=", "latency", "p50_ms", "time", "p50_ci95"),
-    "p95_ms": Quantity("<=", "latency", "p95_ms", "time", "p95_ci95"),
-    "p50_ratio": Quantity("<=", "latency", "ratio", "time", "ratio_ci95"),
-    "p95_ratio": Quantity("<=", "latency", "p95_ratio", "time", "p95_ratio_ci95"),
-    "speedup": Quantity(">=", "latency", "speedup", "time", "speedup_ci95"),
-    "load_ms": Quantity("<=", "latency", "load_ms"),
-    "first_ms": Quantity("<=", "latency", "first_ms"),
-    "bytes": Quantity("<=", "", "bytes"),
-    "peak_rss_bytes": Quantity("<=", "memory", "peak_rss_bytes"),
-    "cold_start_ms": Quantity("<=", "memory", "cold_start_ms"),
-}
 
 _BUILT_IN: dict[str, Limits] = {
     "fp32": {"top1_agreement": 0.995, "sqnr_db": 60.0},
@@ -111,6 +56,7 @@ class Gate:
     """Limits by how specific they are. Without any, the built-in limits stand alone.
 
     ``reference`` is the variant that ratios of latency are against, ``None`` for fp32 of onnx, else the first fp32.
+    Raises `UsageError` for an unknown precision, target, variant or quantity, and for a limit that makes no sense.
     """
 
     default: Limits = field(default_factory=dict)
@@ -118,6 +64,16 @@ class Gate:
     target: Mapping[str, Limits] = field(default_factory=dict)
     variant: Mapping[str, Limits] = field(default_factory=dict)
     reference: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.reference is not None:
+            _check_variant(self.reference)
+        _check_limits(self.default, "[default]")
+        checks = {"precision": _check_precision, "target": _check_target, "variant": _check_variant}
+        for group, check in checks.items():
+            for name, limits in getattr(self, group).items():
+                check(name)
+                _check_limits(limits, f"[{group}.{name}]" if group != "variant" else f'[variant."{name}"]')
 
     def needs(self, part: str) -> bool:
         """Whether any limit is on a quantity of `part` of a report (``"latency"``, ``"memory"``)."""
@@ -131,7 +87,7 @@ class Gate:
         `features`: whether it gives any, which have a built-in limit too.
         """
         of_features = _BUILT_IN_FEATURES.get(precision, _BUILT_IN_FEATURES_QUANTISED)
-        return {
+        limits = {
             **_BUILT_IN.get(precision, _BUILT_IN_QUANTISED),
             **({"features_sqnr_db": of_features} if features else {}),
             **self.default,
@@ -139,6 +95,7 @@ class Gate:
             **self.target.get(target, {}),
             **self.variant.get(variant_id, {}),
         }
+        return {name: float(limit) for name, limit in limits.items()}
 
 
 def judge(variants: Iterable[VariantReport], gate: Gate, *, also: Iterable[Check] = ()) -> Verdict:
@@ -175,9 +132,13 @@ def decide(variant: VariantReport, what: str, value: float, limit: float) -> Dec
             n=accuracy.n,
             interval=quantity.interval_of(variant),
         )
-    if quantity.kind == "time" and latency is not None:
+    if quantity.kind in ("time", "start"):
         return decide_interval(
-            lambda time: quantity.holds(time, limit), value, quantity.interval_of(variant), len(latency.rounds_ms)
+            lambda time: quantity.holds(time, limit),
+            value,
+            quantity.interval_of(variant),
+            rounds=len(latency.rounds_ms) if latency is not None and quantity.kind == "time" else 0,
+            waited=quantity.waited_of(variant),
         )
     return decide_plain(quantity.holds(value, limit))
 
@@ -208,62 +169,51 @@ def _check(variant: VariantReport, what: str, limit: float) -> Check:
 def read_gate(path: Path) -> Gate:
     """Read a gate from a TOML file.
 
-    Raises `UsageError` when it cannot be read or names an unknown section, precision, target or quantity.
+    Raises `UsageError` when it cannot be read, names an unknown section, precision, target or quantity, or has a limit
+    that makes no sense.
     """
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read the gate {path}: {error.strerror}", fix="check the path") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"the gate {path} is not TOML: {error}", fix="correct that line") from None
+    raw = read_toml(path, "gate")
     sections = ("default", "precision", "target", "variant")
     for name in raw:
         if name not in (*sections, "reference"):
             raise UsageError(f"{path}: unknown section [{name}]", fix=nearest(name, sections))
-    reference = raw.get("reference")
-    if reference is not None:
-        _check_variant(reference, str(path))
-    groups = {name: _group(raw.get(name, {}), f"{path}: [{name}]") for name in sections[1:]}
-    for precision in groups["precision"]:
-        _check_precision(precision, str(path))
-    for target in groups["target"]:
-        _check_target(target, str(path))
-    for variant in groups["variant"]:
-        _check_variant(variant, str(path))
-    return Gate(default=_limits(raw.get("default", {}), f"{path}: [default]"), reference=reference, **groups)
+    for name in sections[1:]:
+        if not isinstance(raw.get(name, {}), dict):
+            raise UsageError(f"{path}: [{name}] is not a section", fix="write it as a TOML table")
+    try:
+        return Gate(**raw)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error.what}", fix=error.fix) from None
 
 
-def _group(raw: Any, where: str) -> dict[str, Limits]:
-    if not isinstance(raw, dict):
-        raise UsageError(f"{where} is not a section", fix="write it as a TOML table")
-    return {name: _limits(limits, f"{where} {name}") for name, limits in raw.items()}
-
-
-def _limits(raw: Any, where: str) -> Limits:
-    if not isinstance(raw, dict):
+def _check_limits(raw: Any, where: str) -> None:
+    if not isinstance(raw, Mapping):
         raise UsageError(f"{where}: expected a section with limits, found {raw!r}", fix="write it as a TOML table")
     for name, limit in raw.items():
         if name not in QUANTITIES:
             raise UsageError(f"{where}: unknown limit {name!r}", fix=nearest(name, list(QUANTITIES)))
-        if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not math.isfinite(limit):
-            raise UsageError(f"{where}: {name} must be a number, found {limit!r}", fix=f"for example: {name} = 0.95")
-    return {name: float(limit) for name, limit in raw.items()}
+        try:
+            QUANTITIES[name].range.check(name, limit)
+        except UsageError as error:
+            raise UsageError(f"{where}: {error.what}", fix=error.fix) from None
 
 
-def _check_variant(variant: Any, where: str) -> None:
+def _check_variant(variant: Any) -> None:
+    if variant in _TARGETS:
+        raise UsageError(f"{variant!r} names no variant", fix=f'for example "{variant}.int8", in quotes')
     if not isinstance(variant, str):
-        raise UsageError(f"{where}: {variant!r} names no variant", fix='for example: reference = "onnx.fp32"')
+        raise UsageError(f"{variant!r} names no variant", fix='for example: reference = "onnx.fp32"')
     target, _, precision = variant.partition(".")
-    _check_target(target, where)
-    _check_precision(precision, where)
+    _check_target(target)
+    _check_precision(precision)
 
 
-def _check_target(target: str, where: str) -> None:
+def _check_target(target: str) -> None:
     if target not in _TARGETS:
-        raise UsageError(f"{where}: unknown target {target!r}", fix=nearest(target, _TARGETS))
+        raise UsageError(f"unknown target {target!r}", fix=nearest(target, _TARGETS))
 
 
-def _check_precision(precision: str, where: str) -> None:
+def _check_precision(precision: str) -> None:
     if not _PRECISION.fullmatch(precision):
         known = ("fp32", "fp16", "int8", "w8", "dynamic", "w8a16")
-        raise UsageError(f"{where}: unknown precision {precision!r}", fix=nearest(precision, known))
+        raise UsageError(f"unknown precision {precision!r}", fix=nearest(precision, known))

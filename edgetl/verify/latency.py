@@ -3,6 +3,9 @@
 The variants take turns in short rounds (`edgetl_runtime.bench.interleave`), so that a machine that slows down, warms up
 or has other work slows them all alike, and their ratios hold. A round counts by its median. Every number has a 95 %
 interval from a bootstrap over rounds (`edgetl.verify.spread`); where it does not decide, the rounds are doubled.
+
+Rounds in which other programs had the core for a part of the time are left out when there are enough calm ones, so
+that what is measured again, after the machine came to rest, counts. When there are not, that share is reported.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from edgetl.verify.disturbance import Moment, describe_disturbances, read_moment
+from edgetl.verify.disturbance import Moment, describe_disturbances, read_moment, waited_share
 from edgetl.verify.spread import median_spread, percentile_ratio_spread, percentile_spread, ratio_spread
 from edgetl_runtime.bench import interleave, settle
 from edgetl_runtime.errors import EdgetlError
@@ -35,6 +38,8 @@ __all__ = [
 ]
 
 ROUNDS = 20
+_CALM = 0.05
+"""Share of a block in which this process may have waited for a core: more is left out, where that is possible."""
 _BLOCK = 2
 """Rounds between two looks at the machine: there and back again, so that each block is fair in itself."""
 
@@ -47,7 +52,9 @@ class Latency:
     ``first_ms`` the first run after it, ``preprocess_ms`` the median from image file to tensor (the same code for every
     variant). ``rounds_ms`` are the medians of the rounds in order. ``ratio`` is the median over rounds of the cost over
     that of the variant ``reference`` in the same round, ``p95_ratio`` the same of ``p95_ms``, and ``speedup`` that of
-    fp32 of the same target over the variant's. ``..._ci95`` are 95 % intervals.
+    fp32 of the same target over the variant's. ``..._ci95`` are 95 % intervals. ``waited`` is the share of the time of
+    these rounds in which this process waited for a core that others had, ``start_waited`` that while it was loaded and
+    run for the first time; None where the machine does not tell.
     """
 
     threads: int
@@ -67,6 +74,8 @@ class Latency:
     p95_ratio: float | None = None
     p95_ratio_ci95: tuple[float, float] | None = None
     reference: str | None = None
+    waited: float | None = None
+    start_waited: float | None = None
 
 
 @dataclass(frozen=True)
@@ -157,15 +166,19 @@ class _Timed:
     session: Session
     load_ms: float
     first_ms: float
+    start_waited: float | None = None
     rounds: dict[int, list[float]] = field(default_factory=dict)
 
-    def medians(self) -> dict[int, float]:
-        return {number: float(np.median(times)) for number, times in self.rounds.items()}
+    def medians(self, rounds: Sequence[int]) -> list[float]:
+        return [float(np.median(self.rounds[number])) for number in rounds]
 
 
 @dataclass
 class _Race:
-    """The variants side by side: what they took so far, the errors of those that dropped out, looks at the machine."""
+    """The variants side by side: what they took so far, the errors of those that dropped out, looks at the machine.
+
+    ``spans`` are the moments before and after each round's block.
+    """
 
     feeds: Tensors
     options: LatencyOptions
@@ -173,16 +186,19 @@ class _Race:
     timed: dict[str, _Timed] = field(default_factory=dict)
     errors: dict[str, EdgetlError] = field(default_factory=dict)
     moments: list[Moment] = field(default_factory=list)
+    spans: dict[int, tuple[Moment, Moment]] = field(default_factory=dict)
 
     def enter(self, variant: str, opener: Callable[[], Session], stack: ExitStack) -> None:
         """Load it and run it once, each on its own clock."""
         try:
+            before = read_moment()
             start = time.perf_counter_ns()
             session = stack.enter_context(opener())
             load_ms = _since_ms(start)
             start = time.perf_counter_ns()
             session.run(self.feeds)
-            self.timed[variant] = _Timed(session, load_ms, first_ms=_since_ms(start))
+            first_ms = _since_ms(start)
+            self.timed[variant] = _Timed(session, load_ms, first_ms, waited_share([(before, read_moment())]))
         except EdgetlError as error:
             self.errors[variant] = error
 
@@ -211,6 +227,8 @@ class _Race:
             for name, block in zip(names, blocks, strict=True):
                 self.timed[name].rounds.update(enumerate(block, start))
             self.moments.append(read_moment())
+            span = (self.moments[-2], self.moments[-1])
+            self.spans.update(dict.fromkeys(range(start, start + _BLOCK), span))
 
     def latencies(self) -> dict[str, Latency]:
         """What is known so far of those that did not drop out."""
@@ -218,30 +236,39 @@ class _Race:
 
     def _latency(self, variant: str) -> Latency:
         own = self.timed[variant]
-        p50, p50_ci95 = median_spread(list(own.medians().values()))
-        p95, p95_ci95 = percentile_spread(list(own.rounds.values()), 95)
+        counted = self._calm(sorted(own.rounds))
+        medians = own.medians(counted)
+        p50, p50_ci95 = median_spread(medians)
+        p95, p95_ci95 = percentile_spread([own.rounds[i] for i in counted], 95)
         return Latency(
             threads=self.options.threads,
-            n=sum(map(len, own.rounds.values())),
+            n=sum(len(own.rounds[i]) for i in counted),
             p50_ms=p50,
             p95_ms=p95,
             load_ms=own.load_ms,
             first_ms=own.first_ms,
             preprocess_ms=self.options.preprocess_ms,
-            rounds_ms=tuple(own.medians().values()),
+            rounds_ms=tuple(medians),
             p50_ci95=p50_ci95,
             p95_ci95=p95_ci95,
-            **self._beside_reference(own),
-            **self._beside_fp32(variant),
+            waited=waited_share([self.spans[i] for i in counted]),
+            start_waited=own.start_waited,
+            **self._beside_reference(own, counted),
+            **self._beside_fp32(variant, counted),
         )
 
-    def _beside_reference(self, own: _Timed) -> dict[str, Any]:
+    def _calm(self, rounds: Sequence[int]) -> list[int]:
+        """Those `rounds` in which this process had its core, when they are enough; else all of them."""
+        waits = {i: waited_share([self.spans[i]]) for i in rounds}
+        calm = [i for i in rounds if (waits[i] or 0.0) <= _CALM]
+        return calm if len(calm) >= ROUNDS else list(rounds)
+
+    def _beside_reference(self, own: _Timed, counted: Sequence[int]) -> dict[str, Any]:
         other = self._running(self.reference)
         if other is None:
             return {}
-        both = sorted(own.rounds.keys() & other.rounds.keys())
-        medians, others = own.medians(), other.medians()
-        ratio, ratio_ci95 = ratio_spread([medians[i] for i in both], [others[i] for i in both])
+        both = [i for i in counted if i in other.rounds]
+        ratio, ratio_ci95 = ratio_spread(own.medians(both), other.medians(both))
         p95_ratio, p95_ratio_ci95 = percentile_ratio_spread(
             [own.rounds[i] for i in both], [other.rounds[i] for i in both], 95
         )
@@ -253,13 +280,12 @@ class _Race:
             "p95_ratio_ci95": p95_ratio_ci95,
         }
 
-    def _beside_fp32(self, variant: str) -> dict[str, Any]:
+    def _beside_fp32(self, variant: str, counted: Sequence[int]) -> dict[str, Any]:
         other = self._running(fp32_of(variant))
         if other is None:
             return {}
-        medians, others = self.timed[variant].medians(), other.medians()
-        both = sorted(medians.keys() & others.keys())
-        speedup, speedup_ci95 = ratio_spread([others[i] for i in both], [medians[i] for i in both])
+        both = [i for i in counted if i in other.rounds]
+        speedup, speedup_ci95 = ratio_spread(other.medians(both), self.timed[variant].medians(both))
         return {"speedup": speedup, "speedup_ci95": speedup_ci95}
 
     def _running(self, variant: str | None) -> _Timed | None:

@@ -16,11 +16,12 @@ from edgetl.verify.answers import Answers
 from edgetl.verify.damage import damage_of
 from edgetl.verify.diagnosis import Evidence, Finding, diagnose
 from edgetl.verify.fidelity import LayerFidelity, find_suspects
-from edgetl.verify.gate import QUANTITIES, checks_of
+from edgetl.verify.gate import checks_of
 from edgetl.verify.latency import Latencies, Latency, LatencyOptions, measure_latency, median_preprocess_ms
 from edgetl.verify.memory import measure_memory
 from edgetl.verify.options import VerifyOptions
 from edgetl.verify.original import Original, judge_original
+from edgetl.verify.quantities import QUANTITIES
 from edgetl.verify.regression import latency_decision
 from edgetl.verify.report import VariantReport
 from edgetl.verify.thumbnails import Thumbnails
@@ -188,6 +189,8 @@ def with_error(report: VariantReport, error: EdgetlError) -> VariantReport:
 
 
 def _is_vague(latency: Latency) -> bool:
+    if (latency.waited or 0.0) > _PRECISE:
+        return True
     if latency.ratio is None or latency.ratio_ci95 is None:
         return False
     return latency.ratio_ci95[1] - latency.ratio_ci95[0] > _PRECISE * latency.ratio

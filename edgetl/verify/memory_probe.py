@@ -14,19 +14,22 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["main", "peak_rss_bytes"]
+__all__ = ["main", "peak_rss_bytes", "waited_ms"]
 
 _STATUS = Path("/proc/self/status")
+_SCHEDSTAT = Path("/proc/self/schedstat")
 
 
 def main(arguments: list[str]) -> None:
-    """Print ``peak_rss_bytes``, ``import_ms``, ``load_ms`` and ``first_ms`` for ``BUNDLE VARIANT THREADS``."""
+    """Print ``peak_rss_bytes``, ``import_ms``, ``load_ms`` and ``first_ms`` for ``BUNDLE VARIANT THREADS``, and
+    ``waited_ms``, for how much of these three together the process waited for a core."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("variant")
     parser.add_argument("threads", type=int)
     given = parser.parse_args(arguments)
     found: dict[str, float] = {}
+    before = waited_ms()
     with _clock(found, "import_ms"):
         import numpy as np
 
@@ -47,7 +50,7 @@ def main(arguments: list[str]) -> None:
         image = np.zeros([max(1, length) for length in spec.shape], dtype=spec.dtype)
         with _clock(found, "first_ms"):
             session.run({spec.name: image})
-    print(json.dumps({"peak_rss_bytes": peak_rss_bytes(), **found}))
+    print(json.dumps({"peak_rss_bytes": peak_rss_bytes(), "waited_ms": waited_ms() - before, **found}))
 
 
 @contextlib.contextmanager
@@ -71,6 +74,13 @@ def peak_rss_bytes() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def waited_ms() -> float:
+    """How long the main thread of this process was ready to run and had no core; 0 where the system does not tell."""
+    if not _SCHEDSTAT.is_file():
+        return 0.0
+    return int(_SCHEDSTAT.read_text(encoding="ascii").split()[1]) / 1e6
 
 
 if __name__ == "__main__":

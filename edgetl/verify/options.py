@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,7 +41,7 @@ class VerifyOptions:
     precise: bool = False
 
     def __post_init__(self) -> None:
-        if self.threads < 1 or self.latency_seconds < 0 or self.latency_times < 1:
+        if self.threads < 1 or not 0 <= self.latency_seconds < math.inf or self.latency_times < 1:
             raise UsageError(
                 f"cannot verify with {self.threads} threads and {self.latency_seconds} s of latency runs, "
                 f"{self.latency_times} times at most",

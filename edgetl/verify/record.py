@@ -19,7 +19,7 @@ from typing import Any
 from edgetl.data import Sample
 from edgetl.verify.answers import fingerprint_of
 from edgetl.verify.baseline import BaselineComparison
-from edgetl.verify.gate import QUANTITIES
+from edgetl.verify.quantities import QUANTITIES
 from edgetl.verify.report import NOT_EXPORTED, Check, Report, VariantReport, Verdict
 from edgetl.verify.writing import ReportFiles, write_report
 from edgetl_runtime.bundle import open_bundle

@@ -5,8 +5,9 @@
 - **SQNR**: the same in every run, so on the same images a fall of more than 1 dB counts: less is what another version
   of a converter rounds otherwise.
 - **Latency**: the ratio to the reference engine, never milliseconds. A worsening counts when all of its interval is
-  beyond `LATENCY_MARGIN` times the upper end of the accepted one's; on another processor, with other threads or another
-  reference it is told and does not count.
+  beyond `LATENCY_MARGIN` times the upper end of the accepted one's (further where one of the machines was busy, see
+  `edgetl.verify.decision`); on another processor, with other threads or another reference it is told and does not
+  count.
 - **Size**: more than 1 %, for the manifest inside a file grows by a few bytes. **Peak memory**: more than 15 %.
 - **Versions, images and the input contract** are told; they have no direction. Another input tensor, other labels or
   another backbone are another model, which is no baseline at all.
@@ -28,14 +29,24 @@ from edgetl.verify.significance import fisher_worse, is_significant, mcnemar_wor
 from edgetl_runtime.errors import UsageError
 from edgetl_runtime.manifest import Manifest
 
-__all__ = ["LATENCY_MARGIN", "Baseline", "check_covers", "check_same_model", "compare_reports", "latency_decision"]
+__all__ = [
+    "BYTES_MARGIN",
+    "LATENCY_MARGIN",
+    "PEAK_MARGIN",
+    "Baseline",
+    "check_covers",
+    "check_same_model",
+    "compare_reports",
+    "latency_decision",
+    "latency_limit",
+]
 
 LATENCY_MARGIN = 1.15
 """The factor by which a ratio of latencies may grow. Between runs of one file on one machine it varies by a few
 percent, which no interval from within a run shows."""
 _SQNR_DB = 1.0
-_BYTES = 1.01
-_PEAK = 1.15
+BYTES_MARGIN = 1.01
+PEAK_MARGIN = 1.15
 
 
 @dataclass(frozen=True)
@@ -128,8 +139,16 @@ def latency_decision(variant: VariantReport, before: VariantReport) -> Decision 
     now, was = variant.latency, before.latency
     if now is None or was is None or now.ratio is None or was.ratio is None:
         return None
-    limit = _latency_limit(was, was.ratio)
-    return decide_interval(lambda ratio: ratio <= limit, now.ratio, now.ratio_ci95, len(now.rounds_ms))
+    limit = latency_limit(was, was.ratio)
+    rounds, waited = len(now.rounds_ms), now.waited or 0.0
+    return decide_interval(lambda ratio: ratio <= limit, now.ratio, now.ratio_ci95, rounds, waited)
+
+
+def latency_limit(was: Latency, ratio: float) -> float:
+    """The most that may become of an accepted `ratio`: what it may have been at most, as sure as it was measured, and
+    the margin."""
+    most = ratio if was.ratio_ci95 is None else max(ratio, was.ratio_ci95[1])
+    return LATENCY_MARGIN * most / (1.0 - (was.waited or 0.0))
 
 
 @dataclass(frozen=True)
@@ -182,10 +201,10 @@ def _compare(before: Report, after: Report, was: VariantReport, now: VariantRepo
     if latency is not None:
         yield latency
     if was.bytes is not None and now.bytes is not None:
-        yield _most("bytes", was.bytes, now.bytes, was.bytes * _BYTES, "more than 1 % counts")
+        yield _most("bytes", was.bytes, now.bytes, was.bytes * BYTES_MARGIN, "more than 1 % counts")
     if was.memory and now.memory:
         peaks = was.memory.peak_rss_bytes, now.memory.peak_rss_bytes
-        yield _most("peak_rss_bytes", *peaks, peaks[0] * _PEAK, "more than 15 % counts")
+        yield _most("peak_rss_bytes", *peaks, peaks[0] * PEAK_MARGIN, "more than 15 % counts")
 
 
 def _shares(
@@ -214,18 +233,13 @@ def _latency(before: Report, after: Report, was: VariantReport, now: VariantRepo
         return None
     if was.latency.ratio is None or now.latency.ratio is None or now.id == now.latency.reference:
         return None
-    limit = _latency_limit(was.latency, was.latency.ratio)
+    limit = latency_limit(was.latency, was.latency.ratio)
     better = now.latency.ratio_ci95 is not None and now.latency.ratio_ci95[1] < was.latency.ratio / LATENCY_MARGIN
     rule = f"the ratio to {now.latency.reference}; {LATENCY_MARGIN - 1:.0%} more counts"
     other = _incomparable(before, after, was, now)
     if other is not None:
         decision, better, rule = Decision(True, interval=decision.interval), False, f"{other}: told, does not count"
     return _Compared("p50_ratio", was.latency.ratio, now.latency.ratio, "<=", decision, better, limit, rule)
-
-
-def _latency_limit(was: Latency, ratio: float) -> float:
-    """What the accepted ratio may have been at most, and the margin."""
-    return LATENCY_MARGIN * (ratio if was.ratio_ci95 is None else max(ratio, was.ratio_ci95[1]))
 
 
 def _incomparable(before: Report, after: Report, was: VariantReport, now: VariantReport) -> str | None:

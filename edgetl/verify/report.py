@@ -58,6 +58,7 @@ class Memory:
 
     ``import_ms``: the runtime, numpy and the engine's library; ``load_ms``: from files to a session; ``first_ms``: the
     first run; ``cold_start_ms`` all three together. Times are medians over a few processes, memory is the most of any.
+    ``waited``: the share of the time in which these processes waited for a core that others had.
     """
 
     peak_rss_bytes: int
@@ -65,6 +66,7 @@ class Memory:
     first_ms: float | None = None
     import_ms: float | None = None
     cold_start_ms: float | None = None
+    waited: float | None = None
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgetl.verify.fidelity import LayerFidelity
-from edgetl.verify.gate import QUANTITIES
 from edgetl.verify.parity import SQNR_LIMIT_DB
 from edgetl.verify.parting import find_place
+from edgetl.verify.quantities import QUANTITIES
 from edgetl.verify.report import Check, Report, VariantReport
+from edgetl_runtime.quantities import number_in_words, told_apart
 
 __all__ = [
     "HEADINGS",
@@ -19,7 +20,6 @@ __all__ = [
     "describe_value",
     "is_of_parity",
     "name_of",
-    "number_in_words",
     "rows",
     "speed_up",
     "verdict_line",
@@ -29,28 +29,6 @@ __all__ = [
 
 HEADINGS = ("variant", "agree", "SQNR dB", "top-1", "delta", "p50 ms", "p95 ms", "speed", "size MB", "gate")
 _EMPTY = "-"
-
-_NAMES = {
-    "top1_agreement": "top-1 agreement with the original",
-    "sqnr_db": "SQNR in dB",
-    "cosine": "cosine of the logits",
-    "max_abs": "largest difference of a logit",
-    "features_sqnr_db": "least SQNR of a feature in dB",
-    "top1": "top-1 accuracy",
-    "top5": "top-5 accuracy",
-    "delta": "change in top-1 accuracy",
-    "class_delta": "change in top-1 accuracy of the label that loses most",
-    "p50_ms": "median latency in ms",
-    "p95_ms": "95th percentile latency in ms",
-    "p50_ratio": "median latency as a multiple of the reference's",
-    "p95_ratio": "95th percentile latency as a multiple of the reference's",
-    "speedup": "speed-up over fp32 of the same target",
-    "load_ms": "load time in ms",
-    "first_ms": "first run in ms",
-    "bytes": "size in bytes",
-    "peak_rss_bytes": "peak memory in bytes",
-    "cold_start_ms": "cold start of a fresh process in ms",
-}
 
 
 @dataclass(frozen=True)
@@ -94,7 +72,7 @@ def describe(check: Check) -> str:
 def name_of(what: str) -> str:
     """A quantity of the gate in words; ``baseline.`` in front says that it is about a change since the baseline."""
     rest = what.removeprefix("baseline.")
-    named = _NAMES.get(rest, rest.replace("_", " "))
+    named = QUANTITIES[rest].title if rest in QUANTITIES else rest.replace("_", " ")
     return named if rest == what else f"{named} since the baseline"
 
 
@@ -102,15 +80,17 @@ def describe_limit(check: Check) -> str:
     """The limit in words; empty when the check is that the variant works at all."""
     if check.limit is None:
         return ""
-    return f"{'at least' if check.relation == '>=' else 'at most'} {number_in_words(check.limit)}"
+    limit = number_in_words(check.limit) if check.value is None else told_apart(check.value, check.limit)[1]
+    return f"{'at least' if check.relation == '>=' else 'at most'} {limit}"
 
 
 def describe_value(check: Check) -> str:
-    """The measured value, or the reason why there is none."""
+    """The measured value, with enough digits to differ from the limit; or the reason why there is none."""
     if check.value is None:
         return str(check.note)
     between = f" ({' to '.join(map(number_in_words, check.interval))})" if check.interval else ""
-    return f"{number_in_words(check.value)}{between}"
+    value = number_in_words(check.value) if check.limit is None else told_apart(check.value, check.limit)[0]
+    return f"{value}{between}"
 
 
 def verdict_line(report: Report) -> str:
@@ -195,8 +175,3 @@ def decibels_in_words(value: float) -> str:
     if abs(value) < SQNR_LIMIT_DB:
         return f"{value:.1f}"
     return "equal" if value > 0 else "broken"
-
-
-def number_in_words(value: float) -> str:
-    """Four digits, or all of them in front of the point."""
-    return f"{value:.0f}" if value == int(value) and abs(value) >= 10 else f"{value:.4g}"

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from edgetl.verify.baseline import Change
 from edgetl.verify.damage import ClassDamage, Damage, worst_classes
 from edgetl.verify.report import Measured, Report, VariantReport
-from edgetl.verify.rows import decibels_in_words, name_of, number_in_words
+from edgetl.verify.rows import decibels_in_words, name_of
 from edgetl.verify.significance import is_significant
+from edgetl_runtime.quantities import number_in_words, told_apart
 
 __all__ = [
     "ChangeRow",
@@ -191,22 +192,14 @@ def label_name(label: str, report: Report) -> str:
 
 
 def _change_row(change: Change) -> ChangeRow:
-    if not (_is_number(change.before) and _is_number(change.after)):
+    before, after = change.before, change.after
+    if not isinstance(before, (int, float)) or not isinstance(after, (int, float)):
         mark = "worse" if change.significant and change.worse else "changed"  # a text is another or it is not
+        texts = _value(before), _value(after)
     else:
         mark = "noise" if not change.significant else "worse" if change.worse else "better"
-    return ChangeRow(
-        variant=change.variant,
-        what=name_of(change.what),
-        before=_value(change.before),
-        after=_value(change.after),
-        mark=mark,
-        note=change.note,
-    )
-
-
-def _is_number(value: float | str | None) -> bool:
-    return isinstance(value, (int, float))
+        texts = told_apart(before, after)
+    return ChangeRow(change.variant, name_of(change.what), *texts, mark=mark, note=change.note)
 
 
 def _value(value: float | str | None) -> str:

@@ -27,6 +27,7 @@ from edgetl_runtime.cache import own_cache
 from edgetl_runtime.engines import open_session
 from edgetl_runtime.engines.binding import ModelBytes, Signature
 from edgetl_runtime.errors import UsageError, nearest
+from edgetl_runtime.quantities import DROP
 from edgetl_runtime.session import IntegerSession
 
 __all__ = ["WAYS", "Int8Options", "Quantizer"]
@@ -47,10 +48,11 @@ _MOST_IMAGES = 512
 class Int8Options:
     """How int8 variants are made.
 
-    ``quantize`` is one of `WAYS`. With ``max_drop`` (a share of photos) the ladder is climbed instead, until no more
-    photos than that get another label; ``tune`` are the photos it is judged on. ``ranges`` is one of `METHODS`;
-    ``labels`` are those of the calibration photos, in their order, as places in the row of logits: ``qat`` needs them.
-    ``safe`` avoids weights whose products outgrow 16 bits in pairs. Raises `UsageError` for values that make no sense.
+    ``quantize`` is one of `WAYS`. With ``max_drop`` (a share of photos, below a half) the ladder is climbed instead,
+    until no more photos than that get another label; ``tune`` are the photos it is judged on. ``ranges`` is one of
+    `METHODS`; ``labels`` are those of the calibration photos, in their order, as places in the row of logits: ``qat``
+    needs them. ``safe`` avoids weights whose products outgrow 16 bits in pairs. Raises `UsageError` for values that
+    make no sense.
     """
 
     quantize: str = WAYS[0]
@@ -69,8 +71,8 @@ class Int8Options:
             raise UsageError("qat trains on labels, and there are none", fix="--quantize distill needs no labels")
         if self.ranges not in METHODS:
             raise UsageError(f"unknown way to find ranges {self.ranges!r}", fix=nearest(self.ranges, METHODS))
-        if self.max_drop is not None and not 0.0 <= self.max_drop < 1.0:
-            raise UsageError(f"max_drop = {self.max_drop} makes no sense", fix="a share of photos, for example 0.01")
+        if self.max_drop is not None:
+            DROP.check("max_drop", self.max_drop)
         if self.max_drop is not None and self.quantize != WAYS[0]:
             raise UsageError("max_drop climbs all rungs, quantize picks one", fix="give one of the two")
 

@@ -22,12 +22,13 @@ from edgetl_runtime.bundle import Bundle
 from edgetl_runtime.cache import keep, own_cache
 from edgetl_runtime.console import size, table
 from edgetl_runtime.engines import ENGINES, engine_info, installed
-from edgetl_runtime.errors import EdgetlError, EngineError, UsageError
+from edgetl_runtime.errors import EdgetlError, EngineError
 from edgetl_runtime.fidelity import Fidelity, read_fidelity
 from edgetl_runtime.frozen import dataclass, field
 from edgetl_runtime.machine import cpu_features, describe_machine
 from edgetl_runtime.manifest import Variant
 from edgetl_runtime.preflight import obstacle
+from edgetl_runtime.quantities import DROP, SHARE, percent_in_words, told_apart
 from edgetl_runtime.results import Result
 from edgetl_runtime.session import Session, Tensors
 
@@ -52,8 +53,8 @@ class Wish:
 
     ``engine`` names one engine ("auto": any installed); ``device``, ``device_options``, ``threads`` and ``strict``
     are those of `load`. ``min_top1`` is the least top-1 accuracy in the bundle's report
-    (share of 1), ``max_drop`` the most that it may lie below the original's; where accuracy was not measured, the
-    share of decisions that differ stands for the drop, which cannot be larger.
+    (share of 1), ``max_drop`` the most that it may lie below the original's (share of 1, below a half); where accuracy
+    was not measured, the share of decisions that differ stands for the drop, which cannot be larger.
     """
 
     engine: str = "auto"
@@ -67,9 +68,10 @@ class Wish:
     def __post_init__(self) -> None:
         if self.engine != "auto":  # "onnx" is ONNX Runtime
             object.__setattr__(self, "engine", engine_info(self.engine).name)
-        for name, value in (("min_top1", self.min_top1), ("max_drop", self.max_drop)):
-            if value is not None and not 0.0 <= value <= 1.0:
-                raise UsageError(f"{name} is a share of 1, not {value}", fix=f"{name}=0.8 is 80 %")
+        if self.min_top1 is not None:
+            SHARE.check("min_top1", self.min_top1)
+        if self.max_drop is not None:
+            DROP.check("max_drop", self.max_drop)
 
 
 @dataclass(frozen=True)
@@ -164,20 +166,16 @@ def _too_inaccurate(found: Fidelity, wish: Wish) -> str | None:
         if found.top1 is None:
             return _NOT_RECORDED
         if found.top1 < wish.min_top1 - _ROUNDING:
-            return "top-1 {}, asked for {}".format(*_told_apart(found.top1, wish.min_top1))
+            top1, asked = told_apart(found.top1, wish.min_top1, percent_in_words)
+            return f"top-1 {top1}, asked for {asked}"
     if wish.max_drop is not None:
         drop = found.drop
         if drop is None:
             return _NOT_RECORDED
         if drop > wish.max_drop + _ROUNDING:
-            return "drop {}, asked for {} at most".format(*_told_apart(drop, wish.max_drop))
+            lost, asked = told_apart(drop, wish.max_drop, percent_in_words)
+            return f"drop {lost}, asked for {asked} at most"
     return None
-
-
-def _told_apart(found: float, wanted: float) -> tuple[str, str]:
-    """Two different shares in percent, with as many digits as it takes to see that."""
-    texts = [(f"{found:.{digits}%}", f"{wanted:.{digits}%}") for digits in range(1, 8)]
-    return next((pair for pair in texts if pair[0] != pair[1]), texts[-1])
 
 
 def _nothing_fits(

@@ -10,6 +10,7 @@ from edgetl_runtime.decoding import parse
 from edgetl_runtime.errors import BundleError
 from edgetl_runtime.frozen import dataclass
 from edgetl_runtime.manifest import Manifest
+from edgetl_runtime.quantities import told_apart
 
 __all__ = ["COSTS", "FailedCheck", "Fidelity", "is_cost", "read_failed_checks", "read_fidelity"]
 
@@ -47,7 +48,10 @@ class FailedCheck:
         return is_cost(self.what)
 
     def __str__(self) -> str:
-        return f"{self.what} {_short(self.value)} (limit {_short(self.limit)})"
+        value, limit = self.value, self.limit
+        if isinstance(value, (int, float)) and isinstance(limit, (int, float)):
+            value, limit = told_apart(value, limit)
+        return f"{self.what} {value} (limit {limit})"
 
 
 @dataclass(frozen=True)
@@ -156,7 +160,3 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"not a text: {value!r:.60}")
     return value
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else f"{value!s:.100}"

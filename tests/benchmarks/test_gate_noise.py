@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gate_noise import Slower, acceptable, keep_busy, verdict_of
+from gate_noise import CROWDED, Slower, acceptable, keep_busy, verdict_of
 
 from edgetl.verify.accuracy import Accuracy
 from edgetl.verify.report import Check, Data, Report, Verdict
@@ -67,7 +67,18 @@ def test_a_slower_session_takes_longer_in_proportion() -> None:
         assert session.inputs == (spec,)
 
 
-def test_the_other_core_is_busy_as_long_as_asked() -> None:
-    with keep_busy() as spinning:
-        assert spinning.poll() is None
-    assert spinning.returncode is not None
+@pytest.mark.parametrize(
+    ("plain", "much", "fine"),
+    [("undecided", "undecided", True), ("pass", "fail", True), ("fail", "fail", False), ("pass", "pass", False)],
+)
+def test_where_there_is_no_core_left_nothing_must_be_wrong(plain: str, much: str, fine: bool) -> None:
+    counts = {"as it is": Counter([plain]), "25 % slower": Counter([much]), "5 % slower": Counter(["undecided"])}
+    assert acceptable(counts, CROWDED) == fine
+
+
+@pytest.mark.parametrize("others", [0, 1, 3])
+def test_the_machine_is_busy_as_long_as_asked(others: int) -> None:
+    with keep_busy(others) as spinning:
+        time.sleep(0.3)
+        assert [process.poll() for process in spinning] == [None] * others
+    assert all(process.returncode is not None for process in spinning)

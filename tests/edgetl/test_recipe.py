@@ -106,12 +106,66 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, says: str) -> None:
         {"batch_norm": "eval"},
         {"accumulate": 0},
         {"strategy": "head-then-head"},
+        {"strategy": "last:" + "9" * 5000},
+        {"lr": float("inf")},
+        {"lr": 1e9},
+        {"epochs": 10**18},
+        {"epochs": -1},
+        {"batch_size": 10**9},
+        {"accumulate": 10**18},
+        {"patience": 10**18},
+        {"hidden": 10**9},
+        {"weight_decay": float("inf")},
+        {"mixup": float("inf")},
+        {"cutmix": 1e308},
+        {"temperature": float("inf")},
+        {"seed": 2**32},
     ],
 )
 def test_values_without_sense_are_refused(values: dict[str, object]) -> None:
     with pytest.raises(UsageError, match="makes no sense") as caught:
         Recipe().updated({"train": values})
     assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        ("model", {"image_size": -5}),
+        ("model", {"image_size": 0}),
+        ("model", {"image_size": 10**9}),
+        ("model", {"channels": 10**6}),
+        ("model", {"channels": 0}),
+        ("data", {"seed": -1}),
+        ("data", {"seed": 2**62}),
+        ("data", {"val_fraction": float("nan")}),
+        ("data", {"val_fraction": 20.0}),
+        ("data", {"min_per_class": -3}),
+        ("export", {"max_drop": 1.0}),
+        ("export", {"max_drop": 0.5}),
+        ("export", {"max_drop": -0.01}),
+        ("export", {"calibration_samples": 10**12}),
+        ("export", {"distill_epochs": 10**18}),
+        ("verify", {"threads": 0}),
+        ("verify", {"threads": 10**9}),
+    ],
+)
+def test_other_sections_refuse_what_makes_no_sense_too(section: str, values: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match=rf"\[{section}\] {next(iter(values))} = \S+ makes no sense") as caught:
+        Recipe().updated({section: values})
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize("minutes", [float("inf"), float("nan"), -1.0])
+def test_distilling_ends(minutes: float) -> None:
+    with pytest.raises(UsageError, match="distill_minutes"):
+        ExportSection(distill_minutes=minutes)
+
+
+def test_a_drop_in_percent_is_told_as_a_share(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"r\.toml: \[export\] max_drop = 1 makes no sense") as caught:
+        read(tmp_path, "[export]\nmax_drop = 1\n")
+    assert caught.value.fix == "a share of 1: write 0.01"
 
 
 def test_the_command_line_goes_over_the_recipe() -> None:

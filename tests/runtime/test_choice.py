@@ -126,10 +126,32 @@ def test_accuracy_that_is_asked_for(engines: Engines, bundle_path: Path, report:
         choice_of(bundle_path, min_top1=0.9)
 
 
-@pytest.mark.parametrize("wish", [{"min_top1": 80}, {"max_drop": -0.1}, {"max_drop": float("nan")}])
-def test_shares_are_of_one(wish: dict[str, float]) -> None:
-    with pytest.raises(UsageError, match="is a share of 1"):
-        Wish(**wish)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("wish", "fix"),
+    [
+        ({"min_top1": 80}, "a share of 1: write 0.8"),
+        ({"min_top1": True}, "a share of 1"),
+        ({"min_top1": "0.8"}, "a share of 1"),
+        ({"max_drop": -0.1}, "a share of 1, from 0, below 0.5"),
+        ({"max_drop": float("nan")}, "a share of 1"),
+        ({"max_drop": 1}, "a share of 1: write 0.01"),
+        ({"max_drop": 0.5}, "a share of 1: write 0.005"),
+    ],
+)
+def test_shares_are_of_one(wish: dict[str, Any], fix: str) -> None:
+    with pytest.raises(UsageError, match=next(iter(wish))) as caught:
+        Wish(**wish)
+    assert fix in str(caught.value.fix)
+
+
+def test_what_is_found_and_what_is_asked_for_differ_as_text(
+    engines: Engines, bundle_path: Path, report: Callable[..., None]
+) -> None:
+    report(bundle_path, {"onnx.int8": (0.9, 0.7946, -0.0054)})
+    with pytest.raises(EngineError, match=r"onnx\.int8: drop 0\.54%, asked for 0\.50% at most"):
+        choice_of(bundle_path, engine="onnxruntime", max_drop=0.005)
+    with pytest.raises(EngineError, match=r"onnx\.int8: top-1 79\.46%, asked for 79\.50%"):
+        choice_of(bundle_path, engine="onnxruntime", min_top1=0.795)
 
 
 def test_not_verified_only_where_nothing_is(engines: Engines, bundle_path: Path, report: Callable[..., None]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edgetl_runtime import BundleError, open_bundle
-from edgetl_runtime.fidelity import Fidelity, read_fidelity
+from edgetl_runtime.fidelity import FailedCheck, Fidelity, read_fidelity
 
 
 def write(bundle: Path, *variants: dict[str, Any], checks: tuple[dict[str, Any], ...] = ()) -> None:
@@ -19,6 +19,8 @@ def write(bundle: Path, *variants: dict[str, Any], checks: tuple[dict[str, Any],
 
 
 def test_agreement_accuracy_and_failures_are_read(bundle_path: Path, zip_bundle: Callable[..., Path]) -> None:
+    near = FailedCheck("onnx.int8", "delta", -0.02, -0.0200004)
+    assert str(near) == "delta -0.0200004 (limit -0.02)"
     failed = {"variant": "onnx.int8", "what": "delta", "limit": -0.02, "value": -0.5, "passed": False}
     write(
         bundle_path,

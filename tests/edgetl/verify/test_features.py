@@ -102,7 +102,7 @@ def test_every_rendering_shows_them(report: Report) -> None:
     page = render_html(with_some)
     assert "<td>42.1</td><td>equal</td>" in page
     assert "layer&lt;3&gt;" in page
-    assert "features_sqnr_db = 39" in propose_gate(with_some)
+    assert "features_sqnr_db = 39" in propose_gate(with_some).text
 
 
 def test_sums_over_images_are_those_of_all_at_once() -> None:

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from edgetl.verify.accuracy import Accuracy
-from edgetl.verify.gate import QUANTITIES, Gate, judge, read_gate
+from edgetl.verify.decision import decide_share
+from edgetl.verify.gate import Gate, judge, read_gate
 from edgetl.verify.latency import Latency
 from edgetl.verify.parity import FeatureParity, Parity
+from edgetl.verify.quantities import QUANTITIES
 from edgetl.verify.report import Memory, VariantReport
 from edgetl_runtime.errors import UsageError
 from edgetl_runtime.fidelity import COSTS, is_cost
@@ -227,6 +229,11 @@ def test_more_specific_sections_override_less_specific_ones(tmp_path: Path) -> N
         ('[default]\ndelta = "small"\n', "must be a number"),
         ("[default]\ndelta = true\n", "must be a number"),
         ("[default]\ndelta = nan\n", "must be a number"),
+        ("[default]\nsqnr_db = inf\n", "must be a number"),
+        ("[default]\ntop1_agreement = 97\n", r"\[default\]: top1_agreement = 97 makes no.*a share of 1: write 0.97"),
+        ('[variant."onnx.int8"]\ndelta = -1\n', r'\[variant."onnx.int8"\]: delta = -1.*a share of 1: write -0.01'),
+        ("[precision.int8]\nclass_delta = -5\n", r"\[precision.int8\]: class_delta = -5.*1: write -0.05"),
+        ("[variant.onnx.int8]\nsqnr_db = 20\n", "'onnx' names no variant.*in quotes"),
         ("[default\n", "not TOML"),
         ("default = 3\n", "expected a section"),
         ("precision = 3\n", "not a section"),
@@ -238,6 +245,74 @@ def test_mistakes_in_the_file_are_named(tmp_path: Path, text: str, message: str)
         read_gate(gate_file(tmp_path, text))
     assert "gate.toml" in caught.value.what
     assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("what", "limit", "fix"),
+    [
+        ("top1_agreement", -0.1, "from 0 to 1"),
+        ("top1", 90, "write 0.9"),
+        ("top5", 1.01, "write 0.0101"),
+        ("delta", -0.5, "write -0.005"),
+        ("delta", -60, "above -0.5, below 0.5"),
+        ("delta", 1, "write 0.01"),
+        ("class_delta", -1, "write -0.01"),
+        ("cosine", 99, "write 0.99"),
+        ("cosine", -1, "from 0 to 1"),
+        ("sqnr_db", 1e9, "from 0 to 200"),
+        ("sqnr_db", -20, "from 0 to 200"),
+        ("features_sqnr_db", 201, "from 0 to 200"),
+        ("max_abs", -1, "from 0"),
+        ("p50_ms", 0, "milliseconds"),
+        ("p50_ms", 20_000_000, "write 20000"),
+        ("p95_ms", -3, "milliseconds"),
+        ("p50_ratio", 0, "a multiple of the reference's"),
+        ("p50_ratio", 120, "write 1.2"),
+        ("p95_ratio", -1, "a multiple of the reference's"),
+        ("speedup", 0, "a multiple of the speed of fp32"),
+        ("speedup", 150, "write 1.5"),
+        ("load_ms", 0, "milliseconds"),
+        ("first_ms", 1e12, "write 1000000"),
+        ("bytes", 4, "write 4000000"),
+        ("bytes", -1, "bytes"),
+        ("peak_rss_bytes", 150, "write 150000000"),
+        ("peak_rss_bytes", 120_000, "write 120000000"),
+        ("cold_start_ms", 0, "milliseconds"),
+        ("bytes", "4 MB", "bytes: bytes = 4000000"),
+        ("bytes", True, "bytes: bytes = 4000000"),
+    ],
+)
+def test_no_quantity_takes_a_limit_without_sense(what: str, limit: Any, fix: str) -> None:
+    with pytest.raises(UsageError, match=rf"\[default\]: {what} ") as caught:
+        Gate(default={what: limit})
+    assert fix in str(caught.value.fix)
+
+
+def test_every_quantity_takes_its_own_example() -> None:
+    gate = Gate(default={name: quantity.range.example for name, quantity in QUANTITIES.items()})
+    assert set(gate.default) == set(QUANTITIES)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"precision": {"int9": {}}},
+        {"target": {"onx": {}}},
+        {"variant": {"onnx": {"sqnr_db": 20.0}}},
+        {"default": {"top1_agreemnt": 0.9}},
+        {"reference": "fp32"},
+    ],
+)
+def test_a_gate_made_in_python_is_looked_at_too(sections: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        Gate(**sections)
+
+
+def test_chance_never_excuses_what_cannot_be_reached() -> None:
+    for n in (1, 3, 367):
+        assert not decide_share(1.0, n, 97.0).passed
+        assert not decide_share(1.0, n, 1.01).passed
+        assert not decide_share((n - 1) / n, n, 1.0).passed
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,7 +22,7 @@ from edgetl.verify.latency import (
     measure_latency,
     median_preprocess_ms,
 )
-from edgetl.verify.regression import LATENCY_MARGIN
+from edgetl.verify.regression import LATENCY_MARGIN, latency_limit
 from edgetl_runtime.errors import EngineError
 from edgetl_runtime.manifest import Preprocess, TensorSpec
 from edgetl_runtime.session import FakeSession, Session, Tensors
@@ -32,12 +33,22 @@ OPTIONS = LatencyOptions(threads=1, seconds=1.2, preprocess_ms=0.5)
 
 
 class FakeClock:
-    """Time that only passes when a fake session runs; `slowdown` is what the machine makes of a run."""
+    """Time that only passes when a fake session runs; `slowdown` is what the machine makes of a run.
+
+    `moment` is what a look at the machine shows: others keep one core of two busy, and `waited_ns` is how long this
+    process waited for one.
+    """
 
     def __init__(self) -> None:
         self.ns = 0
+        self.waited_ns = 0
         self.runs: list[str] = []
         self.slowdown: Callable[[str, int], float] = lambda variant, run: 1.0
+
+    def moment(self) -> Moment:
+        seconds = self.ns / 1e9
+        own = seconds - self.waited_ns / 1e9
+        return Moment(3000.0, 2 * seconds, seconds + own, 0.0, own, 1.0, 2, seconds, self.waited_ns / 1e9)
 
     def opener(self, variant: str, milliseconds: float, *, load_ms: float = 0.0) -> Callable[[], Session]:
         def run(feeds: Mapping[str, npt.NDArray[Any]]) -> Tensors:
@@ -56,6 +67,7 @@ class FakeClock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     found = FakeClock()
     monkeypatch.setattr(time, "perf_counter_ns", lambda: found.ns)
+    monkeypatch.setattr(latency_module, "read_moment", found.moment)
     return found
 
 
@@ -191,7 +203,8 @@ def test_nothing_can_be_loaded() -> None:
 
 
 def test_disturbances_are_reported(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    clocks = itertools.chain([3000.0], itertools.repeat(1800.0))
+    before_the_rounds = 3
+    clocks = itertools.chain([3000.0] * before_the_rounds, itertools.repeat(1800.0))
 
     def read() -> Moment:
         return Moment(next(clocks), None, None, None, 0.0, None, 2)
@@ -236,4 +249,98 @@ def test_the_verdict_on_a_ratio_holds_still(clock: FakeClock, slower: float, wan
 
 def decided(latency: Latency, limit: float) -> Decision:
     assert latency.ratio is not None
-    return decide_interval(lambda ratio: ratio <= limit, latency.ratio, latency.ratio_ci95, len(latency.rounds_ms))
+    rounds, waited = len(latency.rounds_ms), latency.waited or 0.0
+    return decide_interval(lambda ratio: ratio <= limit, latency.ratio, latency.ratio_ci95, rounds, waited)
+
+
+class BusyMachine(FakeClock):
+    """As `FakeClock`, and others take the core away after every few milliseconds of work, for `wait` times as long.
+
+    `until_ns`: then they are done. A short run often fits between two waits and a long one never does, so that ratios
+    are wrong, and wrong again in the next measurement.
+    """
+
+    def __init__(self, seed: int, wait: float, until_ns: float = math.inf) -> None:
+        super().__init__()
+        self.rng, self.wait, self.until_ns = np.random.default_rng(seed), wait, until_ns
+        self.left_ns = 0.0
+        self.bias = {name: float(self.rng.lognormal(0, 0.1)) for name in ("onnx.fp32", "onnx.int8")}
+
+    def opener(self, variant: str, milliseconds: float, *, load_ms: float = 0.0) -> Callable[[], Session]:
+        def run(feeds: Mapping[str, npt.NDArray[Any]]) -> Tensors:
+            busy = self.wait > 0 and self.ns < self.until_ns
+            work = 1e6 * milliseconds * float(self.rng.lognormal(0, 0.03)) * (self.bias[variant] if busy else 1.0)
+            while busy and work > self.left_ns:
+                waited = round(self.rng.uniform(0.5, 1.5) * self.wait * 4e6)
+                work -= self.left_ns
+                self.ns += round(self.left_ns) + waited
+                self.waited_ns += waited
+                self.left_ns = float(self.rng.uniform(2e6, 6e6))
+            self.left_ns -= work
+            self.ns += round(work)
+            return {"logits": np.zeros((1, 2), np.float32)}
+
+        return lambda: FakeSession((SPEC,), (TensorSpec("logits", "float32", (1, 2)),), run)
+
+
+def raced(machine: FakeClock, monkeypatch: pytest.MonkeyPatch, slower: float, limit: float | None = None) -> Latency:
+    """The int8 variant, `slower` times as slow, against `limit` on its ratio, measured longer when undecided."""
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: machine.ns)
+    monkeypatch.setattr(latency_module, "read_moment", machine.moment)
+    openers = {"onnx.fp32": machine.opener("onnx.fp32", 9.0), "onnx.int8": machine.opener("onnx.int8", 3.0 * slower)}
+
+    def undecided(latencies: Mapping[str, Latency]) -> list[str]:
+        open_still = limit is not None and decided(latencies["onnx.int8"], limit).undecided
+        return ["onnx.int8"] if open_still else []
+
+    return measured(measure_latency(openers, FEEDS, LatencyOptions(1, 0.3, 0.5), undecided=undecided), "onnx.int8")
+
+
+def verdict(latency: Latency, limit: float) -> str:
+    decision = decided(latency, limit)
+    return "fail" if not decision.passed else "undecided" if decision.undecided else "pass"
+
+
+def limit_from(latency: Latency) -> float:
+    assert latency.ratio is not None
+    return latency_limit(latency, latency.ratio)
+
+
+@pytest.mark.parametrize("written", ["quiet", "busy"])
+@pytest.mark.parametrize("checked", ["quiet", "busy"])
+@pytest.mark.parametrize("slower", [1.0, 1.25])
+def test_a_busy_machine_neither_fails_what_is_the_same_nor_passes_what_is_slower(
+    monkeypatch: pytest.MonkeyPatch, written: str, checked: str, slower: float
+) -> None:
+    """Twenty gates and measurements. A gate that was written on a busy machine cannot tell 25 % from nothing."""
+    verdicts = []
+    for seed in range(20):
+        limit = limit_from(raced(BusyMachine(seed, 1.5 if written == "busy" else 0.0), monkeypatch, 1.0))
+        machine = BusyMachine(100 + seed, 1.5 if checked == "busy" else 0.0)
+        latency = raced(machine, monkeypatch, slower, limit)
+        verdicts.append(verdict(latency, limit))
+    wanted = {
+        ("busy", 1.0): {"pass", "undecided"},
+        ("busy", 1.25): {"undecided", "fail"},
+        ("quiet", 1.0): {"pass"},
+        ("quiet", 1.25): {"fail"} if written == "quiet" else {"pass", "undecided", "fail"},
+    }[checked, slower]
+    assert set(verdicts) <= wanted, verdicts
+
+
+def test_what_is_measured_again_on_a_machine_that_came_to_rest_is_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = limit_from(raced(BusyMachine(0, 0.0), monkeypatch, 1.0))
+    for slower, wanted in ((1.0, "pass"), (1.25, "fail")):
+        latency = raced(BusyMachine(1, 1.5, until_ns=1e9), monkeypatch, slower, limit)
+        assert verdict(latency, limit) == wanted
+        assert latency.waited == 0.0, "the first rounds do not count"
+
+
+def test_a_busy_machine_is_told_in_the_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    latency = raced(BusyMachine(0, 1.5), monkeypatch, 1.0, 1 / 3 * LATENCY_MARGIN)
+    assert latency.waited is not None
+    assert 0.5 < latency.waited < 0.7
+    assert len(latency.rounds_ms) == 4 * ROUNDS, "it was measured again"
+    note = str(decided(latency, 1 / 3 * LATENCY_MARGIN).note)
+    assert note.startswith("undecided after 80 rounds: other programs kept this one waiting for ")
+    assert "quiet machine" in note

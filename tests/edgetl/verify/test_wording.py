@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 
 from edgetl.verify.baseline import BaselineComparison, Change
-from edgetl.verify.gate import QUANTITIES
 from edgetl.verify.html import render_html
+from edgetl.verify.junit import render_junit
 from edgetl.verify.markdown import render_markdown
-from edgetl.verify.report import Check, Report
+from edgetl.verify.quantities import QUANTITIES
+from edgetl.verify.report import Check, Report, Verdict
 from edgetl.verify.rows import describe, name_of, rows, speed_up
 from edgetl.verify.terminal import render_terminal
 from edgetl.verify.wording import all_damage_in_words, change_rows, changes_in_words, slower_than_float
@@ -48,6 +49,32 @@ def test_every_quantity_of_the_gate_has_a_name(what: str) -> None:
     assert name_of(what) != what
     assert name_of(f"baseline.{what}") == f"{name_of(what)} since the baseline"
     assert what == "bytes" or name_of(what) != what.replace("_", " ")
+
+
+@pytest.mark.parametrize(
+    ("what", "relation", "value", "limit", "texts"),
+    [
+        ("top1_agreement", ">=", 0.969999, 0.97, ("0.969999", "0.97")),
+        ("delta", ">=", -0.0100004, -0.01, ("-0.0100004", "-0.01")),
+        ("p50_ratio", "<=", 1.20001, 1.2, ("1.20001", "1.2")),
+        ("bytes", "<=", 4_000_000.5, 4_000_000, ("4000000.5", "4000000")),
+    ],
+)
+def test_a_value_that_misses_its_limit_differs_from_it_in_every_rendering(
+    report: Report, what: str, relation: str, value: float, limit: float, texts: tuple[str, str]
+) -> None:
+    check = Check("onnx.int8", what, limit, value, False, relation)
+    failed = replace(report, verdict=Verdict(False, (check,)))
+    least = "least" if relation == ">=" else "most"
+    for render in (render_terminal, render_markdown, render_html, render_junit):
+        text = " ".join(render(failed).replace("\\", "").split())
+        assert f"is {texts[0]}, the gate asks for at {least} {texts[1]}" in text, render.__name__
+
+
+def test_a_change_since_the_baseline_is_seen_in_its_numbers(report: Report) -> None:
+    change = Change("onnx.int8", "p50_ratio", 0.500001, 0.500002, True, True, "told")
+    (row,) = change_rows(replace(report, baseline=BaselineComparison("b.json", "2026", (change,))))
+    assert row.before != row.after
 
 
 def test_a_check_in_words() -> None:

@@ -19,6 +19,7 @@ from edgetl.backbones import add_hidden_layer, build, preset
 from edgetl.weights import State, fit, infer_channels, infer_num_classes, read_state
 from edgetl_export.staging import staged
 from edgetl_runtime.errors import CheckpointError, UsageError
+from edgetl_runtime.files import read_regular
 from edgetl_runtime.manifest import Label, Normalize, Preprocess
 
 __all__ = ["CHECKPOINT_FILE", "Checkpoint", "load_labels", "open_checkpoint"]
@@ -26,6 +27,7 @@ __all__ = ["CHECKPOINT_FILE", "Checkpoint", "load_labels", "open_checkpoint"]
 _SCHEMA = 1
 _WEIGHTS = "model.safetensors"
 CHECKPOINT_FILE = "checkpoint.json"
+_LARGEST_LABELS = 2**24  # bytes
 _LABELS_FIX = 'a JSON list of {"id": ..., "name": ...} or of strings, or a text file with one label a line'
 
 
@@ -191,9 +193,9 @@ def load_labels(path: Path) -> tuple[Label, ...]:
     Raises `CheckpointError` when the file is missing, holds something else, or gives an id twice.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_regular(path, limit=_LARGEST_LABELS).decode("utf-8-sig")
         rows: Any = json.loads(text) if path.suffix.lower() == ".json" else text.split("\n")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"cannot read labels from {path}: {error}", fix=_LABELS_FIX) from error
     if isinstance(rows, list) and all(isinstance(row, str) for row in rows):
         names = [row.strip() for row in rows if row.strip()]

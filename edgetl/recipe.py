@@ -6,7 +6,6 @@ Paths are used as they are written: relative ones start at the folder that edget
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 import types
 import typing
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from typing import Any, Self
 
 from edgetl.augmentation import AugmentOptions
 from edgetl.data import DataOptions
+from edgetl.toml_file import read_toml
 from edgetl.training.options import TrainOptions, require
 from edgetl_export.device import DEVICES
 from edgetl_runtime.errors import OutputError, UsageError, nearest
@@ -150,10 +150,7 @@ class Recipe:
 
 def read_recipe(path: Path) -> Recipe:
     """A recipe file. Raises `UsageError` when it is missing, no TOML, or holds what `Recipe.updated` refuses."""
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"cannot read the recipe {path}: {error}", fix="a TOML file") from error
+    document = read_toml(path, "recipe")
     schema = document.pop("schema", RECIPE_SCHEMA)
     if not isinstance(schema, int) or isinstance(schema, bool) or schema > RECIPE_SCHEMA:
         raise UsageError(

@@ -21,12 +21,12 @@ from __future__ import annotations
 
 import math
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgetl.toml_file import read_toml
 from edgetl.verify.decision import Decision, decide_change, decide_interval, decide_plain, decide_share
 from edgetl.verify.report import Check, VariantReport, Verdict
 from edgetl_runtime.errors import UsageError, nearest
@@ -210,12 +210,7 @@ def read_gate(path: Path) -> Gate:
 
     Raises `UsageError` when it cannot be read or names an unknown section, precision, target or quantity.
     """
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read the gate {path}: {error.strerror}", fix="check the path") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"the gate {path} is not TOML: {error}", fix="correct that line") from None
+    raw = read_toml(path, "gate")
     sections = ("default", "precision", "target", "variant")
     for name in raw:
         if name not in (*sections, "reference"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from edgetl_runtime.errors import ImageError, UsageError
-from edgetl_runtime.files import is_file
+from edgetl_runtime.files import mode_of, read_regular
 from edgetl_runtime.manifest import Preprocess
 from edgetl_runtime.resizing import resize_part
 
@@ -143,8 +144,8 @@ def file_content(source: ImageSource) -> bytes | Image.Image | npt.NDArray[np.ui
     if isinstance(source, (bytes, np.ndarray, Image.Image)):
         return source
     if isinstance(source, (str, os.PathLike)):
-        with _readable_file(source) as path, open(path, "rb") as file:
-            return file.read()
+        with _readable_file(source) as path:
+            return read_regular(path)
     return _read(source)
 
 
@@ -312,8 +313,11 @@ def _readable_file(source: str | os.PathLike[str]) -> Iterator[str]:
     """The path of an image file that is there."""
     path = os.fsdecode(source)
     with _readable(path):
-        if not is_file(path):
+        mode = mode_of(path)
+        if mode is None or stat.S_ISDIR(mode):
             raise ImageError(f"no image file at {path}", fix="check the path")
+        if not stat.S_ISREG(mode):  # reading could wait for ever, or fill the memory
+            raise ImageError(f"{path} is no image file, but a pipe or a device", fix="name a regular file")
         yield path
 
 

@@ -199,14 +199,17 @@ def _export(arguments: argparse.Namespace) -> int:
     if arguments.checkpoint.is_file() and arguments.labels is None:
         checkpoint, note = pipeline.labelled_by_folders(checkpoint, arguments.calibration)
         say(note)
+    recipe = _recipe(arguments)
     exported = pipeline.export_checkpoint(
         checkpoint,
         arguments.calibration,
         arguments.out,
-        _recipe(arguments).export,
+        recipe.export,
         came_from=arguments.checkpoint,
+        skip_bad=recipe.data.skip_bad,
         force=arguments.force,
         track=track,
+        tell=say,
     )
     for variant in exported.manifest.variants:
         print(f"{variant.id:16} {variant.bytes / 1e6:8.2f} MB  {variant.files[0].path}")
@@ -246,7 +249,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         dataclasses.replace(verify_options(recipe), precise=arguments.write_gate is not None),
         variants=None if arguments.variants is None else arguments.variants.split(","),
         reference=None if arguments.reference is None else _checkpoint(arguments.reference),
-        skip_bad=arguments.skip_bad,
+        skip_bad=recipe.data.skip_bad,
         keep_reference=recipe.verify.keep_reference,
         track=track,
     )
@@ -298,8 +301,8 @@ def _inspect_layers(arguments: argparse.Namespace) -> int:
 
     images = None
     if arguments.data is not None:
-        channels = open_bundle(arguments.bundle).manifest.preprocess.channels
-        images = [photo.source for photo in load_photos(arguments.data, channels=channels)]
+        spec = open_bundle(arguments.bundle).manifest.preprocess
+        images = [photo.source for photo in load_photos(arguments.data, spec=spec, tell=say)]
     found = inspect_layers(
         Path(arguments.bundle),
         variants=None if arguments.variants is None else tuple(arguments.variants.split(",")),

@@ -64,9 +64,11 @@ class RunFacts:
     """What happened before verification and belongs in its report.
 
     ``seconds`` by stage, the training ``history`` (one dictionary per epoch), and ``not_exported``: by variant id the
-    reason why there is no such file. Those variants are reported and fail the verdict.
+    reason why there is no such file. Those variants are reported and fail the verdict. ``about_photos`` are sentences
+    on the photos: what was left out, what is there twice.
     """
 
     seconds: Mapping[str, float] = field(default_factory=dict)
     history: Sequence[Mapping[str, Any]] = ()
     not_exported: Mapping[str, str] = field(default_factory=dict)
+    about_photos: Sequence[str] = ()

@@ -136,7 +136,8 @@ class Report:
     per epoch; ``provenance`` is the manifest's; ``created`` is ISO 8601 in UTC. ``baseline``: what changed since an
     accepted report; ``disturbances``: what changed on the machine while latency was measured; ``contract``: input,
     preprocessing, normalisation and output of the manifest; ``original``: what the original model takes for what;
-    ``twins``: whether the int8 files of the formats decide like each other.
+    ``twins``: whether the int8 files of the formats decide like each other; ``about_photos``: sentences on the photos,
+    files that were left out, the same photo in two splits or under two labels.
     """
 
     bundle: str
@@ -155,6 +156,7 @@ class Report:
     contract: dict[str, Any] = field(default_factory=dict)
     original: Original | None = None
     twins: tuple[Twins, ...] = ()
+    about_photos: tuple[str, ...] = ()
     schema: int = SCHEMA
 
     def variant(self, variant_id: str) -> VariantReport:

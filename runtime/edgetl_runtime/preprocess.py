@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol, TypeAlias
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from edgetl_runtime.errors import ImageError, UsageError
 from edgetl_runtime.files import mode_of, read_regular
@@ -134,7 +134,7 @@ def load_bands(source: ImageSource, channels: int, *, color: ColorOrder = "RGB")
             if path.lower().endswith(".npy"):
                 with open(path, "rb") as file:
                     return _from_npy(file, path, color, channels)
-            with Image.open(path) as image:
+            with _opened(path, path) as image:
                 return _upright_bands(image, channels, path)
     return _from_bytes(_read(source), str(source), color, channels)
 
@@ -231,8 +231,29 @@ def _pad_to(image: Image.Image, height: int, width: int) -> Image.Image:
 def _from_bytes(content: bytes, what: str, color: ColorOrder, channels: int) -> tuple[Image.Image, ...]:
     if content.startswith(_NPY):
         return _from_npy(io.BytesIO(content), what, color, channels)
-    with _readable(what), Image.open(io.BytesIO(content)) as image:
+    with _readable(what), _opened(io.BytesIO(content), what) as image:
         return _upright_bands(image, channels, what)
+
+
+def _opened(file: str | BinaryIO, what: str) -> Image.Image:
+    """As Pillow opens it, with its plug-in for photos of phones where the file is one."""
+    try:
+        return Image.open(file)
+    except UnidentifiedImageError:
+        from edgetl_runtime.heif import is_heif, register_heif  # seldom needed
+
+        if not is_heif(_head(file)):
+            raise
+        register_heif(what)
+        return Image.open(file)
+
+
+def _head(file: str | BinaryIO) -> bytes:
+    if isinstance(file, str):
+        with open(file, "rb") as opened:
+            return opened.read(12)
+    file.seek(0)
+    return file.read(12)
 
 
 def _from_npy(file: BinaryIO, what: str, color: ColorOrder, channels: int) -> tuple[Image.Image, ...]:

@@ -118,7 +118,7 @@ def test_a_pattern_names_shards(folder: Path) -> None:
 def test_labels_stand_in_several_kinds_of_members(members: dict[str, bytes], label: str, tmp_path: Path) -> None:
     named = {f"a/b.c/01.{kind}": content for kind, content in members.items()}
     shard = write_shard(tmp_path / "s.tar", {**named, "a/b.c/01.jpg": photo(1, "JPEG"), "a/b.c/01.seg.bin": b"x"})
-    (found,) = read_shards([shard], channels=3, labelled=True).items()
+    (found,) = read_shards([shard], channels=3, labelled=True)[0].items()
     assert found[0] == label
     assert found[1][0].read_bytes() == photo(1, "JPEG")
 
@@ -128,8 +128,8 @@ def test_arrays_are_images_of_other_channels(tmp_path: Path) -> None:
     shard = write_shard(
         tmp_path / "s.tar", {"1.npy": write_npy(array), "1.cls": b"x", "2.png": photo(2), "2.cls": b"y"}
     )
-    (image,) = load_photos(shard, channels=4)[:1]
     spec = Preprocess(8, (8, 8), channels=4)
+    (image,) = load_photos(shard, spec=spec)[:1]
     np.testing.assert_array_equal(preprocess(image.source, spec), preprocess(array, spec))
     assert [sample.name for sample in load_photos(shard)] == ["s.tar/2.png"]
 

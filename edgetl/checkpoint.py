@@ -190,7 +190,9 @@ def open_checkpoint(
 def load_labels(path: Path) -> tuple[Label, ...]:
     """Labels in the order of the logits: a JSON list of ``{"id", "name"}`` or of strings, or a text file, one a line.
 
-    Raises `CheckpointError` when the file is missing, holds something else, or gives an id twice.
+    Strings may be there twice, as ImageNet has two "crane": such a label keeps its name, and its id is its place among
+    the logits, from 0 on, as labels without names have it. Raises `CheckpointError` when the file is missing, holds
+    something else, gives an id twice, or all labels the same name.
     """
     try:
         text = read_regular(path, limit=_LARGEST_LABELS).decode("utf-8-sig")
@@ -199,7 +201,11 @@ def load_labels(path: Path) -> tuple[Label, ...]:
         raise CheckpointError(f"cannot read labels from {path}: {error}", fix=_LABELS_FIX) from error
     if isinstance(rows, list) and all(isinstance(row, str) for row in rows):
         names = [row.strip() for row in rows if row.strip()]
-        labels = tuple(Label(name, name) for name in names)
+        often = Counter(names)
+        numbered = len(often) > 1  # otherwise all are called the same
+        labels = tuple(
+            Label(str(place) if numbered and often[name] > 1 else name, name) for place, name in enumerate(names)
+        )
     elif isinstance(rows, list) and all(_is_label(row) for row in rows):
         labels = tuple(Label(row["id"], row.get("name", row["id"])) for row in rows)
     else:

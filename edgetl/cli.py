@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -199,6 +200,8 @@ def _export(arguments: argparse.Namespace) -> int:
     if arguments.checkpoint.is_file() and arguments.labels is None:
         checkpoint, note = pipeline.labelled_by_folders(checkpoint, arguments.calibration)
         say(note)
+    if arguments.labels is not None:
+        _tell_numbered(checkpoint)
     recipe = _recipe(arguments)
     exported = pipeline.export_checkpoint(
         checkpoint,
@@ -222,6 +225,15 @@ def _export(arguments: argparse.Namespace) -> int:
         say(f"FAIL  {variant_id}: {reason}")
     say(f"{arguments.out}: not verified yet - edgetl verify {arguments.out} --data FOLDER")
     return 1 if exported.failed or exported.over_budget else 0
+
+
+def _tell_numbered(checkpoint: Checkpoint) -> None:
+    """Which labels got a number for an id, because others have their name."""
+    times = Counter(label.name for label in checkpoint.labels)
+    twice = [f"{label.name} ({label.id})" for label in checkpoint.labels if times[label.name] > 1]
+    if twice:
+        more = f" and {len(twice) - 6} more" if len(twice) > 6 else ""
+        say(f"labels whose name is there twice, with their ids: {', '.join(twice[:6])}{more}")
 
 
 def _tell_rungs(rungs: Sequence[Rung]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -112,7 +113,7 @@ def test_folders_of_splits_beside_others(
         (("train/rose/val", "train/tulip"), "rose/val", "CSV"),
         (
             ("flowers/train/rose", "flowers/test/rose"),
-            "flowers/train, flowers/test|flowers/test, flowers/train",
+            "flowers/test, flowers/train",
             "name the folder",
         ),
     ],
@@ -188,7 +189,7 @@ def test_photos_of_several_splits_without_training(tmp_path: Path, make_photos: 
     make_photos(tmp_path / "val", EACH)
     assert len(load_photos(tmp_path)) == 12
     make_photos(tmp_path / "test", EACH)
-    with pytest.raises(DataError, match="val and test but no train|test and val but no train"):
+    with pytest.raises(DataError, match="test and val but no train"):
         load_photos(tmp_path)
 
 
@@ -218,8 +219,6 @@ def test_a_folder_that_cannot_be_read_is_named(
     make_photos(tmp_path, EACH)
     closed = tmp_path / "rose" / "closed"
     closed.mkdir()
-    import os
-
     scandir = os.scandir
 
     def refuses(path: str) -> object:
@@ -228,7 +227,7 @@ def test_a_folder_that_cannot_be_read_is_named(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuses)
-    with pytest.raises(DataError, match="cannot read the folder .*closed: Permission denied"):
+    with pytest.raises(DataError, match=r"cannot read the folder .*closed: Permission denied"):
         load_dataset(tmp_path)
 
 

@@ -16,6 +16,7 @@ from edgetl.content import content_of
 from edgetl.duplicates import Known, find_duplicates
 from edgetl.folders import LOOSE, Files, Found, label_name
 from edgetl.photos import BadImage, ImageFile, find_unreadable, left_out_in_words, refuse_unreadable
+from edgetl.sampling import hold_out, pick, share_of
 from edgetl.splits import find_photos, read_splits, validation_split
 from edgetl.threads import in_threads
 from edgetl_export.progress import Tell, Track, silent, untold
@@ -142,7 +143,7 @@ def load_dataset(
     names = sorted(files["train"])
     splits = {split: _as_samples(rows, {n: i for i, n in enumerate(names)}, path) for split, rows in files.items()}
     if "val" not in splits:
-        splits["train"], splits["val"] = _hold_out(splits["train"], options.val_fraction, options.seed)
+        splits["train"], splits["val"] = hold_out(splits["train"], options.val_fraction, options.seed)
     return Dataset(
         name=path.resolve().stem if path.is_file() else path.resolve().name,
         labels=tuple(Label(name, name) for name in names),
@@ -229,8 +230,8 @@ def demo_digits(seed: int = 0) -> Dataset:
         Sample(np.repeat(image[:, :, None], 3, axis=2), int(label), f"digit-{i:04d}")
         for i, (image, label) in enumerate(zip(grey, digits.target, strict=True))
     )
-    rest, test = _hold_out(samples, 0.2, seed)
-    train, val = _hold_out(rest, 0.25, seed)
+    rest, test = hold_out(samples, 0.2, seed)
+    train, val = hold_out(rest, 0.25, seed)
     return Dataset("digits", tuple(Label(str(i), str(i)) for i in range(10)), train, val, test)
 
 
@@ -239,19 +240,6 @@ def contents_of(samples: Sequence[Sample]) -> list[str]:
     parts = (samples[start : start + 64] for start in range(0, len(samples), 64))
     hashed = in_threads(parts, lambda part: [partial(getattr, sample, "content") for sample in part], ahead=2)
     return [content for _, contents in hashed for content in contents]
-
-
-def pick(samples: Sequence[Sample], n: int, seed: int = 0) -> tuple[Sample, ...]:
-    """`n` of the samples (all when there are fewer), labels as even as can be, in their order; the same for a seed."""
-    if n < 1:
-        raise UsageError(f"cannot pick {n} samples", fix="a positive number")
-    met: Counter[int] = Counter()
-    turns: list[tuple[int, int, int]] = []
-    for place, index in enumerate(np.random.default_rng(seed).permutation(len(samples)).tolist()):
-        label = samples[index].label
-        turns.append((met[label], place, index))  # the first of every label, then the second of every label ...
-        met[label] += 1
-    return tuple(samples[index] for index in sorted(index for _, _, index in sorted(turns)[:n]))
 
 
 def pick_readable(
@@ -283,35 +271,6 @@ def pick_readable(
         unreadable = {item.path for item in found}
         left = [sample for sample in left if sample.source not in unreadable]
     raise DataError(f"none of the {len(samples)} images in {where} can be read", fix="name a folder with photos")
-
-
-def share_of(samples: Sequence[Sample], fraction: float, seed: int = 0) -> tuple[Sample, ...]:
-    """`fraction` of each label, at least one sample, in their order; for one seed, a smaller share is in a larger."""
-    if not 0.0 < fraction <= 1.0:
-        raise UsageError(f"cannot take {fraction} of the samples", fix="a fraction above 0, at most 1, such as 0.1")
-    counts = Counter(sample.label for sample in samples)
-    drawn = _draw(samples, {label: max(1, round(fraction * n)) for label, n in counts.items()}, seed)
-    return tuple(sample for index, sample in enumerate(samples) if index in drawn)
-
-
-def _hold_out(samples: tuple[Sample, ...], fraction: float, seed: int) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
-    """Two parts, in the order of the samples; `fraction` of each label, at least one, not all, is in the second."""
-    counts = Counter(sample.label for sample in samples)
-    held = _draw(samples, {label: min(n - 1, max(1, round(fraction * n))) for label, n in counts.items()}, seed)
-    return (
-        tuple(s for i, s in enumerate(samples) if i not in held),
-        tuple(s for i, s in enumerate(samples) if i in held),
-    )
-
-
-def _draw(samples: Sequence[Sample], wanted: Mapping[int, int], seed: int) -> set[int]:
-    """Indices of so many samples of each label; for one seed, fewer are among more."""
-    left, drawn = dict(wanted), set()
-    for index in np.random.default_rng(seed).permutation(len(samples)).tolist():
-        if left[samples[index].label] > 0:
-            left[samples[index].label] -= 1
-            drawn.add(index)
-    return drawn
 
 
 def _with_validation(found: Found, path: Path, val: Path, spec: Preprocess) -> Found:

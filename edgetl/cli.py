@@ -176,7 +176,7 @@ def _lr_range(arguments: argparse.Namespace) -> int:
     """Find a learning rate: a short training whose rate grows until the loss does."""
     from edgetl import pipeline
 
-    found = pipeline.find_rate(_recipe(arguments), track=track)
+    found = pipeline.find_rate(_recipe(arguments), track=track, tell=say)
     if arguments.plot is not None:
         found.plot(arguments.plot)
     if arguments.json is not None:

@@ -142,10 +142,12 @@ def run(
     return Outcome(out, report, notes, exported.over_budget)
 
 
-def find_rate(recipe: Recipe, *, track: Track = silent) -> LrRange:
+def find_rate(recipe: Recipe, *, track: Track = silent, tell: Tell = untold) -> LrRange:
     """Photos to a learning rate that suits them (`edgetl.lr_range`)."""
     check_start(recipe.model, recipe.train)
     dataset = photos_of(recipe, track=track)
+    for note in dataset.notes:
+        tell(note)
     return lr_range(dataset, recipe.model, recipe.train, recipe.augment, track=track)
 
 
@@ -239,10 +241,18 @@ def export_checkpoint(
     _check_export(options)
     chosen_to_tune = _tune_photos(options, checkpoint.preprocess, skip_bad=skip_bad, tell=tell)
 
+    told: set[str] = set()
+
+    def tell_once(line: str) -> None:
+        if line not in told:
+            told.add(line)
+            tell(line)
+
     def take(some: Sequence[Sample], n: int) -> tuple[Sample, ...]:
         if not isinstance(calibration, Path):
             return pick(some, n)
-        return pick_readable(some, n, checkpoint.preprocess, calibration, skip_bad=skip_bad, track=track, tell=tell)
+        spec = checkpoint.preprocess
+        return pick_readable(some, n, spec, calibration, skip_bad=skip_bad, track=track, tell=tell_once)
 
     available = (
         _available(calibration, checkpoint, options, skip_bad=skip_bad, tell=tell)

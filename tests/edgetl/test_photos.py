@@ -19,8 +19,9 @@ from edgetl.backbones import build, preset
 from edgetl.checkpoint import Checkpoint
 from edgetl.data import DataOptions, load_dataset, load_labelled, load_photos, pick_readable
 from edgetl.duplicates import Known, find_duplicates
-from edgetl.pipeline import export_checkpoint
-from edgetl.recipe import ExportSection
+from edgetl.pipeline import export_checkpoint, run, verify_bundle
+from edgetl.recipe import ExportSection, Recipe
+from edgetl.verify.report import Report
 from edgetl_runtime.errors import DataError, ImageError
 from edgetl_runtime.manifest import Label, Preprocess
 from edgetl_runtime.preprocess import load_image, preprocess
@@ -121,7 +122,7 @@ def test_export_skips_unreadable_photos(tmp_path: Path, make_photos: MakePhotos)
     told: list[str] = []
     export_checkpoint(checkpoint, data, tmp_path / "a.edgetl", options, skip_bad=True, tell=told.append)
     assert (tmp_path / "a.edgetl" / "manifest.json").is_file()
-    assert any("bad.tif" in line for line in told)
+    assert [line for line in told if "bad.tif" in line] == ["1 unreadable image was left out: bad.tif"]
 
 
 def test_the_same_content_in_two_splits_or_under_two_labels(tmp_path: Path, make_photos: MakePhotos) -> None:
@@ -169,6 +170,32 @@ def test_duplicates_are_counted_once_for_each_pair_of_splits() -> None:
         ("test", "val"): 2,
     }
     assert [(one.name, other.name) for one, other in found.two_labels] == [("odd", "train0")]
+
+
+def test_a_leak_is_in_the_checkpoint_and_in_every_report(tmp_path: Path, make_photos: MakePhotos) -> None:
+    data = make_photos(tmp_path / "data", {"train/rose": 6, "train/tulip": 6, "val/rose": 1, "val/tulip": 1})
+    (data / "val" / "rose" / "copy.jpg").write_bytes((data / "train" / "rose" / "000.jpg").read_bytes())
+    (data / "train" / "rose" / "phone.HEIC").write_bytes(b"x")
+    recipe = Recipe().updated(
+        {
+            "data": {"path": data},
+            "model": {"backbone": "mobilenet_v3_small", "weights": "none", "image_size": 32},
+            "train": {"strategy": "full", "epochs": 1},
+            "export": {"targets": ["onnx"], "precisions": ["fp32"]},
+        }
+    )
+    outcome = run(recipe, tmp_path / "a.edgetl")
+    assert any("of val are in train too" in text for text in outcome.report.about_photos)
+    assert any("left out: 1 .heic" in text for text in outcome.report.about_photos)
+    assert not any("in train too" in note for note in outcome.notes)  # the report shows it
+    training = outcome.report.provenance["training"]["data"]
+    assert training["left_out"] == {".heic": 1}
+    assert "in train too" in (tmp_path / "a.edgetl" / "report.html").read_text(encoding="utf-8")
+    # Whoever verifies the bundle later, on other photos, sees it too.
+    other = make_photos(tmp_path / "other", {"rose": 2, "tulip": 2})
+    again = verify_bundle(tmp_path / "a.edgetl", other).report
+    assert any("of the training: warning: " in text and "in train too" in text for text in again.about_photos)
+    assert Report.from_json(again.to_json(), where="here") == again
 
 
 HEIC = b"\x00\x00\x00\x1cftypheic\x00\x00\x00\x00mif1heic" + b"x" * 60

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgetl_runtime.errors import UsageError
 
-__all__ = ["hold_out", "pick", "share_of"]
+__all__ = ["Labelled", "hold_out", "pick", "share_of"]
 
 
 class Labelled(Protocol):

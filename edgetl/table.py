@@ -105,6 +105,11 @@ def _columns(names: Sequence[str], path: Path) -> list[str]:
 
 
 def _row(fields: Sequence[str], columns: Sequence[str], where: str) -> dict[str, str]:
+    broken = next((field for field in fields if set(field) & set("\r\n\0")), None)
+    if broken is not None:
+        raise DataError(
+            f"{where}: a field goes over more than one line: {broken!r:.60}", fix="look for a quote that is not closed"
+        )
     stripped = [field.strip() for field in fields]
     if any(stripped[len(columns) :]):
         raise DataError(
@@ -114,7 +119,4 @@ def _row(fields: Sequence[str], columns: Sequence[str], where: str) -> dict[str,
     row = {name: stripped[i] if i < len(stripped) else "" for i, name in enumerate(columns)}
     if not row["path"] or not row["label"]:
         raise DataError(f"{where}: path or label is empty", fix="fill in both, or remove the line")
-    broken = [name for name in ("path", "label") if set(row[name]) & set("\r\n\0")]
-    if broken:
-        raise DataError(f"{where}: {broken[0]} goes over more than one line", fix="look for a quote that is not closed")
     return row

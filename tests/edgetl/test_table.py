@@ -69,7 +69,8 @@ def test_backslashes_part_folders(photos: Path) -> None:
     ("text", "says"),
     [
         ('path,label\nrose/000.jpg,"rose\nrose/001.jpg,rose\n', "cannot read .* as CSV"),
-        ('path,label\nrose/000.jpg,"rose\nrose/001.jpg,rose"\n', "line 3: label goes over more than one line"),
+        ('path,label\nrose/000.jpg,"rose\nrose/001.jpg,rose"\n', "line 3: a field goes over more than one line"),
+        ('path,label\nrose/000.jpg,"rose\n"\n', "line 3: a field goes over more than one line"),
         ("path,label\nrose/000.jpg,rose, red\n", 'line 2: 3 fields, but the first line has 2[^"]*'),
         ("path,label,label\nrose/000.jpg,rose,red\n", "two columns 'label'"),
         ("path;label\nrose/000.jpg;rose\n", "no column 'path'"),
@@ -79,7 +80,7 @@ def test_backslashes_part_folders(photos: Path) -> None:
         ("path,label\n", "lists no images"),
         ("path,label,split\nrose/000.jpg,a,val\nrose/001.jpg,a,valid\n", "two names for the val split"),
         ("path,label,split\nrose/000.jpg,a,train\nrose/001.jpg,a,training\n", "two names for the train split"),
-        ("path,label\nrose/000.jpg,a\0b\n", "label goes over|as CSV"),
+        ("path,label\nrose/000.jpg,a\0b\n", "a field goes over|as CSV"),
     ],
 )
 def test_what_would_lose_lines_is_refused(text: str, says: str, photos: Path) -> None:

@@ -59,10 +59,12 @@ def export(
     calibration: str | Path,
     out: str | Path,
     options: ExportSection | None = None,
+    skip_bad: bool = False,
     force: bool = False,
     track: Track = silent,
 ) -> Path:
-    """Export a checkpoint (or the folder of one) to a bundle; `calibration` is a folder of photos like the device's.
+    """Export a checkpoint (or the folder of one) to a bundle; `calibration` is a folder of photos like the device's,
+    or a CSV of them. With `skip_bad` others are taken instead of photos that cannot be read.
 
     Returns the bundle's path. Nothing in it is verified yet: `verify` with ``record=True`` does that. Raises
     `OutputError` when `out` exists and not `force`, and `ExportError` when a variant could not be written - the bundle
@@ -73,7 +75,14 @@ def export(
     else:
         opened, came_from = Checkpoint.load(Path(checkpoint)), Path(checkpoint)
     exported = pipeline.export_checkpoint(
-        opened, Path(calibration), Path(out), options, came_from=came_from, force=force, track=track
+        opened,
+        Path(calibration),
+        Path(out),
+        options,
+        came_from=came_from,
+        skip_bad=skip_bad,
+        force=force,
+        track=track,
     )
     if exported.failed:
         reasons = "; ".join(f"{variant}: {reason}" for variant, reason in exported.failed.items())

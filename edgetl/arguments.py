@@ -57,7 +57,10 @@ def build_parser(run_by: Mapping[str, Command]) -> argparse.ArgumentParser:
     exporting.add_argument(
         "checkpoint", metavar="CHECKPOINT", type=Path, help="checkpoint folder, .pth or .safetensors"
     )
-    exporting.add_argument("--calibration", metavar="DIR", type=Path, required=True, help="photos like the device's")
+    exporting.add_argument(
+        "--calibration", metavar="DIR", type=Path, required=True, help="photos like the device's, or a CSV of them"
+    )
+    _skip_bad(exporting)
     exporting.add_argument("--backbone", metavar="NAME", help="architecture of a plain weights file")
     exporting.add_argument("--labels", metavar="FILE", type=Path, help="labels of a plain weights file")
     exporting.add_argument("--image-size", metavar="N", type=int, help="pixels, for a plain weights file")
@@ -102,8 +105,12 @@ def _data_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("photos")
     group.add_argument("--data", metavar="DIR", type=Path, help="one folder per label, or a CSV: path,label[,split]")
     group.add_argument("--val", metavar="DIR", type=Path, help="validation photos (default: DIR/val, else a split)")
-    group.add_argument("--skip-bad", action="store_true", default=None, help="go on without unreadable images")
+    _skip_bad(group)
     group.add_argument("--recipe", metavar="FILE.toml", type=Path, help="all options in one file; those given here win")
+
+
+def _skip_bad(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument("--skip-bad", action="store_true", default=None, help="go on without unreadable images")
 
 
 def _model_options(parser: argparse.ArgumentParser) -> None:
@@ -222,7 +229,7 @@ def _verify_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="DIR", type=Path, required=True, help="labelled photos")
     parser.add_argument("--reference", metavar="CHECKPOINT", type=Path, help="the original, if the bundle has none")
     parser.add_argument("--variants", metavar="ID,...", help="only these variants, separated by commas")
-    parser.add_argument("--skip-bad", action="store_true", help="go on without unreadable images")
+    _skip_bad(parser)
     _judge_options(parser)
     parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the report for a job summary")
     parser.add_argument("--html", metavar="FILE", type=Path, help="write the report as a self-contained page")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import stat
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -23,7 +22,7 @@ from edgetl_export.soundness import check_decides
 from edgetl_export.staging import staged
 from edgetl_runtime.decoding import decode, parse
 from edgetl_runtime.errors import BundleError, CheckpointError, UsageError
-from edgetl_runtime.files import mode_of
+from edgetl_runtime.files import read_regular
 from edgetl_runtime.manifest import LARGEST_MANIFEST, Label, Normalize, Preprocess
 
 __all__ = ["CHECKPOINT_FILE", "Checkpoint", "load_labels", "open_checkpoint"]
@@ -196,8 +195,9 @@ def open_checkpoint(
 def load_labels(path: Path) -> tuple[Label, ...]:
     """Labels in the order of the logits: a JSON list of ``{"id", "name"}`` or of strings, or a text file, one a line.
 
-    Raises `CheckpointError` when the file is missing, holds something else, fewer than two labels, one without a name,
-    or an id twice.
+    Strings may be there twice, as ImageNet has two "crane": such a label keeps its name, and its id is its place among
+    the logits, from 0 on, as labels without names have it. Raises `CheckpointError` when the file is missing, holds
+    something else, fewer than two labels, one without a name, gives an id twice, or all labels the same name.
     """
     text = _text_of(path, "labels")
     try:
@@ -206,7 +206,11 @@ def load_labels(path: Path) -> tuple[Label, ...]:
         raise CheckpointError(f"cannot read labels from {path}: {error}", fix=_LABELS_FIX) from error
     if isinstance(rows, list) and all(isinstance(row, str) for row in rows):
         names = [row.strip() for row in rows if row.strip()]
-        labels = tuple(Label(name, name) for name in names)
+        often = Counter(names)
+        numbered = len(often) > 1  # otherwise all are called the same
+        labels = tuple(
+            Label(str(place) if numbered and often[name] > 1 else name, name) for place, name in enumerate(names)
+        )
     elif isinstance(rows, list) and all(_is_label(row) for row in rows):
         labels = tuple(Label(row["id"], row.get("name", row["id"])) for row in rows)
     else:
@@ -232,17 +236,12 @@ def _is_named(label: Label) -> bool:
 def _text_of(path: Path, what: str) -> str:
     """The text of a regular file of sensible size. Raises `CheckpointError`."""
     try:
-        mode = mode_of(str(path))
-        if mode is None or not stat.S_ISREG(mode):
-            raise CheckpointError(
-                f"no {what} at {path}: it is {'no file' if mode else 'not there'}", fix="check the path"
-            )
-        if path.stat().st_size > LARGEST_MANIFEST:
-            raise CheckpointError(f"{path} is too large for {what}: {path.stat().st_size} bytes", fix="check the path")
-        return path.read_text(encoding="utf-8-sig")
+        return read_regular(path, limit=LARGEST_MANIFEST).decode("utf-8-sig")
     except (OSError, ValueError) as error:
         reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error
-        raise CheckpointError(f"cannot read {what} from {path}: {reason}", fix="check the file") from error
+        if isinstance(error, OSError):
+            reason = error.strerror or error
+        raise CheckpointError(f"cannot read {what} from {path}: {reason}", fix="check the path") from error
 
 
 @dataclass(frozen=True)

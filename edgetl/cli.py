@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -174,7 +175,7 @@ def _lr_range(arguments: argparse.Namespace) -> int:
     """Find a learning rate: a short training whose rate grows until the loss does."""
     from edgetl import pipeline
 
-    found = pipeline.find_rate(_recipe(arguments), track=track)
+    found = pipeline.find_rate(_recipe(arguments), track=track, tell=say)
     if arguments.plot is not None:
         found.plot(arguments.plot)
     if arguments.json is not None:
@@ -200,14 +201,19 @@ def _export(arguments: argparse.Namespace) -> int:
     if arguments.checkpoint.is_file() and arguments.labels is None:
         checkpoint, note = pipeline.labelled_by_folders(checkpoint, arguments.calibration)
         say(note)
+    if arguments.labels is not None:
+        _tell_numbered(checkpoint)
+    recipe = _recipe(arguments)
     exported = pipeline.export_checkpoint(
         checkpoint,
         arguments.calibration,
         arguments.out,
-        _recipe(arguments).export,
+        recipe.export,
         came_from=arguments.checkpoint,
+        skip_bad=recipe.data.skip_bad,
         force=arguments.force,
         track=track,
+        tell=say,
     )
     for variant in exported.manifest.variants:
         print(f"{variant.id:16} {variant.bytes / 1e6:8.2f} MB  {variant.files[0].path}")
@@ -220,6 +226,15 @@ def _export(arguments: argparse.Namespace) -> int:
         say(f"FAIL  {variant_id}: {reason}")
     say(f"{arguments.out}: not verified yet - edgetl verify {arguments.out} --data FOLDER --record")
     return 1 if exported.failed or exported.over_budget else 0
+
+
+def _tell_numbered(checkpoint: Checkpoint) -> None:
+    """Which labels got a number for an id, because others have their name."""
+    times = Counter(label.name for label in checkpoint.labels)
+    twice = [f"{label.name} ({label.id})" for label in checkpoint.labels if times[label.name] > 1]
+    if twice:
+        more = f" and {len(twice) - 6} more" if len(twice) > 6 else ""
+        say(f"labels whose name is there twice, with their ids: {', '.join(twice[:6])}{more}")
 
 
 def _tell_rungs(rungs: Sequence[Rung]) -> None:
@@ -250,7 +265,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         dataclasses.replace(verify_options(recipe), precise=arguments.write_gate is not None),
         variants=None if arguments.variants is None else arguments.variants.split(","),
         reference=None if arguments.reference is None else _checkpoint(arguments.reference),
-        skip_bad=arguments.skip_bad,
+        skip_bad=recipe.data.skip_bad,
         keep_reference=recipe.verify.keep_reference,
         record=arguments.record,
         force=arguments.force,
@@ -319,8 +334,8 @@ def _inspect_layers(arguments: argparse.Namespace) -> int:
 
     images = None
     if arguments.data is not None:
-        channels = open_bundle(arguments.bundle).manifest.preprocess.channels
-        images = [photo.source for photo in load_photos(arguments.data, channels=channels)]
+        spec = open_bundle(arguments.bundle).manifest.preprocess
+        images = [photo.source for photo in load_photos(arguments.data, spec=spec, tell=say)]
     found = inspect_layers(
         Path(arguments.bundle),
         variants=None if arguments.variants is None else tuple(arguments.variants.split(",")),

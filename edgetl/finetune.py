@@ -28,7 +28,7 @@ from edgetl.features import Features, extract, frozen_backbone, has_separate_hea
 from edgetl.history import Epoch, History
 from edgetl.recipe import ModelOptions
 from edgetl.training.head import head_epochs, loss_and_top1
-from edgetl.training.job import Job, Progress, Tell, untold
+from edgetl.training.job import Job, Progress
 from edgetl.training.network import train_network
 from edgetl.training.options import TrainOptions
 from edgetl.training.plan import Plan, Situation, plan
@@ -46,11 +46,11 @@ from edgetl.weights import (
 )
 from edgetl_export.device import device_named
 from edgetl_export.memory import memory_reused
-from edgetl_export.progress import Track, silent
+from edgetl_export.progress import Tell, Track, silent, untold
 from edgetl_runtime.errors import CheckpointError, UsageError
 from edgetl_runtime.manifest import Normalize, Preprocess
 
-__all__ = ["Opened", "Trained", "check_start", "finetune", "input_channels", "prepared"]
+__all__ = ["Opened", "Trained", "check_start", "finetune", "input_channels", "input_spec", "prepared"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +109,12 @@ def input_channels(model: ModelOptions) -> int:
     return 3 if model.channels is None else model.channels
 
 
+def input_spec(model: ModelOptions) -> Preprocess:
+    """How images become the network's input."""
+    which: WeightsPreset = "best" if parse_weights(model.weights) == "imagenet" else "first"
+    return preset(model.backbone, model.image_size, which=which, channels=input_channels(model))[0]
+
+
 def finetune(
     data: Dataset,
     start: ModelOptions | Checkpoint,
@@ -152,7 +158,7 @@ def finetune(
         hidden=opened.hidden,
         training=_told_of(job, opened, history),
     )
-    notes = (opened.note, *_unused(options, job.plan), *_left_out(data), *dict.fromkeys(job.notes))
+    notes = (opened.note, *_unused(options, job.plan), *data.notes, *dict.fromkeys(job.notes))
     return Trained(checkpoint, history, progress.seconds, notes, job.plan.options)
 
 
@@ -279,8 +285,11 @@ def _features(job: Job) -> tuple[Features, Features]:
 def _told_of(job: Job, opened: Opened, history: History) -> dict[str, Any]:
     """What the checkpoint says of how it was made."""
     data = job.data
+    left_out = {"left_out": dict(data.left_out)} if data.left_out else {}
+    notes = {"notes": list(data.notes)} if data.notes else {}
+    counts = {"train": len(data.train), "val": len(data.val)}
     return {
-        "data": {"name": data.name, "fingerprint": data.fingerprint, "train": len(data.train), "val": len(data.val)},
+        "data": {"name": data.name, "fingerprint": data.fingerprint, **counts, **left_out, **notes},
         "weights": opened.note,
         "options": dataclasses.asdict(job.plan.options),
         "augmentation": dataclasses.asdict(job.augmentation),
@@ -297,7 +306,3 @@ def _unused(options: TrainOptions, plan: Plan) -> tuple[str, ...]:
         return ()
     given = [name for name in ("lr",) if getattr(options, name) is not None]
     return tuple(f"{name} is not used: strategy head has no learning rate" for name in given)
-
-
-def _left_out(data: Dataset) -> tuple[str, ...]:
-    return (f"{len(data.bad)} unreadable images were left out",) if data.bad else ()

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from edgetl.data import Sample, load_labelled
 from edgetl.history import HISTORY_FILE, read_rows
-from edgetl.photos import find_images, label_folders
 from edgetl.recipe import Recipe
 from edgetl.verify.answers import ReferenceModel
 from edgetl.verify.gate import Gate, read_gate
@@ -24,7 +23,7 @@ from edgetl.verify.report import Report
 from edgetl.verify.verify import verify
 from edgetl_export.progress import Track, silent
 from edgetl_runtime.bundle import Bundle, open_bundle
-from edgetl_runtime.errors import CheckpointError, DataError, UsageError
+from edgetl_runtime.errors import CheckpointError, UsageError
 from edgetl_runtime.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -85,10 +84,11 @@ def verify_bundle(
     original = _original(bundle, opened, reference)
     answering = _kept(opened, bundle) if original is None else original.reference()
     notes: list[str] = []
+    about_photos = _training_warnings(manifest)
     if isinstance(data, Path):
-        channels = manifest.preprocess.channels
-        _check_labelled(data, channels)
-        samples, split = load_labelled(data, manifest.labels, channels=channels, skip_bad=skip_bad, track=track)
+        samples, split = load_labelled(
+            data, manifest.labels, spec=manifest.preprocess, skip_bad=skip_bad, track=track, tell=about_photos.append
+        )
         notes.append(f"verified on {len(samples)} photos of {data} ({split})")
     else:
         samples = tuple(data)
@@ -100,7 +100,7 @@ def verify_bundle(
         check_record(bundle, manifest, samples, variants=variants, force=force)
     recording = RecordingReference(answering)
     asked = recording if keep_reference else answering
-    facts = RunFacts(history=read_rows(bundle / REFERENCE / HISTORY_FILE))
+    facts = RunFacts(history=read_rows(bundle / REFERENCE / HISTORY_FILE), about_photos=about_photos)
     report = verify(bundle, samples, asked, options, variants=variants, original=original, track=track, facts=facts)
     if keep_reference:
         recording.keep(bundle, manifest, [sample.label for sample in samples])
@@ -137,13 +137,13 @@ def _original(bundle: Path, opened: Bundle, reference: Checkpoint | None) -> Sou
     return source_of(reference, opened.manifest.name, [spec.name for spec in opened.manifest.features])
 
 
-def _check_labelled(folder: Path, channels: int) -> None:
-    """`DataError` for photos that lie in no folder: nothing says what they show."""
-    if folder.is_dir() and not label_folders(folder) and find_images(folder, channels=channels):
-        raise DataError(
-            f"the photos in {folder} have no labels",
-            fix="put them into one folder per label, or name a CSV: path,label",
-        )
+def _training_warnings(manifest: Manifest) -> list[str]:
+    """What was wrong with the photos that the original was trained on, as its checkpoint says."""
+    training = manifest.provenance.get("training")
+    data = training.get("data") if isinstance(training, dict) else None
+    notes = data.get("notes") if isinstance(data, dict) else None
+    found = [note for note in notes if isinstance(note, str)] if isinstance(notes, list) else []
+    return [f"of the training: {note}" for note in found if note.startswith("warning: ")]
 
 
 def _check_fits(reference: Checkpoint, manifest: Manifest) -> None:

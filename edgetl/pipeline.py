@@ -15,15 +15,14 @@ from edgetl.augmentation import was_mirrored
 from edgetl.backbones import build, preset
 from edgetl.board import check_board, write_board
 from edgetl.checkpoint import CHECKPOINT_FILE, Checkpoint
-from edgetl.data import Dataset, Sample, load_dataset, load_labelled, load_photos, pick
-from edgetl.finetune import Trained, check_start, finetune, input_channels
+from edgetl.data import Dataset, Sample, load_dataset, load_labelled, load_photos, pick, pick_readable
+from edgetl.finetune import Trained, check_start, finetune, input_spec
 from edgetl.history import HISTORY_FILE
 from edgetl.judging import REFERENCE, Outcome, source_of, verify_bundle, verify_options
 from edgetl.lr_range import LrRange, lr_range
-from edgetl.photos import label_folders
 from edgetl.qat import train_quantized
 from edgetl.recipe import ExportSection, Recipe
-from edgetl.training.job import Tell, untold
+from edgetl.splits import find_photos
 from edgetl.training.rank import is_first
 from edgetl.training.snapshot import Keeping, unfinished
 from edgetl.verify.reference import RecordingReference
@@ -33,13 +32,13 @@ from edgetl_export import CalibrationSamples, Exported, ExportOptions, export
 from edgetl_export.device import device_named
 from edgetl_export.features import check_features, with_features
 from edgetl_export.int8 import Int8Options
-from edgetl_export.progress import Track, silent
+from edgetl_export.progress import Tell, Track, silent, untold
 from edgetl_export.quantize.distill import DistillOptions
 from edgetl_export.staging import check_destination, staged
 from edgetl_export.targets import check_installed, check_names
 from edgetl_runtime.bundle import open_bundle
 from edgetl_runtime.errors import DataError, UsageError
-from edgetl_runtime.manifest import Label
+from edgetl_runtime.manifest import Label, Preprocess
 
 if TYPE_CHECKING:
     from edgetl_export.surgery import Surgery
@@ -97,7 +96,8 @@ def run(
     with the reasons in its report. Everything that can be known to fail does so before the first expensive step.
     """
     check_destination(out, holds=BUNDLE_FILE, force=force)
-    _check_export(recipe.export, input_channels(recipe.model))
+    _check_export(recipe.export)
+    chosen_to_tune = _tune_photos(recipe.export, input_spec(recipe.model), skip_bad=recipe.data.skip_bad, tell=tell)
     if recipe.export.features:
         _check_layers(recipe)
     judging = verify_options(recipe)
@@ -109,7 +109,7 @@ def run(
         calibration = pick(dataset.train, recipe.export.calibration_samples, recipe.train.seed)
         photos = Photos(
             calibration=calibration,
-            tune=_others(dataset.train, calibration),
+            tune=chosen_to_tune or _others(dataset.train, calibration),
             golden=pick(held_out, GOLDEN_SAMPLES, recipe.train.seed),
             facts={"data_fingerprint": dataset.fingerprint, "training": trained.checkpoint.training},
         )
@@ -130,6 +130,7 @@ def run(
                     history=[dataclasses.asdict(epoch) for epoch in trained.history.epochs],
                     not_exported=exported.failed,
                     tried=True,
+                    about_photos=dataset.notes,
                 ),
             )
             if recipe.verify.keep_reference:
@@ -137,14 +138,17 @@ def run(
             report = dataclasses.replace(report, bundle=out.name)
             write_report(report, ReportFiles.in_folder(folder))
     keeping.drop()
-    notes = (*trained.notes, _about_split(split), *(f"warning: {text}" for text in exported.warnings))
+    told = [note for note in trained.notes if note not in dataset.notes]  # the report has these
+    notes = (*told, _about_split(split), *(f"warning: {text}" for text in exported.warnings))
     return Outcome(out, report, notes, exported.over_budget)
 
 
-def find_rate(recipe: Recipe, *, track: Track = silent) -> LrRange:
+def find_rate(recipe: Recipe, *, track: Track = silent, tell: Tell = untold) -> LrRange:
     """Photos to a learning rate that suits them (`edgetl.lr_range`)."""
     check_start(recipe.model, recipe.train)
     dataset = photos_of(recipe, track=track)
+    for note in dataset.notes:
+        tell(note)
     return lr_range(dataset, recipe.model, recipe.train, recipe.augment, track=track)
 
 
@@ -177,7 +181,7 @@ def photos_of(recipe: Recipe, *, track: Track = silent) -> Dataset:
     """The data set that the recipe names. Raises `UsageError` when it names none, and what `load_dataset` raises."""
     if recipe.data.path is None:
         raise UsageError("no photos to train on", fix="--data FOLDER")
-    return load_dataset(recipe.data.path, recipe.data, channels=input_channels(recipe.model), track=track)
+    return load_dataset(recipe.data.path, recipe.data, spec=input_spec(recipe.model), track=track)
 
 
 def train_along(recipe: Recipe, out: Path, *, resume: bool = False) -> None:
@@ -221,25 +225,47 @@ def export_checkpoint(
     options: ExportSection | None = None,
     *,
     came_from: Path | None = None,
+    skip_bad: bool = False,
     force: bool = False,
     track: Track = silent,
+    tell: Tell = untold,
 ) -> Exported:
-    """A checkpoint to a bundle at `out`; `calibration` is a folder of photos, labelled or not, or samples.
+    """A checkpoint to a bundle at `out`; `calibration` is a folder of photos, labelled or not, a CSV, or samples.
 
     The history of the training goes along when it lies in the folder that the checkpoint `came_from`. The golden
-    samples are taken from the calibration photos; ``qat`` trains on their labels. Raises `ExportError` when no variant
-    could be written, and `UsageError` when ``qat`` lacks labels; when only some variants could not be written, their
-    reasons are in `Exported.failed`.
+    samples are taken from the calibration photos; ``qat`` trains on their labels. With `skip_bad` others are taken
+    instead of photos that cannot be read. Raises `ExportError` when no variant could be written, and `UsageError` when
+    ``qat`` lacks labels; when only some variants could not be written, their reasons are in `Exported.failed`.
     """
     options = options or ExportSection()
     check_destination(out, holds=BUNDLE_FILE, force=force)
-    _check_export(options, checkpoint.preprocess.channels)
-    available = _available(calibration, checkpoint, options) if isinstance(calibration, Path) else calibration
-    calibration_photos = pick(available, options.calibration_samples)
+    _check_export(options)
+    chosen_to_tune = _tune_photos(options, checkpoint.preprocess, skip_bad=skip_bad, tell=tell)
+
+    told: set[str] = set()
+
+    def tell_once(line: str) -> None:
+        if line not in told:
+            told.add(line)
+            tell(line)
+
+    def take(some: Sequence[Sample], n: int) -> tuple[Sample, ...]:
+        if not isinstance(calibration, Path):
+            return pick(some, n)
+        spec = checkpoint.preprocess
+        return pick_readable(some, n, spec, calibration, skip_bad=skip_bad, track=track, tell=tell_once)
+
+    available = (
+        _available(calibration, checkpoint, options, skip_bad=skip_bad, tell=tell)
+        if isinstance(calibration, Path)
+        else calibration
+    )
+    calibration_photos = take(available, options.calibration_samples)
+    others = () if options.max_drop is None or chosen_to_tune else _others(available, calibration_photos)
     photos = Photos(
         calibration=calibration_photos,
-        golden=pick(available, GOLDEN_SAMPLES),
-        tune=_others(available, calibration_photos),
+        golden=take(available, GOLDEN_SAMPLES),
+        tune=chosen_to_tune or (take(others, TUNE_SAMPLES) if others else ()),
         facts={"training": checkpoint.training},
     )
     with staged(out, holds=BUNDLE_FILE, force=force) as folder:
@@ -250,17 +276,20 @@ def export_checkpoint(
 
 
 def labelled_by_folders(checkpoint: Checkpoint, photos: Path) -> tuple[Checkpoint, str]:
-    """Labels for plain weights that came without: the folders of `photos`, sorted, when they are as many as the logits.
+    """Labels for plain weights that came without: those of `photos`, sorted, when they are as many as the logits.
 
+    They are the names of the folders that `export_checkpoint` calibrates on, or what a CSV, shards or a data set say.
     Otherwise the numbers stay. The second value says which, for the user to read.
     """
-    root = photos / "train" if (photos / "train").is_dir() else photos
-    names = [folder.name for folder in label_folders(root)] if root.is_dir() else []
+    try:
+        names = sorted(find_photos(photos, checkpoint.preprocess.channels, labelled=True)[0])
+    except DataError:  # without labels; whatever else is wrong with the photos is said when they are read
+        names = []
     if len(names) != len(checkpoint.labels):
         return checkpoint, f"labels are the numbers 0 to {len(checkpoint.labels) - 1}: --labels FILE gives them names"
     labels = tuple(Label(name, name) for name in names)
     shown = ", ".join(names[:6]) + (" ..." if len(names) > 6 else "")
-    return dataclasses.replace(checkpoint, labels=labels), f"labels are the folders of {root}: {shown}"
+    return dataclasses.replace(checkpoint, labels=labels), f"labels are those of {photos}: {shown}"
 
 
 def _write_bundle(
@@ -279,18 +308,27 @@ def _write_bundle(
     return exported
 
 
-def _available(folder: Path, checkpoint: Checkpoint, options: ExportSection) -> tuple[Sample, ...]:
+def _available(
+    path: Path, checkpoint: Checkpoint, options: ExportSection, *, skip_bad: bool, tell: Tell
+) -> tuple[Sample, ...]:
     """Photos to calibrate on; where they are trained on too, with the labels that their folders stand for."""
-    channels = checkpoint.preprocess.channels
+    spec = checkpoint.preprocess
     if options.quantize != "qat":
-        return load_photos(folder, channels=channels)
-    root = folder / "train" if (folder / "train").is_dir() else folder
+        return load_photos(path, spec=spec, tell=tell)
     try:
-        return load_labelled(root, checkpoint.labels, channels=channels)[0]
+        return load_labelled(path, checkpoint.labels, spec=spec, training=True, skip_bad=skip_bad, tell=tell)[0]
     except DataError as error:
         raise UsageError(
             f"qat trains on labels: {error.what}", fix=f"{error.fix}; --quantize distill needs no labels"
         ) from error
+
+
+def _tune_photos(options: ExportSection, spec: Preprocess, *, skip_bad: bool, tell: Tell) -> tuple[Sample, ...]:
+    """Photos of ``tune_data`` to judge rungs on, looked at before anything is trained; empty where there is none."""
+    if options.tune_data is None:
+        return ()
+    found = load_photos(options.tune_data, spec=spec, tell=tell)
+    return pick_readable(found, TUNE_SAMPLES, spec, options.tune_data, skip_bad=skip_bad, tell=tell)
 
 
 def _others(available: Sequence[Sample], calibration: Sequence[Sample]) -> tuple[Sample, ...]:
@@ -300,7 +338,7 @@ def _others(available: Sequence[Sample], calibration: Sequence[Sample]) -> tuple
     return others if len(others) >= LEAST_TO_JUDGE else ()
 
 
-def _check_export(options: ExportSection, channels: int) -> None:
+def _check_export(options: ExportSection) -> None:
     """What can be wrong with an export, found before anything is trained. Raises `UsageError` and the like."""
     check_names(options.targets, options.precisions)
     check_features(options.features, io=options.io, precisions=options.precisions)
@@ -312,8 +350,6 @@ def _check_export(options: ExportSection, channels: int) -> None:
         quantize=options.quantize, max_drop=options.max_drop, ranges=options.ranges, labels=labels, io=options.io
     )
     ExportOptions(options.targets, options.precisions, int8, surgery=_surgery(options))
-    if options.tune_data is not None:
-        load_photos(options.tune_data, channels=channels)
 
 
 def _check_layers(recipe: Recipe) -> None:
@@ -325,10 +361,7 @@ def _check_layers(recipe: Recipe) -> None:
 
 
 def _export_options(checkpoint: Checkpoint, photos: Photos, options: ExportSection) -> ExportOptions:
-    tune = photos.tune
-    if options.tune_data is not None:
-        tune = load_photos(options.tune_data, channels=checkpoint.preprocess.channels)
-    sources = [sample.source for sample in pick(tune, TUNE_SAMPLES)] if tune else []
+    sources = [sample.source for sample in pick(photos.tune, TUNE_SAMPLES)] if photos.tune else []
     return ExportOptions(
         options.targets,
         options.precisions,

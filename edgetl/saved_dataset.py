@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgetl.folders import label_name
 from edgetl_runtime.errors import DataError, MissingDependency
+from edgetl_runtime.files import read_regular
 
 __all__ = ["SavedImage", "is_saved_dataset", "read_saved_dataset"]
 
@@ -38,8 +40,8 @@ class SavedImage:
         if image is None or (image.get("bytes") is None and image.get("path") is None):
             raise DataError(f"{self} has no image", fix="leave such rows out: Dataset.filter, then save_to_disk")
         try:
-            content: bytes = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
-        except OSError as error:
+            content: bytes = image["bytes"] if image["bytes"] is not None else read_regular(image["path"])
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             raise DataError(f"cannot read the image of {self}: {error}", fix="put the file back") from error
         return content
 
@@ -61,6 +63,7 @@ def read_saved_dataset(path: Path, *, labelled: bool) -> dict[str, dict[str, lis
         import datasets
     except ImportError:
         raise MissingDependency("datasets", needed_for=f"reading {path}", extra="hf") from None
+    _check_regular(path)
     try:
         loaded = datasets.load_from_disk(str(path))
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -71,6 +74,13 @@ def read_saved_dataset(path: Path, *, labelled: bool) -> dict[str, dict[str, lis
             for split, rows in loaded.items()
         }
     return {"": _by_label(loaded, path, datasets.Image, datasets.ClassLabel, labelled=labelled)}
+
+
+def _check_regular(path: Path) -> None:
+    """`DataError` for a pipe or a device among the files: the library would wait for it for ever."""
+    for file in path.rglob("*"):
+        if file.exists() and not file.is_dir() and not file.is_file():
+            raise DataError(f"{file} is no regular file, but a pipe or a device", fix="save the data set again")
 
 
 def _by_label(
@@ -108,9 +118,9 @@ def _labels(rows: Any, where: Path, label_type: Any, *, labelled: bool) -> Seque
     values: list[Any] = list(rows[columns[0]])
     if columns[0] in typed:
         names: list[str] = rows.features[columns[0]].names
-        return ["" if value is None or value < 0 else names[value] for value in values]
+        return ["" if value is None or value < 0 else label_name(names[value]) for value in values]
     if any(isinstance(value, (list, dict, float, bool)) for value in values):
         raise DataError(
             f"{where}: column {columns[0]!r} holds no labels, but {values[0]!r:.40}", fix="strings, or ClassLabel"
         )
-    return ["" if value is None else str(value).strip() for value in values]
+    return ["" if value is None else label_name(str(value).strip()) for value in values]

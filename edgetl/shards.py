@@ -11,22 +11,27 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import re
+import stat
 import tarfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgetl.photos import image_suffixes
+from edgetl.folders import label_name
+from edgetl.photos import count_ending, image_suffixes
 from edgetl_runtime.cache import keep, own_cache
 from edgetl_runtime.errors import DataError
+from edgetl_runtime.files import LARGEST_FILE, read_regular
 
 __all__ = ["ShardImage", "find_shards", "read_shards"]
 
-_VERSION = 1
+_VERSION = 2
 _BLOCK = tarfile.BLOCKSIZE
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_RANGE = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})\}")
 _MOST_SHARDS = 100_000
 _LABELS = ("cls", "label", "txt", "json")
 """Members that may hold a sample's label: the first of these that it has does. Of JSON a key of `_KEYS`."""
@@ -53,6 +58,8 @@ class ShardImage:
 
     def read_bytes(self) -> bytes:
         """The image file. Raises `DataError` when the shard is gone or shorter than it was."""
+        if self.size > LARGEST_FILE:
+            raise DataError(f"{self} has {self.size} bytes, too many for an image", fix="leave it out")
         try:
             with self.shard.open("rb") as file:
                 file.seek(self.offset)
@@ -66,10 +73,12 @@ class ShardImage:
 
 @dataclass
 class _Index:
-    """What is in a shard: name, offset and size of each image, and labels by the key of the sample."""
+    """What is in a shard: name, offset and size of each image, labels by the key of the sample, other members by
+    ending."""
 
     images: list[tuple[str, int, int]] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
+    others: Counter[str] = field(default_factory=Counter)
 
 
 def find_shards(path: Path) -> list[Path]:
@@ -78,6 +87,7 @@ def find_shards(path: Path) -> list[Path]:
     None when it names something else. Raises `DataError` when a shard of a pattern is missing.
     """
     if _RANGE.search(str(path)) and not path.exists():
+        _check_range(str(path))
         shards = [Path(name) for name in _expanded(str(path))]
         missing = [str(shard) for shard in shards if not shard.is_file()]
         if missing:
@@ -85,7 +95,20 @@ def find_shards(path: Path) -> list[Path]:
         return shards
     if path.suffix == ".tar" and path.is_file():
         return [path]
-    return sorted(path.glob("*.tar")) if path.is_dir() else []
+    return (
+        sorted(file for file in path.glob("*.tar") if not file.name.startswith(".") and not file.is_dir())
+        if path.is_dir()
+        else []
+    )
+
+
+def _check_range(pattern: str) -> None:
+    """`DataError` for more shards than anybody has: a number too many would be written out for hours."""
+    count = math.prod(max(0, int(last) - int(first) + 1) for first, last in _RANGE.findall(pattern))
+    if not 0 < count <= _MOST_SHARDS:
+        raise DataError(
+            f"{pattern} stands for {count} shards, not for 1 to {_MOST_SHARDS}", fix="check the numbers in braces"
+        )
 
 
 def _expanded(pattern: str) -> Iterator[str]:
@@ -95,23 +118,29 @@ def _expanded(pattern: str) -> Iterator[str]:
         [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
         for first, last in zip(parts[1::3], parts[2::3], strict=True)
     ]
-    for numbers in itertools.islice(itertools.product(*ranges), _MOST_SHARDS):
+    for numbers in itertools.product(*ranges):
         yield "".join(itertools.chain.from_iterable(itertools.zip_longest(parts[::3], numbers, fillvalue="")))
 
 
-def read_shards(shards: Sequence[Path], *, channels: int, labelled: bool) -> dict[str, list[ShardImage]]:
-    """Label -> images, in the order of the shards; the label of images without one is ``""`` if not `labelled`.
+def read_shards(
+    shards: Sequence[Path], *, channels: int, labelled: bool
+) -> tuple[dict[str, list[ShardImage]], Counter[str]]:
+    """Label -> images, in the order of the shards; the label of images without one is ``""`` if not `labelled`. And how
+    many members are neither images nor labels, by ending.
 
     Raises `DataError` naming shard and member: for a damaged or cut shard, two images in one sample, and, if
     `labelled`, an image without a label.
     """
     wanted = image_suffixes(channels)
     found: dict[str, list[ShardImage]] = {}
+    left_out: Counter[str] = Counter()
     for shard in shards:
         index = _indexed(shard)
+        left_out += index.others
         seen: dict[str, str] = {}
         for member, offset, size in index.images:
             if Path(member).suffix.lower() not in wanted:
+                count_ending(member, left_out)
                 continue
             key = _key(member)
             if key in seen:
@@ -124,7 +153,7 @@ def read_shards(shards: Sequence[Path], *, channels: int, labelled: bool) -> dic
                     fix=f"put {key}.cls into the shard, or {' or '.join(_LABELS[1:])}",
                 )
             found.setdefault(label, []).append(ShardImage(shard, member, offset, size))
-    return found
+    return found, left_out
 
 
 def _key(member: str) -> str:
@@ -138,6 +167,8 @@ def _indexed(shard: Path) -> _Index:
         about = shard.stat()
     except OSError as error:
         raise DataError(f"cannot read {shard}: {error}", fix="check the path") from error
+    if not stat.S_ISREG(about.st_mode):
+        raise DataError(f"{shard} is no regular file, but a pipe or a device", fix="name a tar file")
     key = f"{_VERSION} {shard.resolve()} {about.st_size} {about.st_mtime_ns} {sorted(image_suffixes(1))}"
     folder = own_cache("shards")
     file = None if folder is None else folder / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
@@ -145,16 +176,17 @@ def _indexed(shard: Path) -> _Index:
     if index is None:
         index = _walked(shard)
         if file is not None:
-            keep(file, json.dumps({"images": index.images, "labels": index.labels}).encode())
+            keep(file, json.dumps(vars(index)).encode())
     return index
 
 
 def _kept(file: Path) -> _Index | None:
     try:
-        raw: dict[str, Any] = json.loads(file.read_bytes())
+        raw: dict[str, Any] = json.loads(read_regular(file))
         images = [(str(name), int(offset), int(size)) for name, offset, size in raw["images"]]
-        return _Index(images, {str(name): str(label) for name, label in raw["labels"].items()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        labels = {str(name): str(label) for name, label in raw["labels"].items()}
+        return _Index(images, labels, Counter({str(ending): int(n) for ending, n in raw["others"].items()}))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
@@ -175,7 +207,9 @@ def _walked(shard: Path) -> _Index:
                 if extension in _LABELS and _LABELS.index(extension) < ranks.get(key, len(_LABELS)):
                     label = _label(archive, member, shard)
                     if label is not None:
-                        index.labels[key], ranks[key] = label, _LABELS.index(extension)
+                        index.labels[key], ranks[key] = label_name(label), _LABELS.index(extension)
+                elif extension not in _LABELS and not Path(member.name).name.startswith("."):
+                    count_ending(member.name, index.others)
             end = archive.offset
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         raise DataError(
@@ -196,7 +230,7 @@ def _label(archive: tarfile.TarFile, member: tarfile.TarInfo, shard: Path) -> st
     try:
         text = content.decode().strip()
         raw = json.loads(text) if is_json else text
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is no label: {error}", fix="a label in UTF-8, or JSON") from error
     if is_json:
         raw = next((raw[key] for key in _KEYS if key in raw), None) if isinstance(raw, dict) else raw

@@ -1,120 +1,155 @@
-"""Where labelled images lie, by split: folders, a CSV file, WebDataset shards, a Hugging Face data set on disk."""
+"""Where images lie, by split: folders, a CSV file, WebDataset shards, a Hugging Face data set on disk."""
 
 from __future__ import annotations
 
+import errno
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
 
-from edgetl.photos import ImageFile, find_images, label_folders
+from edgetl.folders import Files, Found, folders_of_splits, read_folders
+from edgetl.photos import label_folders, walk
 from edgetl.saved_dataset import is_saved_dataset, read_saved_dataset
 from edgetl.shards import find_shards, read_shards
-from edgetl.table import SPLITS, read_table
+from edgetl.split_words import SPLIT_WORDS, split_of, splits_among
+from edgetl.table import read_table
 from edgetl_runtime.errors import DataError
 
-__all__ = ["Files", "find_photos", "read_splits", "validation_files"]
+__all__ = ["find_photos", "read_splits", "validation_split"]
 
-Files: TypeAlias = Mapping[str, Sequence[ImageFile]]
-"""Label (a folder name) -> image files."""
-
-_SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR)
 
 
-def read_splits(path: Path, channels: int) -> dict[str, Files]:
-    """Split -> label -> files; the one split is ``"all"`` where none are told apart.
+def read_splits(path: Path, channels: int, *, labelled: bool = True) -> Found:
+    """The images of `path` by split and label; where not `labelled`, by what lies together.
 
     Raises `DataError` when `path` is nothing that is known, or its splits are not.
     """
+    _check_there(path)
     if path.is_file() and path.suffix.lower() == ".csv":
-        return dict(read_table(path))
-    stored = _stored(path, channels, labelled=True)
-    if stored is not None:
-        return stored
-    _require_folder(path)
-    inside = _split_folders(path)
-    if not inside:
-        return {"all": _label_files(path, channels)}
-    return {split: _label_files(folder, channels) for split, folder in inside.items()}
-
-
-def validation_files(path: Path, channels: int) -> Files:
-    """The validation split of `path`, or all of it. Raises `DataError` when it has only others."""
-    found = read_splits(path, channels)
-    for split in ("all", "val"):
-        if split in found:
-            return found[split]
-    raise DataError(f"{path} has {' and '.join(found)} but no val", fix="name the folder with the validation photos")
-
-
-def find_photos(path: Path, channels: int) -> Files:
-    """Images for which no label is needed: those of the training split when there is one, by what lies together.
-
-    Raises `DataError` when there are none.
-    """
-    stored = _stored(path, channels, labelled=False)
-    if stored is not None:
-        return stored["train"] if "train" in stored else _merged(list(stored.values()))
-    _require_folder(path)
-    root = path / "train" if (path / "train").is_dir() else path
-    files = find_images(root, channels=channels)
-    if not files:
-        raise DataError(f"no images in {root}", fix="name a folder with photos")
-    folders: dict[str, list[Path]] = {str(file.parent): [] for file in files}
-    for file in files:
-        folders[str(file.parent)].append(file)
-    return folders
-
-
-def _stored(path: Path, channels: int, *, labelled: bool) -> dict[str, Files] | None:
-    """What is no folder of image files; None for a path that is one, or nothing."""
+        return Found(dict(read_table(path)))
     if is_saved_dataset(path):
-        saved = read_saved_dataset(path, labelled=labelled)
-        return {_split(name, str(path)): rows for name, rows in saved.items()}
+        return _of_saved(path, labelled=labelled)
+    shards = _shards_by_split(path, channels)
+    if shards:
+        return _of_shards(path, shards, channels, labelled=labelled)
+    if not path.is_dir():
+        what = "is not a folder, a .csv file or a .tar file" if path.exists() else "does not exist"
+        raise DataError(f"{path} {what}", fix="name a folder with one folder per label, or a CSV file")
+    return read_folders(path, channels, labelled=labelled)
+
+
+def validation_split(found: Found, path: Path) -> Files:
+    """The validation split of what was found in `path`, or all of it. Raises `DataError` when it has only others."""
+    for split in ("all", "val"):
+        if split in found.splits:
+            return found.splits[split]
+    raise DataError(
+        f"{path} has {' and '.join(found.splits)} but no val", fix="name the folder with the validation photos"
+    )
+
+
+def find_photos(path: Path, channels: int, *, labelled: bool = False) -> tuple[Files, Found]:
+    """The training split of `path`, or the only one that it has, and all that was found.
+
+    Raises `DataError` when there are several without one to train on, or no images.
+    """
+    found = read_splits(path, channels, labelled=labelled)
+    splits = found.splits
+    if "train" not in splits and len(splits) > 1:
+        raise DataError(
+            f"{path} has {' and '.join(splits)} but no train: which photos?", fix="name the one that is meant"
+        )
+    return splits["train"] if "train" in splits else next(iter(splits.values())), found
+
+
+def _check_there(path: Path) -> None:
+    """`DataError` for a path that cannot be looked at: too long a name, a folder that is closed."""
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno not in _NOT_THERE:
+            shown = str(path) if len(str(path)) < 200 else f"{str(path)[:200]} ..."
+            raise DataError(f"cannot look at {shown}: {error.strerror}", fix="check the path") from error
+    except ValueError as error:  # a NUL
+        raise DataError(f"{str(path)!r} is no path: {error}", fix="check the path") from error
+
+
+def _of_saved(path: Path, *, labelled: bool) -> Found:
+    saved = read_saved_dataset(path, labelled=labelled)
+    if list(saved) == [""]:
+        return Found({"all": saved[""]})
+    words = ", ".join(SPLIT_WORDS)
+    unknown = [name for name in saved if split_of(name) is None]
+    if unknown:
+        raise DataError(f"{path} has a split {unknown[0]!r}", fix=f"rename it to one of: {words}")
+    named = splits_among(saved, str(path), fix="rename one, or save the one that is meant: save_to_disk")
+    return Found({split: saved[name] for split, name in named.items()})
+
+
+def _of_shards(path: Path, shards: Mapping[str, Sequence[Path]], channels: int, *, labelled: bool) -> Found:
+    splits: dict[str, Files] = {}
+    left_out: Counter[str] = Counter()
+    for split, files in shards.items():
+        splits[split], others = read_shards(files, channels=channels, labelled=labelled)
+        left_out += others
+    return Found(splits, left_out)
+
+
+def _shards_by_split(path: Path, channels: int) -> dict[str, list[Path]]:
+    """The shards of `path` by its folders of splits, or by the word of their names that is a split.
+
+    Raises `DataError` where image files lie beside shards, or some folders of splits have no shards: which is meant?
+    """
     shards = find_shards(path)
     if shards:
-        by_split = _shards_by_split(shards, path)
-    else:
-        by_split = {split: found for split, folder in _split_folders(path).items() if (found := find_shards(folder))}
-    if not by_split:
-        return None
-    return {split: read_shards(found, channels=channels, labelled=labelled) for split, found in by_split.items()}
+        if path.is_dir():
+            _refuse_images_beside(path, shards, label_folders(path), channels)
+        return _by_word(shards, path)
+    parts = folders_of_splits(path) if path.is_dir() else {}
+    found = {split: inside for split, folder in parts.items() if (inside := find_shards(folder))}
+    if found:
+        without = [folder for split, folder in parts.items() if split not in found]
+        if without:
+            raise DataError(
+                f"{path} has shards in {' and '.join(parts[split].name for split in found)}, but none in "
+                f"{' and '.join(folder.name for folder in without)}",
+                fix="move the folders without shards elsewhere, or make shards of them too",
+            )
+        others = [folder for folder in label_folders(path) if folder not in parts.values()]
+        _refuse_images_beside(path, next(iter(found.values())), others, channels)
+        for split, folder in parts.items():
+            _refuse_images_beside(folder, found[split], label_folders(folder), channels)
+    return found
 
 
-def _shards_by_split(shards: Sequence[Path], path: Path) -> dict[str, list[Path]]:
+def _refuse_images_beside(path: Path, shards: Sequence[Path], folders: Sequence[Path], channels: int) -> None:
+    beside = [folder.name for folder in folders if walk(folder, channels=channels).images]
+    beside += [image.name for image in walk(path, channels=channels, deep=False).images]
+    if beside:
+        raise DataError(
+            f"{path} has shards ({shards[0].name}) beside images that are in none ({', '.join(beside[:5])})",
+            fix="name the shards, or move one of both elsewhere",
+        )
+
+
+def _by_word(shards: Sequence[Path], path: Path) -> dict[str, list[Path]]:
     """By the word of their names that is a split (``flowers-train-000.tar``), when all of them have one."""
     found: dict[str, list[Path]] = {}
+    used: dict[str, None] = {}
     for shard in shards:
-        words = [word for word in shard.stem.lower().replace("_", "-").split("-") if word and word in SPLITS]
-        found.setdefault(SPLITS[words[0]] if words else "all", []).append(shard)
+        words = {word for word in shard.stem.casefold().replace("_", "-").split("-") if split_of(word)}
+        splits = {split_of(word) for word in words}
+        if len(splits) > 1:
+            raise DataError(
+                f"the name of the shard {shard} says several splits: {', '.join(sorted(words))}", fix="rename it"
+            )
+        used |= dict.fromkeys(words)
+        found.setdefault(next(iter(splits), None) or "all", []).append(shard)
+    splits_among(used, f"the shards of {path}", fix="use one name for each split")
     if "all" in found and len(found) > 1:
         raise DataError(
             f"the names of some shards of {path} say a split, those of others do not: {found['all'][0].name}",
             fix="train, val or test in every name, or in none",
         )
     return found
-
-
-def _split(name: str, where: str) -> str:
-    if name.lower() not in SPLITS:
-        raise DataError(f"{where} has a split {name!r}", fix=f"rename it to one of: {', '.join(filter(None, SPLITS))}")
-    return SPLITS[name.lower()]
-
-
-def _merged(parts: Sequence[Files]) -> Files:
-    labels = {label: None for part in parts for label in part}
-    return {label: [file for part in parts for file in part.get(label, ())] for label in labels}
-
-
-def _split_folders(path: Path) -> dict[str, Path]:
-    folders = label_folders(path) if path.is_dir() else []
-    return {_SPLIT_FOLDERS[f.name.lower()]: f for f in folders if f.name.lower() in _SPLIT_FOLDERS}
-
-
-def _label_files(folder: Path, channels: int) -> Files:
-    return {label.name: find_images(label, channels=channels) for label in label_folders(folder)}
-
-
-def _require_folder(path: Path) -> None:
-    if not path.is_dir():
-        what = "is not a folder, a .csv file or a .tar file" if path.exists() else "does not exist"
-        raise DataError(f"{path} {what}", fix="name a folder with one folder per label, or a CSV file")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import stat
 import tomllib
 from pathlib import Path
 from typing import Any
 
 from edgetl_runtime.errors import UsageError
+from edgetl_runtime.files import read_regular
 
 __all__ = ["read_toml"]
 
@@ -26,16 +26,13 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
     Raises `UsageError` when it cannot be read, is no TOML, or is too large or too deep for what people write.
     """
     try:
-        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-            raise UsageError(f"cannot read the {what} {path}: it is no file", fix="name a TOML file")
-        with path.open("rb") as file:
-            content = file.read(_LARGEST + 1)
+        content = read_regular(path, limit=_LARGEST)
     except OSError as error:
         raise UsageError(f"cannot read the {what} {path}: {error.strerror}", fix="check the path") from None
-    if len(content) > _LARGEST or any(len(line) > _LONGEST_LINE for line in content.splitlines()):
+    if any(len(line) > _LONGEST_LINE for line in content.splitlines()):
         raise UsageError(
-            f"cannot read the {what} {path}: it has more than {_LARGEST} bytes, or a line of more than {_LONGEST_LINE}",
-            fix=f"is that the {what}? Break long lists into lines",
+            f"cannot read the {what} {path}: a line has more than {_LONGEST_LINE} bytes",
+            fix="break long lists into lines",
         )
     try:
         document = tomllib.loads(content.decode("utf-8-sig"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,18 +20,11 @@ from edgetl.training.losses import Objective
 from edgetl.training.plan import Plan
 from edgetl.training.processes import ALONE, Processes
 from edgetl.weight_files import State
-from edgetl_export.progress import Track, silent
+from edgetl_export.progress import Tell, Track, silent, untold
 from edgetl_runtime.errors import UsageError
 from edgetl_runtime.manifest import Normalize, Preprocess
 
-__all__ = ["Job", "Progress", "Tell", "untold"]
-
-Tell = Callable[[str], None]
-"""Takes a line that a person may want to read while it trains."""
-
-
-def untold(line: str) -> None:
-    """The `Tell` of those who do not listen."""
+__all__ = ["Job", "Progress"]
 
 
 @dataclass(eq=False)

@@ -68,6 +68,7 @@ def render_markdown(report: Report) -> str:
         *_damage(report),
         _folded(f"All {len(report.verdict.checks)} checks", [_checks(report)]),
         _folded("How int8 was made", _int8(report)),
+        _bullets(report.about_photos),
         _bullets(report.disturbances),
         f"Measured {report.created} on {_escape(str(report.machine['processor']))}, {report.machine['cores']} cores.",
     ]

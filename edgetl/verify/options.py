@@ -66,10 +66,12 @@ class RunFacts:
 
     ``seconds`` by stage, the training ``history`` (one dictionary per epoch), and ``not_exported``: by variant id the
     reason why there is no such file. Those variants are reported and fail the verdict. ``tried``: every file was run
-    in a child process a moment ago, by the export.
+    in a child process a moment ago, by the export. ``about_photos``: sentences on the photos, what was left out, what
+    is there twice.
     """
 
     seconds: Mapping[str, float] = field(default_factory=dict)
     history: Sequence[Mapping[str, Any]] = ()
     not_exported: Mapping[str, str] = field(default_factory=dict)
     tried: bool = False
+    about_photos: Sequence[str] = ()

@@ -27,6 +27,7 @@ from edgetl.verify.provenance import contract_of, provenance_changes
 from edgetl.verify.report import Check, Report, VariantReport
 from edgetl.verify.significance import fisher_worse, is_significant, mcnemar_worse
 from edgetl_runtime.errors import UsageError
+from edgetl_runtime.files import read_regular
 from edgetl_runtime.manifest import Manifest
 
 __all__ = [
@@ -47,6 +48,7 @@ percent, which no interval from within a run shows."""
 _SQNR_DB = 1.0
 BYTES_MARGIN = 1.01
 PEAK_MARGIN = 1.15
+_LARGEST = 2**28  # bytes of a report
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Baseline:
     def read(cls, path: Path) -> Baseline:
         """Raises `UsageError` when it cannot be read, is no report, or is of a newer schema."""
         try:
-            content = path.read_bytes()
+            content = read_regular(path, limit=_LARGEST)
         except OSError as error:
             raise UsageError(f"cannot read the baseline {path}: {error.strerror}", fix="check the path") from None
         return cls(Report.from_json(content, where=str(path)), str(path))

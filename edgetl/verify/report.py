@@ -160,7 +160,8 @@ class Report:
     accepted report; ``disturbances``: what changed on the machine while latency was measured; ``contract``: input,
     preprocessing, normalisation and output of the manifest; ``original``: what the original model takes for what;
     ``twins``: whether the int8 files of the formats decide like each other; ``left_out``: the variants of the bundle
-    that it says nothing about, None in older reports, which do not know.
+    that it says nothing about, None in older reports, which do not know; ``about_photos``: sentences on the photos,
+    files that were left out, the same photo in two splits or under two labels.
     """
 
     bundle: str
@@ -180,6 +181,7 @@ class Report:
     original: Original | None = None
     twins: tuple[Twins, ...] = ()
     left_out: tuple[str, ...] | None = None
+    about_photos: tuple[str, ...] = ()
     schema: int = SCHEMA
 
     def variant(self, variant_id: str) -> VariantReport:

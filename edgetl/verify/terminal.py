@@ -2,8 +2,8 @@
 
 The lines below the table: FAIL, a limit that does not hold; CAUSE, why and what to do; LAYER, where it starts; FEAT,
 SQNR of the features in dB; SLOW, int8 files that cost time instead of saving it; OPEN, what measuring could not decide;
-CLASS, labels that got worse; BASE, changes since the baseline; NOISE, what disturbed the measuring; INT8, how it was
-made; TWINS, whether int8 files decide like each other.
+CLASS, labels that got worse; BASE, changes since the baseline; PHOTO, what to know of the photos; NOISE, what disturbed
+the measuring; INT8, how it was made; TWINS, whether int8 files decide like each other.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ def render_terminal(report: Report) -> str:
         _wrapped("OPEN  ", undecided_checks(report)),
         _wrapped("CLASS ", _damaged(report)),
         _wrapped("BASE  ", changes_in_words(report)),
+        _wrapped("PHOTO ", report.about_photos),
         _wrapped("NOISE ", report.disturbances),
         [
             *_wrapped("INT8  ", how_int8_was_made(report)),

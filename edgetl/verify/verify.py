@@ -100,6 +100,7 @@ def verify(
         provenance=dict(manifest.provenance),
         history=tuple(dict(row) for row in facts.history),
         disturbances=disturbances,
+        about_photos=tuple(facts.about_photos),
         contract=contract_of(manifest),
         original=measuring.original_model(),
         twins=twins_among(chosen, answers.variants),

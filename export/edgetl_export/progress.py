@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol, TypeVar
 
-__all__ = ["Track", "silent"]
+__all__ = ["Tell", "Track", "silent", "untold"]
 
 T = TypeVar("T")
+Tell = Callable[[str], None]
+"""Takes a line that a person may want to read."""
 
 
 class Track(Protocol):
@@ -21,3 +23,7 @@ class Track(Protocol):
 def silent(items: Iterable[T], *, what: str, total: int) -> Iterable[T]:
     """The `Track` that shows nothing: the default in the Python API."""
     return items
+
+
+def untold(line: str) -> None:
+    """The `Tell` of those who do not listen."""

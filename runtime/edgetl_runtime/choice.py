@@ -24,6 +24,7 @@ from edgetl_runtime.console import size, table
 from edgetl_runtime.engines import ENGINES, engine_info, installed
 from edgetl_runtime.errors import EdgetlError, EngineError
 from edgetl_runtime.fidelity import Fidelity, read_fidelity
+from edgetl_runtime.files import read_regular
 from edgetl_runtime.frozen import dataclass, field
 from edgetl_runtime.machine import cpu_features, describe_machine
 from edgetl_runtime.manifest import Variant
@@ -36,6 +37,7 @@ __all__ = ["Candidate", "Choice", "Wish", "choose"]
 
 _PREFERRED_PRECISIONS = ("int8", "fp16", "fp32")
 _VERSION = 2  # of what is kept
+_LARGEST = 2**20  # bytes of it
 _RUNS = 7  # of each variant, in turns
 _LEAST_RUNS = 2
 _HOPELESS = 2.0  # times the fastest: not worth more runs
@@ -327,11 +329,11 @@ def _key(bundle: Bundle, fit: Sequence[Variant], fidelity: Mapping[str, Fidelity
 def _read(file: Path, fit: set[str]) -> _Race | None:
     """What `file` holds; None when it is not there, damaged, or speaks of other variants."""
     try:
-        kept = json.loads(file.read_bytes())
+        kept = json.loads(read_regular(file, limit=_LARGEST))
         times = {str(id_): float(ms) for id_, ms in kept["times"].items()}
         failed = {str(id_): str(reason) for id_, reason in kept["failed"].items()}
         untried = None if kept["untried"] is None else str(kept["untried"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     timed = times and {*times, *failed} == fit and all(0.0 < ms < math.inf for ms in times.values())
     sound = timed or (len(fit) == 1 and not times and {*failed} <= fit)

@@ -7,10 +7,10 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from edgetl_runtime.errors import ImageError
+from edgetl_runtime.files import read_regular
 from edgetl_runtime.writing import check_writable, write_file
 
 __all__ = ["UNREAD", "check_json_destination", "note", "read_image", "show", "size", "stop_printing", "table"]
@@ -77,9 +77,10 @@ def show(lines: list[str], document: dict[str, Any], destination: str | None) ->
 def read_image(path: str) -> bytes:
     """The bytes of an image file; `ImageError` when it cannot be read."""
     try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise ImageError(f"cannot read {path}: {error.strerror}", fix="check the path") from error
+        return read_regular(path)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"cannot read {path}: {reason}", fix="check the path") from error
 
 
 def _finite(value: Any) -> Any:

@@ -28,6 +28,7 @@ __all__ = [
     "missing_file",
     "mode_of",
     "read_file",
+    "read_regular",
     "unreadable_file",
     "weights_path",
 ]
@@ -127,6 +128,27 @@ def is_file(path: str) -> bool:
     """Whether a file is at `path`: a pipe or a device is none, reading it could wait for ever."""
     mode = mode_of(path)
     return mode is not None and stat.S_ISREG(mode)
+
+
+def read_regular(path: str | os.PathLike[str], *, limit: int = LARGEST_FILE) -> bytes:
+    """The content of a file that is no part of a bundle.
+
+    Raises `OSError` with a ``strerror`` for what is no regular file, as `is_file`, and for more than `limit` bytes.
+    """
+    with open(path, "rb", opener=_open_at_once) as file:
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file, but a pipe or a device", os.fspath(path))
+        if about.st_size > limit:
+            raise OSError(
+                errno.EFBIG, f"it has {about.st_size} bytes, more than the {limit} it may have", os.fspath(path)
+            )
+        return file.read(limit)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """A pipe that nobody writes to would wait here already."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def read_file(path: str) -> bytes:

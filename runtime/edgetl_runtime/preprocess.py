@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from edgetl_runtime.errors import ImageError, UsageError
-from edgetl_runtime.files import is_file
+from edgetl_runtime.files import mode_of, read_regular
 from edgetl_runtime.manifest import Preprocess
 from edgetl_runtime.resizing import resize_part
 from edgetl_runtime.sources import HasBytes, HasRead, ImageSource, name_of, read_source
@@ -126,7 +127,7 @@ def load_bands(source: ImageSource, channels: int, *, color: ColorOrder = "RGB")
             if path.lower().endswith(".npy"):
                 with open(path, "rb") as file:
                     return _from_npy(file, path, color, channels)
-            with Image.open(path) as image:
+            with _opened(path, path) as image:
                 return _upright_bands(image, channels, path)
     return _from_bytes(_read(source), name_of(source), color, channels)
 
@@ -138,8 +139,8 @@ def file_content(source: ImageSource) -> bytes | Image.Image | npt.NDArray[np.ui
     if isinstance(source, (bytearray, memoryview)):
         return bytes(source)
     if isinstance(source, (str, os.PathLike)):
-        with _readable_file(source) as path, open(path, "rb") as file:
-            return file.read()
+        with _readable_file(source) as path:
+            return read_regular(path)
     return _read(source)
 
 
@@ -217,8 +218,29 @@ def _pad_to(image: Image.Image, height: int, width: int) -> Image.Image:
 def _from_bytes(content: bytes, what: str, color: ColorOrder, channels: int) -> tuple[Image.Image, ...]:
     if content.startswith(_NPY):
         return _from_npy(io.BytesIO(content), what, color, channels)
-    with _readable(what), Image.open(io.BytesIO(content)) as image:
+    with _readable(what), _opened(io.BytesIO(content), what) as image:
         return _upright_bands(image, channels, what)
+
+
+def _opened(file: str | BinaryIO, what: str) -> Image.Image:
+    """As Pillow opens it, with its plug-in for photos of phones where the file is one."""
+    try:
+        return Image.open(file)
+    except UnidentifiedImageError:
+        from edgetl_runtime.heif import is_heif, register_heif  # seldom needed
+
+        if not is_heif(_head(file)):
+            raise
+        register_heif(what)
+        return Image.open(file)
+
+
+def _head(file: str | BinaryIO) -> bytes:
+    if isinstance(file, str):
+        with open(file, "rb") as opened:
+            return opened.read(12)
+    file.seek(0)
+    return file.read(12)
 
 
 def _from_npy(file: BinaryIO, what: str, color: ColorOrder, channels: int) -> tuple[Image.Image, ...]:
@@ -315,8 +337,11 @@ def _readable_file(source: str | os.PathLike[str]) -> Iterator[str]:
     """The path of an image file that is there."""
     path = os.fsdecode(source)
     with _readable(path):
-        if not is_file(path):
+        mode = mode_of(path)
+        if mode is None or stat.S_ISDIR(mode):
             raise ImageError(f"no image file at {path}", fix="check the path")
+        if not stat.S_ISREG(mode):  # reading could wait for ever, or fill the memory
+            raise ImageError(f"{path} is no image file, but a pipe or a device", fix="name a regular file")
         yield path
 
 

@@ -34,7 +34,7 @@ from edgetl.verify.options import VerifyOptions
 from edgetl.verify.thumbnails import Thumbnails
 from edgetl.weights import adapt_channels, fit, infer_channels
 from edgetl_export.bundle_writer import write_golden
-from edgetl_runtime import DataError, Label, UsageError, load, open_bundle, preprocess
+from edgetl_runtime import DataError, Label, Preprocess, UsageError, load, open_bundle, preprocess
 from edgetl_runtime.cli import main as run_on_device
 from edgetl_runtime.errors import CheckpointError
 from edgetl_runtime.selftest import self_test
@@ -268,17 +268,18 @@ def test_the_normalisation_goes_with_the_channels() -> None:
 
 def test_arrays_are_photos_where_images_have_not_three_channels(tmp_path: Path) -> None:
     data = write_pictures(tmp_path, 4, n=8)
-    assert len(load_photos(data, channels=4)) == 24
+    four = Preprocess(8, (8, 8), channels=4)
+    assert len(load_photos(data, spec=four)) == 24
     assert len(load_photos(data)) == 12
-    assert len(load_labelled(data, [Label(kind, kind) for kind in KINDS], channels=4)[0]) == 24
+    assert len(load_labelled(data, [Label(kind, kind) for kind in KINDS], spec=four)[0]) == 24
     np.save(data / "plain" / "01.npy", np.zeros((9, 9, 3), np.uint8))
     (data / "plain" / "03.npy").write_bytes(b"cut off")
     Image.new("RGB", (9, 9)).save(data / "plain" / "00.png")
     with pytest.raises(DataError, match="3 images") as caught:
-        load_dataset(data, channels=4)
-    for name, said in (("01.npy", r"\(H, W, 4\)"), ("03.npy", "cannot read"), ("00.png", "3 channels")):
+        load_dataset(data, spec=four)
+    for name, said in (("01.npy", r"\(H, W, 4\)"), ("03.npy", "magic"), ("00.png", "3 channels")):
         assert re.search(f"{name}: .*{said}", caught.value.what)
-    left = load_dataset(data, DataOptions(skip_bad=True), channels=4)
+    left = load_dataset(data, DataOptions(skip_bad=True), spec=four)
     assert (len(left.train) + len(left.val), len(left.bad)) == (21, 3)
 
 

@@ -194,6 +194,27 @@ def test_labels_from_json_and_text(tmp_path: Path) -> None:
     assert load_labels(file) == load_labels(text) == (Label("rose", "rose"), Label("tulip", "tulip"))
 
 
+@pytest.mark.parametrize(
+    ("names", "ids"),
+    [
+        (["crane", "heron", "crane"], ["0", "heron", "2"]),
+        (["maillot", "maillot", "a", "b"], ["0", "1", "a", "b"]),
+        (["a", "b", "b", "a", "c"], ["0", "1", "2", "3", "c"]),
+    ],
+)
+def test_names_may_be_there_twice(names: list[str], ids: list[str], tmp_path: Path) -> None:
+    (tmp_path / "labels.json").write_text(json.dumps(names))
+    (tmp_path / "labels.txt").write_text("\n".join(names))
+    wanted = tuple(Label(id_, name) for id_, name in zip(ids, names, strict=True))
+    assert load_labels(tmp_path / "labels.json") == load_labels(tmp_path / "labels.txt") == wanted
+
+
+def test_an_id_that_is_somebodys_place(tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("crane\ncrane\n1\n")
+    with pytest.raises(CheckpointError, match="gives labels twice: 1"):
+        load_labels(tmp_path / "labels.txt")
+
+
 @pytest.mark.parametrize("text", ['{"a": 1}', "[1, 2]", '[{"name": "x"}]', "[]", '["a", "a"]', "[", "null"])
 def test_bad_labels_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "labels.json").write_text(text)

@@ -225,10 +225,11 @@ def test_labelled_photos_that_cannot_be_read(tmp_path: Path, make_photos: Any) -
 def test_photos_for_calibration(tmp_path: Path, make_photos: Any) -> None:
     make_photos(tmp_path / "a", {"x": 3, "y": 1})
     assert [s.label for s in load_photos(tmp_path / "a")] == [0, 0, 0, 1]
-    make_photos(tmp_path / "a" / "train", {"x": 2})
-    assert [s.name for s in load_photos(tmp_path / "a")] == ["x/000.jpg", "x/001.jpg"]
+    make_photos(tmp_path / "c" / "Train", {"x": 2})
+    make_photos(tmp_path / "c" / "test", {"x": 2})
+    assert [s.name for s in load_photos(tmp_path / "c")] == ["Train/x/000.jpg", "Train/x/001.jpg"]
     (tmp_path / "b").mkdir()
-    for folder in (tmp_path / "b", tmp_path / "c"):
+    for folder in (tmp_path / "b", tmp_path / "nowhere"):
         with pytest.raises(DataError):
             load_photos(folder)
 

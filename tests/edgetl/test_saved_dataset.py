@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from edgetl.data import DataOptions, load_dataset, load_labelled, load_photos
+from edgetl.saved_dataset import SavedImage
 from edgetl_runtime import DataError, Label, MissingDependency, Preprocess, preprocess
 
 SPEC = Preprocess(8, (8, 8))
@@ -65,6 +67,11 @@ def test_splits_are_those_of_the_set(hugging: Any, tmp_path: Path) -> None:
     found, split = load_labelled(tmp_path / "a", [Label(name, name) for name in NAMES])
     assert (split, [sample.name for sample in found]) == ("test", ["test/0", "test/1", "test/2"])
     assert len(load_photos(tmp_path / "a")) == 15
+    twice = {"train": rows(hugging, 0, 15), "val": rows(hugging, 0, 6), "validation": rows(hugging, 9, 6)}
+    hugging.DatasetDict(twice).save_to_disk(str(tmp_path / "c"))
+    for read in (load_dataset, load_photos):
+        with pytest.raises(DataError, match="two names for the val split: val and validation"):
+            read(tmp_path / "c")
     hugging.DatasetDict({"train": rows(hugging, 0, 15), "extra": rows(hugging, 0, 3)}).save_to_disk(str(tmp_path / "b"))
     with pytest.raises(DataError, match="split 'extra'"):
         load_dataset(tmp_path / "b")
@@ -106,6 +113,19 @@ def test_what_cannot_be_used_is_said(hugging: Any, tmp_path: Path) -> None:
     (tmp_path / "bad" / "state.json").write_text("{")
     with pytest.raises(DataError, match="cannot read the data set"):
         load_dataset(tmp_path / "bad")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with a name")
+def test_pipes_and_devices_are_not_waited_for(hugging: Any, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for place in (str(tmp_path / "pipe.png"), "/dev/zero", str(tmp_path)):  # save_to_disk itself would wait for them
+        image = SavedImage([{"image": {"bytes": None, "path": place}}], "image", 0, tmp_path / "a")
+        with pytest.raises(DataError, match=r"row 0: .*(pipe or a device|Is a directory)"):
+            image.read_bytes()
+    rows(hugging, 0, 15).save_to_disk(str(tmp_path / "a"))
+    os.mkfifo(tmp_path / "a" / "more.arrow")
+    with pytest.raises(DataError, match="no regular file"):
+        load_dataset(tmp_path / "a")
 
 
 def test_without_the_library_the_command_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

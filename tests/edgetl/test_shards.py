@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -118,7 +119,7 @@ def test_a_pattern_names_shards(folder: Path) -> None:
 def test_labels_stand_in_several_kinds_of_members(members: dict[str, bytes], label: str, tmp_path: Path) -> None:
     named = {f"a/b.c/01.{kind}": content for kind, content in members.items()}
     shard = write_shard(tmp_path / "s.tar", {**named, "a/b.c/01.jpg": photo(1, "JPEG"), "a/b.c/01.seg.bin": b"x"})
-    (found,) = read_shards([shard], channels=3, labelled=True).items()
+    (found,) = read_shards([shard], channels=3, labelled=True)[0].items()
     assert found[0] == label
     assert found[1][0].read_bytes() == photo(1, "JPEG")
 
@@ -128,8 +129,8 @@ def test_arrays_are_images_of_other_channels(tmp_path: Path) -> None:
     shard = write_shard(
         tmp_path / "s.tar", {"1.npy": write_npy(array), "1.cls": b"x", "2.png": photo(2), "2.cls": b"y"}
     )
-    (image,) = load_photos(shard, channels=4)[:1]
     spec = Preprocess(8, (8, 8), channels=4)
+    (image,) = load_photos(shard, spec=spec)[:1]
     np.testing.assert_array_equal(preprocess(image.source, spec), preprocess(array, spec))
     assert [sample.name for sample in load_photos(shard)] == ["s.tar/2.png"]
 
@@ -219,3 +220,59 @@ def test_a_shard_that_shrinks_or_goes_is_noticed(folder: Path) -> None:
     source.shard.unlink()
     with pytest.raises(DataError, match="cannot read"):
         preprocess(source, SPEC)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["{0..99999999999}.tar", "{0..9999}{0..9999}.tar", "{0..999999}/{0..1}.tar", "{9..0}.tar"]
+)
+def test_a_pattern_of_too_many_shards_is_refused_at_once(pattern: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="shards, not for 1 to"):
+        find_shards(tmp_path / pattern)
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"a":' * 100_000, b'{"label": ' + b"9" * 5000 + b"}", b"\xff{"])
+def test_senseless_labels_name_the_member(content: bytes, tmp_path: Path) -> None:
+    shard = write_shard(tmp_path / "s.tar", {"a.png": photo(1), "a.json": content})
+    with pytest.raises(DataError, match=r"s\.tar: a\.json is no label"):
+        load_photos(shard)
+
+
+def test_members_that_are_left_out_are_counted(tmp_path: Path) -> None:
+    shard = write_shard(tmp_path / "s.tar", {**samples(0, 12), "0100.heic": b"x", "0100.cls": b"bus", "0101.bin": b"y"})
+    data = load_dataset(shard)
+    assert data.left_out == {".heic": 1, ".bin": 1}
+    assert load_dataset(shard).left_out == data.left_out  # from the index that is kept
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (("a/train-0.tar", "a/training-1.tar", "a/val-0.tar"), "two names for the train split"),
+        (("a/train-val-0.tar",), "says several splits: train, val"),
+        (("train/0.tar", "Training/0.tar"), "two names for the train split"),
+        (("0.tar", "rose/a.png"), "beside images that are in none"),
+        (("train/0.tar", "val/rose/a.png"), "none in val"),
+        (("train.tar", "train/rose/a.png"), "beside images that are in none"),
+        (("train/0.tar", "train/rose/a.png"), "beside images that are in none"),
+        (("train/0.tar", "val/0.tar", "roses/a.png"), "beside images that are in none"),
+    ],
+)
+def test_shards_that_would_be_merged_or_hide_images(names: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    for number, name in enumerate(names):
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith(".tar"):
+            write_shard(tmp_path / "set" / name, samples(20 * number, 12))
+        else:
+            (tmp_path / "set" / name).write_bytes(photo(1))
+    root = tmp_path / "set" / "a" if names[0].startswith("a/") else tmp_path / "set"
+    for read in (load_dataset, load_photos):
+        with pytest.raises(DataError, match=says) as caught:
+            read(root)
+        assert caught.value.fix
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with a name")
+def test_a_pipe_is_no_shard(folder: Path) -> None:
+    os.mkfifo(folder / "999.tar")
+    with pytest.raises(DataError, match="no regular file"):
+        load_photos(folder)

@@ -16,10 +16,12 @@ from edgetl_export.progress import Track, silent
 from edgetl_export.quantize.calibrate import Calibration, calibrate
 from edgetl_export.quantize.ranges import Range
 from edgetl_runtime.cache import keep, own_cache
+from edgetl_runtime.files import read_regular
 
 __all__ = ["calibrate_once", "key_of"]
 
 _VERSION = 2
+_LARGEST = 2**30  # bytes of what is kept
 
 _UNREADABLE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 """What reading a damaged zip of arrays raises; RuntimeError where a flipped bit says that it is encrypted."""
@@ -52,7 +54,7 @@ def calibrate_once(captured: Captured, samples: CalibrationSamples, *, track: Tr
 
 def _read(file: Path) -> Calibration | None:
     try:
-        with np.load(file, allow_pickle=False) as saved:
+        with np.load(io.BytesIO(read_regular(file, limit=_LARGEST)), allow_pickle=False) as saved:
             nodes, methods = saved["nodes"].tolist(), saved["methods"].tolist()
             ranges = {
                 method: {node: Range(float(low), float(high)) for node, (low, high) in zip(nodes, rows, strict=True)}

@@ -193,6 +193,7 @@ def full_report(report: Report) -> Report:
             ),
         ),
         disturbances=("the load of other processes rose from 0.1 to 1.3 cores",),
+        about_photos=("warning: 8 images of val are in train too",),
         original=Original(
             0.42,
             {

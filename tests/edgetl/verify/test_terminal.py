@@ -54,6 +54,7 @@ def test_everything_that_is_known_is_said(full_report: Report) -> None:
     assert "within noise: 1 other differences since accepted.json of 2025-12-24" in text
     assert "top-1 accuracy 0.877" not in text
     assert "NOISE the load of other processes rose from 0.1 to 1.3 cores" in text
+    assert "PHOTO warning: 8 images of val are in train too" in text
 
 
 def test_an_undecided_variant_is_not_shown_as_passed(full_report: Report) -> None:

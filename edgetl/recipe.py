@@ -9,6 +9,7 @@ import dataclasses
 import tomllib
 import types
 import typing
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,8 @@ __all__ = [
 
 
 RECIPE_SCHEMA = 1
+_TRAIN_PRECISION = ("train_precision", "precision")
+"""Key of [train] and the field of `TrainOptions`: in a file, ``precision`` is taken for what is exported."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,8 @@ class Recipe:
             section: {key: _plain(value) for key, value in values.items() if value is not None}
             for section, values in dataclasses.asdict(self).items()
         }
+        key, field_name = _TRAIN_PRECISION
+        document["train"] = {key if name == field_name else name: v for name, v in document["train"].items()}
         return tomli_w.dumps({"schema": RECIPE_SCHEMA, **document})
 
     def save(self, path: Path) -> None:
@@ -151,9 +156,9 @@ class Recipe:
 def read_recipe(path: Path) -> Recipe:
     """A recipe file. Raises `UsageError` when it is missing, no TOML, or holds what `Recipe.updated` refuses."""
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"cannot read the recipe {path}: {error}", fix="a TOML file") from error
+        raise UsageError(f"cannot read the recipe {path}: {error}", fix="a TOML file in UTF-8") from error
     schema = document.pop("schema", RECIPE_SCHEMA)
     if not isinstance(schema, int) or isinstance(schema, bool) or schema > RECIPE_SCHEMA:
         raise UsageError(
@@ -173,6 +178,8 @@ def demo_recipe() -> Recipe:
 def _section(section: Any, values: Mapping[str, Any], where: str) -> Any:
     hints = typing.get_type_hints(type(section))
     found: dict[str, Any] = {}
+    if isinstance(section, TrainOptions):
+        values = _with_train_precision(values, where)
     for key, value in values.items():
         if key not in hints:
             raise UsageError(f"{where} unknown key {key!r}", fix=nearest(key, list(hints)))
@@ -181,6 +188,16 @@ def _section(section: Any, values: Mapping[str, Any], where: str) -> Any:
         return dataclasses.replace(section, **found)
     except UsageError as error:
         raise UsageError(f"{where} {error.what}", fix=error.fix) from None
+
+
+def _with_train_precision(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`values` with the field's name for ``train_precision``. The former key works, and a `FutureWarning` says so."""
+    key, name = _TRAIN_PRECISION
+    if name in values and key in values:
+        raise UsageError(f"{where} has both {key} and {name}", fix=f"{name} is the former name of {key}: remove it")
+    if name in values:
+        warnings.warn(f"{where} {name} is called {key} now", FutureWarning, stacklevel=2)
+    return {name if given == key else given: value for given, value in values.items()}
 
 
 def _value(kind: Any, value: Any, where: str) -> Any:

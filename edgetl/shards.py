@@ -194,7 +194,7 @@ def _label(archive: tarfile.TarFile, member: tarfile.TarInfo, shard: Path) -> st
     stream = archive.extractfile(member)
     content = b"" if stream is None else stream.read()
     try:
-        text = content.decode().strip()
+        text = content.decode("utf-8-sig").strip()
         raw = json.loads(text) if is_json else text
     except ValueError as error:
         raise DataError(f"{where} is no label: {error}", fix="a label in UTF-8, or JSON") from error

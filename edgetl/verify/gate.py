@@ -211,7 +211,7 @@ def read_gate(path: Path) -> Gate:
     Raises `UsageError` when it cannot be read or names an unknown section, precision, target or quantity.
     """
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UsageError(f"cannot read the gate {path}: {error.strerror}", fix="check the path") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

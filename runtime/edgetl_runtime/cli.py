@@ -1,6 +1,6 @@
 """edgetl-run: the command line of the device. Results on stdout, everything else on stderr.
 
-Exit codes: 0 done and passed, 1 the self-test failed, 2 the user can fix it, 130 interrupted.
+Exit codes: 0 done and passed, 1 the self-test failed, 2 the user can fix it; `edgetl_runtime.commands` has the others.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from edgetl_runtime.advice import Advice, Recommendation, advise
 from edgetl_runtime.bench import BenchOptions, bench_image, bench_variants
 from edgetl_runtime.bundle import Bundle, open_bundle
 from edgetl_runtime.classifier import load
+from edgetl_runtime.commands import EXIT_CODES, CommandParser, run_command, split_names
 from edgetl_runtime.engines import DEVICES, ENGINES, engine_info
-from edgetl_runtime.errors import EdgetlError, EngineError, UsageError
+from edgetl_runtime.errors import EngineError, UsageError
 from edgetl_runtime.fidelity import read_fidelity
 from edgetl_runtime.machine import cpu_features, describe_machine
 from edgetl_runtime.manifest import Variant
@@ -31,42 +32,71 @@ from edgetl_runtime.selftest import SelfTest, self_test
 __all__ = ["main"]
 
 _ENGINE_CHOICES = ("auto", *ENGINES)
-_INTERRUPTED = 130
+_PROGRAM = "edgetl-run"
+_ABOUT = {
+    "info": "Show the manifest and, for each variant, whether it runs here and passed verification.",
+    "predict": "Classify images with the fastest variant that runs here and is accurate enough, or the one that is "
+    "named.",
+    "embed": "Give the features of images: with --json their values, else their sizes and lengths.",
+    "bench": "Measure every variant that runs here - load, first run, preprocessing, steady state - and say which to "
+    "ship.",
+    "self-test": "Run the golden samples through every variant that runs here; exit code 1 when the device computes "
+    "otherwise.",
+}
+_MEANT = {
+    **dict.fromkeys(("-o", "--output", "--out"), ("--json", "--json FILE writes the result")),
+    **dict.fromkeys(("-k", "--topk", "--top-k"), ("--top", "--top K: labels per image")),
+    **dict.fromkeys(("--conf", "--confidence"), ("--threshold", "--threshold P leaves out labels less probable")),
+    **dict.fromkeys(("--backend", "--provider", "--runtime"), ("--engine", "--engine NAME")),
+    **dict.fromkeys(("--gpu", "--cuda", "--npu"), ("--device", "--device NAME")),
+    **dict.fromkeys(("-t", "--num-threads"), ("--threads", "--threads N")),
+    **dict.fromkeys(("--model", "-m"), ("", "the bundle or the model file is the first argument, without an option")),
+    **dict.fromkeys(("-q", "--quiet"), ("", "notes go to stderr: 2>/dev/null hides them")),
+    **dict.fromkeys(("classify", "run", "infer"), ("predict", "edgetl-run predict BUNDLE IMAGE")),
+    **dict.fromkeys(("inspect", "show"), ("info", "edgetl-run info BUNDLE")),
+    **dict.fromkeys(("benchmark", "time"), ("bench", "edgetl-run bench BUNDLE")),
+    **dict.fromkeys(("verify", "test", "selftest", "check"), ("self-test", "edgetl-run self-test BUNDLE")),
+}
+"""What people of other tools type: see `CommandParser`."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code. `argv` without the program's name, by default the process's own."""
+def main(argv: Sequence[str] | None = None, *, program: str = _PROGRAM) -> int:
+    """Run one command and return its exit code. `argv` without the program's name, by default the process's own.
+
+    `program` is how messages are signed.
+    """
+    return run_command(program, lambda: _run(argv, program))
+
+
+def _run(argv: Sequence[str] | None, program: str) -> int:
     arguments = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = arguments.command
-    try:
-        if arguments.json is not None:
-            console.check_json_destination(arguments.json)
-        with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
-            code = command(arguments)
-            sys.stdout.flush()
-            return code
-    except EdgetlError as error:
-        print(f"edgetl-run: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("edgetl-run: interrupted", file=sys.stderr)
-        return _INTERRUPTED
-    except BrokenPipeError:
-        console.stop_printing()
-        return console.UNREAD
+    if arguments.json is not None:
+        console.check_json_destination(arguments.json)
 
+    def show_warning(message: Warning | str, *_: object, **__: object) -> None:
+        """Without file and line: they are of no use to who runs a command."""
+        console.note(f"{program}: warning: {message}")
 
-def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    """Without file and line: they are of no use to who runs a command."""
-    console.note(f"edgetl-run: warning: {message}")
+    with warnings.catch_warnings():
+        warnings.showwarning = show_warning
+        return command(arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="edgetl-run", description="Run the variants of an edgetl bundle on a device.")
+    parser = CommandParser(
+        prog=_PROGRAM,
+        description="Run the variants of an edgetl bundle on a device.\nedgetl-run help COMMAND shows its options.",
+        epilog=EXIT_CODES.format(failed="the self-test failed"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        meant=_MEANT,
+    )
     parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and leave")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    add = commands.add_parser
+
+    def add(name: str, help: str) -> argparse.ArgumentParser:  # noqa: A002 - as argparse calls it
+        return commands.add_parser(name, help=help, description=_ABOUT[name], meant=_MEANT)
+
     info = add("info", help="what is in a bundle and what of it runs here")
     predict = add("predict", help="classify images")
     embed = add("embed", help="features of images, from a bundle that was exported with some")
@@ -74,7 +104,6 @@ def _parser() -> argparse.ArgumentParser:
     test = add("self-test", help="check that this device computes what was verified")
     for sub, command in ((info, _info), (predict, _predict), (embed, _embed), (bench, _bench), (test, _self_test)):
         sub.set_defaults(command=command)
-        sub.description = command.__doc__
         sub.add_argument("bundle", metavar="BUNDLE", help="bundle folder, .edgetl file, or one model file")
         sub.add_argument("--json", metavar="FILE", help="write the result as JSON; - is stdout")
     for sub in (predict, embed, bench, test):
@@ -356,7 +385,7 @@ def _wanted(bundle: Bundle, ids: str | None, engine: str) -> list[Variant]:
     """The variants that the options name; `EngineError` when they name none."""
     if engine != "auto":
         engine_info(engine)
-    named = [bundle.manifest.variant(id_.strip()) for id_ in ids.split(",")] if ids else bundle.manifest.variants
+    named = [bundle.manifest.variant(id_) for id_ in split_names(ids)] if ids else bundle.manifest.variants
     wanted = [variant for variant in named if engine in ("auto", variant.requires.engine)]
     if not wanted:
         raise EngineError(f"{bundle.path} has no such variant for engine {engine}", fix="leave --engine out")

@@ -18,6 +18,8 @@ Every one of them carries what is wrong, where, and the line that fixes it. Anyt
 
 from __future__ import annotations
 
+from edgetl_runtime.escaping import message
+
 __all__ = [
     "BundleError",
     "CheckpointError",
@@ -37,7 +39,8 @@ __all__ = [
 class EdgetlError(Exception):
     """Base of all errors that the user can fix.
 
-    ``what`` says what is wrong and where; ``fix`` is the command or the change that mends it.
+    ``what`` says what is wrong and where; ``fix`` is the command or the change that mends it. As a string both are
+    safe to show: names in them may hold anything (see `edgetl_runtime.escaping`).
     """
 
     def __init__(self, what: str, *, fix: str | None = None) -> None:
@@ -46,7 +49,8 @@ class EdgetlError(Exception):
         self.fix = fix
 
     def __str__(self) -> str:
-        return self.what if self.fix is None else f"{self.what}\n  fix: {self.fix}"
+        what = message(self.what, indent="    ")
+        return what if self.fix is None else f"{what}\n  fix: {message(self.fix, indent='    ')}"
 
 
 class UsageError(EdgetlError):
@@ -85,7 +89,7 @@ class MissingDependency(EdgetlError):  # noqa: N818 - the user reads the name, "
         self.extra = extra
 
     def __str__(self) -> str:
-        return f"{self.what}: {self.fix}"
+        return message(f"{self.what}: {self.fix}", indent="    ")
 
 
 class ExportError(EdgetlError):

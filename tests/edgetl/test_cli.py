@@ -279,10 +279,15 @@ def test_missing_library(run_words: list[str], fails: Fails, run_that_lacks: Cal
     assert fails(run_words) == 'torch._C is not installed here: pip install "edgetl[all]"\n'
 
 
-def test_a_missing_module_of_edgetl_is_a_bug(run_words: list[str], run_that_lacks: Callable[[str], None]) -> None:
+def test_a_missing_module_of_edgetl_is_a_bug(
+    run_words: list[str], run_that_lacks: Callable[[str], None], capsys: Capture
+) -> None:
     run_that_lacks("edgetl.gone")
-    with pytest.raises(ModuleNotFoundError):
-        main(run_words)
+    assert main(run_words) == 70  # 1 would read as "a variant failed"
+    said = capsys.readouterr().err
+    assert "No module named 'edgetl.gone'" in said
+    assert "Traceback" in said
+    assert said.splitlines()[-1].startswith("edgetl: this is a bug of edgetl (exit code 70)")
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ from edgetl.backbones import add_hidden_layer, build, preset
 from edgetl.weights import State, fit, infer_channels, infer_num_classes, read_state
 from edgetl_export.staging import staged
 from edgetl_runtime.errors import CheckpointError, UsageError
-from edgetl_runtime.manifest import Label, Normalize, Preprocess
+from edgetl_runtime.escaping import json_value
+from edgetl_runtime.manifest import Label, Normalize, Preprocess, check_label_names
 
 __all__ = ["CHECKPOINT_FILE", "Checkpoint", "load_labels", "open_checkpoint"]
 
@@ -157,7 +158,7 @@ class Checkpoint:
             "training": self.training,
         }
         (folder / _WEIGHTS).write_bytes(self._bytes)
-        (folder / CHECKPOINT_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        (folder / CHECKPOINT_FILE).write_text(json.dumps(json_value(about), indent=2) + "\n", encoding="utf-8")
 
 
 def open_checkpoint(
@@ -202,6 +203,7 @@ def load_labels(path: Path) -> tuple[Label, ...]:
         labels = tuple(Label(row["id"], row.get("name", row["id"])) for row in rows)
     else:
         raise CheckpointError(f"{path} is not a list of labels", fix=_LABELS_FIX)
+    check_label_names((text for label in labels for text in (label.id, label.name)), str(path))
     twice = sorted(id_ for id_, n in Counter(label.id for label in labels).items() if n > 1)
     if twice or not labels:
         what = f"gives labels twice: {', '.join(twice[:5])}" if twice else "has no labels"

@@ -17,7 +17,8 @@ from edgetl.splits import Files, find_photos, read_splits, validation_files
 from edgetl.threads import in_threads
 from edgetl_export.progress import Track, silent
 from edgetl_runtime.errors import DataError, UsageError
-from edgetl_runtime.manifest import Label
+from edgetl_runtime.escaping import printable
+from edgetl_runtime.manifest import Label, check_label_names
 from edgetl_runtime.preprocess import ImageSource
 
 __all__ = [
@@ -108,6 +109,7 @@ def load_dataset(
         found["val"] = validation_files(options.val, channels)
     if "all" in found:
         found["train"] = found.pop("all")
+    check_label_names((name for files in found.values() for name in files), str(path))
     _check_trainable(found, path, options)
     found, bad = _without_unreadable(found, path, channels, skip_bad=options.skip_bad, track=track)
     _check_trainable(found, path, options)
@@ -116,7 +118,7 @@ def load_dataset(
     if "val" not in splits:
         splits["train"], splits["val"] = _hold_out(splits["train"], options.val_fraction, options.seed)
     return Dataset(
-        name=path.resolve().stem if path.is_file() else path.resolve().name,
+        name=printable(path.resolve().stem if path.is_file() else path.resolve().name),
         labels=tuple(Label(name, name) for name in names),
         train=splits["train"],
         val=splits["val"],
@@ -288,6 +290,7 @@ def _as_samples(files: Files, index: dict[str, int], path: Path) -> tuple[Sample
 
 
 def _short(file: ImageFile, root: Path) -> str:
+    """A name for reports, safe to show and to write whatever the file is called."""
     if not isinstance(file, Path):
-        return file.name
-    return file.relative_to(root).as_posix() if file.is_relative_to(root) else file.as_posix()
+        return printable(file.name)
+    return printable(file.relative_to(root).as_posix() if file.is_relative_to(root) else file.as_posix())

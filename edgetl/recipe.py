@@ -20,6 +20,7 @@ from edgetl.data import DataOptions
 from edgetl.training.options import TrainOptions, require
 from edgetl_export.device import DEVICES
 from edgetl_runtime.errors import OutputError, UsageError, nearest
+from edgetl_runtime.escaping import encodable
 
 __all__ = [
     "DataSection",
@@ -226,5 +227,7 @@ def _mismatch(where: str, wanted: str, value: Any) -> UsageError:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Path):
-        return value.as_posix()
+        return encodable(value.as_posix())  # a file of TOML cannot hold more
+    if isinstance(value, str):
+        return encodable(value)
     return list(value) if isinstance(value, tuple) else value

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -140,7 +141,7 @@ def _indexed(shard: Path) -> _Index:
         raise DataError(f"cannot read {shard}: {error}", fix="check the path") from error
     key = f"{_VERSION} {shard.resolve()} {about.st_size} {about.st_mtime_ns} {sorted(image_suffixes(1))}"
     folder = cache_folder()
-    file = None if folder is None else folder / "shards" / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
+    file = None if folder is None else folder / "shards" / f"{hashlib.sha256(os.fsencode(key)).hexdigest()}.json"
     index = None if file is None else _kept(file)
     if index is None:
         index = _walked(shard)

@@ -26,6 +26,7 @@ from edgetl.verify.provenance import contract_of, provenance_changes
 from edgetl.verify.report import Check, Report, VariantReport
 from edgetl.verify.significance import fisher_worse, is_significant, mcnemar_worse
 from edgetl_runtime.errors import UsageError
+from edgetl_runtime.escaping import printable
 from edgetl_runtime.manifest import Manifest
 
 __all__ = ["LATENCY_MARGIN", "Baseline", "check_same_model", "compare_reports", "latency_decision"]
@@ -52,7 +53,7 @@ class Baseline:
             content = path.read_bytes()
         except OSError as error:
             raise UsageError(f"cannot read the baseline {path}: {error.strerror}", fix="check the path") from None
-        return cls(Report.from_json(content, where=str(path)), str(path))
+        return cls(Report.from_json(content, where=str(path)), printable(str(path)))
 
 
 def check_same_model(manifest: Manifest, baseline: Baseline) -> None:

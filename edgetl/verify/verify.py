@@ -30,6 +30,7 @@ from edgetl.verify.twins import twins_among
 from edgetl_export.progress import Track, silent
 from edgetl_runtime.bundle import Bundle, open_bundle
 from edgetl_runtime.errors import DataError, UsageError, nearest
+from edgetl_runtime.escaping import printable
 from edgetl_runtime.manifest import Manifest, Variant
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def verify(
         reports = measuring.with_layers(reports)
     reports = measuring.with_damage(reports)
     report = Report(
-        bundle=bundle.name,
+        bundle=printable(bundle.name),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=describe_workbench(),
         data=Data(n=len(samples), fingerprint=answers.fingerprint),

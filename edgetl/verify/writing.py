@@ -12,6 +12,7 @@ from edgetl.verify.junit import render_junit
 from edgetl.verify.markdown import render_markdown
 from edgetl.verify.report import Report
 from edgetl_runtime.errors import OutputError
+from edgetl_runtime.escaping import encodable
 
 __all__ = ["ReportFiles", "write_report", "write_text"]
 
@@ -61,7 +62,7 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         try:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(encodable(text), encoding="utf-8")
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

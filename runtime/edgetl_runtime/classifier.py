@@ -16,6 +16,7 @@ from PIL import Image
 from edgetl_runtime.bundle import Bundle, open_bundle
 from edgetl_runtime.engines import engine_info
 from edgetl_runtime.errors import BundleError, EngineError, ImageError, UsageError, nearest
+from edgetl_runtime.escaping import printable
 from edgetl_runtime.frozen import dataclass
 from edgetl_runtime.machine import usable_cores
 from edgetl_runtime.manifest import Manifest, TensorSpec, Variant
@@ -49,7 +50,7 @@ class Score:
     probability: float
 
     def __str__(self) -> str:
-        return f"{self.name} {self.probability:.1%}"
+        return f"{printable(self.name)} {self.probability:.1%}"
 
 
 @dataclass(frozen=True)

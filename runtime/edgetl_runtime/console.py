@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import os
 import sys
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self, TextIO
 
 from edgetl_runtime.errors import ImageError, OutputError
-from edgetl_runtime.escaping import encodable, json_on_screen, message, printable
+from edgetl_runtime.escaping import json_on_screen, json_value, message, printable
 
 __all__ = ["Streams", "check_json_destination", "note", "out", "read_image", "show", "size", "table"]
 
@@ -137,7 +136,7 @@ def show(lines: list[str], document: dict[str, Any], destination: str | None) ->
     if destination is None:
         out(printed)
         return
-    text = json.dumps(_writable({"schema": 1, **document}), indent=1, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(json_value({"schema": 1, **document}), indent=1, ensure_ascii=False, allow_nan=False)
     if destination == _STDOUT:
         print(printed, file=sys.stderr, flush=True)
         print(json_on_screen(text), flush=True)
@@ -156,14 +155,3 @@ def read_image(path: str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise ImageError(f"cannot read {path}: {error.strerror}", fix="check the path") from error
-
-
-def _writable(value: Any) -> Any:
-    """`value` with null for infinities and NaN, which JSON cannot hold, and names as UTF-8 can hold them."""
-    if isinstance(value, dict):
-        return {encodable(key): _writable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_writable(item) for item in value]
-    if isinstance(value, str):
-        return encodable(value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value

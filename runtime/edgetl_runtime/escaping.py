@@ -6,7 +6,10 @@ file can hold. What is shown goes through `printable`, what is only written thro
 
 from __future__ import annotations
 
-__all__ = ["encodable", "json_on_screen", "message", "printable"]
+import math
+from typing import Any
+
+__all__ = ["encodable", "json_on_screen", "json_value", "message", "printable"]
 
 _DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """They reorder what stands around them: a name can look like another one."""
@@ -27,6 +30,17 @@ def encodable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(_escaped(char) if "\ud800" <= char <= "\udfff" else char for char in text)
+
+
+def json_value(value: Any) -> Any:
+    """`value` as every JSON reader takes it: null for infinities and NaN, strings `encodable`."""
+    if isinstance(value, dict):
+        return {encodable(key) if isinstance(key, str) else key: json_value(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_value(item) for item in value]
+    if isinstance(value, str):
+        return encodable(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def json_on_screen(text: str) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgetl.verify.report import VariantReport
 from edgetl.verify.svg import COLOURS, svg_for_page
+from edgetl_runtime.escaping import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,7 +65,7 @@ def add_legend(figure: Figure, variants: Sequence[VariantReport], *, ring: bool 
 
 def literal(text: str) -> str:
     """A label as it is: matplotlib reads what is between dollar signs as a formula."""
-    return text.replace("$", r"\$")
+    return printable(text).replace("$", r"\$")
 
 
 def finished(title: str, text: str, figure: Figure) -> Plot:

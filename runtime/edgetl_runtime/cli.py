@@ -152,6 +152,7 @@ def _info(arguments: argparse.Namespace) -> int:
         variants.append(
             {"id": variant.id, "engine": variant.requires.engine, "bytes": variant.bytes, **runnable, "failed": checks}
         )
+        variants[-1]["int8_safe"] = _int8_safe(variant)
         if arguments.placement:
             variants[-1]["placement"] = None if places is None else dataclasses.asdict(places)
     spec = manifest.preprocess
@@ -165,6 +166,7 @@ def _info(arguments: argparse.Namespace) -> int:
         "",
         *console.table(["variant", "size", "engine", "state"], rows),
         *_saturating(manifest.variants),
+        *_safe(manifest.variants),
     ]
     contract = {key: value for key, value in json.loads(manifest.to_json()).items() if key != "variants"}
     console.show(lines, {"bundle": str(bundle.path), **contract, "variants": variants}, arguments.json)
@@ -194,6 +196,18 @@ def _on_device(arguments: argparse.Namespace) -> dict[str, Any]:
             raise UsageError(f"--device-option {text!r} is not KEY=VALUE", fix="--device-option device_type=GPU")
         options[key] = value
     return {"device": arguments.device, "device_options": options}
+
+
+def _int8_safe(variant: Variant) -> bool | None:
+    """Whether it was exported with --int8-safe; None where the manifest does not say."""
+    chosen = (variant.quantization or {}).get("int8_safe")
+    return chosen if isinstance(chosen, bool) else None
+
+
+def _safe(variants: Sequence[Variant]) -> list[str]:
+    """A line that names the variants of --int8-safe: other weights than without it."""
+    names = [variant.id for variant in variants if _int8_safe(variant)]
+    return [f"exported with --int8-safe, for x86 CPUs without VNNI: {', '.join(names)}"] if names else []
 
 
 def _saturating(variants: Sequence[Variant]) -> list[str]:

@@ -71,9 +71,9 @@ class CommandParser(argparse.ArgumentParser):
             option = word.partition("=")[0]
             is_option = len(word) > 1 and word.startswith("-") and " " not in word and not _NUMBER.match(word)
             if is_option and option not in self._option_string_actions:
-                self.error(
-                    f"there is no option {option}\n  fix: {self._fix(option, list(self._option_string_actions))}"
-                )
+                actions = self._option_string_actions.items()
+                shown = [name for name, action in actions if action.help != argparse.SUPPRESS]
+                self.error(f"there is no option {option}\n  fix: {self._fix(option, shown)}")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         known = None if action.choices is None else [str(choice) for choice in action.choices]

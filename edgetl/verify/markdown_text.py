@@ -15,7 +15,7 @@ __all__ = ["code", "escape", "summary"]
 
 _LONGEST_TEXT = 400
 _APART = "\u200b"
-_BEGINS_SOMETHING = re.compile(r"[@#]|:(?=[\w/+-])|[!%~&^](?=[\w\"'])|[{\[](?=[+-])|\b(?:www(?=\.)|gh(?=-\d))", re.I)
+_BEGINS_SOMETHING = re.compile(r"[@#]|:(?=[\w/+-])|[!%~&^](?=[\w\"'])|[{\[](?=[+-])|www(?=\.)|gh(?=-\d)", re.I)
 _SIGNS = str.maketrans(
     {
         **{sign: f"\\{sign}" for sign in "\\`*_[]{}<>|~"},

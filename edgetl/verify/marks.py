@@ -45,9 +45,10 @@ def add_legend(figure: Figure, variants: Sequence[VariantReport], *, ring: bool 
     targets = dict.fromkeys((variant.target, colour_of(variant)) for variant in variants)
     precisions = dict.fromkeys(variant.precision for variant in variants)
     style: dict[str, Any] = {"linestyle": "", "markersize": 7}
-    handles = [Line2D([], [], marker="o", color=colour, label=name, **style) for name, colour in targets]
+    handles = [Line2D([], [], marker="o", color=colour, label=literal(name), **style) for name, colour in targets]
     handles += [
-        Line2D([], [], marker=marker_of(name), color=COLOURS["muted"], label=name, **style) for name in precisions
+        Line2D([], [], marker=marker_of(name), color=COLOURS["muted"], label=literal(name), **style)
+        for name in precisions
     ]
     if ring:
         handles.append(

@@ -85,7 +85,7 @@ def svg_for_page(figure: Figure, *, label: str) -> str:
     """
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
+    svg = printable(buffer.getvalue(), keep="\n\t")
     view_box = re.search(r'viewBox="[^"]*"', svg)
     assert view_box is not None
     body = svg[svg.index(">", view_box.end()) + 1 :]

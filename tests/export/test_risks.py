@@ -25,6 +25,7 @@ def test_static_int8_has_its_layers_and_tflite_none(bundle: tuple[Path, Exported
     assert expected["layers_at_risk"] > 0
     for variant in exported.manifest.variants:
         found = (variant.quantization or {}).get("saturation")
+        assert (variant.quantization or {}).get("int8_safe") is (False if variant.quantization else None), variant.id
         if variant.precision != "int8" or variant.target == "tflite":
             assert found is None, variant.id
         else:

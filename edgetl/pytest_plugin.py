@@ -222,6 +222,6 @@ def _checks(config: pytest.Config) -> BundleChecks:
 
 def _shown(text: str) -> str:
     """Names and reasons for the terminal (see `edgetl_runtime.escaping`)."""
-    from edgetl_runtime.escaping import message
+    from edgetl_runtime.escaping import printable
 
-    return message(text)
+    return printable(text, keep="\n")

@@ -7,31 +7,45 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
+from edgetl.meant import MEANT
 from edgetl_runtime import __version__
+from edgetl_runtime.commands import EXIT_CODES, CommandParser
 
 __all__ = ["Command", "build_parser"]
 
 Command: TypeAlias = Callable[[argparse.Namespace], int]
 
+_ABOUT = {
+    "run": "Photos to a verified bundle: fine-tune, export, verify.",
+    "train": "Fine-tune a backbone on labelled photos; leaves a checkpoint.",
+    "lr-range": "Find a learning rate: a short training whose rate grows until the loss does.",
+    "export": "Export a checkpoint, or a plain torchvision weights file, to a bundle.",
+    "verify": "Hold every variant of a bundle against the model it came from, on labelled photos.",
+    "bench": "Measure latency of every variant that runs here.",
+    "inspect": "Show what is in a bundle, what of it runs here, what verification said; --layers: where it goes wrong.",
+    "backbones": "List every backbone: parameters, GMACs, input, published top-1, and the targets it was tried on.",
+    "compare": "Train, export and measure several backbones on your photos, side by side on this machine.",
+    "learning-curve": "Measure accuracy against the number of training photos, transfer against from scratch.",
+    "demo": "The main job on 1,797 handwritten digits that ship inside scikit-learn; nothing is downloaded.",
+}
+
 
 def build_parser(run_by: Mapping[str, Command]) -> argparse.ArgumentParser:
-    """The parser of `edgetl`: ``command`` of what it parses is the function of `run_by` that does it.
-
-    The first line of a function's docstring is the command's help.
-    """
-    parser = argparse.ArgumentParser(
+    """The parser of `edgetl`: ``command`` of what it parses is the function of `run_by` that does it."""
+    parser = CommandParser(
         prog="edgetl",
-        description="Photos to a small model that runs, and is proven to run, on a device.",
+        description="Photos to a small model that runs, and is proven to run, on a device.\n"
+        "edgetl help COMMAND shows its options.",
+        epilog=EXIT_CODES.format(failed="a limit of the gate does not hold, or a target could not be written"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        meant=MEANT,
     )
     parser.add_argument("--version", action="version", version=f"edgetl {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(name: str) -> argparse.ArgumentParser:
-        command = run_by[name]
-        about = (command.__doc__ or "").strip()
-        sub = commands.add_parser(name, help=about.splitlines()[0], description=about)
-        sub.set_defaults(command=command)
+        sub = commands.add_parser(name, help=_ABOUT[name], description=_ABOUT[name], meant=MEANT)
+        sub.set_defaults(command=run_by[name])
         return sub
 
     run = add("run")
@@ -73,8 +87,8 @@ def build_parser(run_by: Mapping[str, Command]) -> argparse.ArgumentParser:
     bench = add("bench")
     bench.add_argument("bundle", metavar="BUNDLE")
     bench.add_argument("--variants", metavar="ID,...", help="only these variants, separated by commas")
-    bench.add_argument("--threads", metavar="N", help="cores of one run (default: all)")
-    bench.add_argument("--seconds", metavar="S", help="time per variant (default: 2)")
+    bench.add_argument("--threads", type=int, metavar="N", help="cores of one run (default: all)")
+    bench.add_argument("--seconds", type=float, metavar="S", help="time per variant (default: 2)")
     bench.add_argument("--json", metavar="FILE", help="write the result as JSON; - is stdout")
     inspecting = add("inspect")
     _inspect_options(inspecting)
@@ -144,7 +158,8 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--image-size", type=int, metavar="N", help="pixels (default: the backbone's own, often 224)")
     group.add_argument("--channels", type=int, metavar="N", help="of an image: 1 is grey, 3 is RGB (default: 3)")
     group.add_argument("--seed", type=int, metavar="N")
-    group.add_argument("--precision", metavar="auto|fp32|bf16|fp16", help="what the network is trained in")
+    group.add_argument("--train-precision", metavar="auto|fp32|bf16|fp16", help="what the network is trained in")
+    group.add_argument("--precision", dest="former_precision", metavar="NAME", help=argparse.SUPPRESS)
     group.add_argument("--compile", action="store_true", default=None, help="torch.compile the network")
     group.add_argument("--tensorboard", metavar="DIR", help="a folder for TensorBoard, one for each training")
     _device_option(parser)

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 from edgetl.backbone_results import BackboneResult, Comparison, MeasuredVariant
 from edgetl.verify.label_places import Mark, add_labels
+from edgetl.verify.markdown_text import escape
 from edgetl.verify.marks import Plot, finished, marker_of
 from edgetl.verify.page import render_page
 from edgetl.verify.svg import COLOURS, new_figure, page_style
+from edgetl_runtime.escaping import message
 
 __all__ = [
     "conclusion_of",
@@ -28,7 +30,7 @@ def render_comparison_terminal(comparison: Comparison) -> str:
     rows = [_headings(comparison), *_rows(comparison)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:-1], widths[1:-1]), row[-1]]) for row in rows]
-    failed = [f"FAIL  {result.backbone}: {result.error}" for result in comparison.failed]
+    failed = [message(f"FAIL  {result.backbone}: {result.error}", indent=" " * 6) for result in comparison.failed]
     noise = [f"NOISE {text}" for text in comparison.disturbances]
     return "\n".join([_about(comparison), "", *table, "", *failed, *noise, conclusion_of(comparison)])
 
@@ -36,16 +38,17 @@ def render_comparison_terminal(comparison: Comparison) -> str:
 def render_comparison_markdown(comparison: Comparison) -> str:
     """The same for a pull request or a notebook. Ends with a newline."""
     headings = _headings(comparison)
-    lines = [headings, ("---", *["---:"] * (len(headings) - 2), "---"), *_rows(comparison)]
-    table = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-    failed = [f"- {result.backbone} failed: {result.error}" for result in comparison.failed]
+    rule = ("---", *["---:"] * (len(headings) - 2), "---")
+    lines = [map(escape, headings), rule, *(map(escape, row) for row in _rows(comparison))]
+    table = ["| " + " | ".join(line) + " |" for line in lines]
+    failed = [f"- {escape(f'{result.backbone} failed: {result.error}')}" for result in comparison.failed]
     blocks = [
-        f"## Backbones on {comparison.data}",
-        _about(comparison),
+        f"## Backbones on {escape(comparison.data)}",
+        escape(_about(comparison)),
         "\n".join(table),
         "\n".join(failed),
-        f"**{conclusion_of(comparison)}**",
-        _machine(comparison),
+        f"**{escape(conclusion_of(comparison))}**",
+        escape(_machine(comparison)),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
 

@@ -9,6 +9,7 @@ from typing import Self
 
 from edgetl.history import Epoch, History
 from edgetl_runtime.errors import MissingDependency, OutputError
+from edgetl_runtime.escaping import encodable
 
 __all__ = ["Board", "check_board", "write_board"]
 
@@ -31,6 +32,10 @@ class Board:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise MissingDependency("tensorboard", needed_for="--tensorboard", extra="tensorboard") from error
+        if encodable(str(folder)) != str(folder):
+            raise OutputError(
+                f"TensorBoard cannot write to {folder}: its name is no UTF-8", fix="another --tensorboard"
+            )
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._writer = SummaryWriter(str(folder))

@@ -22,8 +22,9 @@ from edgetl_export.soundness import check_decides
 from edgetl_export.staging import staged
 from edgetl_runtime.decoding import decode, parse
 from edgetl_runtime.errors import BundleError, CheckpointError, UsageError
+from edgetl_runtime.escaping import json_value
 from edgetl_runtime.files import read_regular
-from edgetl_runtime.manifest import LARGEST_MANIFEST, Label, Normalize, Preprocess
+from edgetl_runtime.manifest import LARGEST_MANIFEST, Label, Normalize, Preprocess, check_label_names
 
 __all__ = ["CHECKPOINT_FILE", "Checkpoint", "load_labels", "open_checkpoint"]
 
@@ -164,7 +165,7 @@ class Checkpoint:
             "training": self.training,
         }
         (folder / CHECKPOINT_WEIGHTS).write_bytes(self._bytes)
-        (folder / CHECKPOINT_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        (folder / CHECKPOINT_FILE).write_text(json.dumps(json_value(about), indent=2) + "\n", encoding="utf-8")
 
 
 def open_checkpoint(
@@ -218,6 +219,7 @@ def load_labels(path: Path) -> tuple[Label, ...]:
     nameless = [f"label {place} of {path}" for place, label in enumerate(labels, 1) if not _is_named(label)]
     if nameless:
         raise CheckpointError(f"{nameless[0]} has no name", fix=_LABELS_FIX)
+    check_label_names((text for label in labels for text in (label.id, label.name)), str(path))
     twice = sorted(id_ for id_, n in Counter(label.id for label in labels).items() if n > 1)
     if twice or len(labels) < 2:
         what = f"gives labels twice: {', '.join(twice[:5])}" if twice else f"has {len(labels) or 'no'} labels"

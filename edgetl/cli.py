@@ -1,7 +1,7 @@
 """edgetl: the command line of the workbench. Results on stdout, progress and notes on stderr.
 
-Exit codes: 0 done and passed, 1 a gate failed or a target could not be written, 2 the user can fix it, 130 interrupted
-(143 by SIGTERM).
+Exit codes: 0 done and passed, 1 a gate failed or a target could not be written, 2 the user can fix it;
+`edgetl_runtime.commands` has the others.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 from edgetl.arguments import Command, build_parser
 from edgetl.console import say, tell, track
 from edgetl.training.rank import is_first
-from edgetl_runtime.console import UNREAD, stop_printing
+from edgetl_runtime.commands import run_command, split_names
+from edgetl_runtime.console import out
 from edgetl_runtime.errors import EdgetlError, UsageError
-from edgetl_runtime.termination import exit_code_of, terminable
+from edgetl_runtime.escaping import json_on_screen
 from edgetl_runtime.writing import check_writable, write_file
 
 if TYPE_CHECKING:
@@ -33,28 +35,21 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. `argv` without the program's name, by default the process's own."""
+    return run_command("edgetl", lambda: _command(argv))
+
+
+def _command(argv: Sequence[str] | None) -> int:
     arguments = _parser().parse_args(argv)
     command: Command = arguments.command
     try:
-        with terminable():
-            _check_reports(arguments)
-            code = command(arguments)
-            sys.stdout.flush()
-            return code
-    except EdgetlError as error:
-        say(f"edgetl: error: {error}")
-        return 2
+        _check_reports(arguments)
+        return command(arguments)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] in ("edgetl", "edgetl_export", "edgetl_runtime"):
             raise
-        say(f'edgetl: error: {error.name} is not installed here: pip install "edgetl[all]"')
-        return 2
+        raise UsageError(f'{error.name} is not installed here: pip install "edgetl[all]"') from error
     except KeyboardInterrupt as interruption:
-        say(f"edgetl: interrupted; {str(interruption) or 'nothing was left behind'}")
-        return exit_code_of(interruption)
-    except BrokenPipeError:
-        stop_printing()
-        return UNREAD
+        raise type(interruption)(str(interruption) or "nothing was left behind") from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -95,14 +90,14 @@ _EXPORT_KEYS = (
 
 _TRAIN_KEYS = (
     *("strategy", "epochs", "batch_size", "accumulate", "lr", "layer_decay", "imbalance", "mixup", "cutmix", "ema"),
-    *("dropout", "hidden", "teacher", "patience", "augment", "qat", "seed", "device", "precision", "compile"),
+    *("dropout", "hidden", "teacher", "patience", "augment", "qat", "seed", "device", "compile"),
     "tensorboard",
 )
 
 _SECTIONS = {
     "data": {"data": "path", "val": "val", "skip_bad": "skip_bad"},
     "model": {name: name for name in ("backbone", "weights", "image_size", "channels")},
-    "train": {name: name for name in _TRAIN_KEYS},
+    "train": {name: name for name in _TRAIN_KEYS} | {"train_precision": "train_precision"},
     "export": {name: name for name in _EXPORT_KEYS},
     "verify": {name: name for name in ("gate", "threads", "memory", "baseline", "keep_reference")},
 }
@@ -114,15 +109,31 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
     from edgetl.recipe import Recipe, read_recipe
 
     file = getattr(arguments, "recipe", None)
-    recipe = Recipe() if file is None else read_recipe(file)
+    with warnings.catch_warnings(record=True) as former_names:
+        warnings.simplefilter("always", FutureWarning)
+        recipe = Recipe() if file is None else read_recipe(file)
+    for warning in former_names:
+        say(f"edgetl: warning: {warning.message}")
+    _take_former_name(arguments)
     changes: dict[str, dict[str, Any]] = {}
     for section, options in _SECTIONS.items():
         for option, key in options.items():
             value = getattr(arguments, option, None)
             if value is not None:
                 split = option in ("targets", "precisions", "features")
-                changes.setdefault(section, {})[key] = value.split(",") if split else value
+                changes.setdefault(section, {})[key] = split_names(value) if split else value
     return recipe.updated(changes, where="command line")
+
+
+def _take_former_name(arguments: argparse.Namespace) -> None:
+    """``--precision`` works as ``--train-precision``, and says so."""
+    former = getattr(arguments, "former_precision", None)
+    if former is None:
+        return
+    if arguments.train_precision is not None:
+        raise UsageError("--precision is the former name of --train-precision: both are given", fix="leave one out")
+    say("edgetl: warning: --precision is called --train-precision now; what is exported is --precisions")
+    arguments.train_precision = former
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -167,7 +178,7 @@ def _train(arguments: argparse.Namespace) -> int:
         say(note)
     best = trained.history.best
     where = trained.history.named(best)
-    print(f"{arguments.out}: validation top-1 {best.val_top1:.1%} in {where}, {trained.seconds:.0f} s")
+    out(f"{arguments.out}: validation top-1 {best.val_top1:.1%} in {where}, {trained.seconds:.0f} s")
     return 0
 
 
@@ -180,7 +191,7 @@ def _lr_range(arguments: argparse.Namespace) -> int:
         found.plot(arguments.plot)
     if arguments.json is not None:
         found.save(arguments.json)
-    print(found)
+    out(str(found))
     return 0
 
 
@@ -216,7 +227,7 @@ def _export(arguments: argparse.Namespace) -> int:
         tell=say,
     )
     for variant in exported.manifest.variants:
-        print(f"{variant.id:16} {variant.bytes / 1e6:8.2f} MB  {variant.files[0].path}")
+        out(f"{variant.id:16} {variant.bytes / 1e6:8.2f} MB  {variant.files[0].path}")
     for variant_id, reason in exported.failed.items():
         say(f"FAIL  {variant_id}: {reason}")
     for warning in exported.warnings:
@@ -243,7 +254,7 @@ def _tell_rungs(rungs: Sequence[Rung]) -> None:
         mark = "*" if rung.kept else " "
         note = f"  ({rung.note})" if rung.note else ""
         changed = round(rung.drop * rung.n)
-        print(f"{mark} {rung.variant:15} {rung.rung:8} {changed:3d} of {rung.n} change, {rung.sqnr_db:5.1f} dB{note}")
+        out(f"{mark} {rung.variant:15} {rung.rung:8} {changed:3d} of {rung.n} change, {rung.sqnr_db:5.1f} dB{note}")
 
 
 def _verify(arguments: argparse.Namespace) -> int:
@@ -263,7 +274,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         arguments.bundle,
         arguments.data,
         dataclasses.replace(verify_options(recipe), precise=arguments.write_gate is not None),
-        variants=None if arguments.variants is None else arguments.variants.split(","),
+        variants=None if arguments.variants is None else split_names(arguments.variants),
         reference=None if arguments.reference is None else _checkpoint(arguments.reference),
         skip_bad=recipe.data.skip_bad,
         keep_reference=recipe.verify.keep_reference,
@@ -338,16 +349,16 @@ def _inspect_layers(arguments: argparse.Namespace) -> int:
         images = [photo.source for photo in load_photos(arguments.data, spec=spec, tell=say)]
     found = inspect_layers(
         Path(arguments.bundle),
-        variants=None if arguments.variants is None else tuple(arguments.variants.split(",")),
+        variants=None if arguments.variants is None else tuple(split_names(arguments.variants)),
         images=images,
         save_repro=arguments.save_repro,
     )
     if arguments.json == "-":
-        print(found.to_json())
+        print(json_on_screen(found.to_json()), flush=True)
         return 0
     if arguments.json is not None:
         write_file(Path(arguments.json), found.to_json() + "\n")
-    print("\n".join(found.lines()))
+    out("\n".join(found.lines()))
     return 0
 
 
@@ -356,9 +367,8 @@ def _on_device(command: str, arguments: argparse.Namespace, options: tuple[str, 
     from edgetl_runtime.cli import main as run_on_device
 
     given = [(name, getattr(arguments, name)) for name in options]
-    return run_on_device(
-        [command, arguments.bundle, *(f"--{name}={value}" for name, value in given if value is not None)]
-    )
+    words = [command, arguments.bundle, *(f"--{name}={value}" for name, value in given if value is not None)]
+    return run_on_device(words, program="edgetl")
 
 
 def _backbones(arguments: argparse.Namespace) -> int:
@@ -372,12 +382,10 @@ def _backbones(arguments: argparse.Namespace) -> int:
     if arguments.json is not None:
         rows = [dataclasses.asdict(info) for info in infos]
         write_file(arguments.json, json.dumps({"schema": 1, "backbones": rows}, indent=1) + "\n")
-    print(f"{'backbone':22} {'params M':>9} {'GMACs':>7} {'input':>6} {'top-1 %':>8}  tried with")
+    out(f"{'backbone':22} {'params M':>9} {'GMACs':>7} {'input':>6} {'top-1 %':>8}  tried with")
     for info in infos:
         tried = ", ".join(target for target, done in info.tried.items() if done) or "-"
-        print(
-            f"{info.name:22} {info.params / 1e6:9.2f} {info.gmacs:7.2f} {info.image_size:6d} {info.top1:8.2f}  {tried}"
-        )
+        out(f"{info.name:22} {info.params / 1e6:9.2f} {info.gmacs:7.2f} {info.image_size:6d} {info.top1:8.2f}  {tried}")
     return 0
 
 
@@ -392,7 +400,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     from edgetl.backbone_results import BackboneResult
 
     arguments.weights, weights = _weights_by_backbone(arguments.weights)
-    options = CompareOptions(tuple(arguments.backbones.split(",")), weights)
+    options = CompareOptions(tuple(split_names(arguments.backbones)), weights)
     if arguments.within is not None:
         options = dataclasses.replace(options, within=arguments.within / 100)
 
@@ -410,14 +418,14 @@ def _compare(arguments: argparse.Namespace) -> int:
         write_file(arguments.out / f"comparison.{suffix}", text)
     if arguments.json is not None:
         write_file(arguments.json, found.to_json())
-    print(render_comparison_terminal(found))
+    out(render_comparison_terminal(found))
     say(f"page: {arguments.out / 'comparison.html'}")
     return 1 if found.failed else 0
 
 
 def _weights_by_backbone(text: str | None) -> tuple[str | None, dict[str, str]]:
     """``none,mobilenet_v2=FILE``: the weights of all, and by backbone those of single ones."""
-    parts = [part.partition("=") for part in (text or "").split(",") if part]
+    parts = [part.partition("=") for part in split_names(text or "") if part]
     of_all = [name for name, sign, _ in parts if not sign]
     if len(of_all) > 1:
         raise UsageError(f"--weights {text} gives all backbones two", fix="NAME=FILE for a single one")
@@ -443,7 +451,7 @@ def _learning_curve(arguments: argparse.Namespace) -> int:
     write_file(arguments.out / "learning-curve.json", curve.to_json())
     if arguments.json is not None:
         write_file(arguments.json, curve.to_json())
-    print(render_curve_terminal(curve))
+    out(render_curve_terminal(curve))
     say(f"page: {page}")
     return 0
 
@@ -468,7 +476,7 @@ def _conclude(outcome: Outcome, *, json: Path | None, recorded: bool = True) -> 
     write_report(outcome.report, ReportFiles(json=json))
     for note in outcome.notes:
         say(note)
-    print(render_terminal(outcome.report))
+    out(render_terminal(outcome.report))
     if recorded:
         say(f"report: {outcome.bundle / 'report.html'}")
     for variant_id, reason in outcome.over_budget.items():

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import TextIO, TypeVar
 
 from edgetl.training.rank import is_first
+from edgetl_runtime.escaping import message
 
 __all__ = ["say", "tell", "track"]
 
@@ -17,8 +18,8 @@ _SECONDS_WORTH_A_LINE = 2.0
 
 
 def say(text: str, *, stream: TextIO | None = None) -> None:
-    """One line for the person at the other end, on stderr: stdout belongs to results."""
-    print(text, file=stream or sys.stderr, flush=True)
+    """A message for the person at the other end, on stderr: stdout belongs to results."""
+    print(message(text), file=stream or sys.stderr, flush=True)
 
 
 def tell(text: str) -> None:

@@ -21,7 +21,8 @@ from edgetl.splits import find_photos, read_splits, validation_split
 from edgetl.threads import in_threads
 from edgetl_export.progress import Tell, Track, silent, untold
 from edgetl_runtime.errors import DataError, UsageError
-from edgetl_runtime.manifest import Label, Preprocess
+from edgetl_runtime.escaping import printable
+from edgetl_runtime.manifest import Label, Preprocess, check_label_names
 from edgetl_runtime.preprocess import ImageSource
 
 __all__ = [
@@ -137,6 +138,7 @@ def load_dataset(
     if options.val is not None:
         found = _with_validation(found, path, options.val, spec)
     files = {"train" if split == "all" else split: rows for split, rows in found.splits.items()}
+    check_label_names((name for rows in files.values() for name in rows), str(path))
     _check_trainable(files, path, options, found.left_out)
     files, bad = _without_unreadable(files, path, spec, skip_bad=options.skip_bad, track=track)
     _check_trainable(files, path, options, found.left_out)
@@ -145,7 +147,7 @@ def load_dataset(
     if "val" not in splits:
         splits["train"], splits["val"] = hold_out(splits["train"], options.val_fraction, options.seed)
     return Dataset(
-        name=path.resolve().stem if path.is_file() else path.resolve().name,
+        name=printable(path.resolve().stem if path.is_file() else path.resolve().name),
         labels=tuple(Label(name, name) for name in names),
         train=splits["train"],
         val=splits["val"],
@@ -364,6 +366,7 @@ def _as_samples(files: Files, index: dict[str, int], path: Path) -> tuple[Sample
 
 
 def _short(file: ImageFile, root: Path) -> str:
+    """A name for reports, safe to show and to write whatever the file is called."""
     if not isinstance(file, Path):
-        return file.name
-    return file.relative_to(root).as_posix() if file.is_relative_to(root) else file.as_posix()
+        return printable(file.name)
+    return printable(file.relative_to(root).as_posix() if file.is_relative_to(root) else file.as_posix())

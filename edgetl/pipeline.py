@@ -38,7 +38,8 @@ from edgetl_export.staging import check_destination, staged
 from edgetl_export.targets import check_installed, check_names
 from edgetl_runtime.bundle import open_bundle
 from edgetl_runtime.errors import DataError, UsageError
-from edgetl_runtime.manifest import Label, Preprocess
+from edgetl_runtime.escaping import printable
+from edgetl_runtime.manifest import Label, Preprocess, check_label_names
 
 if TYPE_CHECKING:
     from edgetl_export.surgery import Surgery
@@ -114,7 +115,9 @@ def run(
             facts={"data_fingerprint": dataset.fingerprint, "training": trained.checkpoint.training},
         )
         with staged(out, holds=BUNDLE_FILE, force=force) as folder:
-            exported = _write_bundle(trained.checkpoint, photos, recipe.export, folder, name=out.stem, track=track)
+            exported = _write_bundle(
+                trained.checkpoint, photos, recipe.export, folder, name=printable(out.stem), track=track
+            )
             trained.history.save(folder / REFERENCE / HISTORY_FILE)
             answering = exported.captured.source.reference()
             recording = RecordingReference(answering)
@@ -135,7 +138,7 @@ def run(
             )
             if recipe.verify.keep_reference:
                 recording.keep(folder, open_bundle(folder).manifest, [sample.label for sample in held_out])
-            report = dataclasses.replace(report, bundle=out.name)
+            report = dataclasses.replace(report, bundle=printable(out.name))
             write_report(report, ReportFiles.in_folder(folder))
     keeping.drop()
     told = [note for note in trained.notes if note not in dataset.notes]  # the report has these
@@ -269,7 +272,7 @@ def export_checkpoint(
         facts={"training": checkpoint.training},
     )
     with staged(out, holds=BUNDLE_FILE, force=force) as folder:
-        exported = _write_bundle(checkpoint, photos, options, folder, name=out.stem, track=track)
+        exported = _write_bundle(checkpoint, photos, options, folder, name=printable(out.stem), track=track)
         if came_from is not None and (came_from / HISTORY_FILE).is_file():
             shutil.copyfile(came_from / HISTORY_FILE, folder / REFERENCE / HISTORY_FILE)
     return exported
@@ -287,6 +290,7 @@ def labelled_by_folders(checkpoint: Checkpoint, photos: Path) -> tuple[Checkpoin
         names = []
     if len(names) != len(checkpoint.labels):
         return checkpoint, f"labels are the numbers 0 to {len(checkpoint.labels) - 1}: --labels FILE gives them names"
+    check_label_names(names, str(photos))
     labels = tuple(Label(name, name) for name in names)
     shown = ", ".join(names[:6]) + (" ..." if len(names) > 6 else "")
     return dataclasses.replace(checkpoint, labels=labels), f"labels are those of {photos}: {shown}"

@@ -78,7 +78,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """What is verified, and on which images."""
     checks = config.stash[_CHECKS]
-    return [] if checks is None else [f"{checks.description}; the first test verifies it"]
+    return [] if checks is None else [_shown(f"{checks.description}; the first test verifies it")]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -86,7 +86,8 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     """Add the tests of the bundle; first, so that ``-k`` and the like see them."""
     checks = config.stash[_CHECKS]
     if checks is not None:
-        bundle = ChecksOfBundle.from_parent(session, name=checks.path.name, nodeid=checks.path.name)
+        name = _shown(checks.path.name)
+        bundle = ChecksOfBundle.from_parent(session, name=name, nodeid=name)
         items.extend(item for variant in bundle.collect() for item in variant.collect())
 
 
@@ -96,18 +97,25 @@ class ChecksOfBundle(pytest.Collector):
     def collect(self) -> Iterable[ChecksOfVariant]:
         """One collector for every variant."""
         for variant in _checks(self.config).names():
-            yield ChecksOfVariant.from_parent(self, name=variant)
+            found: ChecksOfVariant = ChecksOfVariant.from_parent(self, name=_shown(variant), variant=variant)
+            yield found
 
 
 class ChecksOfVariant(pytest.Collector):
     """The tests of one variant."""
 
+    def __init__(self, *, variant: str, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.variant = variant
+
     def collect(self) -> Iterable[CheckItem]:
         """One test for every check."""
         checks = _checks(self.config)
         ending = f"[{checks.label}]" if checks.label else ""
-        for what in checks.names()[self.name]:
-            item: CheckItem = CheckItem.from_parent(self, name=f"{what}{ending}", what=what)
+        for what in checks.names()[self.variant]:
+            item: CheckItem = CheckItem.from_parent(
+                self, name=_shown(f"{what}{ending}"), what=what, variant=self.variant
+            )
             if self.config.pluginmanager.hasplugin("xdist"):
                 # With --dist loadgroup one process verifies them all.
                 item.add_marker(pytest.mark.xdist_group("edgetl"))
@@ -117,24 +125,23 @@ class ChecksOfVariant(pytest.Collector):
 class CheckItem(pytest.Item):
     """One check of one variant."""
 
-    def __init__(self, *, what: str, **arguments: Any) -> None:
+    def __init__(self, *, what: str, variant: str, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self.what = what
+        self.what, self.variant = what, variant
 
     def runtest(self) -> None:
         """Pass, fail or skip as the verification says."""
         from edgetl.pytest_checks import GateError
         from edgetl_runtime.errors import EdgetlError
 
-        variant = self.parent.name if self.parent is not None else ""
         try:
-            outcome = _checks(self.config).outcome(variant, self.what)
+            outcome = _checks(self.config).outcome(self.variant, self.what)
         except EdgetlError as error:
             raise GateError(str(error)) from None
         if outcome.kind == "skipped":
-            pytest.skip(outcome.why)
+            pytest.skip(_shown(outcome.why))
         if outcome.kind == "failed":
-            raise GateError(outcome.why)
+            raise GateError(_shown(outcome.why))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """A failed check is its message, without a trace."""
@@ -145,7 +152,7 @@ class CheckItem(pytest.Item):
     def reportinfo(self) -> tuple[Path, None, str]:
         """What stands above a failure; not the end of the id, in which pytest would take dots for classes."""
         checks = _checks(self.config)
-        return checks.path, None, f"{self.parent.name if self.parent else ''}: {self.name} of {checks.path.name}"
+        return checks.path, None, _shown(f"{self.variant}: {self.name} of {checks.path.name}")
 
 
 @pytest.fixture(scope="session")
@@ -211,3 +218,10 @@ def _checks(config: pytest.Config) -> BundleChecks:
     checks = config.stash[_CHECKS]
     assert checks is not None
     return checks
+
+
+def _shown(text: str) -> str:
+    """Names and reasons for the terminal (see `edgetl_runtime.escaping`)."""
+    from edgetl_runtime.escaping import printable
+
+    return printable(text, keep="\n")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from edgetl.toml_file import read_toml
 from edgetl.training.options import LARGEST_SEED, MOST_EPOCHS, TrainOptions, require
 from edgetl_export.device import DEVICES
 from edgetl_runtime.errors import UsageError, nearest
+from edgetl_runtime.escaping import encodable
 from edgetl_runtime.quantities import DROP
 from edgetl_runtime.writing import write_file
 
@@ -40,6 +42,8 @@ _MOST_CHANNELS = 256
 """What a manifest may say at most."""
 _MOST = 1_000_000
 """Of photos and threads, and of minutes (two years)."""
+_TRAIN_PRECISION = ("train_precision", "precision")
+"""Key of [train] and the field of `TrainOptions`: in a file, ``precision`` is taken for what is exported."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,8 @@ class Recipe:
             section: {key: _plain(value) for key, value in values.items() if value is not None}
             for section, values in dataclasses.asdict(self).items()
         }
+        key, field_name = _TRAIN_PRECISION
+        document["train"] = {key if name == field_name else name: v for name, v in document["train"].items()}
         return tomli_w.dumps({"schema": RECIPE_SCHEMA, **document})
 
     def save(self, path: Path) -> None:
@@ -191,6 +197,8 @@ def demo_recipe() -> Recipe:
 def _section(section: Any, values: Mapping[str, Any], where: str) -> Any:
     hints = typing.get_type_hints(type(section))
     found: dict[str, Any] = {}
+    if isinstance(section, TrainOptions):
+        values = _with_train_precision(values, where)
     for key, value in values.items():
         if key not in hints:
             raise UsageError(f"{where} unknown key {key!r}", fix=nearest(key, list(hints)))
@@ -199,6 +207,16 @@ def _section(section: Any, values: Mapping[str, Any], where: str) -> Any:
         return dataclasses.replace(section, **found)
     except UsageError as error:
         raise UsageError(f"{where} {error.what}", fix=error.fix) from None
+
+
+def _with_train_precision(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`values` with the field's name for ``train_precision``. The former key works, and a `FutureWarning` says so."""
+    key, name = _TRAIN_PRECISION
+    if name in values and key in values:
+        raise UsageError(f"{where} has both {key} and {name}", fix=f"{name} is the former name of {key}: remove it")
+    if name in values:
+        warnings.warn(f"{where} {name} is called {key} now", FutureWarning, stacklevel=2)
+    return {name if given == key else given: value for given, value in values.items()}
 
 
 def _value(kind: Any, value: Any, where: str) -> Any:
@@ -227,5 +245,7 @@ def _mismatch(where: str, wanted: str, value: Any) -> UsageError:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Path):
-        return value.as_posix()
+        return encodable(value.as_posix())  # a file of TOML cannot hold more
+    if isinstance(value, str):
+        return encodable(value)
     return list(value) if isinstance(value, tuple) else value

@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import re
 import stat
 import tarfile
@@ -171,7 +172,7 @@ def _indexed(shard: Path) -> _Index:
         raise DataError(f"{shard} is no regular file, but a pipe or a device", fix="name a tar file")
     key = f"{_VERSION} {shard.resolve()} {about.st_size} {about.st_mtime_ns} {sorted(image_suffixes(1))}"
     folder = own_cache("shards")
-    file = None if folder is None else folder / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
+    file = None if folder is None else folder / f"{hashlib.sha256(os.fsencode(key)).hexdigest()}.json"
     index = None if file is None else _kept(file)
     if index is None:
         index = _walked(shard)
@@ -228,7 +229,7 @@ def _label(archive: tarfile.TarFile, member: tarfile.TarInfo, shard: Path) -> st
     stream = archive.extractfile(member)
     content = b"" if stream is None else stream.read()
     try:
-        text = content.decode().strip()
+        text = content.decode("utf-8-sig").strip()
         raw = json.loads(text) if is_json else text
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is no label: {error}", fix="a label in UTF-8, or JSON") from error

@@ -42,8 +42,8 @@ class TrainOptions:
     ``teacher`` is a checkpoint folder or ``BACKBONE:WEIGHTS_FILE``; its answers count ``teacher_weight`` (0..1).
     ``augment`` is a preset of `edgetl.augmentation`. ``patience`` epochs without a better validation accuracy end the
     training. ``qat`` goes on with int8 simulated.
-    ``device`` is one of `edgetl_export.device.DEVICES`, ``precision`` one of `PRECISIONS`; ``cache`` keeps decoded
-    images.
+    ``device`` is one of `edgetl_export.device.DEVICES`, ``precision`` (``train_precision`` in a recipe) one of
+    `PRECISIONS`; ``cache`` keeps decoded images.
     ``tensorboard`` is a folder for TensorBoard, one for each training.
     Raises `UsageError` for values that make no sense.
     """
@@ -106,7 +106,11 @@ class TrainOptions:
         require(self.batch_norm in (None, "train", "frozen"), "batch_norm", self, "train or frozen")
         require(self.augment in PRESETS, "augment", self, nearest(self.augment, list(PRESETS)))
         require(self.device in DEVICES, "device", self, "auto, cpu or cuda")
-        require(self.precision in PRECISIONS, "precision", self, nearest(self.precision, PRECISIONS))
+        if self.precision not in PRECISIONS:
+            raise UsageError(
+                f"train_precision = {self.precision!r} makes no sense",
+                fix=f"{nearest(self.precision, PRECISIONS)}; what is exported is another option: --precisions int8",
+            )
         require(0 <= self.seed <= LARGEST_SEED, "seed", self, f"from 0 to {LARGEST_SEED}")
 
     @property

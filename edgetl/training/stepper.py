@@ -145,7 +145,7 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
     with AVX-512 bf16, PyTorch 2.14). Raises `UsageError` for what the device cannot do.
     """
     if precision == "fp16" and device.type != "cuda":
-        raise UsageError("fp16 training needs a GPU", fix="precision bf16 or fp32")
+        raise UsageError("fp16 training needs a GPU", fix="--train-precision bf16, or fp32")
     if precision == "auto":
         if device.type == "cuda":
             return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

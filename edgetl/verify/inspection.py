@@ -30,6 +30,7 @@ from edgetl_export.progress import silent
 from edgetl_runtime.bundle import Bundle, open_bundle
 from edgetl_runtime.console import table
 from edgetl_runtime.errors import BundleError, CheckpointError, EdgetlError, MissingDependency, UsageError, nearest
+from edgetl_runtime.escaping import printable
 from edgetl_runtime.preprocess import ImageSource, preprocess
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def inspect_layers(
     failing = {name: reason for name, reason in missing.items() if variants is None or name in variants}
     unconverted = [_bisected(source, name, reason, save_repro) for name, reason in failing.items()]
     seconds = time.monotonic() - start
-    return LayerInspection(bundle.name, len(samples), seconds, tuple(found), tuple(unconverted))
+    return LayerInspection(printable(bundle.name), len(samples), seconds, tuple(found), tuple(unconverted))
 
 
 def _source(bundle: Path, opened: Bundle) -> Source:

@@ -28,6 +28,7 @@ from edgetl.verify.rows import (
     where_it_goes_wrong,
 )
 from edgetl.verify.wording import causes, changes_in_words, damage_in_words
+from edgetl_runtime.escaping import printable
 
 __all__ = ["render_junit"]
 
@@ -140,4 +141,4 @@ def _element(tag: str, text: str | None = None, /, **attributes: str) -> Element
 
 
 def _legal(text: str) -> str:
-    return _NOT_XML.sub("\ufffd", text)
+    return printable(_NOT_XML.sub("\ufffd", text), keep="\n\t")

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from edgetl.verify.damage import worst_classes
 from edgetl.verify.ladder import attempts, how_int8_was_made, ladder_variants, surgery_line
+from edgetl.verify.markdown_text import code, escape, summary
 from edgetl.verify.report import Report, VariantReport
 from edgetl.verify.rows import (
     HEADINGS,
@@ -40,7 +41,6 @@ _MOST_CHARACTERS = 60_000
 _MOST_LINES = 30
 _MOST_CHECKS = 150
 _MOST_CLASSES = 10
-_LONGEST_TEXT = 400
 _FOLD = "<details>"
 _MARKS = {"pass": "✅ pass", "open": "❔ open", "fail": "❌ FAIL"}
 
@@ -52,8 +52,8 @@ def render_markdown(report: Report) -> str:
     """
     reference = report.reference
     blocks = [
-        f"## {_escape(report.bundle)}",
-        f"**{_escape(verdict_line(report))}**",
+        f"## {escape(report.bundle)}",
+        f"**{escape(verdict_line(report))}**",
         _bullets([describe(check) for check in report.verdict.failed]),
         _bullets([text for variant in report.variants for text in causes(variant)]),
         _bullets(where_it_goes_wrong(report)),
@@ -70,7 +70,8 @@ def render_markdown(report: Report) -> str:
         _folded("How int8 was made", _int8(report)),
         _bullets(report.about_photos),
         _bullets(report.disturbances),
-        f"Measured {report.created} on {_escape(str(report.machine['processor']))}, {report.machine['cores']} cores.",
+        f"Measured {report.created} on {escape(str(report.machine['processor']))}, "
+        f"{escape(str(report.machine['cores']))} cores.",
     ]
     return "\n\n".join(_fitting([block for block in blocks if block])) + "\n"
 
@@ -114,7 +115,7 @@ def _changes(report: Report) -> list[str]:
         [cells for cells, is_noise in found if not is_noise],
         [cells for cells, is_noise in found if is_noise],
     )
-    when = f"{_escape(report.baseline.source)} of {report.baseline.created[:10]}"
+    when = f"{escape(report.baseline.source)} of {escape(report.baseline.created[:10])}"
     return [
         f"### Since {when}",
         _table(headings, counted, left=6) if counted else "Nothing changed beyond noise.",
@@ -147,8 +148,8 @@ def _damage_tables(variant: VariantReport, report: Report) -> list[str]:
         for flip in variant.damage.flips[:_MOST_CLASSES]
     ]
     return [
-        _table(("label", "images", "original %", "variant %", "p value"), classes) if classes else "",
-        _table(("image", "truth", "original", "variant", "margin %"), flips, left=4),
+        _table(("label", "images", "original %", "variant %", "p value"), classes, names=1) if classes else "",
+        _table(("image", "truth", "original", "variant", "margin %"), flips, left=4, names=4),
     ]
 
 
@@ -170,23 +171,30 @@ def _checks(report: Report) -> str:
 def _int8(report: Report) -> list[str]:
     """How int8 was made: a line, and a table of rungs by variants when the ladder was climbed."""
     made, surgery, variants = how_int8_was_made(report), surgery_line(report), ladder_variants(report)
-    blocks = [f"int8: {_escape('; '.join(made))}."] if made else []
-    blocks += [f"{_escape('; '.join(twins))}."] if (twins := twins_in_words(report.twins)) else []
-    blocks += [f"{_escape(surgery)}."] if surgery else []
+    blocks = [f"int8: {escape('; '.join(made))}."] if made else []
+    blocks += [f"{escape('; '.join(twins))}."] if (twins := twins_in_words(report.twins)) else []
+    blocks += [f"{escape(surgery)}."] if surgery else []
     if variants:
-        lines = [_line(["rung", "note", *map(_escape, variants)]), "|" + " --- |" * (2 + len(variants))]
+        lines = [_line(["rung", "note", *map(escape, variants)]), "|" + " --- |" * (2 + len(variants))]
         for attempt in attempts(report):
-            cells = ["" if cell is None else f"**{cell.text}**" if cell.kept else cell.text for cell in attempt.cells]
-            lines.append(_line([_escape(attempt.rung), _escape(attempt.note), *cells]))
+            cells = [
+                "" if cell is None else f"**{escape(cell.text)}**" if cell.kept else escape(cell.text)
+                for cell in attempt.cells
+            ]
+            lines.append(_line([escape(attempt.rung), escape(attempt.note), *cells]))
         blocks += ["\n".join(lines), "Bold: the rung that the variant was taken from."]
     return blocks
 
 
-def _table(headings: Sequence[str], body: Iterable[Sequence[str]], *, left: int = 1) -> str:
-    """A table of plain texts; the first `left` columns are left-aligned, the others right-aligned."""
+def _table(headings: Sequence[str], body: Iterable[Sequence[str]], *, left: int = 1, names: int = 0) -> str:
+    """A table of plain texts; the first `left` columns are left-aligned, the others right-aligned.
+
+    The first `names` columns are names that people gave: they stand as code.
+    """
     rule = "|" + " --- |" * left + " ---: |" * (len(headings) - left)
-    cut = list(body)
-    lines = [_line(headings), rule, *(_line(map(_escape, cells)) for cells in cut[:_MOST_CHECKS])]
+    cut = list(body)[:_MOST_CHECKS]
+    lines = [_line(map(escape, headings)), rule]
+    lines += [_line([*map(code, cells[:names]), *map(escape, cells[names:])]) for cells in cut]
     return "\n".join(lines)
 
 
@@ -195,7 +203,7 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def _bullets(texts: Sequence[str]) -> str:
-    lines = [f"- {_escape(text)}" for text in texts[:_MOST_LINES]]
+    lines = [f"- {escape(text)}" for text in texts[:_MOST_LINES]]
     more = len(texts) - len(lines)
     return "\n".join([*lines, f"- and {more} more"] if more > 0 else lines)
 
@@ -205,22 +213,4 @@ def _folded(title: str, blocks: Sequence[str]) -> str:
     if not shown:
         return ""
     # The empty lines make what is inside Markdown again.
-    return "\n\n".join([f"{_FOLD}<summary>{_html(title)}</summary>", *shown, "</details>"])
-
-
-def _html(text: str) -> str:
-    return _short(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _escape(text: str) -> str:
-    """`text` with the characters that Markdown and HTML would take for their own."""
-    text = _short(text)
-    for character in "\\`*_[]<>|":
-        text = text.replace(character, f"\\{character}")
-    # A zero-width space keeps a name such as @all from calling somebody, and #1 from linking.
-    return text.replace("@", "@\u200b").replace("#", "#\u200b")
-
-
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}..."
+    return "\n\n".join([f"{_FOLD}<summary>{summary(title)}</summary>", *shown, "</details>"])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgetl.verify.report import VariantReport
 from edgetl.verify.svg import COLOURS, svg_for_page
+from edgetl_runtime.escaping import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,9 +45,10 @@ def add_legend(figure: Figure, variants: Sequence[VariantReport], *, ring: bool 
     targets = dict.fromkeys((variant.target, colour_of(variant)) for variant in variants)
     precisions = dict.fromkeys(variant.precision for variant in variants)
     style: dict[str, Any] = {"linestyle": "", "markersize": 7}
-    handles = [Line2D([], [], marker="o", color=colour, label=name, **style) for name, colour in targets]
+    handles = [Line2D([], [], marker="o", color=colour, label=literal(name), **style) for name, colour in targets]
     handles += [
-        Line2D([], [], marker=marker_of(name), color=COLOURS["muted"], label=name, **style) for name in precisions
+        Line2D([], [], marker=marker_of(name), color=COLOURS["muted"], label=literal(name), **style)
+        for name in precisions
     ]
     if ring:
         handles.append(
@@ -64,7 +66,7 @@ def add_legend(figure: Figure, variants: Sequence[VariantReport], *, ring: bool 
 
 def literal(text: str) -> str:
     """A label as it is: matplotlib reads what is between dollar signs as a formula."""
-    return text.replace("$", r"\$")
+    return printable(text).replace("$", r"\$")
 
 
 def finished(title: str, text: str, figure: Figure) -> Plot:

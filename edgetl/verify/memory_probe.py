@@ -23,7 +23,7 @@ _SCHEDSTAT = Path("/proc/self/schedstat")
 def main(arguments: list[str]) -> None:
     """Print ``peak_rss_bytes``, ``import_ms``, ``load_ms`` and ``first_ms`` for ``BUNDLE VARIANT THREADS``, and
     ``waited_ms``, for how much of these three together the process waited for a core."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("variant")
     parser.add_argument("threads", type=int)

@@ -9,6 +9,7 @@ import importlib.resources
 from typing import Any
 
 from edgetl_runtime.errors import MissingDependency
+from edgetl_runtime.escaping import printable
 
 __all__ = ["render_page"]
 
@@ -23,9 +24,19 @@ def render_page(template: str, **values: Any) -> str:
     except ImportError:
         raise MissingDependency("jinja2", needed_for="the HTML report", extra="report") from None
     environment = Environment(
-        loader=FunctionLoader(_source), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FunctionLoader(_source),
+        autoescape=True,
+        finalize=_shown,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     return environment.get_template(template).render(**values)
+
+
+def _shown(value: Any) -> Any:
+    """Names of others `printable`, whatever the template does with them; our own markup as it is."""
+    return printable(value, keep="\n\t") if type(value) is str else value
 
 
 def _source(name: str) -> str:

@@ -27,6 +27,7 @@ from edgetl.verify.provenance import contract_of, provenance_changes
 from edgetl.verify.report import Check, Report, VariantReport
 from edgetl.verify.significance import fisher_worse, is_significant, mcnemar_worse
 from edgetl_runtime.errors import UsageError
+from edgetl_runtime.escaping import printable
 from edgetl_runtime.files import read_regular
 from edgetl_runtime.manifest import Manifest
 
@@ -65,7 +66,7 @@ class Baseline:
             content = read_regular(path, limit=_LARGEST)
         except OSError as error:
             raise UsageError(f"cannot read the baseline {path}: {error.strerror}", fix="check the path") from None
-        return cls(Report.from_json(content, where=str(path)), str(path))
+        return cls(Report.from_json(content, where=str(path)), printable(str(path)))
 
 
 def check_same_model(manifest: Manifest, baseline: Baseline) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from edgetl.verify.original import Original
 from edgetl.verify.parity import FeatureParity, Parity
 from edgetl.verify.twins import Twins
 from edgetl_runtime.errors import UsageError
+from edgetl_runtime.escaping import json_value
 
 __all__ = ["NOT_EXPORTED", "SCHEMA", "Check", "Data", "Measured", "Memory", "Report", "VariantReport", "Verdict"]
 
@@ -198,7 +198,7 @@ class Report:
 
     def to_json(self) -> str:
         """Indented JSON, always valid: a number that is not finite (a loss that went astray) becomes null."""
-        fields = _finite(dataclasses.asdict(self))
+        fields = json_value(dataclasses.asdict(self))
         return json.dumps({"schema": fields.pop("schema"), **fields}, indent=1, ensure_ascii=False, allow_nan=False)
 
     @classmethod
@@ -217,15 +217,6 @@ class Report:
         report = _decode(cls, raw, where)
         assert isinstance(report, cls)
         return report
-
-
-def _finite(value: Any) -> Any:
-    """`value` with None in place of every float that JSON cannot hold."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _decode(kind: Any, value: Any, where: str) -> Any:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import quoteattr
 
 from edgetl_runtime.errors import MissingDependency
+from edgetl_runtime.escaping import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,7 +85,7 @@ def svg_for_page(figure: Figure, *, label: str) -> str:
     """
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
+    svg = printable(buffer.getvalue(), keep="\n\t")
     view_box = re.search(r'viewBox="[^"]*"', svg)
     assert view_box is not None
     body = svg[svg.index(">", view_box.end()) + 1 :]
@@ -96,4 +97,4 @@ def svg_for_page(figure: Figure, *, label: str) -> str:
     body = body.replace("url(#", f"url(#{prefix}-")
     for name, stand_in in COLOURS.items():
         body = body.replace(stand_in, f"var(--{name})")
-    return f'<svg {view_box[0]} role="img" aria-label={quoteattr(label)}>{body}'
+    return f'<svg {view_box[0]} role="img" aria-label={quoteattr(printable(label))}>{body}'

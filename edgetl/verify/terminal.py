@@ -24,6 +24,7 @@ from edgetl.verify.wording import (
     slower_than_float,
     undecided_checks,
 )
+from edgetl_runtime.escaping import printable
 
 __all__ = ["render_terminal"]
 
@@ -33,7 +34,7 @@ _WIDTH = 100
 def render_terminal(report: Report) -> str:
     """Plain text, lines of at most 100 characters, no trailing newline."""
     lines = [
-        f"{report.bundle}: {len(report.variants)} variants, {report.data.n} images, "
+        f"{printable(report.bundle)}: {len(report.variants)} variants, {report.data.n} images, "
         f"reference top-1 {report.reference.top1:.1%} "
         f"({report.reference.ci95[0]:.1%} to {report.reference.ci95[1]:.1%})",
         "",
@@ -60,7 +61,7 @@ def render_terminal(report: Report) -> str:
         ],
     ):
         lines += ["", *paragraph] if paragraph else []
-    return "\n".join([*lines, "", verdict_line(report)])
+    return "\n".join([*lines, "", printable(verdict_line(report))])
 
 
 def _damaged(report: Report) -> list[str]:
@@ -74,18 +75,19 @@ def _damaged(report: Report) -> list[str]:
 
 def _table(table: Sequence[Row]) -> list[str]:
     """Columns as wide as they need to be; the first is left-aligned, the others right-aligned."""
-    cells = [HEADINGS, *(row.cells for row in table)]
+    cells = [HEADINGS, *(tuple(map(printable, row.cells)) for row in table)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(HEADINGS))]
 
     def line(texts: Sequence[str]) -> str:
         padded = [texts[0].ljust(widths[0]), *(t.rjust(w) for t, w in zip(texts[1:], widths[1:], strict=True))]
         return "  ".join(padded).rstrip()
 
-    return [line(HEADINGS), line(["-" * width for width in widths]), *(line(row.cells) for row in table)]
+    return [line(HEADINGS), line(["-" * width for width in widths]), *map(line, cells[1:])]
 
 
 def _wrapped(head: str, texts: Sequence[str]) -> list[str]:
     lines: list[str] = []
     for text in texts:
+        text = printable(text, keep="\n\t")  # those become spaces
         lines += textwrap.wrap(text, width=_WIDTH, initial_indent=head, subsequent_indent=" " * len(head))
     return lines

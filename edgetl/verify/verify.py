@@ -30,6 +30,7 @@ from edgetl.verify.twins import twins_among
 from edgetl_export.progress import Track, silent
 from edgetl_runtime.bundle import Bundle, open_bundle
 from edgetl_runtime.errors import DataError, UsageError, nearest
+from edgetl_runtime.escaping import printable
 from edgetl_runtime.fidelity import is_cost
 from edgetl_runtime.manifest import Manifest, Variant
 from edgetl_runtime.preflight import obstacle
@@ -88,7 +89,7 @@ def verify(
     created, data = datetime.now(UTC).isoformat(timespec="seconds"), Data(len(samples), answers.fingerprint)
     reports = _stamped(reports, chosen, Measured(created, data, machine.get("processor")))
     report = Report(
-        bundle=bundle.name,
+        bundle=printable(bundle.name),
         created=created,
         machine=machine,
         data=data,

@@ -17,7 +17,7 @@ from torch.fx.proxy import TraceError
 
 from edgetl_export.features import with_features
 from edgetl_runtime.errors import ExportError
-from edgetl_runtime.manifest import Label, Normalize, Preprocess, TensorSpec
+from edgetl_runtime.manifest import Label, Normalize, Preprocess, TensorSpec, check_label_names
 
 __all__ = ["Captured", "ExportedModule", "Original", "Source", "by_image", "capture"]
 
@@ -41,6 +41,9 @@ class Source:
     checkpoint_sha256: str
     task: str = "classification"
     features: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_label_names((text for label in self.labels for text in (label.id, label.name)), f"model {self.name}")
 
     def network(self) -> nn.Module:
         """A copy of the network on the CPU, in float32 and evaluation mode; with features it gives a tuple.

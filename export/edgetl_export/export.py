@@ -340,6 +340,7 @@ def _manifest(
     variants = []
     for variant_id, artifact in built.items():
         target, _, precision = variant_id.partition(".")
+        quantization = artifact.quantization
         variants.append(
             Variant(
                 variant_id,
@@ -347,7 +348,7 @@ def _manifest(
                 precision,
                 (),
                 requires(target, precision),
-                artifact.quantization,
+                quantization and {**quantization, "int8_safe": options.int8.safe},
                 input=artifact.input,
                 output=artifact.output,
             )

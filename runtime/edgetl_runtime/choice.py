@@ -23,6 +23,7 @@ from edgetl_runtime.cache import keep, own_cache
 from edgetl_runtime.console import size, table
 from edgetl_runtime.engines import ENGINES, engine_info, installed
 from edgetl_runtime.errors import EdgetlError, EngineError
+from edgetl_runtime.escaping import printable
 from edgetl_runtime.fidelity import Fidelity, read_fidelity
 from edgetl_runtime.files import read_regular
 from edgetl_runtime.frozen import dataclass, field
@@ -107,7 +108,7 @@ class Choice(Result):
         rows = [_row(candidate, self.variant) for candidate in self.candidates]
         found = " (found by an earlier start)" if self.cached else ""
         head = ["", "variant", "engine", "ms", "agree", "delta", "size", "state"]
-        return "\n".join([f"{self.variant}: {self.reason}{found}", *table(head, rows)])
+        return "\n".join([printable(f"{self.variant}: {self.reason}{found}"), *table(head, rows)])
 
 
 def choose(bundle: Bundle, wish: Wish) -> Choice:

@@ -1,6 +1,6 @@
 """edgetl-run: the command line of the device. Results on stdout, everything else on stderr.
 
-Exit codes: 0 done and passed, 1 the self-test failed, 2 the user can fix it, 130 interrupted (143 by SIGTERM).
+Exit codes: 0 done and passed, 1 the self-test failed, 2 the user can fix it; `edgetl_runtime.commands` has the others.
 """
 
 from __future__ import annotations
@@ -20,57 +20,87 @@ from edgetl_runtime.advice import Advice, Recommendation, advise
 from edgetl_runtime.bench import BenchOptions, bench_image, bench_variants
 from edgetl_runtime.bundle import Bundle, open_bundle
 from edgetl_runtime.classifier import load
+from edgetl_runtime.commands import EXIT_CODES, CommandParser, run_command, split_names
 from edgetl_runtime.engines import DEVICES, ENGINES, engine_info, import_for
-from edgetl_runtime.errors import EdgetlError, EngineError, ImageError, UsageError
+from edgetl_runtime.errors import EngineError, ImageError, UsageError
 from edgetl_runtime.fidelity import read_fidelity
 from edgetl_runtime.machine import cpu_features, describe_machine
 from edgetl_runtime.manifest import Variant
 from edgetl_runtime.placement import FallbackWarning, Placement
 from edgetl_runtime.preflight import Obstacle, obstacle
 from edgetl_runtime.selftest import SelfTest, self_test
-from edgetl_runtime.termination import exit_code_of, terminable
 
 __all__ = ["main"]
 
 _ENGINE_CHOICES = ("auto", *dict.fromkeys(name for info in ENGINES.values() for name in (info.name, info.target)))
 _UNREADABLE = 2
+_PROGRAM = "edgetl-run"
+_ABOUT = {
+    "info": "Show the manifest and, for each variant, whether it runs here and passed verification.",
+    "predict": "Classify images with the fastest variant that runs here and is accurate enough, or the one that is "
+    "named.",
+    "embed": "Give the features of images: with --json their values, else their sizes and lengths.",
+    "bench": "Measure every variant that runs here - load, first run, preprocessing, steady state - and say which to "
+    "ship.",
+    "self-test": "Run the golden samples through every variant that runs here; exit code 1 when the device computes "
+    "otherwise.",
+}
+_MEANT = {
+    **dict.fromkeys(("-o", "--output", "--out"), ("--json", "--json FILE writes the result")),
+    **dict.fromkeys(("-k", "--topk", "--top-k"), ("--top", "--top K: labels per image")),
+    **dict.fromkeys(("--conf", "--confidence"), ("--threshold", "--threshold P leaves out labels less probable")),
+    **dict.fromkeys(("--backend", "--provider", "--runtime"), ("--engine", "--engine NAME")),
+    **dict.fromkeys(("--gpu", "--cuda", "--npu"), ("--device", "--device NAME")),
+    **dict.fromkeys(("-t", "--num-threads"), ("--threads", "--threads N")),
+    **dict.fromkeys(("--model", "-m"), ("", "the bundle or the model file is the first argument, without an option")),
+    **dict.fromkeys(("-q", "--quiet"), ("", "notes go to stderr: 2>/dev/null hides them")),
+    **dict.fromkeys(("classify", "run", "infer"), ("predict", "edgetl-run predict BUNDLE IMAGE")),
+    **dict.fromkeys(("inspect", "show"), ("info", "edgetl-run info BUNDLE")),
+    **dict.fromkeys(("benchmark", "time"), ("bench", "edgetl-run bench BUNDLE")),
+    **dict.fromkeys(("verify", "test", "selftest", "check"), ("self-test", "edgetl-run self-test BUNDLE")),
+}
+"""What people of other tools type: see `CommandParser`."""
 
 _Answer = TypeVar("_Answer")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code. `argv` without the program's name, by default the process's own."""
+def main(argv: Sequence[str] | None = None, *, program: str = _PROGRAM) -> int:
+    """Run one command and return its exit code. `argv` without the program's name, by default the process's own.
+
+    `program` is how messages are signed.
+    """
+    return run_command(program, lambda: _run(argv, program))
+
+
+def _run(argv: Sequence[str] | None, program: str) -> int:
     arguments = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = arguments.command
-    try:
-        if arguments.json is not None:
-            console.check_json_destination(arguments.json)
-        with terminable(), warnings.catch_warnings():
-            warnings.showwarning = _show_warning
-            code = command(arguments)
-            sys.stdout.flush()
-            return code
-    except EdgetlError as error:
-        print(f"edgetl-run: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as interruption:
-        print("edgetl-run: interrupted", file=sys.stderr)
-        return exit_code_of(interruption)
-    except BrokenPipeError:
-        console.stop_printing()
-        return console.UNREAD
+    if arguments.json is not None:
+        console.check_json_destination(arguments.json)
 
+    def show_warning(message: Warning | str, *_: object, **__: object) -> None:
+        """Without file and line: they are of no use to who runs a command."""
+        console.note(f"{program}: warning: {message}")
 
-def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    """Without file and line: they are of no use to who runs a command."""
-    console.note(f"edgetl-run: warning: {message}")
+    with warnings.catch_warnings():
+        warnings.showwarning = show_warning
+        return command(arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="edgetl-run", description="Run the variants of an edgetl bundle on a device.")
+    parser = CommandParser(
+        prog=_PROGRAM,
+        description="Run the variants of an edgetl bundle on a device.\nedgetl-run help COMMAND shows its options.",
+        epilog=EXIT_CODES.format(failed="the self-test failed"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        meant=_MEANT,
+    )
     parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and leave")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    add = commands.add_parser
+
+    def add(name: str, help: str) -> argparse.ArgumentParser:  # noqa: A002 - as argparse calls it
+        return commands.add_parser(name, help=help, description=_ABOUT[name], meant=_MEANT)
+
     info = add("info", help="what is in a bundle and what of it runs here")
     predict = add("predict", help="classify images")
     embed = add("embed", help="features of images, from a bundle that was exported with some")
@@ -78,7 +108,6 @@ def _parser() -> argparse.ArgumentParser:
     test = add("self-test", help="check that this device computes what was verified")
     for sub, command in ((info, _info), (predict, _predict), (embed, _embed), (bench, _bench), (test, _self_test)):
         sub.set_defaults(command=command)
-        sub.description = command.__doc__
         sub.add_argument("bundle", metavar="BUNDLE", help="bundle folder, .edgetl file, or one model file")
         sub.add_argument("--json", metavar="FILE", help="write the result as JSON; - is stdout")
     for sub in (predict, embed, bench, test):
@@ -126,6 +155,7 @@ def _info(arguments: argparse.Namespace) -> int:
         rows.append([variant.id, console.size(variant.bytes), variant.requires.engine, f"{runs}{verdict}{note}"])
         runnable = {"runnable": found is None, "problem": None if found is None else str(found.error)}
         about = {"id": variant.id, "engine": variant.requires.engine, "bytes": variant.bytes, **runnable}
+        about["int8_safe"] = _int8_safe(variant)
         missed = {"failed": wrong, "missed_costs": costs}
         variants.append({**about, **{kind: [dataclasses.asdict(check) for check in of] for kind, of in missed.items()}})
         if arguments.placement:
@@ -141,6 +171,7 @@ def _info(arguments: argparse.Namespace) -> int:
         "",
         *console.table(["variant", "size", "engine", "state"], rows),
         *_saturating(manifest.variants),
+        *_safe(manifest.variants),
     ]
     contract = {key: value for key, value in json.loads(manifest.to_json()).items() if key != "variants"}
     console.show(lines, {"bundle": str(bundle.path), **contract, "variants": variants}, arguments.json)
@@ -170,6 +201,18 @@ def _on_device(arguments: argparse.Namespace) -> dict[str, Any]:
             raise UsageError(f"--device-option {text!r} is not KEY=VALUE", fix="--device-option device_type=GPU")
         options[key] = value
     return {"device": arguments.device, "device_options": options}
+
+
+def _int8_safe(variant: Variant) -> bool | None:
+    """Whether it was exported with --int8-safe; None where the manifest does not say."""
+    chosen = (variant.quantization or {}).get("int8_safe")
+    return chosen if isinstance(chosen, bool) else None
+
+
+def _safe(variants: Sequence[Variant]) -> list[str]:
+    """A line that names the variants of --int8-safe: other weights than without it."""
+    names = [variant.id for variant in variants if _int8_safe(variant)]
+    return [f"exported with --int8-safe, for x86 CPUs without VNNI: {', '.join(names)}"] if names else []
 
 
 def _saturating(variants: Sequence[Variant]) -> list[str]:
@@ -381,7 +424,7 @@ def _features(result: SelfTest) -> list[str]:
 def _wanted(bundle: Bundle, ids: str | None, engine: str) -> list[Variant]:
     """The variants that the options name; `EngineError` when they name none."""
     engine = engine if engine == "auto" else engine_info(engine).name
-    named = [bundle.manifest.variant(id_.strip()) for id_ in ids.split(",")] if ids else bundle.manifest.variants
+    named = [bundle.manifest.variant(id_) for id_ in split_names(ids)] if ids else bundle.manifest.variants
     wanted = [variant for variant in named if engine in ("auto", variant.requires.engine)]
     if not wanted:
         raise EngineError(f"{bundle.path} has no such variant for engine {engine}", fix="leave --engine out")

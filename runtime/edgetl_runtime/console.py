@@ -2,35 +2,101 @@
 
 from __future__ import annotations
 
+import io
 import json
-import math
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self, TextIO
 
 from edgetl_runtime.errors import ImageError
+from edgetl_runtime.escaping import json_on_screen, json_value, message, printable
 from edgetl_runtime.files import read_regular
 from edgetl_runtime.writing import check_writable, write_file
 
-__all__ = ["UNREAD", "check_json_destination", "note", "read_image", "show", "size", "stop_printing", "table"]
+__all__ = ["Streams", "check_json_destination", "note", "out", "read_image", "show", "size", "table"]
 
 _STDOUT = "-"
 
-UNREAD = 141
-"""Exit code when nobody reads the output any more: what a shell gives for a program that SIGPIPE ended."""
-
 
 def note(text: str) -> None:
-    """One line for the person at the other end, on stderr: stdout belongs to results."""
-    print(text, file=sys.stderr, flush=True)
+    """A message for the person at the other end, on stderr: stdout belongs to results."""
+    print(message(text), file=sys.stderr, flush=True)
 
 
-def stop_printing() -> None:
-    """After a BrokenPipeError (``| head``): what Python still holds of the output goes nowhere, without an error."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+def out(text: str) -> None:
+    """Lines of a result, on stdout. What holds names of others was made `printable` by whoever made the lines."""
+    print("\n".join(map(printable, text.split("\n"))), flush=True)
+
+
+class _Forgiving(io.FileIO):
+    """A file descriptor of the console. The first error of a write is kept, and everything after it goes nowhere."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(fd, "w", closefd=False)
+        self.error: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        """As if all were written."""
+        if self.error is None:
+            try:
+                return super().write(data)
+            except OSError as error:
+                self.error = error
+        return len(data)
+
+
+class Streams:
+    r"""stdout and stderr of a command while it is entered: no print can fail.
+
+    What the console's encoding lacks is escaped (``\u82b1``). A stream that is closed, full or read by nobody swallows
+    what is printed; `lost` tells what was wrong with stdout. Streams that are no longer the process's own (a test's,
+    a notebook's) stay as they are.
+    """
+
+    def __enter__(self) -> Self:
+        _occupy_standard_files()
+        self._before = sys.stdout, sys.stderr
+        self._raw: list[_Forgiving | None] = [None, None]
+        if sys.stdout is sys.__stdout__:
+            sys.stdout, self._raw[0] = _forgiving(sys.stdout, 1)
+        if sys.stderr is sys.__stderr__:
+            sys.stderr, self._raw[1] = _forgiving(sys.stderr, 2)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        sys.stdout, sys.stderr = self._before
+
+    def lost(self) -> OSError | None:
+        """Why something printed on stdout did not get there; None when all did."""
+        sys.stdout.flush()
+        raw = self._raw[0]
+        return None if raw is None else raw.error
+
+
+def _forgiving(stream: TextIO | None, fd: int) -> tuple[TextIO, _Forgiving]:
+    """A stream onto `fd` that is encoded as `stream` was."""
+    if stream is not None:
+        stream.flush()
+    raw = _Forgiving(fd)
+    encoding = "utf-8" if stream is None else stream.encoding
+    text = io.TextIOWrapper(io.BufferedWriter(raw), encoding, "backslashreplace", line_buffering=raw.isatty())
+    return text, raw
+
+
+def _occupy_standard_files() -> None:
+    """Open what stands in for standard files that are closed: the next model file that is opened would get their
+    number, and what a library prints would be written into it. Nothing can be written to the one for stdout."""
+    for fd, mode in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(fd)
+        except OSError:
+            opened = os.open(os.devnull, mode)
+            if opened != fd:
+                os.dup2(opened, fd)
+                os.close(opened)
 
 
 def size(count: int) -> str:
@@ -40,7 +106,7 @@ def size(count: int) -> str:
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines with aligned columns: those that hold numbers to the right, the others to the left."""
-    cells = [list(head), *(list(row) for row in rows)]
+    cells = [list(map(printable, row)) for row in (head, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
     right = [bool(rows) and all(row[column][:1].isdigit() for row in rows) for column in range(len(head))]
     lines = []
@@ -60,18 +126,24 @@ def check_json_destination(destination: str) -> None:
 
 
 def show(lines: list[str], document: dict[str, Any], destination: str | None) -> None:
-    """Print `lines`, and write `document` as JSON to the file `destination` if one is named.
+    """Write `document` as JSON to the file `destination` if one is named, then print `lines`, each one line.
 
-    With ``-`` the JSON goes to stdout and the lines to stderr. Raises `OutputError` when it cannot be written.
+    With ``-`` the JSON goes to stdout and the lines to stderr. Raises `OutputError` when it cannot be written; the
+    lines are printed then too.
     """
-    print("\n".join(lines), file=sys.stderr if destination == _STDOUT else sys.stdout, flush=True)
+    printed = "\n".join(map(printable, lines))
     if destination is None:
+        out(printed)
         return
-    text = json.dumps(_finite({"schema": 1, **document}), indent=1, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(json_value({"schema": 1, **document}), indent=1, ensure_ascii=False, allow_nan=False)
     if destination == _STDOUT:
-        print(text, flush=True)
+        print(printed, file=sys.stderr, flush=True)
+        print(json_on_screen(text), flush=True)
         return
-    write_file(destination, text + "\n")
+    try:
+        write_file(destination, text + "\n")
+    finally:
+        out(printed)
 
 
 def read_image(path: str) -> bytes:
@@ -81,12 +153,3 @@ def read_image(path: str) -> bytes:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or error
         raise ImageError(f"cannot read {path}: {reason}", fix="check the path") from error
-
-
-def _finite(value: Any) -> Any:
-    """`value` with null for infinities and NaN, which JSON cannot hold."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -20,6 +20,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from edgetl_runtime.escaping import message
+
 __all__ = [
     "BundleError",
     "CheckpointError",
@@ -39,7 +41,8 @@ __all__ = [
 class EdgetlError(Exception):
     """Base of all errors that the user can fix.
 
-    ``what`` says what is wrong and where; ``fix`` is the command or the change that mends it.
+    ``what`` says what is wrong and where; ``fix`` is the command or the change that mends it. As a string both are
+    safe to show: names in them may hold anything (see `edgetl_runtime.escaping`).
     """
 
     def __init__(self, what: str, *, fix: str | None = None) -> None:
@@ -52,7 +55,8 @@ class EdgetlError(Exception):
         return _made_again, (type(self), self.args), vars(self)
 
     def __str__(self) -> str:
-        return self.what if self.fix is None else f"{self.what}\n  fix: {self.fix}"
+        what = message(self.what, indent="    ")
+        return what if self.fix is None else f"{what}\n  fix: {message(self.fix, indent='    ')}"
 
 
 def _made_again(kind: type[EdgetlError], args: tuple[Any, ...]) -> EdgetlError:
@@ -95,7 +99,7 @@ class MissingDependency(EdgetlError):  # noqa: N818 - the user reads the name, "
         self.extra = extra
 
     def __str__(self) -> str:
-        return f"{self.what}: {self.fix}"
+        return message(f"{self.what}: {self.fix}", indent="    ")
 
 
 class ExportError(EdgetlError):

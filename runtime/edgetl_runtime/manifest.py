@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from edgetl_runtime.decoding import decode, parse
-from edgetl_runtime.errors import BundleError
+from edgetl_runtime.errors import BundleError, DataError
+from edgetl_runtime.escaping import encodable, json_value
 from edgetl_runtime.frozen import dataclass, field
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "Requires",
     "TensorSpec",
     "Variant",
+    "check_label_names",
 ]
 
 SCHEMA = 1
@@ -215,7 +218,7 @@ class Manifest:
     def to_json(self, *, compact: bool = False) -> str:
         """JSON with keys in the order of the contract: indented for people, or `compact` for inside a model file."""
         order = ("schema", "name", "task", "labels", "input", "preprocess", "normalize", "output")
-        fields = dataclasses.asdict(self)
+        fields = json_value(dataclasses.asdict(self))
         if not self.features:
             del fields["features"]  # so that a file without any is what it was before there were features
         layout: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 1}
@@ -245,6 +248,16 @@ class Manifest:
         assert isinstance(manifest, cls)
         _check_consistent(manifest, where)
         return manifest
+
+
+def check_label_names(names: Iterable[str], where: str) -> None:
+    """Raise `DataError` for names that no file can hold: those of folders whose names are no UTF-8."""
+    bad = [name for name in names if encodable(name) != name]
+    if bad:
+        raise DataError(
+            f"{where} has labels that cannot be written, their names are no UTF-8: {', '.join(bad[:5])}",
+            fix="rename the folders: their names must be UTF-8",
+        )
 
 
 def _check_consistent(manifest: Manifest, where: str) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from edgetl_runtime.escaping import json_value, printable
 from edgetl_runtime.frozen import dataclass
 
-__all__ = ["Prediction", "Result", "Score", "finite"]
+__all__ = ["Prediction", "Result", "Score"]
 
 
 class Result:
@@ -23,7 +23,7 @@ class Result:
 
         fields = dataclasses.asdict(self)  # type: ignore[call-overload] # whoever inherits this is a dataclass
         value = {**fields, **{name: getattr(self, name) for name in self._also}}
-        return json.dumps(finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+        return json.dumps(json_value(value), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Score(Result):
     probability: float
 
     def __str__(self) -> str:
-        return f"{self.name} {self.probability:.1%}"
+        return f"{printable(self.name)} {self.probability:.1%}"
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,3 @@ class Prediction(Result):
 
     def __str__(self) -> str:
         return ", ".join(str(score) for score in self.scores) or f"none of the labels (nearest: {self.top})"
-
-
-def finite(value: Any) -> Any:
-    """`value` with null for infinities and NaN."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -51,7 +51,9 @@ class Peak:
 
 def main(arguments: Sequence[str]) -> int:
     """Measure and print; 0 when the peaks are alike, 1 when not, 2 when there is something for the user to fix."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--workload", choices=list(WORKLOADS), default="mobilenet_v2", help="whose network")
     parser.add_argument("--data", type=Path, help="weights and photos; default: EDGETL_DATA, else ../shared/data")
     parser.add_argument("--photos", default="250,2900", metavar="N,N", help=f"how many photos of {PHOTOS}")

@@ -74,7 +74,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def parse(arguments: Sequence[str]) -> Given:
     """The command line. Raises `UsageError` or `DataError` for what cannot be run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--workload", choices=list(WORKLOADS), default="mobilenet_v2")
     parser.add_argument("--data", type=Path, help="weights and photos; default: EDGETL_DATA, else ../shared/data")
     parser.add_argument("--peers", default=",".join(PEERS), help=f"of: {','.join(PEERS)}; none for edgetl alone")

@@ -50,7 +50,9 @@ def activations_alone(quantized: Quantized) -> Quantization:
 
 def main(arguments: list[str]) -> int:
     """Print the table; exit code 0, or 2 when there is something for the user to fix."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--workload", choices=list(WORKLOADS), default="mobilenet_v2")
     parser.add_argument("--data", type=Path, help="weights and photos; default: EDGETL_DATA, else ../shared/data")
     given = parser.parse_args(arguments)

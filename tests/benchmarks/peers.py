@@ -172,7 +172,7 @@ def quantize_in_a_process(name: str, model: Path, calibration: Path, out: Path) 
 
 def main(arguments: list[str]) -> None:
     """Run one peer and print ``{"file": ..., "seconds": ...}``."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__)
     parser.add_argument("name", choices=list(PEERS))
     parser.add_argument("model", type=Path)
     parser.add_argument("calibration", type=Path)

@@ -49,7 +49,7 @@ def recalls(checkpoint: Checkpoint, data: Dataset) -> list[float]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", required=True)
     parser.add_argument("--backbone", default="mobilenet_v2")

@@ -95,7 +95,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def parse(arguments: Sequence[str], folder: Path) -> Given:
     """The command line; resized photos go to `folder`. Raises `UsageError` or `DataError` for what cannot be run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--photos", type=Path, required=True, help="folder of JPEG files, searched through")
     parser.add_argument("--limit", type=int, default=20, metavar="N", help="N of the photos")

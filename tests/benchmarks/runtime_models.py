@@ -147,7 +147,9 @@ MODELS: dict[str, tuple[str, Callable[[Any, Floats, Path], None]]] = {
 
 def main(arguments: list[str]) -> int:
     """Make the models and name them; 2 when there is something for the user to fix."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--data", type=Path, help="weights and photos; default: EDGETL_DATA, else ../shared/data")
     given = parser.parse_args(arguments)

@@ -122,7 +122,9 @@ PEERS: dict[str, Peer] = {
 
 def main(arguments: Sequence[str]) -> int:
     """Install, measure, print, delete; 0, or 2 when there is something for the user to fix."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--photos", type=Path, required=True, help="folder of JPEG files, searched through")
     parser.add_argument("--limit", type=int, default=20, metavar="N", help="N of the photos")

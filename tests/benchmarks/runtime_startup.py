@@ -84,7 +84,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def parse(arguments: Sequence[str]) -> Given:
     """The command line. Raises `UsageError` or `DataError` for what cannot be run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--photo", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True, help="keeps the hand-written code's own models")

@@ -78,7 +78,7 @@ def measured(data: Dataset, start: ModelOptions, base: TrainOptions, seeds: int,
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", required=True)
     parser.add_argument("--backbone", default="mobilenet_v2")

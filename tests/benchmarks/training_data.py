@@ -41,7 +41,9 @@ _BATCH = 32
 
 def main(arguments: Sequence[str]) -> int:
     """Measure and print a table; 2 when there is something for the user to fix."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, help="photos; default: EDGETL_DATA, else ../shared/data")
     parser.add_argument("--photos", type=int, default=192, metavar="N", help=f"how many photos of {PHOTOS}")
     given = parser.parse_args(arguments)

@@ -133,7 +133,7 @@ WAYS: dict[str, Callable[[Dataset, argparse.Namespace], float]] = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--backbone", default="mobilenet_v2")
     parser.add_argument("--images", type=int, default=480)

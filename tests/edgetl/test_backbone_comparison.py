@@ -225,7 +225,7 @@ def test_the_page_the_table_and_the_markdown(comparison: Comparison, check_page:
     markdown = render_comparison_markdown(comparison)
     rows = [line for line in markdown.splitlines() if line.startswith("|")]
     assert len({line.replace("\\|", "").count("|") for line in rows}) == 1
-    assert "- odd failed: an image | too small" in markdown
+    assert "- odd failed: an image \\| too small" in markdown
     nothing = replace(comparison, backbones=comparison.backbones[2:])
     check_page(render_comparison_page(nothing))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -71,3 +72,11 @@ def test_a_training_is_on_the_board_and_its_folder_not_in_the_checkpoint(
     _, trained = pipeline.train(recipe)
     assert scalars(tmp_path / "board")["loss/validation"] == [(1, round(trained.history.best.val_loss, 4))]
     assert str(tmp_path) not in str(trained.checkpoint.training["options"])
+
+
+@pytest.mark.parametrize("name", [b"tb\xe9", b"\xff", b"a/\xb2\xd6"])
+def test_a_folder_that_tensorboard_cannot_name_is_refused_first(tmp_path: Path, name: bytes) -> None:
+    folder = tmp_path / os.fsdecode(name)
+    with pytest.raises(OutputError, match="its name is no UTF-8"):
+        check_board(folder)
+    assert not list(tmp_path.iterdir())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import importlib
+import json
 import os
 import pkgutil
 import shutil
@@ -279,10 +281,15 @@ def test_missing_library(run_words: list[str], fails: Fails, run_that_lacks: Cal
     assert fails(run_words) == 'torch._C is not installed here: pip install "edgetl[all]"\n'
 
 
-def test_a_missing_module_of_edgetl_is_a_bug(run_words: list[str], run_that_lacks: Callable[[str], None]) -> None:
+def test_a_missing_module_of_edgetl_is_a_bug(
+    run_words: list[str], run_that_lacks: Callable[[str], None], capsys: Capture
+) -> None:
     run_that_lacks("edgetl.gone")
-    with pytest.raises(ModuleNotFoundError):
-        main(run_words)
+    assert main(run_words) == 70  # 1 would read as "a variant failed"
+    said = capsys.readouterr().err
+    assert "No module named 'edgetl.gone'" in said
+    assert "Traceback" in said
+    assert said.splitlines()[-1].startswith("edgetl: this is a bug of edgetl (exit code 70)")
 
 
 @pytest.mark.parametrize(
@@ -341,3 +348,65 @@ def test_a_signal_in_the_middle_of_an_export(how: signal.Signals, export_words: 
     assert "Traceback" not in err
     assert err.splitlines()[-1] == "edgetl: interrupted; nothing was left behind"
     assert listing(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["export", "w.pth", "--int8"], ["no option --int8", "--precisions int8", "--int8-safe"]),
+        (["run", "--format", "onnx"], ["no option --format", "--targets"]),
+        (["train", "--quiet"], ["no option --quiet", "2>/dev/null"]),
+        (["export", "--precision", "int8"], ["no option --precision\n", "--precisions"]),
+        (["verify", "b", "--thread", "2"], ["no option --thread\n", "--threads"]),
+        (["train", "--prec", "bf16"], ["no option --prec\n"]),
+        (["exprot"], ["no command 'exprot'", "did you mean export?"]),
+        (["evaluate"], ["no command 'evaluate'", "edgetl verify"]),
+        (["predict"], ["edgetl-run predict"]),
+    ],
+)
+def test_what_is_not_there(words: list[str], parts: list[str], capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) <= 3
+    for part in parts:
+        assert part in said
+
+
+def test_every_hint_names_something_that_is_there() -> None:
+    from edgetl.cli import _parser
+    from edgetl.meant import MEANT
+
+    parser = _parser()
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    options = {option for sub in commands.choices.values() for option in sub._option_string_actions}
+    for word, (name, sentence) in MEANT.items():
+        assert not name or name in options | set(commands.choices), word
+        assert sentence
+
+
+def test_inspect_signs_its_own_errors(capsys: Capture) -> None:
+    assert main(["inspect", "gone"]) == 2
+    assert main(["bench", "gone"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("edgetl: error: ") == 2
+    assert "edgetl-run: " not in said
+
+
+@pytest.mark.parametrize("variants", ["onnx.fp32, tflite.fp32", "onnx.fp32 ,tflite.fp32", " onnx.fp32,tflite.fp32 "])
+def test_spaces_between_variants(variants: str, pristine_bundle: Path, tmp_path: Path) -> None:
+    found = tmp_path / "bench.json"
+    words = ["bench", str(pristine_bundle), "--variants", variants, "--seconds", "0.01", "--json", str(found)]
+    assert main(words) == 0
+    assert [item["id"] for item in json.loads(found.read_text())["variants"]] == ["onnx.fp32", "tflite.fp32"]
+
+
+def test_the_former_name_of_the_training_precision(run_words: list[str], fails: Fails, capsys: Capture) -> None:
+    said = fails([*run_words, "--train-precision", "int8"], "train_precision = 'int8'", "--precisions int8")
+    assert "auto, fp32, bf16, fp16" in said
+    assert main([*run_words, "--precision", "int8"]) == 2
+    said = capsys.readouterr().err
+    assert "--precision is called --train-precision now" in said
+    assert "train_precision = 'int8'" in said
+    fails([*run_words, "--precision", "fp32", "--train-precision", "fp32"], "both are given")

@@ -25,6 +25,7 @@ def test_static_int8_has_its_layers_and_tflite_none(bundle: tuple[Path, Exported
     assert expected["layers_at_risk"] > 0
     for variant in exported.manifest.variants:
         found = (variant.quantization or {}).get("saturation")
+        assert (variant.quantization or {}).get("int8_safe") is (False if variant.quantization else None), variant.id
         if variant.precision != "int8" or variant.target == "tflite":
             assert found is None, variant.id
         else:
@@ -42,6 +43,7 @@ def test_safe_int8_is_at_no_risk_and_rungs_are_looked_at_too(trained, tmp_path: 
     exported = export(trained.source, trained.samples, trained.calibration[:4], tmp_path, options)
     (variant,) = exported.manifest.variants
     assert variant.quantization is not None
+    assert variant.quantization["int8_safe"] is True
     assert variant.quantization["saturation"]["layers_at_risk"] == 0
     assert variant.quantization["saturation"]["layers"] > 5
     assert variant.quantization["saturation"]["worst"] <= np.iinfo(np.int16).max

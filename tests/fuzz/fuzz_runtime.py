@@ -54,7 +54,7 @@ def table(results: list[Result]) -> str:
 
 def main(words: list[str] | None = None) -> int:
     """Run the fuzzer; see the module."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--n", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", metavar="KIND[:INDEX]")

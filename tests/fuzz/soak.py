@@ -118,7 +118,7 @@ def _hammered(
 
 def main(words: list[str] | None = None) -> int:
     """Soak every engine; see the module."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--n", type=int, default=10_000)
     parser.add_argument("--threads", type=int, default=8)

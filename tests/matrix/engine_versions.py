@@ -166,7 +166,9 @@ def _judged(outcome: Outcome, wanted: tuple[int, ...]) -> str | None:
 
 def main(arguments: Sequence[str]) -> int:
     """Try and print; 0 when done, 2 when there is something for the user to fix."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("bundles", nargs="+", type=Path, metavar="BUNDLE", help="bundle folder")
     parser.add_argument("--engines", default=",".join(TRIED), metavar="NAME,...", help="default: %(default)s")
     parser.add_argument("--workdir", type=Path, metavar="DIR", help="keep environments and results, and continue there")

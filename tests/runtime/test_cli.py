@@ -306,3 +306,22 @@ def test_engines_by_the_name_of_their_format(pristine_bundle: Path, photos: list
     assert "tflite.fp32 in litert" in capsys.readouterr().err
     assert main(["bench", str(pristine_bundle), "--engine", "onnx", "--seconds", "0.05"]) == 0
     assert "openvino" not in capsys.readouterr().out
+
+
+def test_info_shows_what_was_exported_for_other_cpus(
+    bundle_path: Path, edit_manifest: Callable[[Path, Callable[[Raw], object]], None], capsys: Capture
+) -> None:
+    assert main(["info", str(bundle_path)]) == 0  # a manifest from before says nothing
+    assert "--int8-safe" not in capsys.readouterr().out
+
+    def record(raw: Raw) -> None:
+        for variant, safe in zip(raw["variants"], (True, False, "yes"), strict=False):
+            variant["quantization"] = {"int8_safe": safe}
+
+    edit_manifest(bundle_path, record)
+    first = json.loads((bundle_path / "manifest.json").read_text())["variants"][0]["id"]
+    assert main(["info", str(bundle_path), "--json", "-"]) == 0
+    captured = capsys.readouterr()
+    assert f"exported with --int8-safe, for x86 CPUs without VNNI: {first}\n" in captured.err
+    found = [item["int8_safe"] for item in json.loads(captured.out)["variants"]]
+    assert found == [True, False, None, None]

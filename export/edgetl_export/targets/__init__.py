@@ -6,6 +6,7 @@ that runs it is a line of `edgetl_runtime.engines.ENGINES`.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -138,7 +139,15 @@ def open_target(name: str) -> Target:
 
 
 def check_installed(names: tuple[str, ...]) -> None:
-    """`MissingDependency` for the first library of these targets that is not installed; imports none of them."""
+    """`MissingDependency` for the first library of these targets that is not installed; imports none of them.
+
+    `UsageError` where Python runs without docstrings and a converter reads its own.
+    """
+    if "openvino" in names and sys.flags.optimize > 1:
+        raise UsageError(
+            "OpenVINO's converter reads its own docstrings, which python -OO leaves out",
+            fix="export with python or python -O; what was exported runs with -OO too",
+        )
     for name in names:
         for library in TARGETS[name].libraries:
             if find_spec(library) is None:

@@ -65,6 +65,24 @@ def test_it_fits_and_the_console_is_silent(full_report: Report, tmp_path: Path, 
 
 def test_a_page_that_is_too_wide_or_complains_is_found(full_report: Report, tmp_path: Path) -> None:
     page = render_html(full_report).replace("</main>", '<p style="width: 900px">x</p><script>oh()</script></main>')
+    page = re.sub('<meta http-equiv="Content-Security-Policy".*?>', "", page)
     (content, *_), console = look(page, 390, tmp_path, dark=False)
     assert int(content) >= 900
     assert "oh is not defined" in console
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "<script>oh()</script>",
+        '<img src="x" onerror="oh()">',
+        '<img src="https://example.org/seen.png">',
+        '<link rel="stylesheet" href="https://example.org/a.css">',
+        '<iframe src="https://example.org/"></iframe>',
+    ],
+)
+def test_what_slips_into_the_page_is_refused_by_its_policy(full_report: Report, tmp_path: Path, planted: str) -> None:
+    page = render_html(full_report).replace("</main>", f"{planted}</main>")
+    _, console = look(page, 1280, tmp_path, dark=False)
+    assert "Content Security Policy directive" in console
+    assert "oh is not defined" not in console

@@ -53,8 +53,8 @@ def test_causes_changes_and_damage_are_told(full_report: Report) -> None:
     assert "<summary>Differences within noise: 1</summary>" in text
     assert "<summary>onnx.int8 changes 13 of 367 decisions: 11 broken, 1 repaired, 1 wrong either way" in text
     assert "worse by more than chance: Label &lt;1&gt; 85.0 -&gt; 76.8 % of 122 (p 0.002)</summary>" in text
-    assert "| Label \\<1\\> | 122 | 85.0 | 76.8 | 0.002 |" in text
-    assert "| id1/a\\<b\\>.jpg | Label \\<1\\> | Label \\<1\\> | Label \\<0\\> | 80 |" in text
+    assert "| `Label <1>` | 122 | 85.0 | 76.8 | 0.002 |" in text
+    assert "| `id1/a<b>.jpg` | `Label <1>` | `Label <1>` | `Label <0>` | 80 |" in text
     assert "- the load of other processes rose" in text
 
 

@@ -28,7 +28,7 @@ HELP = {
     "edgetl": ["run", "train", "export", "verify", "bench", "inspect", "backbones", "demo"],
     "edgetl-run": ["info", "predict", "bench", "self-test"],
 }
-RUNTIME_LIMIT = 300_000
+WHEEL_LIMIT, INSTALLED_LIMIT = 300_000, 400_000
 """Bytes of the device's wheel, and of its files when installed."""
 SCRIPTS = "Scripts" if os.name == "nt" else "bin"
 
@@ -140,8 +140,8 @@ def test_the_devices_wheel_is_the_runtime_as_it_is_in_the_whole_one(
 
 
 def test_the_devices_wheel_is_small(wheels: dict[str, Path]) -> None:
-    assert 0 < wheels["edgetl-runtime"].stat().st_size <= RUNTIME_LIMIT
-    assert sum(contents(wheels["edgetl-runtime"]).values()) <= RUNTIME_LIMIT
+    assert 0 < wheels["edgetl-runtime"].stat().st_size <= WHEEL_LIMIT
+    assert sum(contents(wheels["edgetl-runtime"]).values()) <= INSTALLED_LIMIT
 
 
 @pytest.mark.network

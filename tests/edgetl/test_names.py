@@ -15,7 +15,7 @@ from edgetl.data import load_dataset, load_photos
 from edgetl.recipe import Recipe, read_recipe
 from edgetl.verify.gate import read_gate
 from edgetl.verify.markdown_text import code, escape, summary
-from edgetl_runtime.errors import DataError, UsageError
+from edgetl_runtime.errors import CheckpointError, DataError, UsageError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "fuzz"))
 
@@ -66,7 +66,7 @@ def test_a_label_that_cannot_be_written_is_refused(tmp_path: Path, label: str) -
 
 def test_labels_of_json_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
     (tmp_path / "labels.json").write_text('["a", "\\ud83d"]')
-    with pytest.raises(DataError, match="no UTF-8"):
+    with pytest.raises(CheckpointError, match="surrogates not allowed"):
         load_labels(tmp_path / "labels.json")
 
 

@@ -28,7 +28,7 @@ from unittest.mock import patch
 
 from edgetl.console import say
 from edgetl.data import load_photos
-from edgetl.photos import find_images
+from edgetl.photos import walk
 from edgetl.recipe import Recipe
 from edgetl.verify.accuracy import Accuracy, ClassAccuracy
 from edgetl.verify.baseline import BaselineComparison, Change
@@ -191,7 +191,7 @@ def _files(r: random.Random) -> str:
                 name.encode()
         except DataError as error:
             str(error).encode()
-        if not find_images(Path(folder)):
+        if not walk(Path(folder)).images:
             return ""
         return "\n".join(sample.name for sample in load_photos(Path(folder)))
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from edgetl.cli import main
+from edgetl.cli.main import main
 
 __all__ = ["main"]
 

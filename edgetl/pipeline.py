@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from edgetl.augmentation import was_mirrored
-from edgetl.backbones import build, preset
-from edgetl.board import check_board, write_board
-from edgetl.checkpoint import CHECKPOINT_FILE, Checkpoint
-from edgetl.data import Dataset, Sample, load_dataset, load_labelled, load_photos, pick, pick_readable
-from edgetl.finetune import Trained, check_start, finetune, input_spec
-from edgetl.history import HISTORY_FILE
-from edgetl.judging import REFERENCE, Outcome, source_of, verify_bundle, verify_options
-from edgetl.lr_range import LrRange, lr_range
-from edgetl.qat import train_quantized
+from edgetl.data.augmentation import was_mirrored
+from edgetl.data.dataset import Dataset, Sample, load_dataset, load_labelled, load_photos, pick, pick_readable
+from edgetl.data.splits import find_photos
+from edgetl.models.backbones import build, preset
+from edgetl.models.checkpoint import CHECKPOINT_FILE, Checkpoint
+from edgetl.models.training_history import HISTORY_FILE
 from edgetl.recipe import ExportSection, Recipe
-from edgetl.splits import find_photos
+from edgetl.reports.writing import ReportFiles, write_report
+from edgetl.training.finetune import Trained, check_start, finetune, input_spec
+from edgetl.training.lr_finder import LrRange, lr_range
+from edgetl.training.qat import train_quantized
 from edgetl.training.rank import is_first
-from edgetl.training.snapshot import Keeping, unfinished
-from edgetl.verify.reference import RecordingReference
+from edgetl.training.resume import Keeping, unfinished
+from edgetl.training.tensorboard_log import check_board, write_board
+from edgetl.verify.bundle import REFERENCE, Outcome, source_of, verify_bundle, verify_options
+from edgetl.verify.measure.original_outputs import RecordingReference
 from edgetl.verify.verify import RunFacts, verify
-from edgetl.verify.writing import ReportFiles, write_report
 from edgetl_export import CalibrationSamples, Exported, ExportOptions, export
 from edgetl_export.device import device_named
 from edgetl_export.features import check_features, with_features
@@ -92,7 +92,7 @@ def run(
 ) -> Outcome:
     """The main job: fine-tune, export, verify. `dataset` stands in for ``recipe.data.path``.
 
-    Until the bundle is there the training is kept in ``OUT.training`` (`edgetl.training.snapshot`), for `resume`.
+    Until the bundle is there the training is kept in ``OUT.training`` (`edgetl.training.resume`), for `resume`.
     The bundle at `out` holds its own report and is there whole or not at all; one whose verdict is "failed" is kept,
     with the reasons in its report. Everything that can be known to fail does so before the first expensive step.
     """
@@ -147,7 +147,7 @@ def run(
 
 
 def find_rate(recipe: Recipe, *, track: Track = silent, tell: Tell = untold) -> LrRange:
-    """Photos to a learning rate that suits them (`edgetl.lr_range`)."""
+    """Photos to a learning rate that suits them (`edgetl.training.lr_finder`)."""
     check_start(recipe.model, recipe.train)
     dataset = photos_of(recipe, track=track)
     for note in dataset.notes:

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from edgetl.augmentation import AugmentOptions
-from edgetl.data import DataOptions
+from edgetl.data.augmentation import AugmentOptions
+from edgetl.data.dataset import DataOptions
 from edgetl.toml_file import read_toml
 from edgetl.training.options import LARGEST_SEED, MOST_EPOCHS, TrainOptions, require
 from edgetl_export.device import DEVICES
@@ -187,7 +187,7 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def demo_recipe() -> Recipe:
-    """What ``edgetl demo`` trains on `edgetl.data.demo_digits`: from random weights, so that nothing is downloaded."""
+    """What ``edgetl demo`` trains on the built-in digits: from random weights, so that nothing is downloaded."""
     return Recipe(
         model=ModelOptions(backbone="mobilenet_v2", weights="none", image_size=48),
         train=TrainOptions(strategy="full", epochs=16, lr=3e-3, augment="shift"),

@@ -39,9 +39,9 @@ COMMANDS = [
 WRITERS = {"edgetl_runtime.writing", "edgetl_export.staging", "edgetl_export.renaming"}
 """Who alone puts files and folders in place."""
 IN_STAGED_FOLDERS = {
-    "edgetl.checkpoint",
-    "edgetl.pixel_cache",
-    "edgetl.verify.reproduction",
+    "edgetl.models.checkpoint",
+    "edgetl.data.pixel_cache",
+    "edgetl.verify.diagnose.reproduction",
     "edgetl_export.bundle_writer",
 }
 """Who writes plain files, into a folder that comes into place as a whole."""
@@ -168,8 +168,8 @@ def test_imports_point_one_way(module: Module) -> None:
     ("name", "source"),
     [
         ("edgetl_runtime.x", "import edgetl_export.capture"),
-        ("edgetl_runtime.x", "def f():\n    from edgetl.data import pick"),
-        ("edgetl_runtime.x", "import importlib\nimportlib.import_module('edgetl.data')"),
+        ("edgetl_runtime.x", "def f():\n    from edgetl.data.dataset import pick"),
+        ("edgetl_runtime.x", "import importlib\nimportlib.import_module('edgetl.data.dataset')"),
         ("edgetl_export.x", "if True:\n    import edgetl"),
         ("edgetl.x", "from . import data"),
     ],
@@ -216,7 +216,7 @@ def own_ways_to_write(module: Module) -> set[str]:
         # With one argument it is a path's; a string's has two. A picture may be drawn into memory.
         of_path = name == "replace" and len(arguments) == 1 and not node.keywords
         to_memory = name == "savefig" and ast.unparse(arguments[0]) in ("buffer", "content")
-        if (name in banned and not to_memory) or (of_path and module.name != "edgetl_export.targets.to_openvino"):
+        if (name in banned and not to_memory) or (of_path and module.name != "edgetl_export.targets.openvino_file"):
             found.add(ast.unparse(node))
     return found
 
@@ -280,7 +280,7 @@ def test_no_module_is_named_like_a_library_or_like_nothing(module: Module) -> No
 @pytest.mark.parametrize("name", ["edgetl_export.targets.onnx", "edgetl.utils", "edgetl.image_utils", "edgetl.helpers"])
 def test_a_bad_name_is_found(name: str) -> None:
     assert bad_name(name)
-    assert not bad_name("edgetl_export.targets.to_onnx")
+    assert not bad_name("edgetl_export.targets.onnx_file")
 
 
 def project(folder: Path) -> dict[str, Any]:
@@ -331,7 +331,7 @@ def helps(module: str, commands: list[str]) -> str:
     [
         "import edgetl_runtime",
         "import edgetl",
-        helps("edgetl.cli", COMMANDS),
+        helps("edgetl.cli.main", COMMANDS),
         helps("edgetl_runtime.cli", ["info", "predict", "bench", "self-test"]),
     ],
     ids=["edgetl_runtime", "edgetl", "edgetl -h", "edgetl-run -h"],

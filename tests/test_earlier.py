@@ -12,9 +12,9 @@ from PIL import Image
 
 import edgetl_runtime
 from edgetl import api
-from edgetl.checkpoint import Checkpoint
+from edgetl.models.checkpoint import Checkpoint
 from edgetl.recipe import read_recipe
-from edgetl.verify.gate import read_gate
+from edgetl.verify.gate.limits import read_gate
 from edgetl.verify.report import Report
 from edgetl_runtime.bundle import open_bundle
 

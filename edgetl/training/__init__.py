@@ -1,4 +1,4 @@
-"""What `edgetl.finetune` is made of: each part of a training in a module of its own."""
+"""What `edgetl.training.finetune` is made of: each part of a training in a module of its own."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgetl.features import Features
+from edgetl.training.features import Features
 from edgetl.training.losses import Objective, Targets
 
 __all__ = ["head_epochs", "loss_and_top1"]

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgetl.augmentation import Augmentation
-from edgetl.batches import Normalizer
-from edgetl.data import Dataset
-from edgetl.history import Epoch, History
-from edgetl.imbalance import class_weights
+from edgetl.data.augmentation import Augmentation
+from edgetl.data.dataset import Dataset
+from edgetl.data.loader import Normalizer
+from edgetl.models.training_history import Epoch, History
+from edgetl.models.weight_files import State
+from edgetl.training.class_balance import class_weights
 from edgetl.training.losses import Objective
 from edgetl.training.plan import Plan
 from edgetl.training.processes import ALONE, Processes
-from edgetl.weight_files import State
 from edgetl_export.progress import Tell, Track, silent, untold
 from edgetl_runtime.errors import UsageError
 from edgetl_runtime.manifest import Normalize, Preprocess

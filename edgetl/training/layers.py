@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from edgetl.backbones import head_block, head_of, stages
+from edgetl.models.backbones import head_block, head_of, stages
 from edgetl.training.options import TrainOptions
 from edgetl_runtime.errors import UsageError
 

@@ -16,19 +16,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgetl.augment import epoch_draws
-from edgetl.batches import Pixels, ahead, filled
-from edgetl.history import Epoch
-from edgetl.imbalance import balanced_order
+from edgetl.data.augment import epoch_draws
+from edgetl.data.loader import Pixels, ahead, filled
+from edgetl.models.training_history import Epoch
+from edgetl.models.weights import put_back
+from edgetl.training.class_balance import balanced_order
 from edgetl.training.ema import Average
 from edgetl.training.job import Job, Progress
 from edgetl.training.layers import Layers, drop_before_head, parameter_groups, unfreezing
 from edgetl.training.mixing import draw_mix
 from edgetl.training.options import TrainOptions
-from edgetl.training.snapshot import Keeping, listening
+from edgetl.training.resume import Keeping, listening
 from edgetl.training.stepper import Batch, Stepper
 from edgetl.training.stopwatch import Stopwatch
-from edgetl.weights import put_back
 
 __all__ = ["shuffled", "train_network", "warm_up_and_cosine"]
 
@@ -245,7 +245,7 @@ def shuffled(
 ) -> Sequence[Sequence[int]]:
     """The order of an epoch in steps of `size` images for `world` processes together; the same for the same arguments.
 
-    For a GPU the last step is filled up with the first images once more (see `edgetl.batches.filled`). Elsewhere, one
+    For a GPU the last step is filled up with the first images once more (`edgetl.data.loader.filled`). Elsewhere, one
     with fewer than two images for a process alone, or none for one of several, is left out: batch normalisation cannot
     train on it.
     """

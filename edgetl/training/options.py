@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgetl.augmentation import PRESETS
+from edgetl.data.augmentation import PRESETS
 from edgetl_export.device import DEVICES
 from edgetl_runtime.errors import UsageError, nearest
 
@@ -40,8 +40,8 @@ class TrainOptions:
     the alphas of their Beta distributions, ``ema`` is the decay of averaged weights; 0 is off. ``hidden`` is the width
     of an extra layer in the head. ``batch_norm`` is ``train`` or ``frozen`` (statistics stay as they came, everywhere).
     ``teacher`` is a checkpoint folder or ``BACKBONE:WEIGHTS_FILE``; its answers count ``teacher_weight`` (0..1).
-    ``augment`` is a preset of `edgetl.augmentation`. ``patience`` epochs without a better validation accuracy end the
-    training. ``qat`` goes on with int8 simulated.
+    ``augment`` is a preset of `edgetl.data.augmentation`. ``patience`` epochs without a better validation accuracy end
+    the training. ``qat`` goes on with int8 simulated.
     ``device`` is one of `edgetl_export.device.DEVICES`, ``precision`` (``train_precision`` in a recipe) one of
     `PRECISIONS`; ``cache`` keeps decoded images.
     ``tensorboard`` is a folder for TensorBoard, one for each training.

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgetl.augment import augmented
+from edgetl.data.augment import augmented
 from edgetl.training.job import Job
 from edgetl.training.losses import Targets
 from edgetl.training.mixing import Mix

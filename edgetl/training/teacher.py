@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from edgetl.batches import Normalizer
-from edgetl.checkpoint import Checkpoint
+from edgetl.data.loader import Normalizer
+from edgetl.models.checkpoint import Checkpoint
 from edgetl.training.options import TrainOptions
 from edgetl_runtime.errors import UsageError
 from edgetl_runtime.manifest import Label

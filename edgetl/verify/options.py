@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgetl.verify.gate import Gate
-from edgetl.verify.regression import Baseline
+from edgetl.verify.gate.limits import Gate
+from edgetl.verify.gate.regression import Baseline
 from edgetl_runtime.errors import UsageError
 
 __all__ = ["RunFacts", "VerifyOptions"]

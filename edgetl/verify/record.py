@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgetl.data import Sample
-from edgetl.verify.answers import fingerprint_of
-from edgetl.verify.baseline import BaselineComparison
-from edgetl.verify.quantities import QUANTITIES
+from edgetl.data.dataset import Sample
+from edgetl.reports.writing import ReportFiles, write_report
+from edgetl.verify.gate.baseline import BaselineComparison
+from edgetl.verify.gate.quantities import QUANTITIES
+from edgetl.verify.measure.outputs import fingerprint_of
 from edgetl.verify.report import NOT_EXPORTED, Check, Report, VariantReport, Verdict
-from edgetl.verify.writing import ReportFiles, write_report
 from edgetl_runtime.bundle import open_bundle
 from edgetl_runtime.errors import MissingDependency, OutputError, UsageError
 from edgetl_runtime.manifest import Manifest

@@ -12,15 +12,15 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgetl.verify.accuracy import Accuracy
-from edgetl.verify.baseline import BaselineComparison
-from edgetl.verify.damage import Damage
-from edgetl.verify.diagnosis import Finding
-from edgetl.verify.fidelity import LayerFidelity
-from edgetl.verify.latency import Latency
-from edgetl.verify.original import Original
-from edgetl.verify.parity import FeatureParity, Parity
-from edgetl.verify.twins import Twins
+from edgetl.verify.diagnose.diagnosis import Finding
+from edgetl.verify.gate.baseline import BaselineComparison
+from edgetl.verify.layers.layer_error import LayerFidelity
+from edgetl.verify.measure.accuracy import Accuracy
+from edgetl.verify.measure.changed_predictions import Damage
+from edgetl.verify.measure.cross_format import Twins
+from edgetl.verify.measure.latency import Latency
+from edgetl.verify.measure.original import Original
+from edgetl.verify.measure.parity import FeatureParity, Parity
 from edgetl_runtime.errors import UsageError
 from edgetl_runtime.escaping import json_value
 

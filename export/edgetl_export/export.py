@@ -19,7 +19,7 @@ from edgetl_export.artifact import Artifact
 from edgetl_export.bundle_writer import write_golden, write_manifest, write_quantizations, write_variant
 from edgetl_export.calibration import CalibrationSamples
 from edgetl_export.capture import Captured, Source, capture
-from edgetl_export.chatter import chatter_to
+from edgetl_export.converter_log import chatter_to
 from edgetl_export.features import check_features
 from edgetl_export.int8 import Int8Options, Quantizer
 from edgetl_export.ladder import Climbed, Rung

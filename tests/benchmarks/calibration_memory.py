@@ -20,8 +20,8 @@ from pathlib import Path
 
 from workloads import WORKLOADS, data_folder, source_of
 
-from edgetl.data import load_photos, pick
-from edgetl.verify.memory_probe import peak_rss_bytes
+from edgetl.data.dataset import load_photos, pick
+from edgetl.verify.measure.memory_probe import peak_rss_bytes
 from edgetl_export import CalibrationSamples, capture
 from edgetl_export.calibration import MIN_SAMPLES
 from edgetl_export.quantize.calibrate import calibrate

@@ -15,7 +15,7 @@ from judging import Row
 from peers import PEERS, quantize_in_a_process
 from workloads import Workload, preprocessed, with_crops
 
-from edgetl.data import pick
+from edgetl.data.dataset import pick
 from edgetl.pipeline import export_checkpoint
 from edgetl.recipe import ExportSection, Recipe
 from edgetl_export import TARGETS, Exported

@@ -32,10 +32,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgetl.data import load_labelled, pick
-from edgetl.judging import verify_bundle
-from edgetl.verify.gate import Gate, read_gate
-from edgetl.verify.gate_writing import propose_gate
+from edgetl.data.dataset import load_labelled, pick
+from edgetl.verify.bundle import verify_bundle
+from edgetl.verify.gate.limits import Gate, read_gate
+from edgetl.verify.gate.propose import propose_gate
 from edgetl.verify.options import VerifyOptions
 from edgetl.verify.report import Report
 from edgetl_runtime.bundle import Bundle, open_bundle

@@ -32,9 +32,9 @@ from judging import Logits, Row, interleaved_medians, judged, logits_of, markdow
 from peers import PEERS, check_peers_installed
 from workloads import WORKLOADS, data_folder
 
-from edgetl.console import say
+from edgetl.cli.progress import say
 from edgetl.recipe import Recipe
-from edgetl.verify.machine import describe_workbench
+from edgetl.verify.measure.machine import describe_workbench
 from edgetl_runtime.errors import EdgetlError, OutputError, UsageError, nearest
 
 __all__ = ["Given", "main", "parse", "settings"]

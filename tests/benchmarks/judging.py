@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from edgetl.verify.parity import compare
+from edgetl.verify.measure.parity import compare
 from edgetl_runtime.session import Session
 from edgetl_runtime.timing import measure
 

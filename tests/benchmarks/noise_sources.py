@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from workloads import WORKLOADS, data_folder, preprocessed, source_of
 
-from edgetl.console import say
+from edgetl.cli.progress import say
 from edgetl_export import CalibrationSamples, capture
 from edgetl_export.quantize.calibrate import calibrate
 from edgetl_export.quantize.pixels import on_pixels

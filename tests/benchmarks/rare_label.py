@@ -15,14 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from edgetl.batches import Pixels
-from edgetl.checkpoint import Checkpoint
-from edgetl.data import Dataset, load_dataset
-from edgetl.finetune import finetune
-from edgetl.judging import source_of
+from edgetl.data.dataset import Dataset, load_dataset
+from edgetl.data.loader import Pixels
+from edgetl.models.checkpoint import Checkpoint
 from edgetl.recipe import ModelOptions
+from edgetl.training.finetune import finetune
 from edgetl.training.options import IMBALANCE, TrainOptions
-from edgetl.verify.original import judge_original
+from edgetl.verify.bundle import source_of
+from edgetl.verify.measure.original import judge_original
 
 BATCH = 32
 

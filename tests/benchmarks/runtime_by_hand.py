@@ -33,7 +33,7 @@ from runtime_stream import stream_lines
 from workloads import data_folder
 
 import edgetl_runtime
-from edgetl.data import load_photos, pick
+from edgetl.data.dataset import load_photos, pick
 from edgetl_runtime.bundle import Bundle, open_bundle
 from edgetl_runtime.classifier import Classifier
 from edgetl_runtime.engines import ENGINES

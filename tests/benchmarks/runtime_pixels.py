@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 from runtime_lines import Line
 
-from edgetl.data import load_photos
+from edgetl.data.dataset import load_photos
 from edgetl_runtime.manifest import Preprocess
 from edgetl_runtime.preprocess import preprocess
 

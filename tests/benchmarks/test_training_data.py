@@ -7,7 +7,7 @@ import pytest
 import training_data
 from PIL import Image
 
-from edgetl.augmentation import PRESETS
+from edgetl.data.augmentation import PRESETS
 
 
 def test_every_step_has_its_milliseconds(

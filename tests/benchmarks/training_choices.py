@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgetl.data import Dataset, load_dataset
-from edgetl.finetune import finetune
+from edgetl.data.dataset import Dataset, load_dataset
 from edgetl.recipe import ModelOptions
+from edgetl.training.finetune import finetune
 from edgetl.training.options import TrainOptions
 
 CHOICES: Mapping[str, Mapping[str, Any]] = {

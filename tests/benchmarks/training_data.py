@@ -21,11 +21,11 @@ import torch
 from torchvision.transforms import v2
 from workloads import data_folder
 
-from edgetl.augment import augmented, epoch_draws
-from edgetl.augmentation import PRESETS
-from edgetl.batches import Pixels, margin
-from edgetl.content import content_of
-from edgetl.data import Sample, load_photos, pick
+from edgetl.data.augment import augmented, epoch_draws
+from edgetl.data.augmentation import PRESETS
+from edgetl.data.content import content_of
+from edgetl.data.dataset import Sample, load_photos, pick
+from edgetl.data.loader import Pixels, margin
 from edgetl_runtime.cache import CACHE_VARIABLE
 from edgetl_runtime.errors import EdgetlError
 from edgetl_runtime.manifest import Preprocess

@@ -27,10 +27,10 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from edgetl.backbones import build
-from edgetl.data import Dataset, load_dataset, pick
-from edgetl.finetune import finetune
+from edgetl.data.dataset import Dataset, load_dataset, pick
+from edgetl.models.backbones import build
 from edgetl.recipe import ModelOptions
+from edgetl.training.finetune import finetune
 from edgetl.training.options import TrainOptions
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from edgetl.checkpoint import Checkpoint, open_checkpoint
-from edgetl.data import Sample, load_labelled, load_photos, pick
+from edgetl.data.dataset import Sample, load_labelled, load_photos, pick
+from edgetl.models.checkpoint import Checkpoint, open_checkpoint
 from edgetl.pipeline import labelled_by_folders
 from edgetl_export import Source
 from edgetl_runtime.errors import DataError

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from edgetl.verify.reference import RecordingReference
+from edgetl.verify.measure.original_outputs import RecordingReference
 from edgetl_runtime.bundle import open_bundle
 from edgetl_runtime.preprocess import preprocess
 

@@ -12,6 +12,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.edgetl.made_up_reports import (
+    bundle_path,
+    fake_bundle,
+    fake_manifest,
+    full_report,
+    linear,
+    report,
+    samples,
+)
+
+__all__ = ["bundle_path", "fake_bundle", "fake_manifest", "full_report", "linear", "report", "samples"]
+
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 MakePhotos = Callable[[Path, Mapping[str, int]], Path]
 

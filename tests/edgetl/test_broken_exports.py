@@ -13,8 +13,8 @@ import onnx
 import pytest
 import torch
 
-from edgetl.checkpoint import Checkpoint, load_labels
-from edgetl.data import Sample, load_labelled, load_photos, pick
+from edgetl.data.dataset import Sample, load_labelled, load_photos, pick
+from edgetl.models.checkpoint import Checkpoint, load_labels
 from edgetl.pipeline import export_checkpoint, verify_bundle
 from edgetl.recipe import ExportSection
 from edgetl.verify.report import Report

@@ -21,18 +21,18 @@ from torchvision.models._api import BUILTIN_MODELS, Weights, WeightsEnum
 from torchvision.transforms._presets import ImageClassification
 
 from edgetl import pipeline
-from edgetl.backbones import build, first_convolution, preset
-from edgetl.checkpoint import Checkpoint, open_checkpoint
-from edgetl.data import DataOptions, Sample, load_dataset, load_labelled, load_photos
-from edgetl.finetune import input_channels
-from edgetl.judging import source_of
+from edgetl.data.dataset import DataOptions, Sample, load_dataset, load_labelled, load_photos
+from edgetl.data.thumbnails import Thumbnails
+from edgetl.models.backbones import build, first_convolution, preset
+from edgetl.models.checkpoint import Checkpoint, open_checkpoint
+from edgetl.models.weights import adapt_channels, fit, infer_channels
 from edgetl.recipe import ModelOptions, Recipe
+from edgetl.training.finetune import input_channels
 from edgetl.training.options import TrainOptions
 from edgetl.training.teacher import open_teacher
-from edgetl.verify.hypotheses import _image_changes
+from edgetl.verify.bundle import source_of
+from edgetl.verify.diagnose.hypotheses import _image_changes
 from edgetl.verify.options import VerifyOptions
-from edgetl.verify.thumbnails import Thumbnails
-from edgetl.weights import adapt_channels, fit, infer_channels
 from edgetl_export.bundle_writer import write_golden
 from edgetl_runtime import DataError, Label, Preprocess, UsageError, load, open_bundle, preprocess
 from edgetl_runtime.cli import main as run_on_device

@@ -10,12 +10,12 @@ import pytest
 from safetensors.torch import save_file
 
 from edgetl import api
-from edgetl.backbones import build
-from edgetl.checkpoint import open_checkpoint
-from edgetl.data import load_dataset
+from edgetl.data.dataset import load_dataset
+from edgetl.models.backbones import build
+from edgetl.models.checkpoint import open_checkpoint
 from edgetl.pipeline import labelled_by_folders, run, train_to, verify_bundle
 from edgetl.recipe import Recipe
-from edgetl_export.targets import to_onnx
+from edgetl_export.targets import onnx_file
 from edgetl_runtime import load, open_bundle
 from edgetl_runtime.errors import CheckpointError, DataError, OutputError, UsageError
 
@@ -125,7 +125,7 @@ def test_what_exists_is_only_replaced_when_forced_and_only_after_success(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(to_onnx.OnnxTarget, "write", interrupt)
+        patched.setattr(onnx_file.OnnxTarget, "write", interrupt)
         with pytest.raises(KeyboardInterrupt, match="with --resume goes on"):
             run(with_photos(photos), out, force=True)
     assert (out / "manifest.json").read_bytes() == before
@@ -142,14 +142,14 @@ def test_what_exists_is_only_replaced_when_forced_and_only_after_success(
 def test_a_variant_that_could_not_be_written_fails_the_verdict(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = to_onnx.OnnxTarget.write
+    right = onnx_file.OnnxTarget.write
 
-    def fail_fp16(self: to_onnx.OnnxTarget, captured: object, precision: str) -> object:
+    def fail_fp16(self: onnx_file.OnnxTarget, captured: object, precision: str) -> object:
         if precision == "fp16":
             raise RuntimeError("no such kernel")
         return right(self, captured, precision)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(to_onnx.OnnxTarget, "write", fail_fp16)
+    monkeypatch.setattr(onnx_file.OnnxTarget, "write", fail_fp16)
     outcome = run(with_photos(photos), tmp_path / "a.edgetl")
     assert not outcome.report.verdict.passed
     assert "no such kernel" in (outcome.report.variant("onnx.fp16").error or "")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edgetl.augmentation import Augmentation, AugmentOptions
+from edgetl.data.augmentation import Augmentation, AugmentOptions
 from edgetl.recipe import (
     DataSection,
     ExportSection,

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from edgetl.checkpoint import load_labels
+from edgetl.models.checkpoint import load_labels
 from edgetl.recipe import read_recipe
 from edgetl.toml_file import read_toml
-from edgetl.verify.gate import read_gate
-from edgetl.verify.regression import Baseline
+from edgetl.verify.gate.limits import read_gate
+from edgetl.verify.gate.regression import Baseline
 from edgetl_runtime.errors import EdgetlError, UsageError
 
 Read = Callable[[Path], Any]

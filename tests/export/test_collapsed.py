@@ -21,7 +21,7 @@ from edgetl_export.quantize.layers import SUMS, layers, with_activation
 from edgetl_export.quantize.pixels import on_pixels
 from edgetl_export.quantize.static import quantize_static
 from edgetl_export.quantize.tie_free import LARGEST_RATIO
-from edgetl_export.targets import TARGETS, to_tflite
+from edgetl_export.targets import TARGETS, tflite_file
 from edgetl_runtime.bundle import open_bundle
 from edgetl_runtime.errors import ExportError
 from edgetl_runtime.manifest import Label
@@ -138,13 +138,13 @@ def test_every_target_can_be_run(name: str, trained: Trained, tmp_path: Path) ->
 @pytest.fixture
 def killer(monkeypatch: pytest.MonkeyPatch) -> None:
     """TFLite's int8 files end the process that loads them."""
-    quantize = to_tflite.TfliteTarget.quantize
+    quantize = tflite_file.TfliteTarget.quantize
 
     def damaged(*args: object, **options: object) -> object:
         artifact = quantize(*args, **options)  # type: ignore[arg-type]
         return dataclasses.replace(artifact, files={".tflite": killing(artifact.files[".tflite"])})
 
-    monkeypatch.setattr(to_tflite.TfliteTarget, "quantize", damaged)
+    monkeypatch.setattr(tflite_file.TfliteTarget, "quantize", damaged)
 
 
 def test_a_file_that_ends_its_process_is_not_packed(trained: Trained, tmp_path: Path, killer: None) -> None:

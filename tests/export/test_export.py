@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 
 from edgetl_export import Exported, ExportOptions, export
-from edgetl_export.targets import TARGETS, to_onnx, to_tflite
+from edgetl_export.targets import TARGETS, onnx_file, tflite_file
 from edgetl_runtime.bundle import open_bundle
 from edgetl_runtime.comparison import sqnr_db
 from edgetl_runtime.errors import ExportError, MissingDependency, UsageError
@@ -117,7 +117,7 @@ def test_one_failing_target_does_not_stop_the_others(trained, tmp_path: Path, mo
     def fail(self: object, captured: object, precision: str) -> None:
         raise RuntimeError(f"no kernel for {precision}")
 
-    monkeypatch.setattr(to_tflite.TfliteTarget, "write", fail)
+    monkeypatch.setattr(tflite_file.TfliteTarget, "write", fail)
     options = ExportOptions(("tflite", "onnx"), ("fp32",))
     exported = export(trained.source, trained.samples, trained.calibration[:2], tmp_path, options)
     assert [variant.id for variant in exported.manifest.variants] == ["onnx.fp32"]
@@ -133,11 +133,11 @@ def test_a_library_that_cannot_be_imported_does_not_stop_the_others(
     real = importlib.import_module
 
     def broken(name: str) -> object:
-        if name == "edgetl_export.targets.to_openvino":
+        if name == "edgetl_export.targets.openvino_file":
             raise failure
         return real(name)
 
-    monkeypatch.delitem(sys.modules, "edgetl_export.targets.to_openvino", raising=False)
+    monkeypatch.delitem(sys.modules, "edgetl_export.targets.openvino_file", raising=False)
     monkeypatch.setattr("edgetl_runtime.engines.importlib.import_module", broken)
     options = ExportOptions(targets=("onnx", "openvino"), precisions=("fp32",))
     exported = export(trained.source, trained.samples, trained.calibration[:2], tmp_path, options)
@@ -150,7 +150,7 @@ def test_all_targets_failing_is_an_error(trained, tmp_path: Path, monkeypatch: p
     def fail(self: object, captured: object, precision: str) -> None:
         raise ExportError("cannot", fix="do not")
 
-    monkeypatch.setattr(to_onnx.OnnxTarget, "write", fail)
+    monkeypatch.setattr(onnx_file.OnnxTarget, "write", fail)
     with pytest.raises(ExportError, match=r"onnx\.fp32: cannot"):
         export(trained.source, trained.samples, trained.calibration[:2], tmp_path, ExportOptions(("onnx",), ("fp32",)))
 

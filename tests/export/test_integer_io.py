@@ -10,8 +10,8 @@ import pytest
 
 from edgetl_export.artifact import Artifact
 from edgetl_export.quantize.layers import layers
-from edgetl_export.targets import check_io, flatbuffer
-from edgetl_export.targets.integer_borders import INTEGER_OPERATORS, with_integer_borders
+from edgetl_export.targets import check_io, tflite_flatbuffer
+from edgetl_export.targets.tflite_integer_io import INTEGER_OPERATORS, with_integer_borders
 from edgetl_runtime.bundle import open_bundle
 from edgetl_runtime.classifier import load
 from edgetl_runtime.comparison import sqnr_db
@@ -50,11 +50,11 @@ def file(integer, int8, tmp_path_factory):
 def test_the_file_has_int8_borders_and_no_float(integer) -> None:
     from ai_edge_litert import schema_py_generated as schema
 
-    model = flatbuffer.opened(integer.files[".tflite"])
+    model = tflite_flatbuffer.opened(integer.files[".tflite"])
     graph = model.subgraphs[0]
     floats = (schema.TensorType.FLOAT32, schema.TensorType.FLOAT16, schema.TensorType.UINT8)
     assert not [tensor.name for tensor in graph.tensors if tensor.type in floats]
-    assert {flatbuffer.kind(model, operator) for operator in graph.operators} <= INTEGER_OPERATORS
+    assert {tflite_flatbuffer.kind(model, operator) for operator in graph.operators} <= INTEGER_OPERATORS
     borders = [graph.tensors[int(index)].type for index in (*graph.inputs, *graph.outputs)]
     assert borders == [schema.TensorType.INT8] * 2
     used = {int(index) for operator in graph.operators for index in (*operator.inputs, *operator.outputs)}
@@ -122,7 +122,7 @@ def test_a_layer_that_stays_in_float_is_named(int8) -> None:
 
 def test_an_operator_without_an_integer_kernel_is_named(int8, monkeypatch) -> None:
     monkeypatch.setattr(
-        "edgetl_export.targets.integer_borders.INTEGER_OPERATORS", INTEGER_OPERATORS - {"DEPTHWISE_CONV_2D"}
+        "edgetl_export.targets.tflite_integer_io.INTEGER_OPERATORS", INTEGER_OPERATORS - {"DEPTHWISE_CONV_2D"}
     )
     with pytest.raises(ExportError, match=r"DEPTHWISE_CONV_2D of expand\.\d"):
         int8.targets["tflite"].quantize(int8.quantized, io="int8")

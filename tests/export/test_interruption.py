@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgetl_export.chatter import chatter_to
+from edgetl_export.converter_log import chatter_to
 from edgetl_export.interruption import interruption_kept
 from edgetl_runtime.termination import Terminated, terminable
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from edgetl.verify.gate import read_gate
+from edgetl.verify.gate.limits import read_gate
 from edgetl_export import ExportOptions, Source, capture
 from edgetl_export.artifact import Artifact
 from edgetl_export.quantize.static import quantize_static
-from edgetl_export.targets import ALL_PRECISIONS, PRECISIONS, TARGETS, check_names, flatbuffer, open_target
-from edgetl_export.targets.integer_weights import round_weights
+from edgetl_export.targets import ALL_PRECISIONS, PRECISIONS, TARGETS, check_names, open_target, tflite_flatbuffer
+from edgetl_export.targets.onnx_weights import round_weights
 from edgetl_runtime.comparison import sqnr_db
 from edgetl_runtime.errors import ExportError, UsageError
 from tests.export.conftest import LABELS, NORMALIZE, SPEC, Attentive, logits_of_file
@@ -94,7 +94,7 @@ def test_w8a16_loses_what_the_weights_lose_and_little_more(int8) -> None:
     assert wide.quantization["activations"] == "int16"
     weights_alone = int8.logits("tflite", int8.targets["tflite"].write(int8.quantized.captured, "w8"))
     assert sqnr_db(weights_alone, int8.logits("tflite", wide)) >= sqnr_db(weights_alone, int8.logits("tflite")) + 10
-    types = {tensor.type for tensor in flatbuffer.opened(wide.files[".tflite"]).subgraphs[0].tensors}
+    types = {tensor.type for tensor in tflite_flatbuffer.opened(wide.files[".tflite"]).subgraphs[0].tensors}
     assert _tensor_type("INT16") in types
 
 
@@ -161,7 +161,7 @@ def _int8_values(target: str, artifact: Artifact) -> int:
         read = openvino.Core().read_model(artifact.files[".xml"], artifact.files[".bin"])
         constants = [node for node in read.get_ops() if node.get_type_name() == "Constant"]
         return sum(node.get_data().size for node in constants if node.get_element_type() == openvino.Type.i8)
-    tensors = flatbuffer.opened(artifact.files[".tflite"]).subgraphs[0].tensors
+    tensors = tflite_flatbuffer.opened(artifact.files[".tflite"]).subgraphs[0].tensors
     return sum(int(np.prod(tensor.shape)) for tensor in tensors if tensor.type == _tensor_type("INT8"))
 
 

@@ -19,7 +19,7 @@ from edgetl_export.quantize.layers import SUMS, exact, layers, rounded
 from edgetl_export.quantize.quantization import PIXELS, Grid, Quantized
 from edgetl_export.quantize.simulate import Simulation
 from edgetl_export.quantize.tie_free import LARGEST, odd_fraction, tie_free
-from edgetl_export.targets import fake_quantize, flatbuffer
+from edgetl_export.targets import openvino_fake_quantize, tflite_flatbuffer
 from edgetl_runtime.comparison import sqnr_db
 from tests.export.conftest import Inverted
 
@@ -149,7 +149,7 @@ def test_where_sums_tie_tflite_does_not(inverted: Int8) -> None:
 
 
 def test_where_a_rounding_is_left_out_openvino_does_not(inverted: Int8, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fake_quantize._Constants, "rounded_behind", lambda _, output: output)
+    monkeypatch.setattr(openvino_fake_quantize._Constants, "rounded_behind", lambda _, output: output)
     written = {"onnx": inverted.files["onnx"], "openvino": inverted.targets["openvino"].quantize(inverted.quantized)}
     assert _differing(*(read_by_last_layer(name, file, inverted) for name, file in written.items())) > 1e-2
 
@@ -206,12 +206,12 @@ def read_by_last_layer(target: str, artifact: Artifact, small: Int8) -> npt.NDAr
         read.add_outputs([layer.input_value(0)])
         compiled = openvino.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         return np.concatenate([np.array(compiled([image[None]])[1]) for image in images])
-    opened = flatbuffer.opened(artifact.files[".tflite"])
+    opened = tflite_flatbuffer.opened(artifact.files[".tflite"])
     graph = opened.subgraphs[0]
     kinds = ("CONV_2D", "FULLY_CONNECTED")
-    source = int([item for item in graph.operators if flatbuffer.kind(opened, item) in kinds][-1].inputs[0])
+    source = int([item for item in graph.operators if tflite_flatbuffer.kind(opened, item) in kinds][-1].inputs[0])
     graph.outputs, opened.signatureDefs = np.append(graph.outputs, source).astype(np.int32), None
-    interpreter = Interpreter(model_content=flatbuffer.packed(opened))
+    interpreter = Interpreter(model_content=tflite_flatbuffer.packed(opened))
     interpreter.allocate_tensors()
     image_index, detail = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[1]
     scale, zero_point = detail["quantization"]

@@ -28,7 +28,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(folder) for folder in (ROOT, ROOT / "export", ROOT / "runtime")]
 
-from edgetl.data import DataOptions, Dataset, load_dataset, load_labelled, load_photos  # noqa: E402
+from edgetl.data.dataset import DataOptions, Dataset, load_dataset, load_labelled, load_photos  # noqa: E402
 from edgetl_runtime.errors import EdgetlError  # noqa: E402
 from edgetl_runtime.manifest import Label  # noqa: E402
 

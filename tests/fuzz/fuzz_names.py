@@ -26,20 +26,20 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
-from edgetl.console import say
-from edgetl.data import load_photos
-from edgetl.photos import walk
+from edgetl.cli.progress import say
+from edgetl.data.dataset import load_photos
+from edgetl.data.image_files import walk
 from edgetl.recipe import Recipe
-from edgetl.verify.accuracy import Accuracy, ClassAccuracy
-from edgetl.verify.baseline import BaselineComparison, Change
-from edgetl.verify.damage import ClassDamage, Damage, Flip
-from edgetl.verify.diagnosis import Finding
-from edgetl.verify.html import render_html
-from edgetl.verify.junit import render_junit
-from edgetl.verify.markdown import render_markdown
-from edgetl.verify.markdown_text import code, escape, summary
+from edgetl.reports.html import render_html
+from edgetl.reports.junit import render_junit
+from edgetl.reports.markdown import render_markdown
+from edgetl.reports.markdown_text import code, escape, summary
+from edgetl.reports.terminal import render_terminal
+from edgetl.verify.diagnose.diagnosis import Finding
+from edgetl.verify.gate.baseline import BaselineComparison, Change
+from edgetl.verify.measure.accuracy import Accuracy, ClassAccuracy
+from edgetl.verify.measure.changed_predictions import ClassDamage, Damage, Flip
 from edgetl.verify.report import Check, Data, Report, VariantReport, Verdict
-from edgetl.verify.terminal import render_terminal
 from edgetl_runtime.cli import main as run_on_device
 from edgetl_runtime.commands import run_command
 from edgetl_runtime.console import note, out, show

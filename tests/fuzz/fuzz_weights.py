@@ -29,10 +29,10 @@ sys.path[:0] = [str(folder) for folder in (ROOT, ROOT / "export", ROOT / "runtim
 import torch  # noqa: E402
 from safetensors.torch import save as save_tensors  # noqa: E402
 
-from edgetl.backbones import build  # noqa: E402
-from edgetl.checkpoint import CHECKPOINT_FILE, Checkpoint, load_labels  # noqa: E402
-from edgetl.training.snapshot import Keeping  # noqa: E402
-from edgetl.weight_files import CHECKPOINT_WEIGHTS, read_state  # noqa: E402
+from edgetl.models.backbones import build  # noqa: E402
+from edgetl.models.checkpoint import CHECKPOINT_FILE, Checkpoint, load_labels  # noqa: E402
+from edgetl.models.weight_files import CHECKPOINT_WEIGHTS, read_state  # noqa: E402
+from edgetl.training.resume import Keeping  # noqa: E402
 from edgetl_runtime.errors import EdgetlError  # noqa: E402
 from edgetl_runtime.manifest import Label, Normalize, Preprocess  # noqa: E402
 

@@ -119,14 +119,14 @@ def looked_at(out: Path, how: signal.Signals, code: int, said: str) -> None:
 
 def serve(words: list[str]) -> None:
     """For every line on stdin, fork a process that runs ``edgetl WORDS``: print its number, and then its exit code."""
-    import edgetl_export.targets.to_onnx  # noqa: F401 - once for all
-    from edgetl import cli, pipeline  # noqa: F401
+    import edgetl_export.targets.onnx_file  # noqa: F401 - once for all
+    from edgetl.cli.main import main
 
     for _ in sys.stdin:
         child = os.fork()
         if not child:
             os.dup2(2, 1)  # what it prints is not for who counts
-            code = cli.main(words)
+            code = main.main(words)
             sys.stderr.flush()
             os._exit(code)
         print(child, flush=True)

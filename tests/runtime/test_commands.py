@@ -170,7 +170,7 @@ def test_notes_do_not_get_into_the_result_where_there_is_no_stderr(predict: list
     assert done.stdout.rstrip().endswith("}")
 
 
-@pytest.mark.parametrize("words", [["edgetl_runtime.cli"], ["edgetl.cli"], ["edgetl"]])
+@pytest.mark.parametrize("words", [["edgetl_runtime.cli"], ["edgetl.cli.main"], ["edgetl"]])
 @pytest.mark.parametrize("optimized", ["", "1", "2"])
 def test_without_docstrings(words: list[str], optimized: str) -> None:
     command = [sys.executable, "-m", *words, "-h"]

@@ -71,7 +71,7 @@ TARGETS: Mapping[str, TargetInfo] = {
     "onnx": TargetInfo(
         "onnxruntime",
         ("onnx", "onnx_ir", "onnxscript", "onnxruntime"),
-        "edgetl_export.targets.to_onnx:OnnxTarget",
+        "edgetl_export.targets.onnx_file:OnnxTarget",
         {
             # Measured with ONNX Runtime 1.31 on MobileNetV2: no operator fuses with uint16 pairs, 0.48x of fp32.
             "w8a16": "ONNX Runtime computes 16-bit activations in float32 and rounds them before every layer, "
@@ -81,12 +81,12 @@ TARGETS: Mapping[str, TargetInfo] = {
     "tflite": TargetInfo(
         "litert",
         ("litert_torch", "ai_edge_quantizer", "ai_edge_litert"),
-        "edgetl_export.targets.to_tflite:TfliteTarget",
+        "edgetl_export.targets.tflite_file:TfliteTarget",
     ),
     "openvino": TargetInfo(
         "openvino",
         ("openvino",),
-        "edgetl_export.targets.to_openvino:OpenvinoTarget",
+        "edgetl_export.targets.openvino_file:OpenvinoTarget",
         {
             # Measured with OpenVINO 2026.4 on MobileNetV2: every convolution runs at f32, 0.90x of fp32.
             "w8a16": "OpenVINO computes 16-bit activations in float32, which is what w8 does without the rounding"

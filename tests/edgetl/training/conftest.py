@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgetl.data import Dataset, Sample
+from edgetl.data.dataset import Dataset, Sample
 from edgetl_runtime.manifest import Label
 
 

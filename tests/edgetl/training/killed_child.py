@@ -17,10 +17,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from conftest import bars  # noqa: E402
 
-from edgetl.finetune import finetune  # noqa: E402
 from edgetl.recipe import ModelOptions  # noqa: E402
+from edgetl.training.finetune import finetune  # noqa: E402
 from edgetl.training.options import TrainOptions  # noqa: E402
-from edgetl.training.snapshot import Interrupted, Keeping  # noqa: E402
+from edgetl.training.resume import Interrupted, Keeping  # noqa: E402
 from edgetl.training.stepper import Stepper  # noqa: E402
 
 

@@ -15,11 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-from edgetl.data import Dataset, Sample
-from edgetl.finetune import Trained, finetune
+from edgetl.data.dataset import Dataset, Sample
 from edgetl.recipe import ModelOptions
+from edgetl.training.finetune import Trained, finetune
 from edgetl.training.options import TrainOptions
-from edgetl.training.snapshot import Interrupted, Keeping, listening, unfinished
+from edgetl.training.resume import Interrupted, Keeping, listening, unfinished
 from edgetl.training.stepper import Stepper
 from edgetl_runtime.errors import CheckpointError, DataError, UsageError
 from edgetl_runtime.termination import exit_code_of

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from edgetl.backbones import HiddenHead, add_hidden_layer, build, head_block, head_of, stages
-from edgetl.batches import filled
+from edgetl.data.loader import filled
+from edgetl.models.backbones import HiddenHead, add_hidden_layer, build, head_block, head_of, stages
 from edgetl.training.ema import Average
 from edgetl.training.layers import Layers, drop_before_head, parameter_groups, unfreezing
 from edgetl.training.losses import Objective, Targets, distillation_loss

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from edgetl.checkpoint import Checkpoint
-from edgetl.data import Dataset
+from edgetl.data.dataset import Dataset
+from edgetl.models.checkpoint import Checkpoint
 from edgetl.training.processes import ALONE, Processes, SharedBatchNorm, joined
 from edgetl_runtime.errors import UsageError
 

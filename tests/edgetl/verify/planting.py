@@ -69,19 +69,19 @@ def _in_onnx(paths: list[Path], place: int, damage: Damage) -> None:
 def _in_tflite(paths: list[Path], place: int, damage: Damage) -> None:
     from ai_edge_litert import schema_py_generated as schema
 
-    from edgetl_export.targets import flatbuffer
+    from edgetl_export.targets import tflite_flatbuffer
 
-    model = flatbuffer.opened(paths[0].read_bytes())
+    model = tflite_flatbuffer.opened(paths[0].read_bytes())
     graph = model.subgraphs[0]
     weighted = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
-    operator = [item for item in graph.operators if flatbuffer.kind(model, item) in weighted][place]
+    operator = [item for item in graph.operators if tflite_flatbuffer.kind(model, item) in weighted][place]
     tensor = graph.tensors[operator.inputs[1]]
     dtype = {schema.TensorType.FLOAT32: np.float32, schema.TensorType.INT8: np.int8}[tensor.type]
     values = model.buffers[tensor.buffer].data.view(dtype).reshape(tensor.shape)
-    axis = -1 if flatbuffer.kind(model, operator) == "DEPTHWISE_CONV_2D" else 0
+    axis = -1 if tflite_flatbuffer.kind(model, operator) == "DEPTHWISE_CONV_2D" else 0
     changed = np.moveaxis(damage(np.moveaxis(values.copy(), axis, 0)), 0, axis)
     model.buffers[tensor.buffer].data = np.frombuffer(np.ascontiguousarray(changed).tobytes(), np.uint8)
-    paths[0].write_bytes(flatbuffer.packed(model))
+    paths[0].write_bytes(tflite_flatbuffer.packed(model))
 
 
 def _in_openvino(paths: list[Path], place: int, damage: Damage) -> None:

@@ -10,16 +10,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgetl.data import Sample
-from edgetl.verify.gate import Gate
-from edgetl.verify.gate_writing import propose_gate
-from edgetl.verify.html import render_html
-from edgetl.verify.markdown import render_markdown
+from edgetl.data.dataset import Sample
+from edgetl.reports.html import render_html
+from edgetl.reports.markdown import render_markdown
+from edgetl.reports.terminal import render_terminal
+from edgetl.verify.gate.limits import Gate
+from edgetl.verify.gate.propose import propose_gate
+from edgetl.verify.measure.original_outputs import RecordingReference, read_kept_reference
+from edgetl.verify.measure.parity import FeatureParity, FeatureSums, compare
 from edgetl.verify.options import VerifyOptions
-from edgetl.verify.parity import FeatureParity, FeatureSums, compare
-from edgetl.verify.reference import RecordingReference, read_kept_reference
 from edgetl.verify.report import Report
-from edgetl.verify.terminal import render_terminal
 from edgetl.verify.verify import verify
 from edgetl_runtime.bundle import open_bundle
 

@@ -23,12 +23,12 @@ import pytest
 import torch
 from torch import nn
 
-from edgetl.data import Sample
+from edgetl.data.dataset import Sample
 from edgetl.verify.report import Report
 from edgetl.verify.verify import VerifyOptions, verify
 from edgetl_export import CalibrationSamples, ExportOptions, Source, capture, export
 from edgetl_export.bundle_writer import write_manifest
-from edgetl_export.targets.to_onnx import OnnxTarget
+from edgetl_export.targets.onnx_file import OnnxTarget
 from edgetl_runtime.bundle import Bundle, open_bundle
 from edgetl_runtime.manifest import FileEntry, Label, Manifest, Normalize, Preprocess
 from edgetl_runtime.preprocess import preprocess

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
+from edgetl.reports.html import render_html
+from edgetl.reports.phrases import measured_apart
 from edgetl.verify import record
-from edgetl.verify.baseline import BaselineComparison, Change
-from edgetl.verify.fidelity import LayerFidelity
-from edgetl.verify.gate import Gate, judge
-from edgetl.verify.html import render_html
-from edgetl.verify.parity import Parity
+from edgetl.verify.gate.baseline import BaselineComparison, Change
+from edgetl.verify.gate.limits import Gate, judge
+from edgetl.verify.layers.layer_error import LayerFidelity
+from edgetl.verify.measure.cross_format import Twins
+from edgetl.verify.measure.parity import Parity
 from edgetl.verify.record import check_record, merge_reports, record_report
 from edgetl.verify.report import Check, Data, Measured, Memory, Report, VariantReport
-from edgetl.verify.twins import Twins
-from edgetl.verify.wording import measured_apart
 from edgetl_runtime.errors import OutputError, UsageError
 from edgetl_runtime.manifest import Manifest
 

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgetl.data import Sample
-from edgetl.verify.gate import Gate
-from edgetl.verify.latency import Latencies, Latency
-from edgetl.verify.regression import LATENCY_MARGIN, Baseline
+from edgetl.data.dataset import Sample
+from edgetl.verify.gate.limits import Gate
+from edgetl.verify.gate.regression import LATENCY_MARGIN, Baseline
+from edgetl.verify.measure.latency import Latencies, Latency
 from edgetl.verify.report import Report
 from edgetl.verify.verify import RunFacts, VerifyOptions, verify
 from edgetl_runtime.errors import CheckpointError, DataError, EngineError, UsageError
@@ -276,7 +276,7 @@ def test_what_the_gate_or_the_baseline_leaves_open_is_measured_longer(
         told.update(undecided({"onnx.int8": latency}))
         return Latencies({"onnx.int8": latency})
 
-    monkeypatch.setattr("edgetl.verify.measuring.measure_latency", measured)
+    monkeypatch.setattr("edgetl.verify.steps.measure_latency", measured)
     fake_bundle({"onnx.fp32": linear, "onnx.int8": linear})
     options = VerifyOptions()
     before = asked.pop("before", None)

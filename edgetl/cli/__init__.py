@@ -1,0 +1,3 @@
+"""The command line of the workbench."""
+
+__all__: list[str] = []

@@ -1,0 +1,488 @@
+"""edgetl: the command line of the workbench. Results on stdout, progress and notes on stderr.
+
+Exit codes: 0 done and passed, 1 a gate failed or a target could not be written, 2 the user can fix it;
+`edgetl_runtime.commands` has the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgetl.cli.options import Command, build_parser
+from edgetl.cli.progress import say, tell, track
+from edgetl.training.rank import is_first
+from edgetl_runtime.commands import run_command, split_names
+from edgetl_runtime.console import out
+from edgetl_runtime.errors import EdgetlError, UsageError
+from edgetl_runtime.escaping import json_on_screen
+from edgetl_runtime.writing import check_writable, write_file
+
+if TYPE_CHECKING:
+    from edgetl.models.checkpoint import Checkpoint
+    from edgetl.recipe import Recipe
+    from edgetl.verify.bundle import Outcome
+    from edgetl_export.ladder import Rung
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. `argv` without the program's name, by default the process's own."""
+    return run_command("edgetl", lambda: _command(argv))
+
+
+def _command(argv: Sequence[str] | None) -> int:
+    arguments = _parser().parse_args(argv)
+    command: Command = arguments.command
+    try:
+        _check_reports(arguments)
+        return command(arguments)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("edgetl", "edgetl_export", "edgetl_runtime"):
+            raise
+        raise UsageError(f'{error.name} is not installed here: pip install "edgetl[all]"') from error
+    except KeyboardInterrupt as interruption:
+        raise type(interruption)(str(interruption) or "nothing was left behind") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    commands: dict[str, Command] = {
+        "run": _run,
+        "train": _train,
+        "lr-range": _lr_range,
+        "export": _export,
+        "verify": _verify,
+        "bench": _bench,
+        "inspect": _inspect,
+        "backbones": _backbones,
+        "compare": _compare,
+        "learning-curve": _learning_curve,
+        "demo": _demo,
+    }
+    return build_parser(commands)
+
+
+def _check_reports(arguments: argparse.Namespace) -> None:
+    """What is written last is checked first: `OutputError` for a report in a folder that will not be there."""
+    out = getattr(arguments, "out", None)
+    made = () if out is None else out.absolute().parents
+    for name in ("json", "markdown", "html", "junit", "write-gate", "plot"):
+        path = getattr(arguments, name.replace("-", "_"), None)
+        if not isinstance(path, Path):  # bench and inspect pass theirs on
+            continue
+        folder = path.absolute().parent
+        if folder.is_dir() or folder not in made:
+            check_writable(path, option=f"--{name}")
+
+
+_EXPORT_KEYS = (
+    *("targets", "precisions", "calibration_samples", "quantize", "max_drop", "tune_data", "ranges", "int8_safe"),
+    *("io", "activation", "no_se", "distill_epochs", "distill_minutes", "features"),
+    "device",
+)
+
+_TRAIN_KEYS = (
+    *("strategy", "epochs", "batch_size", "accumulate", "lr", "layer_decay", "imbalance", "mixup", "cutmix", "ema"),
+    *("dropout", "hidden", "teacher", "patience", "augment", "qat", "seed", "device", "compile"),
+    "tensorboard",
+)
+
+_SECTIONS = {
+    "data": {"data": "path", "val": "val", "skip_bad": "skip_bad"},
+    "model": {name: name for name in ("backbone", "weights", "image_size", "channels")},
+    "train": {name: name for name in _TRAIN_KEYS} | {"train_precision": "train_precision"},
+    "export": {name: name for name in _EXPORT_KEYS},
+    "verify": {name: name for name in ("gate", "threads", "memory", "baseline", "keep_reference")},
+}
+"""Section of the recipe -> option of the command line -> key."""
+
+
+def _recipe(arguments: argparse.Namespace) -> Recipe:
+    """The recipe file, or the defaults, with the options of the command line on top."""
+    from edgetl.recipe import Recipe, read_recipe
+
+    file = getattr(arguments, "recipe", None)
+    with warnings.catch_warnings(record=True) as former_names:
+        warnings.simplefilter("always", FutureWarning)
+        recipe = Recipe() if file is None else read_recipe(file)
+    for warning in former_names:
+        say(f"edgetl: warning: {warning.message}")
+    _take_former_name(arguments)
+    changes: dict[str, dict[str, Any]] = {}
+    for section, options in _SECTIONS.items():
+        for option, key in options.items():
+            value = getattr(arguments, option, None)
+            if value is not None:
+                split = option in ("targets", "precisions", "features")
+                changes.setdefault(section, {})[key] = split_names(value) if split else value
+    return recipe.updated(changes, where="command line")
+
+
+def _take_former_name(arguments: argparse.Namespace) -> None:
+    """``--precision`` works as ``--train-precision``, and says so."""
+    former = getattr(arguments, "former_precision", None)
+    if former is None:
+        return
+    if arguments.train_precision is not None:
+        raise UsageError("--precision is the former name of --train-precision: both are given", fix="leave one out")
+    say("edgetl: warning: --precision is called --train-precision now; what is exported is --precisions")
+    arguments.train_precision = former
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Photos to a verified bundle: fine-tune, export, verify."""
+    from edgetl import pipeline
+
+    recipe = _recipe(arguments)
+    if not is_first():
+        pipeline.train_along(recipe, arguments.out, resume=arguments.resume)
+        return 0
+    outcome = pipeline.run(
+        recipe, arguments.out, force=arguments.force, resume=arguments.resume, track=track, tell=tell
+    )
+    return _conclude(outcome, json=arguments.json)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    """The main job on 1,797 handwritten digits that ship inside scikit-learn; nothing is downloaded."""
+    from edgetl import pipeline
+    from edgetl.data.dataset import demo_digits
+    from edgetl.recipe import demo_recipe
+
+    outcome = pipeline.run(demo_recipe(), arguments.out, dataset=demo_digits(), force=arguments.force, track=track)
+    return _conclude(outcome, json=arguments.json)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    """Fine-tune a backbone on labelled photos; leaves a checkpoint."""
+    from edgetl import pipeline
+
+    trained = pipeline.train_to(
+        _recipe(arguments),
+        arguments.out,
+        force=arguments.force,
+        resume=arguments.resume,
+        track=track,
+        tell=tell,
+    )
+    if not is_first():
+        return 0
+    for note in trained.notes:
+        say(note)
+    best = trained.history.best
+    where = trained.history.named(best)
+    out(f"{arguments.out}: validation top-1 {best.val_top1:.1%} in {where}, {trained.seconds:.0f} s")
+    return 0
+
+
+def _lr_range(arguments: argparse.Namespace) -> int:
+    """Find a learning rate: a short training whose rate grows until the loss does."""
+    from edgetl import pipeline
+
+    found = pipeline.find_rate(_recipe(arguments), track=track, tell=say)
+    if arguments.plot is not None:
+        found.plot(arguments.plot)
+    if arguments.json is not None:
+        found.save(arguments.json)
+    out(str(found))
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    """Export a checkpoint, or a plain torchvision weights file, to a bundle."""
+    from edgetl import pipeline
+    from edgetl.models.checkpoint import open_checkpoint
+
+    checkpoint = open_checkpoint(
+        arguments.checkpoint,
+        backbone=arguments.backbone,
+        labels=arguments.labels,
+        image_size=arguments.image_size,
+        channels=arguments.channels,
+    )
+    if arguments.checkpoint.is_file():
+        say(f"{arguments.checkpoint.name}: {checkpoint.training['loading']}")
+    if arguments.checkpoint.is_file() and arguments.labels is None:
+        checkpoint, note = pipeline.labelled_by_folders(checkpoint, arguments.calibration)
+        say(note)
+    if arguments.labels is not None:
+        _tell_numbered(checkpoint)
+    recipe = _recipe(arguments)
+    exported = pipeline.export_checkpoint(
+        checkpoint,
+        arguments.calibration,
+        arguments.out,
+        recipe.export,
+        came_from=arguments.checkpoint,
+        skip_bad=recipe.data.skip_bad,
+        force=arguments.force,
+        track=track,
+        tell=say,
+    )
+    for variant in exported.manifest.variants:
+        out(f"{variant.id:16} {variant.bytes / 1e6:8.2f} MB  {variant.files[0].path}")
+    for variant_id, reason in exported.failed.items():
+        say(f"FAIL  {variant_id}: {reason}")
+    for warning in exported.warnings:
+        say(f"warning: {warning}")
+    _tell_rungs(exported.rungs)
+    for variant_id, reason in exported.over_budget.items():
+        say(f"FAIL  {variant_id}: {reason}")
+    say(f"{arguments.out}: not verified yet - edgetl verify {arguments.out} --data FOLDER --record")
+    return 1 if exported.failed or exported.over_budget else 0
+
+
+def _tell_numbered(checkpoint: Checkpoint) -> None:
+    """Which labels got a number for an id, because others have their name."""
+    times = Counter(label.name for label in checkpoint.labels)
+    twice = [f"{label.name} ({label.id})" for label in checkpoint.labels if times[label.name] > 1]
+    if twice:
+        more = f" and {len(twice) - 6} more" if len(twice) > 6 else ""
+        say(f"labels whose name is there twice, with their ids: {', '.join(twice[:6])}{more}")
+
+
+def _tell_rungs(rungs: Sequence[Rung]) -> None:
+    """What the ladder gave, rung by rung."""
+    for rung in rungs:
+        mark = "*" if rung.kept else " "
+        note = f"  ({rung.note})" if rung.note else ""
+        changed = round(rung.drop * rung.n)
+        out(f"{mark} {rung.variant:15} {rung.rung:8} {changed:3d} of {rung.n} change, {rung.sqnr_db:5.1f} dB{note}")
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    """Hold every variant of a bundle against the model it came from, on labelled photos.
+
+    The bundle is left as it is; --record puts what was found into it.
+    """
+    # What needs torch is imported by these when it is used: this command runs on devices.
+    from edgetl.reports.writing import ReportFiles, write_report
+    from edgetl.verify.bundle import verify_bundle, verify_options
+    from edgetl.verify.gate.propose import check_gate_path, write_gate
+
+    recipe = _recipe(arguments)
+    if arguments.write_gate is not None:
+        check_gate_path(arguments.write_gate, force=arguments.force)
+    outcome = verify_bundle(
+        arguments.bundle,
+        arguments.data,
+        dataclasses.replace(verify_options(recipe), precise=arguments.write_gate is not None),
+        variants=None if arguments.variants is None else split_names(arguments.variants),
+        reference=None if arguments.reference is None else _checkpoint(arguments.reference),
+        skip_bad=recipe.data.skip_bad,
+        keep_reference=recipe.verify.keep_reference,
+        record=arguments.record,
+        force=arguments.force,
+        track=track,
+    )
+    bundle = ReportFiles.in_folder(arguments.bundle).bundle
+    files = {name: getattr(arguments, name) for name in ("json", "html", "markdown", "junit")}
+    write_report(outcome.report, ReportFiles(**files, bundle=bundle))
+    if arguments.write_gate is not None:
+        proposal = write_gate(outcome.report, arguments.write_gate, force=arguments.force)
+        say(f"proposed gate: {arguments.write_gate}")
+        for note in proposal.notes:
+            say(f"NOTE  {note}")
+    how = "; --record puts it there" if bundle else ", which is one file"
+    said = [f"the report was not recorded in {arguments.bundle}{how}"]
+    problem = None
+    if arguments.record:
+        try:  # first, so that nothing that goes wrong with the screen loses it
+            said = _recorded(outcome, force=arguments.force)
+        except EdgetlError as error:
+            problem = error
+    code = _conclude(outcome, json=None, recorded=False)
+    if problem is not None:
+        raise problem
+    for line in said:
+        say(line)
+    return code
+
+
+def _recorded(outcome: Outcome, *, force: bool) -> list[str]:
+    """Put the report into its bundle; what there is to say about that."""
+    from edgetl.reports.table import verdict_line
+    from edgetl.verify.record import record_report
+
+    recorded = record_report(outcome.report, outcome.bundle, force=force)
+    return [*recorded.notes, f"recorded in {outcome.bundle}: {verdict_line(recorded.report)}"]
+
+
+def _checkpoint(path: Path) -> Checkpoint:
+    from edgetl.models.checkpoint import Checkpoint
+
+    return Checkpoint.load(path)
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    """Measure latency of every variant that runs here."""
+    options = ("variants", "threads", "seconds", "json")
+    return _on_device("bench", arguments, options)
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    """Show what is in a bundle, what of it runs here, what verification said; --layers: where variants go wrong."""
+    if arguments.layers:
+        return _inspect_layers(arguments)
+    for name in ("variants", "data", "save_repro"):
+        if getattr(arguments, name) is not None:
+            raise UsageError(f"--{name.replace('_', '-')} goes with --layers", fix="edgetl inspect BUNDLE --layers ...")
+    return _on_device("info", arguments, ("json",))
+
+
+def _inspect_layers(arguments: argparse.Namespace) -> int:
+    """The float model and the variants side by side, layer by layer."""
+    from edgetl.data.dataset import load_photos
+    from edgetl.verify.inspect import inspect_layers
+    from edgetl_runtime.bundle import open_bundle
+
+    images = None
+    if arguments.data is not None:
+        spec = open_bundle(arguments.bundle).manifest.preprocess
+        images = [photo.source for photo in load_photos(arguments.data, spec=spec, tell=say)]
+    found = inspect_layers(
+        Path(arguments.bundle),
+        variants=None if arguments.variants is None else tuple(split_names(arguments.variants)),
+        images=images,
+        save_repro=arguments.save_repro,
+    )
+    if arguments.json == "-":
+        print(json_on_screen(found.to_json()), flush=True)
+        return 0
+    if arguments.json is not None:
+        write_file(Path(arguments.json), found.to_json() + "\n")
+    out("\n".join(found.lines()))
+    return 0
+
+
+def _on_device(command: str, arguments: argparse.Namespace, options: tuple[str, ...]) -> int:
+    """What edgetl-run does too is done by it."""
+    from edgetl_runtime.cli import main as run_on_device
+
+    given = [(name, getattr(arguments, name)) for name in options]
+    words = [command, arguments.bundle, *(f"--{name}={value}" for name, value in given if value is not None)]
+    return run_on_device(words, program="edgetl")
+
+
+def _backbones(arguments: argparse.Namespace) -> int:
+    """List every backbone: parameters, GMACs, input size, published top-1, and the targets it has been tried with."""
+    import dataclasses
+    import json
+
+    from edgetl.models.backbones import list_backbones
+
+    infos = list_backbones()
+    if arguments.json is not None:
+        rows = [dataclasses.asdict(info) for info in infos]
+        write_file(arguments.json, json.dumps({"schema": 1, "backbones": rows}, indent=1) + "\n")
+    out(f"{'backbone':22} {'params M':>9} {'GMACs':>7} {'input':>6} {'top-1 %':>8}  tried with")
+    for info in infos:
+        tried = ", ".join(target for target, done in info.tried.items() if done) or "-"
+        out(f"{info.name:22} {info.params / 1e6:9.2f} {info.gmacs:7.2f} {info.image_size:6d} {info.top1:8.2f}  {tried}")
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    """Train, export and measure several backbones on your photos, side by side on this machine."""
+    from edgetl.studies.backbone_comparison import CompareOptions, compare_backbones
+    from edgetl.studies.backbone_comparison_views import (
+        render_comparison_markdown,
+        render_comparison_page,
+        render_comparison_terminal,
+    )
+    from edgetl.studies.backbone_results import BackboneResult
+
+    arguments.weights, weights = _weights_by_backbone(arguments.weights)
+    options = CompareOptions(tuple(split_names(arguments.backbones)), weights)
+    if arguments.within is not None:
+        options = dataclasses.replace(options, within=arguments.within / 100)
+
+    def tell(result: BackboneResult) -> None:
+        say(
+            f"{result.backbone}: " + (f"top-1 {result.top1:.1%}" if result.error is None else f"failed: {result.error}")
+        )
+
+    found = compare_backbones(_recipe(arguments), arguments.out, options, force=arguments.force, track=track, tell=tell)
+    for suffix, text in {
+        "html": render_comparison_page(found),
+        "json": found.to_json(),
+        "md": render_comparison_markdown(found),
+    }.items():
+        write_file(arguments.out / f"comparison.{suffix}", text)
+    if arguments.json is not None:
+        write_file(arguments.json, found.to_json())
+    out(render_comparison_terminal(found))
+    say(f"page: {arguments.out / 'comparison.html'}")
+    return 1 if found.failed else 0
+
+
+def _weights_by_backbone(text: str | None) -> tuple[str | None, dict[str, str]]:
+    """``none,mobilenet_v2=FILE``: the weights of all, and by backbone those of single ones."""
+    parts = [part.partition("=") for part in split_names(text or "") if part]
+    of_all = [name for name, sign, _ in parts if not sign]
+    if len(of_all) > 1:
+        raise UsageError(f"--weights {text} gives all backbones two", fix="NAME=FILE for a single one")
+    return next(iter(of_all), None), {name: value for name, sign, value in parts if sign}
+
+
+def _learning_curve(arguments: argparse.Namespace) -> int:
+    """Measure accuracy against the number of training photos, transfer against from scratch."""
+    from edgetl.studies.learning_curve import CurveOptions, CurvePoint, learning_curve
+    from edgetl.studies.learning_curve_views import render_curve_page, render_curve_terminal
+
+    given = {"seeds": arguments.seeds, "scratch_epochs": arguments.from_scratch_epochs}
+    options = dataclasses.replace(CurveOptions(), **{name: n for name, n in given.items() if n is not None})
+    if arguments.fractions is not None:
+        options = dataclasses.replace(options, fractions=_numbers(arguments.fractions, option="--fractions"))
+
+    def tell(point: CurvePoint) -> None:
+        say(f"{point.start}, {point.n} photos, seed {point.seed}: {point.top1:.1%} ({point.seconds:.0f} s)")
+
+    curve = learning_curve(_recipe(arguments), arguments.out, options, track=track, tell=tell)
+    page = arguments.out / "learning-curve.html"
+    write_file(page, render_curve_page(curve))
+    write_file(arguments.out / "learning-curve.json", curve.to_json())
+    if arguments.json is not None:
+        write_file(arguments.json, curve.to_json())
+    out(render_curve_terminal(curve))
+    say(f"page: {page}")
+    return 0
+
+
+def _numbers(text: str, *, option: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"{option} {text!r} are no numbers", fix="numbers with commas between, such as 0.1,0.5,1"
+        ) from None
+
+
+def _conclude(outcome: Outcome, *, json: Path | None, recorded: bool = True) -> int:
+    """Show the report, write it where it is wanted, and turn its verdict into an exit code.
+
+    `recorded`: the bundle holds it too.
+    """
+    from edgetl.reports.terminal import render_terminal
+    from edgetl.reports.writing import ReportFiles, write_report
+
+    write_report(outcome.report, ReportFiles(json=json))
+    for note in outcome.notes:
+        say(note)
+    out(render_terminal(outcome.report))
+    if recorded:
+        say(f"report: {outcome.bundle / 'report.html'}")
+    for variant_id, reason in outcome.over_budget.items():
+        say(f"FAIL  {variant_id}: {reason}")
+    return 0 if outcome.report.verdict.passed and not outcome.over_budget else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

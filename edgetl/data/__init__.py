@@ -1,0 +1,3 @@
+"""Labelled images: reading, splits, batches."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""Networks: backbones, heads, weights, checkpoints."""
+
+__all__: list[str] = []

@@ -1,0 +1,216 @@
+"""The report as Markdown, for the summary of a CI job or a comment on a pull request.
+
+What decides stands open, what explains is folded. The whole stays below the 65,536 characters that GitHub allows for a
+comment: lists are cut, and what is folded is left out where it no longer fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from edgetl.reports.ladder import attempts, how_int8_was_made, ladder_variants, surgery_line
+from edgetl.reports.markdown_text import code, escape, summary
+from edgetl.reports.phrases import (
+    causes,
+    change_rows,
+    damage_in_words,
+    feature_table,
+    label_name,
+    measured_apart,
+    slower_than_float,
+    undecided_checks,
+)
+from edgetl.reports.table import (
+    HEADINGS,
+    Row,
+    describe,
+    describe_limit,
+    describe_value,
+    name_of,
+    rows,
+    verdict_line,
+    where_it_goes_wrong,
+)
+from edgetl.verify.measure.changed_predictions import worst_classes
+from edgetl.verify.measure.cross_format import twins_in_words
+from edgetl.verify.report import Report, VariantReport
+
+__all__ = ["render_markdown"]
+
+_MOST_CHARACTERS = 60_000
+_MOST_LINES = 30
+_MOST_CHECKS = 150
+_MOST_CLASSES = 10
+_FOLD = "<details>"
+_MARKS = {"pass": "✅ pass", "open": "❔ open", "fail": "❌ FAIL"}
+
+
+def render_markdown(report: Report) -> str:
+    """Verdict, the failed checks with causes and fixes, the table, what changed, and the rest folded.
+
+    Ends with a newline.
+    """
+    reference = report.reference
+    blocks = [
+        f"## {escape(report.bundle)}",
+        f"**{escape(verdict_line(report))}**",
+        _bullets([describe(check) for check in report.verdict.failed]),
+        _bullets([text for variant in report.variants for text in causes(variant)]),
+        _bullets(where_it_goes_wrong(report)),
+        _bullets([f"undecided: {text}" for text in undecided_checks(report)]),
+        _main_table(report),
+        f"Reference top-1 {reference.top1:.1%} (95 % interval {reference.ci95[0]:.1%} to {reference.ci95[1]:.1%}) "
+        f"over {report.data.n} images. Agreement, top-1 and delta in percent; speed against fp32 of the same target.",
+        _bullets(slower_than_float(report)),
+        _bullets(measured_apart(report)),
+        *_features(report),
+        *_changes(report),
+        *_damage(report),
+        _folded(f"All {len(report.verdict.checks)} checks", [_checks(report)]),
+        _folded("How int8 was made", _int8(report)),
+        _bullets(report.about_photos),
+        _bullets(report.disturbances),
+        f"Measured {report.created} on {escape(str(report.machine['processor']))}, "
+        f"{escape(str(report.machine['cores']))} cores.",
+    ]
+    return "\n\n".join(_fitting([block for block in blocks if block])) + "\n"
+
+
+def _fitting(blocks: Sequence[str]) -> list[str]:
+    """`blocks` without those folded ones that would make it too long."""
+    left = _MOST_CHARACTERS - sum(len(block) + 2 for block in blocks if not block.startswith(_FOLD))
+    kept = []
+    for block in blocks:
+        if block.startswith(_FOLD):
+            if len(block) + 2 > left:
+                continue
+            left -= len(block) + 2
+        kept.append(block)
+    return kept if len(kept) == len(blocks) else [*kept, "Some details are left out: they are in the HTML report."]
+
+
+def _main_table(report: Report) -> str:
+    def cells(row: Row) -> tuple[str, ...]:
+        return (row.id, _MARKS[row.mark], *row.cells[1:-1])
+
+    return _table((HEADINGS[0], HEADINGS[-1], *HEADINGS[1:-1]), map(cells, rows(report)), left=2)
+
+
+def _features(report: Report) -> list[str]:
+    """SQNR of what variants give besides logits."""
+    table = feature_table(report)
+    return ["### Features, SQNR in dB", _table(table[0], table[1:])] if table else []
+
+
+def _changes(report: Report) -> list[str]:
+    """What is beyond noise as a table, the rest folded."""
+    if report.baseline is None:
+        return []
+    headings = ("variant", "what", "before", "now", "", "by which rule")
+    found = [
+        ((row.variant or "bundle", row.what, row.before, row.after, row.mark, row.note), row.mark == "noise")
+        for row in change_rows(report)
+    ]
+    counted, noise = (
+        [cells for cells, is_noise in found if not is_noise],
+        [cells for cells, is_noise in found if is_noise],
+    )
+    when = f"{escape(report.baseline.source)} of {escape(report.baseline.created[:10])}"
+    return [
+        f"### Since {when}",
+        _table(headings, counted, left=6) if counted else "Nothing changed beyond noise.",
+        _folded(f"Differences within noise: {len(noise)}", [_table(headings, noise, left=6)]) if noise else "",
+    ]
+
+
+def _damage(report: Report) -> list[str]:
+    """For every variant that flips something: the counts, and folded the labels that lose most and the surest flips."""
+    blocks = []
+    for variant in report.variants:
+        if variant.damage is None or not variant.damage.flipped:
+            continue
+        blocks.append(_folded(damage_in_words(variant, report) or variant.id, _damage_tables(variant, report)))
+    return ["### Changed decisions", *blocks] if blocks else []
+
+
+def _damage_tables(variant: VariantReport, report: Report) -> list[str]:
+    assert variant.damage is not None
+    classes = [
+        (label_name(label, report), f"{d.n}", f"{100 * d.original:.1f}", f"{100 * d.variant:.1f}", f"{d.p_value:.2g}")
+        for label, d in worst_classes(variant.damage.per_class, _MOST_CLASSES)
+    ]
+    flips = [
+        (
+            flip.image,
+            *(label_name(label, report) for label in (flip.truth, flip.original, flip.variant)),
+            f"{100 * flip.original_margin:.0f}",
+        )
+        for flip in variant.damage.flips[:_MOST_CLASSES]
+    ]
+    return [
+        _table(("label", "images", "original %", "variant %", "p value"), classes, names=1) if classes else "",
+        _table(("image", "truth", "original", "variant", "margin %"), flips, left=4, names=4),
+    ]
+
+
+def _checks(report: Report) -> str:
+    checks = report.verdict.checks[:_MOST_CHECKS]
+    cells = [
+        (
+            check.variant or "bundle",
+            name_of(check.what),
+            describe_value(check),
+            describe_limit(check),
+            "undecided" if check.undecided else "pass" if check.passed else "FAIL",
+        )
+        for check in checks
+    ]
+    return _table(("variant", "what", "value", "limit", "result"), cells, left=2)
+
+
+def _int8(report: Report) -> list[str]:
+    """How int8 was made: a line, and a table of rungs by variants when the ladder was climbed."""
+    made, surgery, variants = how_int8_was_made(report), surgery_line(report), ladder_variants(report)
+    blocks = [f"int8: {escape('; '.join(made))}."] if made else []
+    blocks += [f"{escape('; '.join(twins))}."] if (twins := twins_in_words(report.twins)) else []
+    blocks += [f"{escape(surgery)}."] if surgery else []
+    if variants:
+        lines = [_line(["rung", "note", *map(escape, variants)]), "|" + " --- |" * (2 + len(variants))]
+        for attempt in attempts(report):
+            cells = [
+                "" if cell is None else f"**{escape(cell.text)}**" if cell.kept else escape(cell.text)
+                for cell in attempt.cells
+            ]
+            lines.append(_line([escape(attempt.rung), escape(attempt.note), *cells]))
+        blocks += ["\n".join(lines), "Bold: the rung that the variant was taken from."]
+    return blocks
+
+
+def _table(headings: Sequence[str], body: Iterable[Sequence[str]], *, left: int = 1, names: int = 0) -> str:
+    """A table of plain texts; the first `left` columns are left-aligned, the others right-aligned.
+
+    The first `names` columns are names that people gave: they stand as code.
+    """
+    rule = "|" + " --- |" * left + " ---: |" * (len(headings) - left)
+    cut = list(body)[:_MOST_CHECKS]
+    lines = [_line(map(escape, headings)), rule]
+    lines += [_line([*map(code, cells[:names]), *map(escape, cells[names:])]) for cells in cut]
+    return "\n".join(lines)
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _bullets(texts: Sequence[str]) -> str:
+    lines = [f"- {escape(text)}" for text in texts[:_MOST_LINES]]
+    more = len(texts) - len(lines)
+    return "\n".join([*lines, f"- and {more} more"] if more > 0 else lines)
+
+
+def _folded(title: str, blocks: Sequence[str]) -> str:
+    shown = [block for block in blocks if block]
+    if not shown:
+        return ""
+    # The empty lines make what is inside Markdown again.
+    return "\n\n".join([f"{_FOLD}<summary>{summary(title)}</summary>", *shown, "</details>"])

@@ -1,0 +1,3 @@
+"""The gate as tests of pytest."""
+
+__all__: list[str] = []

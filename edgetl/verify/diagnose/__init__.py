@@ -1,0 +1,3 @@
+"""Causes of what failed."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""Variant and original, compared layer by layer."""
+
+__all__: list[str] = []

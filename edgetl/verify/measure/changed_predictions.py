@@ -1,0 +1,144 @@
+"""Damage: which decisions of the original a variant changes, and which labels that hurts.
+
+Accuracy alone hides it: five images that a variant breaks and five that it repairs leave top-1 where it was, and a
+label with twenty images can be lost while the mean over thousands stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edgetl.data.dataset import Sample
+from edgetl.stats import mcnemar
+
+__all__ = ["MOST_FLIPS", "ClassDamage", "Damage", "Flip", "damage_of", "worst_classes"]
+
+MOST_FLIPS = 24
+"""Flips that a report keeps of each variant; their number is kept in any case."""
+
+_Logits = npt.NDArray[np.float32]
+_AT_ONCE = 4096  # rows of logits, in float64
+
+
+@dataclass(frozen=True)
+class Flip:
+    """One image that a variant decides otherwise than the original.
+
+    ``image`` is its name, ``truth``, ``original`` and ``variant`` are label ids; ``variant`` is empty when its logits
+    are not finite and decide nothing. ``original_margin`` is how sure the original was: the softmax probability of its
+    first label minus that of its second, 0 to 1. A flip of a large margin is damage, one of a small margin was a draw.
+    ``thumbnail`` is a data URI, ``None`` where the report holds enough of them.
+    """
+
+    image: str
+    truth: str
+    original: str
+    variant: str
+    original_margin: float
+    thumbnail: str | None = None
+
+
+@dataclass(frozen=True)
+class ClassDamage:
+    """The ``n`` images of one label: shares that the ``original`` and the ``variant`` got right (top-1).
+
+    ``p_value`` is of the exact McNemar test, two-sided: how often chance alone breaks and repairs this unevenly.
+    """
+
+    n: int
+    original: float
+    variant: float
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Damage:
+    """How the decisions of a variant differ from the original's, image by image.
+
+    ``flipped`` decisions differ; of them ``broken`` were right and are wrong, ``repaired`` were wrong and are right,
+    the others are wrong either way. ``flips`` are at most `MOST_FLIPS` of them, those of the largest margin first.
+    ``per_class`` goes by label id and leaves out labels without images.
+    """
+
+    flips: tuple[Flip, ...]
+    flipped: int
+    broken: int
+    repaired: int
+    per_class: dict[str, ClassDamage]
+
+
+def damage_of(
+    samples: Sequence[Sample],
+    truth: npt.NDArray[np.int64],
+    reference: _Logits,
+    variant: _Logits,
+    labels: Sequence[str],
+    *,
+    thumbnail: Callable[[Sample], str | None] | None = None,
+) -> Damage:
+    """Compare the decisions of two (n, classes) float32 arrays of logits on the same n `samples`.
+
+    `truth` are (n,) indices into `labels`, which are ids in the order of the logits. `thumbnail` gives a data URI and
+    is asked for the flips that are kept only. The logits of `reference` are finite; a row of `variant` that is not
+    decides nothing, which is a flip and wrong. Raises `ValueError` when lengths differ.
+    """
+    if reference.shape != variant.shape or not len(reference) == len(truth) == len(samples):
+        raise ValueError(f"{reference.shape} and {variant.shape} logits, {len(truth)} labels, {len(samples)} samples")
+    before = reference.argmax(axis=1)
+    after = np.where(np.isfinite(variant).all(axis=1), variant.argmax(axis=1), -1)
+    right, still_right = before == truth, after == truth
+    flipped = np.flatnonzero(before != after)
+    margins = _margins(reference)
+    kept = flipped[np.argsort(-margins[flipped], kind="stable")][:MOST_FLIPS]
+    return Damage(
+        flips=tuple(
+            Flip(
+                image=samples[index].name,
+                truth=labels[truth[index]],
+                original=labels[before[index]],
+                variant="" if after[index] < 0 else labels[after[index]],
+                original_margin=float(margins[index]),
+                thumbnail=None if thumbnail is None else thumbnail(samples[index]),
+            )
+            for index in kept
+        ),
+        flipped=len(flipped),
+        broken=int(np.count_nonzero(right & ~still_right)),
+        repaired=int(np.count_nonzero(~right & still_right)),
+        per_class={
+            labels[index]: _class_damage(right[truth == index], still_right[truth == index])
+            for index in np.unique(truth)
+        },
+    )
+
+
+def worst_classes(per_class: Mapping[str, ClassDamage], most: int) -> list[tuple[str, ClassDamage]]:
+    """At most `most` labels that a variant changed, those that lost most images first."""
+
+    def lost(item: tuple[str, ClassDamage]) -> float:
+        return item[1].n * (item[1].variant - item[1].original)
+
+    changed = [item for item in per_class.items() if item[1].variant != item[1].original]
+    return sorted(changed, key=lost)[:most]
+
+
+def _class_damage(right: npt.NDArray[np.bool_], still_right: npt.NDArray[np.bool_]) -> ClassDamage:
+    broken, repaired = int(np.count_nonzero(right & ~still_right)), int(np.count_nonzero(~right & still_right))
+    return ClassDamage(len(right), float(right.mean()), float(still_right.mean()), mcnemar(broken, repaired))
+
+
+def _margins(logits: _Logits) -> npt.NDArray[np.float64]:
+    """Probability of the first label minus that of the second, (n,) float64; 1 where there is but one label."""
+    parts = (logits[start : start + _AT_ONCE] for start in range(0, len(logits), _AT_ONCE))
+    return np.concatenate([_margins_at_once(part) for part in parts])
+
+
+def _margins_at_once(logits: _Logits) -> npt.NDArray[np.float64]:
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    shares = np.sort(shifted / shifted.sum(axis=1, keepdims=True), axis=1)
+    margins: npt.NDArray[np.float64] = shares[:, -1] - (shares[:, -2] if shares.shape[1] > 1 else 0.0)
+    return margins

@@ -1,0 +1,46 @@
+"""Twins: one precision in two formats. Written from the same parameters, do they also decide alike?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+
+from edgetl.verify.measure.parity import Parity, compare
+from edgetl_runtime.manifest import Variant
+
+__all__ = ["Twins", "twins_among", "twins_in_words"]
+
+_PRECISION = "int8"
+"""Floats agree with the original anyway; other integers are not written for every format."""
+
+
+@dataclass(frozen=True)
+class Twins:
+    """How the logits of the second of two ``variants`` compare with those of the first."""
+
+    variants: tuple[str, str]
+    parity: Parity
+
+
+def twins_among(variants: Sequence[Variant], logits: Mapping[str, npt.NDArray[np.float32]]) -> tuple[Twins, ...]:
+    """Every two int8 variants that gave `logits` (n, classes), by variant id."""
+    alike = [variant.id for variant in variants if variant.precision == _PRECISION and variant.id in logits]
+    return tuple(Twins((one, other), compare(logits[one], logits[other])) for one, other in combinations(alike, 2))
+
+
+def twins_in_words(twins: Sequence[Twins]) -> list[str]:
+    """One line when all of them always give the same label, else a line for every two; none when there are none."""
+    if not twins:
+        return []
+    names = list(dict.fromkeys(name for pair in twins for name in pair.variants))
+    n = twins[0].parity.n
+    if all(pair.parity.top1_agreement == 1.0 for pair in twins):
+        return [f"{', '.join(names[:-1])} and {names[-1]} give the same label on each of {n} images"]
+    return [
+        f"{' and '.join(pair.variants)} give the same label on {pair.parity.top1_agreement:.1%} of {n} images"
+        for pair in twins
+    ]

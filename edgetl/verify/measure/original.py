@@ -1,0 +1,148 @@
+"""The original itself on the photos: what it takes for what, label by label, and where it is most wrong.
+
+What an export keeps of a model is measured against the original; this is what there is to keep.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from edgetl.data.dataset import Sample
+
+__all__ = ["MOST_WORST", "LabelScores", "Original", "WorstImage", "judge_original", "most_confused"]
+
+MOST_WORST = 12
+"""Images of the highest loss that a report keeps."""
+
+_AT_ONCE = 4096  # rows of logits, in float64
+
+
+@dataclass(frozen=True)
+class LabelScores:
+    """Of the ``n`` images of one label the share ``recall`` got it; of those ``answered`` with it the share
+    ``precision`` have it. ``None`` is a share of no images."""
+
+    n: int
+    recall: float | None
+    answered: int
+    precision: float | None
+
+
+@dataclass(frozen=True)
+class WorstImage:
+    """An image by its name; ``truth`` and ``answer`` are label ids, with their softmax probabilities, 0 to 1.
+
+    ``loss`` is the cross-entropy in nats, ``thumbnail`` a data URI, ``None`` where the report holds enough of them.
+    """
+
+    image: str
+    truth: str
+    answer: str
+    probability: float
+    truth_probability: float
+    loss: float
+    thumbnail: str | None = None
+
+
+@dataclass(frozen=True)
+class Original:
+    """The original on the photos of a report; ``loss`` is its mean cross-entropy in nats.
+
+    ``per_label`` goes by label id and leaves out labels that no image has and none is answered with. ``confusion`` is
+    by true label, then by answer, the number of images; what never happened is left out. ``worst`` are at most
+    `MOST_WORST` images, the highest loss first.
+    """
+
+    loss: float
+    per_label: dict[str, LabelScores] = field(default_factory=dict)
+    confusion: dict[str, dict[str, int]] = field(default_factory=dict)
+    worst: tuple[WorstImage, ...] = ()
+
+
+def judge_original(
+    samples: Sequence[Sample],
+    truth: npt.NDArray[np.int64],
+    logits: npt.NDArray[np.float32],
+    labels: Sequence[str],
+    *,
+    thumbnail: Callable[[Sample], str | None] | None = None,
+) -> Original:
+    """Judge finite (n, classes) `logits` for n `samples`; `truth` are (n,) indices into `labels`, the ids in order.
+
+    `thumbnail` gives a data URI and is asked for the worst images only.
+    """
+    answers = logits.argmax(axis=1)
+    log_shares = np.concatenate([_log_softmax(logits[at : at + _AT_ONCE]) for at in range(0, len(logits), _AT_ONCE)])
+    rows = np.arange(len(truth))
+    losses = -log_shares[rows, truth]
+    worst = np.argsort(-losses, kind="stable")[:MOST_WORST]
+    return Original(
+        loss=float(losses.mean()),
+        per_label=_per_label(truth, answers, labels),
+        confusion=_confusion(truth, answers, labels),
+        worst=tuple(
+            WorstImage(
+                image=samples[index].name,
+                truth=labels[truth[index]],
+                answer=labels[answers[index]],
+                probability=float(np.exp(log_shares[index, answers[index]])),
+                truth_probability=float(np.exp(log_shares[index, truth[index]])),
+                loss=float(losses[index]),
+                thumbnail=None if thumbnail is None else thumbnail(samples[index]),
+            )
+            for index in worst
+        ),
+    )
+
+
+def most_confused(original: Original, most: int) -> list[tuple[str, str, int]]:
+    """At most `most` pairs (true label, answer, number of images) of different labels, the most frequent first."""
+    pairs = [
+        (label, answer, n)
+        for label, answers in original.confusion.items()
+        for answer, n in answers.items()
+        if answer != label
+    ]
+    return sorted(pairs, key=lambda pair: -pair[2])[:most]
+
+
+def _per_label(
+    truth: npt.NDArray[np.int64], answers: npt.NDArray[np.int64], labels: Sequence[str]
+) -> dict[str, LabelScores]:
+    have = np.bincount(truth, minlength=len(labels))
+    answered = np.bincount(answers, minlength=len(labels))
+    right = np.bincount(truth[truth == answers], minlength=len(labels))
+    return {
+        label: LabelScores(
+            n=int(have[index]),
+            recall=_share(right[index], have[index]),
+            answered=int(answered[index]),
+            precision=_share(right[index], answered[index]),
+        )
+        for index, label in enumerate(labels)
+        if have[index] or answered[index]
+    }
+
+
+def _share(part: int, whole: int) -> float | None:
+    return float(part / whole) if whole else None
+
+
+def _confusion(
+    truth: npt.NDArray[np.int64], answers: npt.NDArray[np.int64], labels: Sequence[str]
+) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    for (label, answer), n in sorted(Counter(zip(truth.tolist(), answers.tolist(), strict=True)).items()):
+        found.setdefault(labels[label], {})[labels[answer]] = n
+    return found
+
+
+def _log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    found: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return found

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from edgetl.models.backbones import TRIED, backbone_names, build, head_of, list_backbones, preset, stages
+from edgetl_export.features import with_features
+from edgetl_runtime.errors import UsageError
+from edgetl_runtime.manifest import Preprocess
+
+# One of each family whose head or stages lie elsewhere.
+FAMILIES = {
+    "mobilenet_v2": ("classifier.1", 19),
+    "mobilenet_v3_small": ("classifier.3", 14),
+    "efficientnet_b0": ("classifier.1", 9),
+    "resnet18": ("fc", 5),
+    "densenet121": ("classifier", 8),
+    "squeezenet1_1": ("classifier.1", 9),
+    "shufflenet_v2_x0_5": ("fc", 5),
+    "regnet_y_400mf": ("fc", 5),
+    "googlenet": ("fc", 12),
+    "swin_t": ("head", 8),
+    "vit_b_32": ("heads.head", 13),
+    "convnext_tiny": ("classifier.2", 8),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_gets_a_head_for_our_labels(name: str) -> None:
+    head, n_stages = FAMILIES[name]
+    model = build(name, 3, image_size=64).eval()
+    assert head_of(model)[0] == head
+    with torch.inference_mode():
+        logits = model(torch.zeros(1, 3, 64, 64))
+    assert isinstance(logits, torch.Tensor)
+    assert logits.shape == (1, 3)
+    found = stages(model)
+    assert len(found) == n_stages
+    inside = [id(p) for stage in found for module in stage for p in module.parameters()]
+    assert len(inside) == len(set(inside))
+    outside = [key for key, p in model.named_parameters() if id(p) not in set(inside) and not key.startswith(head)]
+    assert outside == (["class_token", "encoder.pos_embedding"] if name == "vit_b_32" else [])
+
+
+def test_stages_are_in_the_order_of_the_data() -> None:
+    model = build("resnet18", 2)
+    assert stages(model)[0] == [model.conv1, model.bn1]
+    assert stages(model)[-1] == [model.layer4]
+
+
+def test_a_network_without_a_head_is_refused() -> None:
+    with pytest.raises(UsageError, match="no head"):
+        head_of(nn.Sequential(nn.Linear(2, 2)))
+
+
+def test_an_unknown_backbone_names_the_nearest() -> None:
+    for call in (lambda: build("mobilnet_v2", 5), lambda: preset("mobilnet_v2")):
+        with pytest.raises(UsageError, match="did you mean 'mobilenet_v2'"):
+            call()
+
+
+def test_presets_keep_the_ratio_of_resize_to_crop() -> None:
+    assert preset("mobilenet_v2")[0] == Preprocess(256, (224, 224), "bilinear")
+    assert preset("mobilenet_v2", which="best")[0].resize == 232
+    spec, normal = preset("efficientnet_b0", 160)
+    assert spec == Preprocess(183, (160, 160), "bicubic")
+    assert normal.mean == (0.485, 0.456, 0.406)
+    assert normal.std == (0.229, 0.224, 0.225)
+
+
+@pytest.mark.parametrize(("name", "size"), [("mobilenet_v2", 16), ("vit_b_16", 100), ("maxvit_t", 160)])
+def test_a_size_that_the_backbone_cannot_have_is_refused(name: str, size: int) -> None:
+    with pytest.raises(UsageError, match=str(size)):
+        preset(name, size)
+
+
+def test_the_list_says_what_is_published_and_tried() -> None:
+    found = {info.name: info for info in list_backbones()}
+    assert list(found) == backbone_names()
+    assert len(found) >= 80
+    mobile = found["mobilenet_v2"]
+    assert (mobile.params, mobile.image_size) == (3_504_872, 224)
+    assert mobile.gmacs == pytest.approx(0.301)
+    assert mobile.top1 == pytest.approx(72.154)
+    assert mobile.tried == {"onnx": True, "tflite": True, "openvino": True}
+    assert not any(found["vgg16"].tried.values())
+    assert {name for names in TRIED.values() for name in names} <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "shape"),
+    [
+        ("resnet18", "layer4", (7, 7, 512)),
+        ("swin_t", "features.3", (28, 28, 192)),
+        ("googlenet", "conv1", (112, 112, 64)),
+    ],
+)
+def test_pooled_features_are_what_the_head_is_given(name: str, layer: str, shape: tuple[int, ...]) -> None:
+    with torch.device("meta"):
+        network, images = build(name, 5).eval(), torch.zeros(2, 3, 224, 224)
+        logits, pooled, map_ = with_features(network, ("pooled", layer), images)(images)
+    assert logits.shape == (2, 5)
+    assert pooled.shape == (2, head_of(network)[1].in_features)
+    assert map_.shape == (2, *shape)
+
+
+def test_a_backbone_without_a_linear_head_has_no_pooled_features() -> None:
+    with torch.device("meta"):
+        network, images = build("squeezenet1_1", 5).eval(), torch.zeros(2, 3, 64, 64)
+        with pytest.raises(UsageError, match="does not end with a linear layer") as error:
+            with_features(network, ("pooled",), images)
+    assert str(error.value.fix) == "name a layer, for example classifier.3"

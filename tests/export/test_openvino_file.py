@@ -1,0 +1,86 @@
+"""What the OpenVINO target takes out of the converted graph, and what it leaves in."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import openvino
+import pytest
+import torch
+from torch import nn
+
+from edgetl_export import capture
+from edgetl_export.artifact import Artifact
+from edgetl_export.quantize.quantization import Grid
+from edgetl_export.targets.openvino_file import OpenvinoTarget
+from edgetl_runtime.comparison import sqnr_db
+from tests.export.conftest import LABELS, Bottlenecks, Trained, fitted, logits_of_file
+
+if TYPE_CHECKING:
+    from tests.export.conftest import Int8
+
+
+class Gathering(nn.Module):
+    """Another network behind a gather that matters: it turns the channels round."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.network(x[:, [2, 0, 1]])
+        return logits
+
+
+def gathers(artifact: Artifact) -> int:
+    """How many operators gather activations; shapes are gathered too, once, when a model is loaded."""
+    model = openvino.Core().read_model(artifact.files[".xml"], artifact.files[".bin"])
+    found = [node for node in model.get_ordered_ops() if node.get_type_name() == "Gather"]
+    return sum(node.input_value(0).get_node().get_type_name() != "Constant" for node in found)
+
+
+def test_pooling_to_one_place_gathers_nothing(trained: Trained) -> None:
+    written = OpenvinoTarget().write(capture(trained.source), "fp32")
+    assert gathers(written) == 0
+    wanted = trained.source.reference()(trained.tensors)
+    assert sqnr_db(wanted, logits_of_file("openvino", written, trained.tensors)) > 80
+
+
+@pytest.fixture(scope="module")
+def gathering() -> Trained:
+    torch.manual_seed(5)
+    return fitted(Gathering(Bottlenecks(len(LABELS))))
+
+
+def test_a_gather_that_moves_something_stays(gathering: Trained) -> None:
+    written = OpenvinoTarget().write(capture(gathering.source), "fp32")
+    assert gathers(written) >= 1
+    wanted = gathering.source.reference()(gathering.tensors)
+    assert sqnr_db(wanted, logits_of_file("openvino", written, gathering.tensors)) > 80
+
+
+def kinds_in(artifact: Artifact) -> Counter[str]:
+    model = openvino.Core().read_model(artifact.files[".xml"], artifact.files[".bin"])
+    return Counter(node.get_type_name() for node in model.get_ordered_ops())
+
+
+def test_rounding_clips_where_its_grid_ends_like_the_activation(inverted: Int8) -> None:
+    assert kinds_in(inverted.files["openvino"])["Clamp"] == 0
+    old = inverted.quantized.quantization
+    name = next(name for name in old.activations if name.startswith("hardtanh"))
+    wider = Grid(old.activations[name].scale * 1.5, old.activations[name].zero_point)
+    quantization = replace(old, activations={**old.activations, name: wider})
+    written = inverted.targets["openvino"].quantize(replace(inverted.quantized, quantization=quantization))
+    assert kinds_in(written)["Clamp"] == 1
+
+
+def test_names_are_short_and_tell_operators_apart(trained: Trained) -> None:
+    written = OpenvinoTarget().write(capture(trained.source), "fp32")
+    model = openvino.Core().read_model(written.files[".xml"], written.files[".bin"])
+    names = [node.get_friendly_name() for node in model.get_ordered_ops()]
+    assert len(set(names)) == len(names)
+    assert "convolution/Convolution" in names
+    assert model.input(0).get_names() == {"image"}
+    assert model.output(0).get_names() == {"logits"}

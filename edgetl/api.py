@@ -8,9 +8,9 @@ from typing import Any
 from edgetl import pipeline
 from edgetl.models.checkpoint import Checkpoint
 from edgetl.recipe import ExportSection, Recipe
+from edgetl.reports.recording import record_report
 from edgetl.verify.gate.limits import Gate, read_gate
 from edgetl.verify.gate.regression import Baseline
-from edgetl.verify.record import record_report
 from edgetl.verify.report import Report
 from edgetl.verify.verify import VerifyOptions
 from edgetl_export.progress import Track, silent

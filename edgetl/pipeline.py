@@ -17,7 +17,7 @@ from edgetl.data.splits import find_photos
 from edgetl.models.backbones import build, preset
 from edgetl.models.checkpoint import CHECKPOINT_FILE, Checkpoint
 from edgetl.models.training_history import HISTORY_FILE
-from edgetl.recipe import ExportSection, Recipe
+from edgetl.recipe import ExportSection, Recipe, verify_options
 from edgetl.reports.writing import ReportFiles, write_report
 from edgetl.training.finetune import Trained, check_start, finetune, input_spec
 from edgetl.training.lr_finder import LrRange, lr_range
@@ -25,7 +25,7 @@ from edgetl.training.qat import train_quantized
 from edgetl.training.rank import is_first
 from edgetl.training.resume import Keeping, unfinished
 from edgetl.training.tensorboard_log import check_board, write_board
-from edgetl.verify.bundle import REFERENCE, Outcome, source_of, verify_bundle, verify_options
+from edgetl.verify.bundle import REFERENCE, Outcome, source_of, verify_bundle
 from edgetl.verify.measure.original_outputs import RecordingReference
 from edgetl.verify.verify import RunFacts, verify
 from edgetl_export import CalibrationSamples, Exported, ExportOptions, export
@@ -56,7 +56,6 @@ __all__ = [
     "train_along",
     "train_to",
     "verify_bundle",
-    "verify_options",
 ]
 
 GOLDEN_SAMPLES = 16

@@ -16,8 +16,12 @@ from typing import Any, Self
 
 from edgetl.data.augmentation import AugmentOptions
 from edgetl.data.dataset import DataOptions
+from edgetl.models.options import ModelOptions, require
 from edgetl.toml_file import read_toml
-from edgetl.training.options import LARGEST_SEED, MOST_EPOCHS, TrainOptions, require
+from edgetl.training.options import LARGEST_SEED, MOST_EPOCHS, TrainOptions
+from edgetl.verify.gate.limits import Gate, read_gate
+from edgetl.verify.gate.regression import Baseline
+from edgetl.verify.options import VerifyOptions
 from edgetl_export.device import DEVICES
 from edgetl_runtime.errors import UsageError, nearest
 from edgetl_runtime.escaping import encodable
@@ -33,13 +37,11 @@ __all__ = [
     "VerifySection",
     "demo_recipe",
     "read_recipe",
+    "verify_options",
 ]
 
 
 RECIPE_SCHEMA = 1
-_LARGEST_IMAGE = 2**14
-_MOST_CHANNELS = 256
-"""What a manifest may say at most."""
 _MOST = 1_000_000
 """Of photos and threads, and of minutes (two years)."""
 _TRAIN_PRECISION = ("train_precision", "precision")
@@ -56,25 +58,6 @@ class DataSection(DataOptions):
         require(0 <= self.seed <= LARGEST_SEED, "seed", self, f"from 0 to {LARGEST_SEED}")
         require(0 < self.val_fraction < 1, "val_fraction", self, "above 0, below 1, such as 0.2")
         require(0 <= self.min_per_class <= _MOST, "min_per_class", self, f"from 0 to {_MOST}")
-
-
-@dataclass(frozen=True)
-class ModelOptions:
-    """What is trained. ``weights`` is ``imagenet``, ``none`` or a file; ``image_size`` is in pixels.
-
-    ``channels`` of an image: 1 is grey, 3 is RGB; ``None`` means those that the weights are for.
-    Raises `UsageError` for values that make no sense.
-    """
-
-    backbone: str = "mobilenet_v2"
-    weights: str = "imagenet"
-    image_size: int | None = None
-    channels: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, most in (("image_size", _LARGEST_IMAGE), ("channels", _MOST_CHANNELS)):
-            value = getattr(self, name)
-            require(value is None or 1 <= value <= most, name, self, f"from 1 to {most}")
 
 
 @dataclass(frozen=True)
@@ -191,6 +174,17 @@ def demo_recipe() -> Recipe:
     return Recipe(
         model=ModelOptions(backbone="mobilenet_v2", weights="none", image_size=48),
         train=TrainOptions(strategy="full", epochs=16, lr=3e-3, augment="shift"),
+    )
+
+
+def verify_options(recipe: Recipe) -> VerifyOptions:
+    """The recipe's section on verification, its gate and its baseline read."""
+    section = recipe.verify
+    return VerifyOptions(
+        threads=section.threads,
+        memory=section.memory,
+        gate=Gate() if section.gate is None else read_gate(section.gate),
+        baseline=None if section.baseline is None else Baseline.read(section.baseline),
     )
 
 

@@ -263,8 +263,9 @@ def _verify(arguments: argparse.Namespace) -> int:
     The bundle is left as it is; --record puts what was found into it.
     """
     # What needs torch is imported by these when it is used: this command runs on devices.
+    from edgetl.recipe import verify_options
     from edgetl.reports.writing import ReportFiles, write_report
-    from edgetl.verify.bundle import verify_bundle, verify_options
+    from edgetl.verify.bundle import verify_bundle
     from edgetl.verify.gate.propose import check_gate_path, write_gate
 
     recipe = _recipe(arguments)
@@ -308,8 +309,8 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 def _recorded(outcome: Outcome, *, force: bool) -> list[str]:
     """Put the report into its bundle; what there is to say about that."""
+    from edgetl.reports.recording import record_report
     from edgetl.reports.table import verdict_line
-    from edgetl.verify.record import record_report
 
     recorded = record_report(outcome.report, outcome.bundle, force=force)
     return [*recorded.notes, f"recorded in {outcome.bundle}: {verdict_line(recorded.report)}"]

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 
 from edgetl.reports.phrases import label_name
 from edgetl.stats import is_significant
-from edgetl.verify.measure.changed_predictions import ClassDamage, Flip
-from edgetl.verify.report import Report, VariantReport
+from edgetl.verify.report import ClassDamage, Flip, Report, VariantReport
 
 __all__ = ["ClassCell", "ClassRow", "ClassTable", "FlipCard", "class_table", "flip_cards"]
 

@@ -33,10 +33,9 @@ from edgetl.reports.table import (
     verdict_line,
 )
 from edgetl.reports.training_plots import draw_training, training_in_words
-from edgetl.verify.layers.layer_error import AS_GOOD_AS_EXACT_DB, LayerFidelity
+from edgetl.verify.layers.layer_error import AS_GOOD_AS_EXACT_DB
 from edgetl.verify.measure.cross_format import twins_in_words
-from edgetl.verify.measure.latency import Latency
-from edgetl.verify.report import Check, Memory, Report, VariantReport
+from edgetl.verify.report import Check, Latency, LayerFidelity, Memory, Report, VariantReport
 from edgetl_runtime.errors import BundleError
 
 __all__ = ["render_html"]

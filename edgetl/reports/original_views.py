@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgetl.reports.phrases import label_name
-from edgetl.verify.measure.original import LabelScores, Original, WorstImage, most_confused
-from edgetl.verify.report import Report
+from edgetl.verify.measure.original import most_confused
+from edgetl.verify.report import LabelScores, Original, Report, WorstImage
 
 __all__ = ["ConfusionCell", "ConfusionRow", "LabelRow", "OriginalView", "WorstCard", "view_original"]
 

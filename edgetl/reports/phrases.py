@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from edgetl.reports.table import decibels_in_words, name_of
 from edgetl.stats import is_significant
-from edgetl.verify.gate.baseline import Change
-from edgetl.verify.measure.changed_predictions import ClassDamage, Damage, worst_classes
-from edgetl.verify.report import Measured, Report, VariantReport
+from edgetl.verify.measure.changed_predictions import worst_classes
+from edgetl.verify.report import Change, ClassDamage, Damage, Measured, Report, VariantReport
 from edgetl_runtime.quantities import number_in_words, told_apart
 
 __all__ = [

@@ -8,8 +8,7 @@ from edgetl.reports.pareto import accuracy_against_latency, accuracy_against_siz
 from edgetl.reports.plot_style import Plot, add_legend, colour_of, finished, literal, marker_of
 from edgetl.reports.svg import COLOURS, new_figure, page_style
 from edgetl.reports.table import wrong_layers
-from edgetl.verify.measure.parity import SQNR_LIMIT_DB
-from edgetl.verify.report import Report, VariantReport
+from edgetl.verify.report import SQNR_LIMIT_DB, Report, VariantReport
 
 __all__ = ["draw_layers", "draw_pareto", "draw_plots"]
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgetl.verify.gate.quantities import QUANTITIES
-from edgetl.verify.layers.layer_error import LayerFidelity
 from edgetl.verify.layers.parting import find_place
-from edgetl.verify.measure.parity import SQNR_LIMIT_DB
-from edgetl.verify.report import Check, Report, VariantReport
+from edgetl.verify.report import SQNR_LIMIT_DB, Check, LayerFidelity, Report, VariantReport
 from edgetl_runtime.quantities import number_in_words, told_apart
 
 __all__ = [

@@ -9,7 +9,7 @@ from typing import Self
 from edgetl.reports.html import render_html
 from edgetl.reports.junit import render_junit
 from edgetl.reports.markdown import render_markdown
-from edgetl.verify.report import Report
+from edgetl.verify.report import REPORT_FILE, Report
 from edgetl_runtime.writing import write_file
 
 __all__ = ["ReportFiles", "write_report"]
@@ -33,7 +33,7 @@ class ReportFiles:
         """``report.json`` and ``report.html``, as a bundle has them; none where the bundle is a single file."""
         if not folder.is_dir():
             return cls()
-        return cls(json=folder / "report.json", html=folder / "report.html", bundle=folder)
+        return cls(json=folder / REPORT_FILE, html=folder / "report.html", bundle=folder)
 
 
 def write_report(report: Report, files: ReportFiles) -> None:

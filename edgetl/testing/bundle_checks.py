@@ -24,9 +24,9 @@ from edgetl.verify.bundle import REFERENCE, verify_bundle
 from edgetl.verify.gate.limits import Gate, read_gate
 from edgetl.verify.gate.quantities import QUANTITIES
 from edgetl.verify.measure.original_outputs import read_kept_reference
-from edgetl.verify.measure.parity import Parity, compare
+from edgetl.verify.measure.parity import compare
 from edgetl.verify.options import VerifyOptions
-from edgetl.verify.report import Check, Report
+from edgetl.verify.report import Check, Parity, Report
 from edgetl.verify.verify import verify
 from edgetl_runtime.bundle import Bundle, open_bundle
 from edgetl_runtime.errors import BundleError, DataError, EdgetlError, UsageError

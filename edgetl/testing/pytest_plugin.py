@@ -26,7 +26,7 @@ import pytest
 
 if TYPE_CHECKING:
     from edgetl.testing.bundle_checks import BundleChecks
-    from edgetl.verify.measure.parity import Parity
+    from edgetl.verify.report import Parity
     from edgetl_runtime.bundle import Bundle
     from edgetl_runtime.manifest import Preprocess
     from edgetl_runtime.session import Session

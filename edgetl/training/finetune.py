@@ -24,6 +24,7 @@ from edgetl.data.dataset import Dataset
 from edgetl.data.loader import Pixels
 from edgetl.models.backbones import WeightsPreset, add_hidden_layer, build, head_block, preset
 from edgetl.models.checkpoint import Checkpoint
+from edgetl.models.options import ModelOptions
 from edgetl.models.training_history import Epoch, History
 from edgetl.models.weight_files import read_state
 from edgetl.models.weights import (
@@ -34,7 +35,6 @@ from edgetl.models.weights import (
     parse_weights,
     put_back,
 )
-from edgetl.recipe import ModelOptions
 from edgetl.training.features import Features, extract, frozen_backbone, has_separate_head
 from edgetl.training.head import head_epochs, loss_and_top1
 from edgetl.training.job import Job, Progress

@@ -19,7 +19,7 @@ from edgetl.data.dataset import Dataset
 from edgetl.data.loader import Pixels, ahead
 from edgetl.figure_file import write_figure
 from edgetl.models.checkpoint import Checkpoint
-from edgetl.recipe import ModelOptions
+from edgetl.models.options import ModelOptions
 from edgetl.training.finetune import prepared
 from edgetl.training.layers import Layers, drop_before_head, parameter_groups, unfreezing
 from edgetl.training.network import shuffled

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgetl.data.augmentation import PRESETS
+from edgetl.models.options import require
 from edgetl_export.device import DEVICES
 from edgetl_runtime.errors import UsageError, nearest
 
-__all__ = ["IMBALANCE", "LARGEST_SEED", "MOST_EPOCHS", "PRECISIONS", "TrainOptions", "require"]
+__all__ = ["IMBALANCE", "LARGEST_SEED", "MOST_EPOCHS", "PRECISIONS", "TrainOptions"]
 
 IMBALANCE = ("weights", "sampler", "focal", "none")
 """Ways to make up for labels that have few images: their losses count more; they are drawn more often; images that are
@@ -138,9 +139,3 @@ class TrainOptions:
             return None
         backbone, colon, path = self.teacher.partition(":")
         return (backbone, Path(path)) if colon and path and len(backbone) > 1 else (None, Path(self.teacher))
-
-
-def require(holds: object, name: str, options: object, allowed: str) -> None:
-    """Raise `UsageError` for the option `name` of `options` unless `holds`."""
-    if not holds:
-        raise UsageError(f"{name} = {getattr(options, name)!r} makes no sense", fix=allowed)

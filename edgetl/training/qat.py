@@ -15,8 +15,8 @@ from edgetl.data.augmentation import was_mirrored
 from edgetl.data.dataset import Dataset, Sample, pick
 from edgetl.data.loader import Pixels, evaluation_batches
 from edgetl.models.checkpoint import Checkpoint
-from edgetl.recipe import TrainOptions
 from edgetl.training.finetune import Trained
+from edgetl.training.options import TrainOptions
 from edgetl_export import CalibrationSamples, Source, capture
 from edgetl_export.int8 import Int8Options, Quantizer
 from edgetl_export.progress import Track, silent

@@ -12,9 +12,6 @@ from typing import TYPE_CHECKING
 
 from edgetl.data.dataset import Sample, load_labelled
 from edgetl.models.training_history import HISTORY_FILE, read_rows
-from edgetl.recipe import Recipe
-from edgetl.verify.gate.limits import Gate, read_gate
-from edgetl.verify.gate.regression import Baseline
 from edgetl.verify.measure.original_outputs import RecordingReference, read_kept_reference
 from edgetl.verify.measure.outputs import ReferenceModel
 from edgetl.verify.options import RunFacts, VerifyOptions
@@ -30,7 +27,7 @@ if TYPE_CHECKING:
     from edgetl.models.checkpoint import Checkpoint
     from edgetl_export import Source
 
-__all__ = ["REFERENCE", "Outcome", "source_of", "verify_bundle", "verify_options"]
+__all__ = ["REFERENCE", "Outcome", "source_of", "verify_bundle"]
 
 REFERENCE = "reference"
 """Where a bundle keeps the checkpoint it came from, so that it can be held against the original at any time."""
@@ -45,17 +42,6 @@ class Outcome:
     report: Report
     notes: tuple[str, ...] = ()
     over_budget: Mapping[str, str] = field(default_factory=dict)
-
-
-def verify_options(recipe: Recipe) -> VerifyOptions:
-    """The recipe's section on verification, its gate and its baseline read."""
-    section = recipe.verify
-    return VerifyOptions(
-        threads=section.threads,
-        memory=section.memory,
-        gate=Gate() if section.gate is None else read_gate(section.gate),
-        baseline=None if section.baseline is None else Baseline.read(section.baseline),
-    )
 
 
 def verify_bundle(
@@ -75,7 +61,7 @@ def verify_bundle(
 
     The original is `reference`, by default the checkpoint that the bundle keeps; where there is no torch or no
     checkpoint, the answers that it keeps. With `keep_reference` the answers are kept in the bundle; nothing else is
-    written. `record` says that the report is to be recorded there (`edgetl.verify.record.record_report`): what stands
+    written. `record` says that the report is to be recorded there (`edgetl.reports.recording`): what stands
     against that is found before anything is measured. Raises `CheckpointError` when there is nothing to compare with,
     `DataError` when photos are not those whose answers were kept, `OutputError` when it could not be recorded.
     """

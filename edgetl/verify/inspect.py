@@ -20,12 +20,12 @@ import numpy as np
 from edgetl.data.dataset import Sample
 from edgetl.verify.bundle import REFERENCE, source_of
 from edgetl.verify.diagnose.audit import audit_variant
-from edgetl.verify.diagnose.diagnosis import Evidence, Finding, diagnose
-from edgetl.verify.layers.layer_error import LayerFidelity, find_suspects
+from edgetl.verify.diagnose.diagnosis import Evidence, diagnose
+from edgetl.verify.layers.layer_error import find_suspects
 from edgetl.verify.layers.parting import find_place
 from edgetl.verify.measure.outputs import collect_answers
 from edgetl.verify.measure.parity import compare
-from edgetl.verify.report import NOT_EXPORTED, VariantReport
+from edgetl.verify.report import NOT_EXPORTED, Finding, LayerFidelity, VariantReport
 from edgetl_export.progress import silent
 from edgetl_runtime.bundle import Bundle, open_bundle
 from edgetl_runtime.console import table

@@ -1,4 +1,4 @@
-"""What a bundle keeps of its verifications: ``report.json``, variant by variant, and ``report.html`` made from it.
+"""What a bundle keeps of its verifications: ``report.json``, variant by variant.
 
 - What is recorded of a variant, known by the hashes of its files, is only replaced by measuring that variant again: a
   report on some variants leaves what is said of the others, and their checks stay in the verdict.
@@ -11,34 +11,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from edgetl.data.dataset import Sample
-from edgetl.reports.writing import ReportFiles, write_report
-from edgetl.verify.gate.baseline import BaselineComparison
 from edgetl.verify.gate.quantities import QUANTITIES
 from edgetl.verify.measure.outputs import fingerprint_of
-from edgetl.verify.report import NOT_EXPORTED, Check, Report, VariantReport, Verdict
-from edgetl_runtime.bundle import open_bundle
-from edgetl_runtime.errors import MissingDependency, OutputError, UsageError
+from edgetl.verify.report import NOT_EXPORTED, REPORT_FILE, BaselineComparison, Check, Report, VariantReport, Verdict
+from edgetl_runtime.errors import OutputError, UsageError
 from edgetl_runtime.manifest import Manifest
 from edgetl_runtime.preflight import obstacle
 
-__all__ = ["Recorded", "check_record", "merge_reports", "record_report"]
+__all__ = ["check_files", "check_record", "merge_reports", "read_record"]
 
 _PARTS = ("latency", "memory", "features")
 """Parts of an entry that may be left out when it is measured; layers are another, of several fields."""
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """The report as the bundle has it now, and what there is to say about it."""
-
-    report: Report
-    notes: tuple[str, ...]
 
 
 def check_record(
@@ -53,7 +41,7 @@ def check_record(
 
     That is found before anything is measured. `force`: fewer photos may replace more.
     """
-    before = _read(bundle)
+    before = read_record(bundle)
     if not os.access(bundle, os.W_OK):
         raise OutputError(f"cannot write into {bundle}", fix="leave --record out; --json FILE keeps the report")
     if before is None:
@@ -65,36 +53,12 @@ def check_record(
     )
 
 
-def record_report(report: Report, bundle: Path, *, force: bool = False) -> Recorded:
-    """Put what `report` measured into the report of the folder `bundle`, as it is now, and write both its files.
-
-    Several processes may record in one bundle: each waits for the other. Without the libraries that make the page only
-    ``report.json`` is written. Raises `OutputError` when `report` is on other photos than what stays, on fewer than
-    before (unless `force`), about other files than the bundle has, or cannot be written.
-    """
-    manifest = open_bundle(bundle).manifest
-    _check_files(report, manifest)
-    with _alone_in(bundle):
-        before = _read(bundle)
-        merged, notes = merge_reports(before, report, manifest, force=force)
-        if not any(entry.measured for entry in merged.variants):
-            raise OutputError("nothing was measured that could be recorded", fix="install the engines of the variants")
-        files = ReportFiles.in_folder(bundle)
-        try:
-            write_report(merged, files)
-        except MissingDependency as error:
-            write_report(merged, replace(files, html=None))
-            older = "; the one in the bundle is older" if files.html is not None and files.html.exists() else ""
-            notes = (*notes, f"report.html was not written{older}: {error}")
-    return Recorded(merged, notes)
-
-
 def merge_reports(
     before: Report | None, report: Report, manifest: Manifest, *, force: bool = False
 ) -> tuple[Report, tuple[str, ...]]:
     """`before`, what is recorded of the bundle of `manifest`, with what `report` measured; and what there is to say.
 
-    Raises `OutputError` as `record_report` does.
+    Raises `OutputError` when `report` is on other photos than what stays, or on fewer than before (unless `force`).
     """
     fresh = {entry.id: entry for entry in report.variants if entry.measured or _is_unwritten(entry)}
     unmeasured = [entry for entry in report.variants if entry.id not in fresh]
@@ -127,14 +91,13 @@ def merge_reports(
     return replace(merged, verdict=verdict), tuple(notes)
 
 
-def _read(bundle: Path) -> Report | None:
+def read_record(bundle: Path) -> Report | None:
     """What is recorded in the folder `bundle`, None when nothing is. Raises `UsageError` and `OutputError`."""
     if not bundle.is_dir():
         raise UsageError(
             f"{bundle} is one file: no report can be recorded in it", fix="unpack it into a folder, or --json FILE"
         )
-    file = ReportFiles.in_folder(bundle).json
-    assert file is not None
+    file = bundle / REPORT_FILE
     try:
         content = file.read_bytes()
     except FileNotFoundError:
@@ -165,7 +128,7 @@ def _check_photos(before: Report, stay: Sequence[str], n: int, same_photos: Call
         )
 
 
-def _check_files(report: Report, manifest: Manifest) -> None:
+def check_files(report: Report, manifest: Manifest) -> None:
     files = _files(manifest)
     for entry in report.variants:
         if entry.measured and entry.files_sha256 != files.get(entry.id):
@@ -267,24 +230,3 @@ def _baseline(
     if (new.source, new.created) != (old.source, old.created):
         changes = tuple(replace(change, note=f"{change.note}; since {old.source}") for change in changes)
     return replace(new, changes=(*changes, *new.changes))
-
-
-@contextmanager
-def _alone_in(bundle: Path) -> Iterator[None]:
-    """Hold a lock on the folder, so that no other process reads the report that this one is about to replace.
-
-    Nothing is left in the folder. Windows has no such lock, nor have some network drives: there, two at the same
-    moment may still miss each other.
-    """
-    try:
-        import fcntl
-    except ModuleNotFoundError:
-        yield
-        return
-    folder = os.open(bundle, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            fcntl.flock(folder, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(folder)

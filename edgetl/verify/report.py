@@ -7,28 +7,65 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import types
-import typing
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgetl.verify.diagnose.diagnosis import Finding
-from edgetl.verify.gate.baseline import BaselineComparison
-from edgetl.verify.layers.layer_error import LayerFidelity
-from edgetl.verify.measure.accuracy import Accuracy
-from edgetl.verify.measure.changed_predictions import Damage
-from edgetl.verify.measure.cross_format import Twins
-from edgetl.verify.measure.latency import Latency
-from edgetl.verify.measure.original import Original
-from edgetl.verify.measure.parity import FeatureParity, Parity
-from edgetl_runtime.errors import UsageError
+from edgetl_runtime.decoding import decode, parse
+from edgetl_runtime.errors import BundleError, UsageError
 from edgetl_runtime.escaping import json_value
 
-__all__ = ["NOT_EXPORTED", "SCHEMA", "Check", "Data", "Measured", "Memory", "Report", "VariantReport", "Verdict"]
+__all__ = [
+    "MOST_FLIPS",
+    "MOST_WORST",
+    "NOT_EXPORTED",
+    "REPORT_FILE",
+    "SCHEMA",
+    "SQNR_LIMIT_DB",
+    "Accuracy",
+    "BaselineComparison",
+    "Change",
+    "Check",
+    "ClassAccuracy",
+    "ClassDamage",
+    "Damage",
+    "Data",
+    "FeatureParity",
+    "Finding",
+    "Flip",
+    "LabelScores",
+    "Latency",
+    "LayerFidelity",
+    "Measured",
+    "Memory",
+    "Original",
+    "Parity",
+    "Report",
+    "Twins",
+    "VariantReport",
+    "Verdict",
+    "WorstImage",
+]
 
 SCHEMA = 1
+
+REPORT_FILE = "report.json"
+"""Its name in a bundle."""
+
 NOT_EXPORTED = "not exported"
 """How the error of a variant begins that could not be written; there are no files of it."""
+
+SQNR_LIMIT_DB = 200.0
+"""SQNR is clipped to plus and minus this, so that it is always a number that JSON can hold and a gate can compare.
+
++200 dB stands for identical outputs (float32 arithmetic in another order gives 100 to 140 dB), -200 dB for outputs
+that are not finite.
+"""
+
+MOST_FLIPS = 24
+"""Flips that a report keeps of each variant; their number is kept in any case."""
+
+MOST_WORST = 12
+"""Images of the highest loss that a report keeps."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +89,108 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Parity:
+    """How one variant's logits compare with the reference's, over ``n`` images.
+
+    ``top1_agreement`` is the share of images with the same top-1 label; an image whose logits are not finite counts
+    as a disagreement. ``sqnr_db`` is over all logits of all images, clipped to `SQNR_LIMIT_DB`. ``max_abs`` is the
+    largest difference of a logit, ``cosine`` the mean over images of the cosine between the two rows of logits;
+    both are ``None`` when a logit is not finite. ``non_finite`` counts the images with such logits. ``agrees`` has a
+    bit for each image, 1 where the label is the same (`edgetl.verify.measure.accuracy.pack_bits`).
+    """
+
+    n: int
+    top1_agreement: float
+    sqnr_db: float
+    max_abs: float | None
+    cosine: float | None
+    non_finite: int = 0
+    agrees: str | None = None
+
+
+@dataclass(frozen=True)
+class FeatureParity:
+    """How a feature of one variant compares with the reference's, over ``n`` images; numbers as in `Parity`."""
+
+    name: str
+    n: int
+    sqnr_db: float
+    max_abs: float | None
+    cosine: float | None
+    non_finite: int = 0
+
+
+@dataclass(frozen=True)
+class ClassAccuracy:
+    """Of the ``n`` images of one label, the share ``top1`` that got it."""
+
+    n: int
+    top1: float
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Accuracy over ``n`` images, as shares of 1.
+
+    ``top5`` is top-k for k = min(5, number of labels). ``ci95`` is the 95 % Wilson interval of top1. ``per_class`` goes
+    by label id and leaves out labels without images. ``right`` has a bit for each image, in order, 1 where top-1 is
+    right, in hexadecimal: what a later run on the same images is paired with.
+
+    Against the original, on the same images; ``None`` where there is none to compare with: ``delta`` is top1 minus the
+    original's, ``delta_ci95`` its 95 % bootstrap interval; ``broken`` and ``repaired`` count the images that went from
+    right to wrong and from wrong to right. ``class_delta`` is the delta of the label that lost most (``worst_class``)
+    among those whose loss is significant (`worst_class_of`), 0 where none is.
+    """
+
+    n: int
+    top1: float
+    top5: float
+    delta: float | None
+    ci95: tuple[float, float]
+    per_class: dict[str, ClassAccuracy] = field(default_factory=dict)
+    delta_ci95: tuple[float, float] | None = None
+    broken: int | None = None
+    repaired: int | None = None
+    class_delta: float | None = None
+    worst_class: str | None = None
+    right: str | None = None
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Wall-clock milliseconds for one image at a time on ``threads`` threads.
+
+    ``n`` runs gave ``p50_ms``, the median of the rounds' medians, and ``p95_ms``. ``load_ms`` is from file to session,
+    ``first_ms`` the first run after it, ``preprocess_ms`` the median from image file to tensor (the same code for every
+    variant). ``rounds_ms`` are the medians of the rounds in order. ``ratio`` is the median over rounds of the cost over
+    that of the variant ``reference`` in the same round, ``p95_ratio`` the same of ``p95_ms``, and ``speedup`` that of
+    fp32 of the same target over the variant's. ``..._ci95`` are 95 % intervals. ``waited`` is the share of the time of
+    these rounds in which this process waited for a core that others had, ``start_waited`` that while it was loaded and
+    run for the first time; None where the machine does not tell.
+    """
+
+    threads: int
+    n: int
+    p50_ms: float
+    p95_ms: float
+    load_ms: float
+    first_ms: float
+    preprocess_ms: float
+    rounds_ms: tuple[float, ...] = ()
+    ratio: float | None = None
+    ratio_ci95: tuple[float, float] | None = None
+    speedup: float | None = None
+    speedup_ci95: tuple[float, float] | None = None
+    p50_ci95: tuple[float, float] | None = None
+    p95_ci95: tuple[float, float] | None = None
+    p95_ratio: float | None = None
+    p95_ratio_ci95: tuple[float, float] | None = None
+    reference: str | None = None
+    waited: float | None = None
+    start_waited: float | None = None
+
+
+@dataclass(frozen=True)
 class Memory:
     """What a fresh process took to come from nothing to a first answer: the most memory it held, in bytes, and its cold
     start in milliseconds.
@@ -67,6 +206,91 @@ class Memory:
     import_ms: float | None = None
     cold_start_ms: float | None = None
     waited: float | None = None
+
+
+@dataclass(frozen=True)
+class LayerFidelity:
+    """One layer of a variant beside the same layer of the original.
+
+    ``module`` is the path of the original module, for a sum or product between modules that of the last one before
+    it; ``node`` is the node of the captured graph and ``tensor`` the variant's own name for the values. An activation
+    that engines fuse into a convolution is part of it. ``sqnr_db`` is the mean over images of the SQNR of the layer's
+    output, ``drop_db`` how far that is below what goes into the layer (`fall_db`).
+
+    Over all images: ``range`` is the least and greatest finite value of the variant, ``original_range`` of the
+    original; ``clipped`` the share of values that stop at an end of the variant's range where the original's go on;
+    ``non_finite`` the share of the variant's that are NaN or infinite; ``dead_channels`` are those where it is
+    constant and the original is not. ``weights`` says how the file stores them: ``int8 per channel``,
+    ``int8 per tensor``, ``float32``, with ``4 bits`` where that is all they use; None for a layer without any.
+    """
+
+    module: str
+    node: str
+    tensor: str
+    sqnr_db: float
+    drop_db: float
+    range: tuple[float, float] = (0.0, 0.0)
+    original_range: tuple[float, float] = (0.0, 0.0)
+    clipped: float = 0.0
+    non_finite: float = 0.0
+    dead_channels: tuple[int, ...] = ()
+    weights: str | None = None
+
+
+@dataclass(frozen=True)
+class Flip:
+    """One image that a variant decides otherwise than the original.
+
+    ``image`` is its name, ``truth``, ``original`` and ``variant`` are label ids; ``variant`` is empty when its logits
+    are not finite and decide nothing. ``original_margin`` is how sure the original was: the softmax probability of its
+    first label minus that of its second, 0 to 1. A flip of a large margin is damage, one of a small margin was a draw.
+    ``thumbnail`` is a data URI, ``None`` where the report holds enough of them.
+    """
+
+    image: str
+    truth: str
+    original: str
+    variant: str
+    original_margin: float
+    thumbnail: str | None = None
+
+
+@dataclass(frozen=True)
+class ClassDamage:
+    """The ``n`` images of one label: shares that the ``original`` and the ``variant`` got right (top-1).
+
+    ``p_value`` is of the exact McNemar test, two-sided: how often chance alone breaks and repairs this unevenly.
+    """
+
+    n: int
+    original: float
+    variant: float
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Damage:
+    """How the decisions of a variant differ from the original's, image by image.
+
+    ``flipped`` decisions differ; of them ``broken`` were right and are wrong, ``repaired`` were wrong and are right,
+    the others are wrong either way. ``flips`` are at most `MOST_FLIPS` of them, those of the largest margin first.
+    ``per_class`` goes by label id and leaves out labels without images.
+    """
+
+    flips: tuple[Flip, ...]
+    flipped: int
+    broken: int
+    repaired: int
+    per_class: dict[str, ClassDamage]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A recognised cause: ``evidence`` has the numbers that show it, ``fix`` the option or action that removes it."""
+
+    cause: str
+    evidence: str
+    fix: str
 
 
 @dataclass(frozen=True)
@@ -111,6 +335,56 @@ class VariantReport:
 
 
 @dataclass(frozen=True)
+class LabelScores:
+    """Of the ``n`` images of one label the share ``recall`` got it; of those ``answered`` with it the share
+    ``precision`` have it. ``None`` is a share of no images."""
+
+    n: int
+    recall: float | None
+    answered: int
+    precision: float | None
+
+
+@dataclass(frozen=True)
+class WorstImage:
+    """An image by its name; ``truth`` and ``answer`` are label ids, with their softmax probabilities, 0 to 1.
+
+    ``loss`` is the cross-entropy in nats, ``thumbnail`` a data URI, ``None`` where the report holds enough of them.
+    """
+
+    image: str
+    truth: str
+    answer: str
+    probability: float
+    truth_probability: float
+    loss: float
+    thumbnail: str | None = None
+
+
+@dataclass(frozen=True)
+class Original:
+    """The original on the photos of a report; ``loss`` is its mean cross-entropy in nats.
+
+    ``per_label`` goes by label id and leaves out labels that no image has and none is answered with. ``confusion`` is
+    by true label, then by answer, the number of images; what never happened is left out. ``worst`` are at most
+    `MOST_WORST` images, the highest loss first.
+    """
+
+    loss: float
+    per_label: dict[str, LabelScores] = field(default_factory=dict)
+    confusion: dict[str, dict[str, int]] = field(default_factory=dict)
+    worst: tuple[WorstImage, ...] = ()
+
+
+@dataclass(frozen=True)
+class Twins:
+    """How the logits of the second of two ``variants`` compare with those of the first."""
+
+    variants: tuple[str, str]
+    parity: Parity
+
+
+@dataclass(frozen=True)
 class Check:
     """One line of a verdict: ``value`` ``relation`` ``limit``, and whether that holds.
 
@@ -148,6 +422,32 @@ class Verdict:
     def undecided(self) -> tuple[Check, ...]:
         """The checks that could not be decided; they count as passed."""
         return tuple(check for check in self.checks if check.undecided)
+
+
+@dataclass(frozen=True)
+class Change:
+    """One quantity of one variant (of the whole report where ``variant`` is empty), before and after.
+
+    ``significant``: more than chance or the noise of measuring explains; ``note`` says by which rule. ``worse`` says
+    the direction, and is false for changes that have none (versions, the input contract).
+    """
+
+    variant: str
+    what: str
+    before: float | str | None
+    after: float | str | None
+    significant: bool
+    worse: bool
+    note: str
+
+
+@dataclass(frozen=True)
+class BaselineComparison:
+    """All changes since the report ``source``, made at ``created`` (ISO 8601)."""
+
+    source: str
+    created: str
+    changes: tuple[Change, ...]
 
 
 @dataclass(frozen=True)
@@ -208,60 +508,18 @@ class Report:
         Raises `UsageError` when it is not JSON, of a newer schema, or a field is missing or of another type.
         """
         try:
-            raw = json.loads(text)
-        except ValueError as error:
+            raw = parse(text)
+        except (ValueError, RecursionError) as error:
             raise _unreadable(where, f"not JSON: {error}") from None
         schema = raw.get("schema") if isinstance(raw, dict) else None
         if not isinstance(schema, int) or schema > SCHEMA:
             raise _unreadable(where, f"report schema {schema!r}, this edgetl reads up to {SCHEMA}")
-        report = _decode(cls, raw, where)
+        try:
+            report = decode(cls, raw, where)
+        except BundleError as error:
+            raise _unreadable(where, error.what) from None
         assert isinstance(report, cls)
         return report
-
-
-def _decode(kind: Any, value: Any, where: str) -> Any:
-    """`value` (from JSON) as an instance of the annotation `kind`."""
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        if value is None:
-            return None
-        inner = [arg for arg in args if arg is not type(None)]
-        # A number or a text, whichever stands there.
-        chosen = str if str in inner and isinstance(value, str) else inner[0]
-        return _decode(chosen, value, where)
-    if kind is Any:
-        return value
-    if origin is tuple:
-        _require(isinstance(value, list), where, "a list", value)
-        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
-        _require(len(kinds) == len(value), where, f"{len(kinds)} items", value)
-        return tuple(_decode(kinds[i], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if origin is dict or dataclasses.is_dataclass(kind):
-        _require(isinstance(value, dict), where, "an object", value)
-        if origin is dict:
-            return {key: _decode(args[1], item, f"{where}: {key}") for key, item in value.items()}
-        return _decode_dataclass(kind, value, where)
-    if kind is float:
-        _require(isinstance(value, (int, float)) and not isinstance(value, bool), where, "a number", value)
-        return float(value)
-    _require(isinstance(value, kind) and not (kind is int and isinstance(value, bool)), where, kind.__name__, value)
-    return value
-
-
-def _decode_dataclass(kind: type[Any], value: dict[str, Any], where: str) -> Any:
-    hints = typing.get_type_hints(kind)
-    found: dict[str, Any] = {}
-    for item in dataclasses.fields(kind):
-        if item.name in value:
-            found[item.name] = _decode(hints[item.name], value[item.name], f"{where}: {item.name}")
-        elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
-            raise _unreadable(where, f"field {item.name!r} is missing")
-    return kind(**found)
-
-
-def _require(fits: bool, where: str, wanted: str, value: Any) -> None:
-    if not fits:
-        raise _unreadable(where, f"expected {wanted}, found {value!r:.60}")
 
 
 def _unreadable(where: str, why: str) -> UsageError:

@@ -13,18 +13,18 @@ import numpy.typing as npt
 
 from edgetl.data.dataset import Sample
 from edgetl.data.thumbnails import Thumbnails
-from edgetl.verify.diagnose.diagnosis import Evidence, Finding, diagnose
+from edgetl.verify.diagnose.diagnosis import Evidence, diagnose
 from edgetl.verify.gate.limits import checks_of
 from edgetl.verify.gate.quantities import QUANTITIES
 from edgetl.verify.gate.regression import latency_decision
-from edgetl.verify.layers.layer_error import LayerFidelity, find_suspects
+from edgetl.verify.layers.layer_error import find_suspects
 from edgetl.verify.measure.changed_predictions import damage_of
-from edgetl.verify.measure.latency import Latencies, Latency, LatencyOptions, measure_latency, median_preprocess_ms
+from edgetl.verify.measure.latency import Latencies, LatencyOptions, measure_latency, median_preprocess_ms
 from edgetl.verify.measure.memory import measure_memory
-from edgetl.verify.measure.original import Original, judge_original
+from edgetl.verify.measure.original import judge_original
 from edgetl.verify.measure.outputs import Answers
 from edgetl.verify.options import VerifyOptions
-from edgetl.verify.report import VariantReport
+from edgetl.verify.report import Finding, Latency, LayerFidelity, Original, VariantReport
 from edgetl_runtime.bundle import Bundle
 from edgetl_runtime.errors import EdgetlError
 from edgetl_runtime.preprocess import preprocess

@@ -14,28 +14,27 @@ import numpy as np
 
 from edgetl.data.dataset import Sample
 from edgetl.verify.diagnose.audit import Fault, audit_bundle, audit_labels, audit_variant
-from edgetl.verify.diagnose.diagnosis import Finding
 from edgetl.verify.gate.limits import Gate, judge
 from edgetl.verify.gate.provenance import contract_of
 from edgetl.verify.gate.regression import check_covers, check_same_model, compare_reports
-from edgetl.verify.measure.accuracy import Accuracy, score
+from edgetl.verify.measure.accuracy import score
 from edgetl.verify.measure.cross_format import twins_among
 from edgetl.verify.measure.machine import describe_workbench
 from edgetl.verify.measure.original_outputs import KeptReference
 from edgetl.verify.measure.outputs import Answers, ReferenceModel, collect_answers
 from edgetl.verify.measure.parity import compare
 from edgetl.verify.options import RunFacts, VerifyOptions
-from edgetl.verify.report import NOT_EXPORTED, Data, Measured, Report, VariantReport, Verdict
+from edgetl.verify.report import NOT_EXPORTED, Accuracy, Data, Finding, Measured, Report, VariantReport, Verdict
 from edgetl.verify.steps import Measuring, with_error
 from edgetl_export.progress import Track, silent
 from edgetl_runtime.bundle import Bundle, open_bundle
 from edgetl_runtime.errors import DataError, UsageError, nearest
 from edgetl_runtime.escaping import printable
-from edgetl_runtime.fidelity import is_cost
 from edgetl_runtime.manifest import Manifest, Variant
 from edgetl_runtime.preflight import obstacle
 from edgetl_runtime.session import Session
 from edgetl_runtime.trial import refusing, try_variants
+from edgetl_runtime.verification import is_cost
 
 if TYPE_CHECKING:
     from edgetl_export import Captured, Source

@@ -47,10 +47,10 @@ if TYPE_CHECKING:
     from edgetl_runtime.choice import Candidate, Choice, Wish, choose
     from edgetl_runtime.comparison import sqnr_db
     from edgetl_runtime.fake import fake_classifier
-    from edgetl_runtime.fidelity import FailedCheck
     from edgetl_runtime.golden import GoldenSamples
     from edgetl_runtime.selftest import FeatureTest, SelfTest, VariantTest, self_test
     from edgetl_runtime.timing import LatencyStats, measure
+    from edgetl_runtime.verification import FailedCheck
 
 __version__ = "0.1.0"
 
@@ -109,7 +109,7 @@ __all__ = [
 
 # Not needed to load and to predict, so imported when asked for.
 _LATER = {
-    "FailedCheck": "edgetl_runtime.fidelity",
+    "FailedCheck": "edgetl_runtime.verification",
     "GoldenSamples": "edgetl_runtime.golden",
     "Candidate": "edgetl_runtime.choice",
     "Choice": "edgetl_runtime.choice",

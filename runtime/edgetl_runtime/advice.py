@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from edgetl_runtime.bench import VariantLatency
-from edgetl_runtime.fidelity import Fidelity
 from edgetl_runtime.frozen import dataclass
 from edgetl_runtime.machine import CpuFeatures
+from edgetl_runtime.verification import Verified
 
 __all__ = ["NOISE", "WORTH", "Advice", "EngineAdvice", "Recommendation", "Speedup", "advise"]
 
@@ -80,7 +80,7 @@ class _Candidate:
     """A variant with all that is known of it."""
 
     latency: VariantLatency
-    fidelity: Fidelity
+    recorded: Verified
 
     @property
     def id(self) -> str:
@@ -96,7 +96,7 @@ class _Candidate:
 
     @property
     def verified(self) -> bool:
-        return self.fidelity.top1_agreement is not None and not self.fidelity.failed
+        return self.recorded.top1_agreement is not None and not self.recorded.failed
 
     @property
     def p50_ms(self) -> float:
@@ -116,14 +116,14 @@ class _Candidate:
         return bool(low <= other_high and other_low <= high)
 
 
-def advise(latencies: Sequence[VariantLatency], fidelity: Mapping[str, Fidelity], features: CpuFeatures) -> Advice:
-    """Advice from `latencies` measured side by side, `fidelity` by variant id (absent: not verified), and the CPU.
+def advise(latencies: Sequence[VariantLatency], verified: Mapping[str, Verified], features: CpuFeatures) -> Advice:
+    """Advice from `latencies` measured side by side, `verified` by variant id (absent: not verified), and the CPU.
 
     Raises `ValueError` when there are no latencies: a caller's mistake, not a user's.
     """
     if not latencies:
         raise ValueError("nothing was measured, so there is nothing to advise")
-    candidates = {item.id: _Candidate(item, fidelity.get(item.id, Fidelity())) for item in latencies}
+    candidates = {item.id: _Candidate(item, verified.get(item.id, Verified())) for item in latencies}
     by_engine: dict[str, list[_Candidate]] = {}
     for candidate in candidates.values():
         by_engine.setdefault(candidate.latency.engine, []).append(candidate)
@@ -167,7 +167,7 @@ def _overall(winners: Sequence[_Candidate], advice: Mapping[str | None, Recommen
 
 def _eligible(candidates: Sequence[_Candidate]) -> list[_Candidate]:
     """What passed verification; where nothing did, what did not fail it."""
-    sound = [item for item in candidates if not item.fidelity.failed]
+    sound = [item for item in candidates if not item.recorded.failed]
     return [item for item in sound if item.verified] or sound
 
 
@@ -192,7 +192,7 @@ def _choose(pool: Sequence[_Candidate]) -> tuple[_Candidate, list[_Candidate], s
 def _merits(item: _Candidate) -> dict[str, float]:
     """What decides between variants that are equally fast, in this order: the least first."""
     return {
-        "agrees better with the original": -(item.fidelity.top1_agreement or 0.0),
+        "agrees better with the original": -(item.recorded.top1_agreement or 0.0),
         "is not quantised": float(item.quantised),
         "is smaller": float(item.latency.bytes),
     }
@@ -211,7 +211,7 @@ def _gain(best: _Candidate, baseline: _Candidate | None) -> str:
 
 
 def _closeness(best: _Candidate) -> str:
-    found = best.fidelity
+    found = best.recorded
     if found.top1_agreement is None:
         return _VERIFY_FIRST
     photos = "" if found.n is None else f" of {found.n} photos"
@@ -220,7 +220,7 @@ def _closeness(best: _Candidate) -> str:
 
 
 def _missed(best: _Candidate) -> list[str]:
-    notes = best.fidelity.notes
+    notes = best.recorded.notes
     return [f"where it was verified it missed limits of the gate: {'; '.join(notes)}"] if notes else []
 
 
@@ -238,8 +238,8 @@ def _passed_over(members: Sequence[_Candidate], best: _Candidate | None, speedup
         if item is best:
             continue
         speedup = speedups.get(item.id)
-        if item.fidelity.failed:
-            lines.append(f"{item.id} failed verification: {'; '.join(item.fidelity.failed)}")
+        if item.recorded.failed:
+            lines.append(f"{item.id} failed verification: {'; '.join(item.recorded.failed)}")
         elif item.quantised and speedup is not None and not speedup.worth:
             instead = (
                 f"ship {best.id} (or use it only for its size" if best is not None else "(use it only for its size"

@@ -33,8 +33,8 @@ from edgetl_runtime.session import IntegerSession, Session
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgetl_runtime.fidelity import FailedCheck
     from edgetl_runtime.golden import GoldenSamples
+    from edgetl_runtime.verification import FailedCheck
 
 __all__ = ["Bundle", "open_bundle"]
 
@@ -149,7 +149,7 @@ class Bundle:
 
         A limit on time, size or memory is among them (`FailedCheck.is_cost`).
         """
-        from edgetl_runtime.fidelity import read_failed_checks
+        from edgetl_runtime.verification import read_failed_checks
 
         return read_failed_checks(self)
 

@@ -24,7 +24,6 @@ from edgetl_runtime.console import size, table
 from edgetl_runtime.engines import ENGINES, engine_info, installed
 from edgetl_runtime.errors import EdgetlError, EngineError
 from edgetl_runtime.escaping import printable
-from edgetl_runtime.fidelity import Fidelity, read_fidelity
 from edgetl_runtime.files import read_regular
 from edgetl_runtime.frozen import dataclass, field
 from edgetl_runtime.machine import cpu_features, describe_machine
@@ -33,6 +32,7 @@ from edgetl_runtime.preflight import obstacle
 from edgetl_runtime.quantities import DROP, SHARE, percent_in_words, told_apart
 from edgetl_runtime.results import Result
 from edgetl_runtime.session import Session, Tensors
+from edgetl_runtime.verification import Verified, read_verified
 
 __all__ = ["Candidate", "Choice", "Wish", "choose"]
 
@@ -42,7 +42,7 @@ _LARGEST = 2**20  # bytes of it
 _RUNS = 7  # of each variant, in turns
 _LEAST_RUNS = 2
 _HOPELESS = 2.0  # times the fastest: not worth more runs
-_UNKNOWN = Fidelity()
+_UNKNOWN = Verified()
 _ROUNDING = 1e-9  # of shares that are differences
 _VERIFY = "edgetl verify BUNDLE --data DIR --record"
 _NOT_VERIFIED = "not verified"
@@ -125,36 +125,36 @@ def choose(bundle: Bundle, wish: Wish) -> Choice:
         raise EngineError(
             f"{bundle.path} has no variant for engine {wish.engine!r}", fix=f"choose one of: {', '.join(engines)}"
         )
-    fidelity = read_fidelity(bundle)
+    verified = read_verified(bundle)
     errors = {item.id: found.error for item in candidates if (found := obstacle(item)) is not None}
-    problems = {id_: error.what for id_, error in errors.items()} | _unfit(candidates, errors, fidelity, wish)
+    problems = {id_: error.what for id_, error in errors.items()} | _unfit(candidates, errors, verified, wish)
     fit = [item for item in candidates if item.id not in problems]
     if not fit:
         raise _nothing_fits(bundle, candidates, errors, problems)
-    race = _raced(bundle, fit, fidelity, wish)
+    race = _raced(bundle, fit, verified, wish)
     problems |= race.failed
     left = [item for item in fit if item.id not in race.failed]
     if not left:
         raise _nothing_fits(bundle, candidates, {**errors, **race.errors}, problems)
-    best = _best(left, race.times, fidelity) if race.times else left[0].id
+    best = _best(left, race.times, verified) if race.times else left[0].id
     reason = f"the fastest of {len(race.times)} that run here and fit"
     if not race.times:
         reason = "the only one that runs here and fits"
     if race.untried is not None:
         reason += f"; no child process tried them first: {race.untried}"
-    chosen = _choice(candidates, fidelity, problems, race.times, best, reason)
+    chosen = _choice(candidates, verified, problems, race.times, best, reason)
     return dataclasses.replace(chosen, cached=race.cached)
 
 
 def _unfit(
-    candidates: Sequence[Variant], errors: Mapping[str, EdgetlError], fidelity: Mapping[str, Fidelity], wish: Wish
+    candidates: Sequence[Variant], errors: Mapping[str, EdgetlError], verified: Mapping[str, Verified], wish: Wish
 ) -> dict[str, str]:
     """Why variants that could run are not to be taken."""
     able = [item for item in candidates if item.id not in errors]
-    some_verified = any(fidelity.get(item.id, _UNKNOWN).top1_agreement is not None for item in able)
+    some_verified = any(verified.get(item.id, _UNKNOWN).top1_agreement is not None for item in able)
     problems = {}
     for item in able:
-        found = fidelity.get(item.id, _UNKNOWN)
+        found = verified.get(item.id, _UNKNOWN)
         if found.failed:
             problems[item.id] = f"failed verification: {found.failed[0]}"
         elif some_verified and found.top1_agreement is None:
@@ -164,7 +164,7 @@ def _unfit(
     return problems
 
 
-def _too_inaccurate(found: Fidelity, wish: Wish) -> str | None:
+def _too_inaccurate(found: Verified, wish: Wish) -> str | None:
     if wish.min_top1 is not None:
         if found.top1 is None:
             return _NOT_RECORDED
@@ -216,12 +216,12 @@ class _Race:
     errors: Mapping[str, EngineError] = field(default_factory=dict)
 
 
-def _raced(bundle: Bundle, fit: Sequence[Variant], fidelity: Mapping[str, Fidelity], wish: Wish) -> _Race:
+def _raced(bundle: Bundle, fit: Sequence[Variant], verified: Mapping[str, Verified], wish: Wish) -> _Race:
     """`_tried_and_timed`, or what it gave before for the same bundle, machine, engines and wish."""
     folder = own_cache("choices")
     if folder is None:
         return _tried_and_timed(bundle, fit, wish)
-    file = folder / f"{_key(bundle, fit, fidelity, wish)}.json"
+    file = folder / f"{_key(bundle, fit, verified, wish)}.json"
     race = _read(file, {item.id for item in fit})
     if race is None:
         race = _tried_and_timed(bundle, fit, wish)
@@ -295,10 +295,10 @@ def _run_ms(session: Session, feeds: Tensors) -> float:
     return (time.perf_counter_ns() - before) / 1e6
 
 
-def _best(fit: Sequence[Variant], times: Mapping[str, float], fidelity: Mapping[str, Fidelity]) -> str:
+def _best(fit: Sequence[Variant], times: Mapping[str, float], verified: Mapping[str, Verified]) -> str:
     limit = min(times.values()) * (1 + _NOISE)
     rivals = [item for item in fit if times.get(item.id, math.inf) <= limit]
-    return min(rivals, key=lambda item: (-(fidelity.get(item.id, _UNKNOWN).top1_agreement or 0.0), item.bytes)).id
+    return min(rivals, key=lambda item: (-(verified.get(item.id, _UNKNOWN).top1_agreement or 0.0), item.bytes)).id
 
 
 def _rank(variant: Variant) -> tuple[int, int]:
@@ -311,14 +311,14 @@ def _rank(variant: Variant) -> tuple[int, int]:
     )
 
 
-def _key(bundle: Bundle, fit: Sequence[Variant], fidelity: Mapping[str, Fidelity], wish: Wish) -> str:
+def _key(bundle: Bundle, fit: Sequence[Variant], verified: Mapping[str, Verified], wish: Wish) -> str:
     """SHA-256 over all that the choice depends on; the manifest has the hash of every file."""
     engines = {engine: installed(engine) for engine in sorted({item.requires.engine for item in fit})}
     facts: dict[str, Any] = {
         "version": _VERSION,
         "manifest": bundle.manifest.to_json(compact=True),
         "fit": [item.id for item in fit],
-        "fidelity": {id_: dataclasses.asdict(found) for id_, found in fidelity.items()},
+        "verified": {id_: dataclasses.asdict(found) for id_, found in verified.items()},
         "wish": dataclasses.asdict(wish),
         "machine": describe_machine(),
         "cpu": cpu_features().flags,
@@ -343,7 +343,7 @@ def _read(file: Path, fit: set[str]) -> _Race | None:
 
 def _choice(
     candidates: Sequence[Variant],
-    fidelity: Mapping[str, Fidelity],
+    verified: Mapping[str, Verified],
     problems: Mapping[str, str],
     times: Mapping[str, float],
     chosen: str,
@@ -351,7 +351,7 @@ def _choice(
 ) -> Choice:
     considered = []
     for item in candidates:
-        found = fidelity.get(item.id, _UNKNOWN)
+        found = verified.get(item.id, _UNKNOWN)
         considered.append(
             Candidate(
                 variant=item.id,

@@ -23,12 +23,12 @@ from edgetl_runtime.classifier import load
 from edgetl_runtime.commands import EXIT_CODES, CommandParser, run_command, split_names
 from edgetl_runtime.engines import DEVICES, ENGINES, engine_info, import_for
 from edgetl_runtime.errors import EngineError, ImageError, UsageError
-from edgetl_runtime.fidelity import read_fidelity
 from edgetl_runtime.machine import cpu_features, describe_machine
 from edgetl_runtime.manifest import Variant
 from edgetl_runtime.placement import FallbackWarning, Placement
 from edgetl_runtime.preflight import Obstacle, obstacle
 from edgetl_runtime.selftest import SelfTest, self_test
+from edgetl_runtime.verification import read_verified
 
 __all__ = ["main"]
 
@@ -318,7 +318,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     """Measure every variant that runs here - load, first run, preprocessing, steady state - and say which to ship."""
     bundle = open_bundle(arguments.bundle)
     able, unable = _split(_wanted(bundle, arguments.variants, arguments.engine))
-    fidelity = read_fidelity(bundle)
+    verified = read_verified(bundle)
     if arguments.image is None:
         image, what = bench_image(bundle)
     else:
@@ -327,7 +327,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     options = BenchOptions(arguments.threads, arguments.seconds, strict=arguments.strict, **device)
     results = bench_variants(bundle, [variant.id for variant in able], image, options, note=console.note)
     features = cpu_features()
-    advice = advise(results, fidelity, features)
+    advice = advise(results, verified, features)
     rows = []
     for result in results:
         times = (result.load_ms, result.first_ms, result.preprocess_ms, result.run.p50_ms, result.run.p95_ms)

@@ -48,7 +48,11 @@ def decode(kind: Any, value: Any, where: str) -> Any:
     if origin in (types.UnionType, typing.Union):
         if value is None:
             return None
-        return decode(next(arg for arg in args if arg is not type(None)), value, where)
+        inner = [arg for arg in args if arg is not type(None)]
+        # A number or a text, whichever stands there.
+        return decode(str if str in inner and isinstance(value, str) else inner[0], value, where)
+    if kind is typing.Any:
+        return value
     if origin is tuple:
         if not isinstance(value, list):
             raise _mismatch(where, "a list", value)
@@ -60,7 +64,11 @@ def decode(kind: Any, value: Any, where: str) -> Any:
     if origin is dict:
         if not isinstance(value, dict):
             raise _mismatch(where, "an object", value)
-        return value
+        return (
+            value
+            if args[1] is typing.Any
+            else {key: decode(args[1], item, f"{where}: {key}") for key, item in value.items()}
+        )
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         try:
             return float(value)

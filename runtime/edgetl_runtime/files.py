@@ -10,15 +10,21 @@ import errno
 import os
 import stat
 from collections.abc import Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from edgetl_runtime.errors import BundleError
 from edgetl_runtime.frozen import dataclass
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgetl_runtime.manifest import FileEntry, Manifest
 
 __all__ = [
     "COPY_AGAIN",
     "LARGEST_FILE",
     "MODEL_SUFFIXES",
+    "BundleContents",
     "BundleFiles",
     "Folder",
     "Memory",
@@ -42,6 +48,28 @@ LARGEST_FILE = 2**31
 COPY_AGAIN = "copy the bundle again, or export it again"
 
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP)
+
+
+class BundleContents(Protocol):
+    """What `edgetl_runtime.bundle.Bundle` is to those that read its parts."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def manifest(self) -> Manifest: ...
+
+    def has(self, relative: str) -> bool:
+        """Whether there is a file of that path."""
+        ...
+
+    def read(self, relative: str, *, limit: int = LARGEST_FILE) -> bytes:
+        """Its content. Raises `BundleError` as `BundleFiles.read` does."""
+        ...
+
+    def read_entry(self, entry: FileEntry) -> bytes:
+        """A file of the manifest, held against its size and hash. Raises `BundleError`."""
+        ...
 
 
 class BundleFiles(Protocol):

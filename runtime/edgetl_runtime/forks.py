@@ -70,9 +70,9 @@ def prepare_to_read(session: Session, read: Callable[[], ModelBytes | ModelPath]
 def open_again(session: Session) -> None:
     """Give a session that a forked process inherited an engine of its own. Raises what opening it can raise."""
     with _opening:  # threads may come to it at the same time
-        if session.inherited:
+        if session.inherited is not None:
             vars(session).update(vars(_origins[session].again()))
-            session.inherited = False
+            session.inherited = None
 
 
 def _before_fork() -> None:
@@ -88,7 +88,7 @@ def _after_fork() -> None:
     for session in inherited:
         for part in vars(session).values():  # one reference too many: not destroyed at the end of the process either
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(part))
-        session.inherited = True
+        session.inherited = open_again
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks

@@ -21,7 +21,7 @@ from edgetl_runtime.frozen import dataclass, field
 from edgetl_runtime.manifest import Golden
 
 if TYPE_CHECKING:
-    from edgetl_runtime.bundle import Bundle
+    from edgetl_runtime.files import BundleContents
 
 __all__ = ["GoldenSamples", "read_golden"]
 
@@ -59,7 +59,7 @@ class GoldenSamples:
     features: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
 
 
-def read_golden(bundle: Bundle) -> GoldenSamples | None:
+def read_golden(bundle: BundleContents) -> GoldenSamples | None:
     """The golden samples of `bundle`, None when it has none. Raises `BundleError` when they are damaged."""
     golden = bundle.manifest.golden
     if golden is None:
@@ -86,7 +86,7 @@ def read_golden(bundle: Bundle) -> GoldenSamples | None:
     return GoldenSamples(names, images, tensors, logits, arrays)
 
 
-def _expected(bundle: Bundle, golden: Golden) -> dict[str, npt.NDArray[Any]]:
+def _expected(bundle: BundleContents, golden: Golden) -> dict[str, npt.NDArray[Any]]:
     """Tensors, logits and features of the golden samples; never larger than the manifest lets them be."""
     content = bundle.read_entry(golden.expected)
     prepared = bundle.manifest.preprocess

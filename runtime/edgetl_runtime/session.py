@@ -29,7 +29,7 @@ class Session(ABC):
     what runs it, ``device`` where it was asked to, ``wanted`` the places in a `Placement` that keep that promise.
     Threads may share a session; ``concurrent`` says whether their runs overlap or take turns.
     A session is a context manager; closing twice is fine, running after that is an `EngineError`.
-    ``inherited``: by a forked process, where it is opened anew when it is used: see `edgetl_runtime.forks`.
+    ``inherited``: by a forked process, what opens it anew there when it is used: see `edgetl_runtime.forks`.
     """
 
     engine: str
@@ -39,7 +39,7 @@ class Session(ABC):
     concurrent: bool = False
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    inherited: bool = False
+    inherited: Callable[[Session], None] | None = None
     _closed: bool = False
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Tensors:
@@ -47,7 +47,7 @@ class Session(ABC):
 
         Raises `EngineError` when a tensor is missing, unknown or of another dtype or shape, or the session is closed.
         """
-        if self._closed or self.inherited:
+        if self._closed or self.inherited is not None:
             self._be_open()
         if not self._fits_exactly(feeds):
             self._check(feeds)
@@ -81,7 +81,7 @@ class Session(ABC):
         """Let the engine go. What a forked process inherited stays where it is: its threads cannot end there."""
         if not self._closed:
             self._closed = True
-            if not self.inherited:
+            if self.inherited is None:
                 self._close()
 
     def __enter__(self) -> Self:
@@ -95,10 +95,8 @@ class Session(ABC):
     def _be_open(self) -> None:
         if self._closed:
             raise EngineError("this session is closed", fix="load the model again")
-        if self.inherited:
-            from edgetl_runtime.forks import open_again  # there since the session was opened
-
-            open_again(self)
+        if self.inherited is not None:
+            self.inherited(self)
 
     @abstractmethod
     def _run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Tensors: ...

@@ -13,15 +13,29 @@ import pytest
 
 import edgetl.verify.verify as verify_module
 from edgetl.data.dataset import Sample
-from edgetl.verify.diagnose.diagnosis import Finding
-from edgetl.verify.gate.baseline import BaselineComparison, Change
 from edgetl.verify.gate.limits import Gate, judge
-from edgetl.verify.measure.accuracy import Accuracy, ClassAccuracy, wilson_interval
-from edgetl.verify.measure.changed_predictions import ClassDamage, Damage, Flip
-from edgetl.verify.measure.latency import Latency
-from edgetl.verify.measure.original import LabelScores, Original, WorstImage
-from edgetl.verify.measure.parity import Parity
-from edgetl.verify.report import Check, Data, Memory, Report, VariantReport, Verdict
+from edgetl.verify.measure.accuracy import wilson_interval
+from edgetl.verify.report import (
+    Accuracy,
+    BaselineComparison,
+    Change,
+    Check,
+    ClassAccuracy,
+    ClassDamage,
+    Damage,
+    Data,
+    Finding,
+    Flip,
+    LabelScores,
+    Latency,
+    Memory,
+    Original,
+    Parity,
+    Report,
+    VariantReport,
+    Verdict,
+    WorstImage,
+)
 from edgetl_runtime.engines import ModelBytes
 from edgetl_runtime.errors import BundleError, MissingDependency
 from edgetl_runtime.manifest import FileEntry, Label, Manifest, Normalize, Preprocess, Requires, TensorSpec, Variant

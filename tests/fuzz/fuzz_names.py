@@ -35,11 +35,21 @@ from edgetl.reports.junit import render_junit
 from edgetl.reports.markdown import render_markdown
 from edgetl.reports.markdown_text import code, escape, summary
 from edgetl.reports.terminal import render_terminal
-from edgetl.verify.diagnose.diagnosis import Finding
-from edgetl.verify.gate.baseline import BaselineComparison, Change
-from edgetl.verify.measure.accuracy import Accuracy, ClassAccuracy
-from edgetl.verify.measure.changed_predictions import ClassDamage, Damage, Flip
-from edgetl.verify.report import Check, Data, Report, VariantReport, Verdict
+from edgetl.verify.report import (
+    Accuracy,
+    BaselineComparison,
+    Change,
+    Check,
+    ClassAccuracy,
+    ClassDamage,
+    Damage,
+    Data,
+    Finding,
+    Flip,
+    Report,
+    VariantReport,
+    Verdict,
+)
 from edgetl_runtime.cli import main as run_on_device
 from edgetl_runtime.commands import run_command
 from edgetl_runtime.console import note, out, show

@@ -10,18 +10,18 @@ import pytest
 
 from edgetl_runtime.advice import Advice, EngineAdvice, advise
 from edgetl_runtime.bench import VariantLatency
-from edgetl_runtime.fidelity import Fidelity
 from edgetl_runtime.machine import CpuFeatures
 from edgetl_runtime.timing import LatencyStats
+from edgetl_runtime.verification import Verified
 
 ENGINES = {"onnx": "onnxruntime", "tflite": "litert", "openvino": "openvino"}
 SIZES = {"fp32": 14_000_000, "fp16": 7_000_000, "int8": 4_000_000, "w8": 4_100_000, "w8a16": 4_200_000}
 VNNI = CpuFeatures("x86", ("avx2", "avx512_vnni"), True)
 PLAIN_X86 = CpuFeatures("x86", ("avx2",), False)
-EXACT = Fidelity(n=250, top1_agreement=1.0, delta=0.0)
-CLOSE = Fidelity(n=250, top1_agreement=0.984, delta=-0.004)
-SLOW = Fidelity(n=250, top1_agreement=0.984, delta=-0.004, notes=("p50_ratio 1.34 (limit 1.2)",))
-FAILED = Fidelity(n=250, top1_agreement=0.2, delta=-0.6, failed=("top1_agreement 0.2 (limit 0.95)",))
+EXACT = Verified(n=250, top1_agreement=1.0, delta=0.0)
+CLOSE = Verified(n=250, top1_agreement=0.984, delta=-0.004)
+SLOW = Verified(n=250, top1_agreement=0.984, delta=-0.004, notes=("p50_ratio 1.34 (limit 1.2)",))
+FAILED = Verified(n=250, top1_agreement=0.2, delta=-0.6, failed=("top1_agreement 0.2 (limit 0.95)",))
 
 
 def latency(variant: str, p50_ms: float, *, noise: float = 0.01) -> VariantLatency:
@@ -44,7 +44,7 @@ def latency(variant: str, p50_ms: float, *, noise: float = 0.01) -> VariantLaten
 
 def advice_for(
     times: Mapping[str, float],
-    fidelity: Mapping[str, Fidelity] | None = None,
+    fidelity: Mapping[str, Verified] | None = None,
     *,
     features: CpuFeatures = VNNI,
     noise: float = 0.01,

@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgetl.verify.diagnose.diagnosis import Finding
 from edgetl.verify.layers.file_weights import Stored, read_stored
-from edgetl.verify.report import Check
+from edgetl.verify.report import Check, Finding
 from edgetl_runtime.bundle import Bundle
 from edgetl_runtime.comparison import sqnr_db
 from edgetl_runtime.errors import BundleError, EngineError, MissingDependency

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from edgetl.verify.diagnose.diagnosis import Finding
+from edgetl.verify.report import Finding
 from edgetl_runtime.bundle import Bundle
 from edgetl_runtime.errors import BundleError
 from edgetl_runtime.files import MODEL_SUFFIXES

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgetl.data.dataset import Sample
-from edgetl.verify.layers.layer_error import LayerFidelity, find_suspects
+from edgetl.verify.layers.layer_error import find_suspects
+from edgetl.verify.report import Finding, LayerFidelity
 from edgetl_runtime.bundle import Bundle
 from edgetl_runtime.comparison import sqnr_db
 from edgetl_runtime.errors import EdgetlError
@@ -26,21 +27,12 @@ if TYPE_CHECKING:
     from edgetl.verify.report import VariantReport
     from edgetl_export import Captured, Source
 
-__all__ = ["Evidence", "Finding", "diagnose"]
+__all__ = ["Evidence", "diagnose"]
 
 _IMAGES, _IMAGES_FOR_LAYERS = 12, 4
 _SOUND = {"fp32": (0.995, 60.0), "fp16": (0.99, 30.0)}
 _SOUND_QUANTISED = (0.97, 12.0)
 """Agreement and SQNR (dB). A variant that reaches both has nothing to look for in its answers."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A recognised cause: ``evidence`` has the numbers that show it, ``fix`` the option or action that removes it."""
-
-    cause: str
-    evidence: str
-    fix: str
 
 
 @dataclass(frozen=True, eq=False)

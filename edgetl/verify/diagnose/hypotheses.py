@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgetl.verify.diagnose.diagnosis import Finding
+from edgetl.verify.report import Finding
 from edgetl_runtime.comparison import sqnr_db
 
 __all__ = [

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from edgetl.verify.diagnose.diagnosis import Finding
-from edgetl.verify.layers.layer_error import LayerFidelity, find_suspects
+from edgetl.verify.layers.layer_error import find_suspects
+from edgetl.verify.report import Finding, LayerFidelity
 from edgetl_runtime.bundle import Bundle
 from edgetl_runtime.errors import BundleError
 

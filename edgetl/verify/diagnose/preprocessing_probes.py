@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from edgetl.verify.diagnose.diagnosis import Finding
 from edgetl.verify.diagnose.hypotheses import FITTED_DB, GAINED_DB, SCREENED, Explanation, FewAnswers
+from edgetl.verify.report import Finding
 from edgetl_export import Source
 from edgetl_runtime.comparison import sqnr_db
 from edgetl_runtime.manifest import Normalize

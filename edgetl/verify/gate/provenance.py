@@ -6,8 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from edgetl.verify.gate.baseline import Change
-from edgetl.verify.report import Report
+from edgetl.verify.report import Change, Report
 from edgetl_runtime.manifest import Manifest
 
 __all__ = ["contract_of", "provenance_changes"]

@@ -6,8 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from edgetl.verify.measure.parity import SQNR_LIMIT_DB
-from edgetl.verify.report import VariantReport
+from edgetl.verify.report import SQNR_LIMIT_DB, VariantReport
 from edgetl_runtime.quantities import SHARE, Range
 
 __all__ = ["QUANTITIES", "Quantity"]

@@ -20,12 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgetl.stats import fisher_worse, is_significant, mcnemar_worse
-from edgetl.verify.gate.baseline import BaselineComparison, Change
 from edgetl.verify.gate.decision import Decision, decide_interval
 from edgetl.verify.gate.provenance import contract_of, provenance_changes
 from edgetl.verify.measure.accuracy import changed, unpack_bits
-from edgetl.verify.measure.latency import Latency
-from edgetl.verify.report import Check, Report, VariantReport
+from edgetl.verify.report import BaselineComparison, Change, Check, Latency, Report, VariantReport
 from edgetl_runtime.errors import UsageError
 from edgetl_runtime.escaping import printable
 from edgetl_runtime.files import read_regular

@@ -12,10 +12,11 @@ import torch
 from torch import fx
 
 from edgetl.verify.layers.alignment import Fingerprint, align, likeness_db
-from edgetl.verify.layers.layer_error import LayerFidelity, fall_db
+from edgetl.verify.layers.layer_error import fall_db
 from edgetl.verify.layers.operators import PRODUCT, WEIGHTED, Point, kind_of
 from edgetl.verify.layers.probe import Watched, watch
 from edgetl.verify.layers.tensor_stats import Observed
+from edgetl.verify.report import LayerFidelity
 from edgetl_export import Captured, Source, capture
 from edgetl_export.quantize.layers import layers, module_of
 from edgetl_runtime.bundle import Bundle

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-__all__ = ["AS_GOOD_AS_EXACT_DB", "LayerFidelity", "fall_db", "find_parting", "find_suspects"]
+from edgetl.verify.report import LayerFidelity
+
+__all__ = ["AS_GOOD_AS_EXACT_DB", "fall_db", "find_parting", "find_suspects"]
 
 AS_GOOD_AS_EXACT_DB = 40.0
 """What is nearer to the original than this counts as exact: int8 layers reach 30 to 40 dB, float16 ones 50 to 70."""
@@ -17,35 +19,6 @@ _MOST_SUSPECTS = 3
 
 _GONE_DB = 10.0
 """Worse than any layer of a sound int8 variant: noise of a third of the amplitude."""
-
-
-@dataclass(frozen=True)
-class LayerFidelity:
-    """One layer of a variant beside the same layer of the original.
-
-    ``module`` is the path of the original module, for a sum or product between modules that of the last one before
-    it; ``node`` is the node of the captured graph and ``tensor`` the variant's own name for the values. An activation
-    that engines fuse into a convolution is part of it. ``sqnr_db`` is the mean over images of the SQNR of the layer's
-    output, ``drop_db`` how far that is below what goes into the layer (`fall_db`).
-
-    Over all images: ``range`` is the least and greatest finite value of the variant, ``original_range`` of the
-    original; ``clipped`` the share of values that stop at an end of the variant's range where the original's go on;
-    ``non_finite`` the share of the variant's that are NaN or infinite; ``dead_channels`` are those where it is
-    constant and the original is not. ``weights`` says how the file stores them: ``int8 per channel``,
-    ``int8 per tensor``, ``float32``, with ``4 bits`` where that is all they use; None for a layer without any.
-    """
-
-    module: str
-    node: str
-    tensor: str
-    sqnr_db: float
-    drop_db: float
-    range: tuple[float, float] = (0.0, 0.0)
-    original_range: tuple[float, float] = (0.0, 0.0)
-    clipped: float = 0.0
-    non_finite: float = 0.0
-    dead_channels: tuple[int, ...] = ()
-    weights: str | None = None
 
 
 def fall_db(into: Sequence[float], out: float) -> float:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgetl.verify.diagnose.layer_causes import explain_by_facts
-from edgetl.verify.layers.layer_error import LayerFidelity, find_parting
-from edgetl.verify.report import VariantReport
+from edgetl.verify.layers.layer_error import find_parting
+from edgetl.verify.report import LayerFidelity, VariantReport
 
 __all__ = ["find_place"]
 

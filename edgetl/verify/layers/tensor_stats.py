@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from edgetl.verify.measure.parity import SQNR_LIMIT_DB
+from edgetl.verify.report import SQNR_LIMIT_DB
 from edgetl_runtime.comparison import sqnr_db
 
 __all__ = ["Observed"]

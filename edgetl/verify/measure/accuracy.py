@@ -4,63 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from edgetl.stats import bootstrap_delta, holm, is_significant, mcnemar_worse
+from edgetl.verify.report import Accuracy, ClassAccuracy
 
-__all__ = [
-    "Accuracy",
-    "ClassAccuracy",
-    "changed",
-    "pack_bits",
-    "score",
-    "unpack_bits",
-    "wilson_interval",
-    "worst_class_of",
-]
+__all__ = ["changed", "pack_bits", "score", "unpack_bits", "wilson_interval", "worst_class_of"]
 
 _ROWS = 4096
 """Images scored at a time, so that memory does not grow with their number."""
 _Z_95 = 1.959963984540054  # the 0.975 quantile of the standard normal distribution
-
-
-@dataclass(frozen=True)
-class ClassAccuracy:
-    """Of the ``n`` images of one label, the share ``top1`` that got it."""
-
-    n: int
-    top1: float
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Accuracy over ``n`` images, as shares of 1.
-
-    ``top5`` is top-k for k = min(5, number of labels). ``ci95`` is the 95 % Wilson interval of top1. ``per_class`` goes
-    by label id and leaves out labels without images. ``right`` has a bit for each image, in order, 1 where top-1 is
-    right, in hexadecimal: what a later run on the same images is paired with.
-
-    Against the original, on the same images; ``None`` where there is none to compare with: ``delta`` is top1 minus the
-    original's, ``delta_ci95`` its 95 % bootstrap interval; ``broken`` and ``repaired`` count the images that went from
-    right to wrong and from wrong to right. ``class_delta`` is the delta of the label that lost most (``worst_class``)
-    among those whose loss is significant (`worst_class_of`), 0 where none is.
-    """
-
-    n: int
-    top1: float
-    top5: float
-    delta: float | None
-    ci95: tuple[float, float]
-    per_class: dict[str, ClassAccuracy] = field(default_factory=dict)
-    delta_ci95: tuple[float, float] | None = None
-    broken: int | None = None
-    repaired: int | None = None
-    class_delta: float | None = None
-    worst_class: str | None = None
-    right: str | None = None
 
 
 def score(

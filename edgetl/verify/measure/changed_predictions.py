@@ -7,68 +7,19 @@ label with twenty images can be lost while the mean over thousands stays.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from edgetl.data.dataset import Sample
 from edgetl.stats import mcnemar
+from edgetl.verify.report import MOST_FLIPS, ClassDamage, Damage, Flip
 
-__all__ = ["MOST_FLIPS", "ClassDamage", "Damage", "Flip", "damage_of", "worst_classes"]
+__all__ = ["damage_of", "worst_classes"]
 
-MOST_FLIPS = 24
-"""Flips that a report keeps of each variant; their number is kept in any case."""
 
 _Logits = npt.NDArray[np.float32]
 _AT_ONCE = 4096  # rows of logits, in float64
-
-
-@dataclass(frozen=True)
-class Flip:
-    """One image that a variant decides otherwise than the original.
-
-    ``image`` is its name, ``truth``, ``original`` and ``variant`` are label ids; ``variant`` is empty when its logits
-    are not finite and decide nothing. ``original_margin`` is how sure the original was: the softmax probability of its
-    first label minus that of its second, 0 to 1. A flip of a large margin is damage, one of a small margin was a draw.
-    ``thumbnail`` is a data URI, ``None`` where the report holds enough of them.
-    """
-
-    image: str
-    truth: str
-    original: str
-    variant: str
-    original_margin: float
-    thumbnail: str | None = None
-
-
-@dataclass(frozen=True)
-class ClassDamage:
-    """The ``n`` images of one label: shares that the ``original`` and the ``variant`` got right (top-1).
-
-    ``p_value`` is of the exact McNemar test, two-sided: how often chance alone breaks and repairs this unevenly.
-    """
-
-    n: int
-    original: float
-    variant: float
-    p_value: float
-
-
-@dataclass(frozen=True)
-class Damage:
-    """How the decisions of a variant differ from the original's, image by image.
-
-    ``flipped`` decisions differ; of them ``broken`` were right and are wrong, ``repaired`` were wrong and are right,
-    the others are wrong either way. ``flips`` are at most `MOST_FLIPS` of them, those of the largest margin first.
-    ``per_class`` goes by label id and leaves out labels without images.
-    """
-
-    flips: tuple[Flip, ...]
-    flipped: int
-    broken: int
-    repaired: int
-    per_class: dict[str, ClassDamage]
 
 
 def damage_of(

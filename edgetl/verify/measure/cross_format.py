@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
 
-from edgetl.verify.measure.parity import Parity, compare
+from edgetl.verify.measure.parity import compare
+from edgetl.verify.report import Twins
 from edgetl_runtime.manifest import Variant
 
-__all__ = ["Twins", "twins_among", "twins_in_words"]
+__all__ = ["twins_among", "twins_in_words"]
 
 _PRECISION = "int8"
 """Floats agree with the original anyway; other integers are not written for every format."""
-
-
-@dataclass(frozen=True)
-class Twins:
-    """How the logits of the second of two ``variants`` compare with those of the first."""
-
-    variants: tuple[str, str]
-    parity: Parity
 
 
 def twins_among(variants: Sequence[Variant], logits: Mapping[str, npt.NDArray[np.float32]]) -> tuple[Twins, ...]:

@@ -20,6 +20,7 @@ import numpy as np
 
 from edgetl.spread import median_spread, percentile_ratio_spread, percentile_spread, ratio_spread
 from edgetl.verify.measure.system_load import Moment, describe_disturbances, read_moment, waited_share
+from edgetl.verify.report import Latency
 from edgetl_runtime.bench import interleave, settle
 from edgetl_runtime.errors import EdgetlError
 from edgetl_runtime.manifest import Preprocess
@@ -29,7 +30,6 @@ from edgetl_runtime.session import Session, Tensors
 __all__ = [
     "ROUNDS",
     "Latencies",
-    "Latency",
     "LatencyOptions",
     "default_reference",
     "fp32_of",
@@ -42,40 +42,6 @@ _CALM = 0.05
 """Share of a block in which this process may have waited for a core: more is left out, where that is possible."""
 _BLOCK = 2
 """Rounds between two looks at the machine: there and back again, so that each block is fair in itself."""
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Wall-clock milliseconds for one image at a time on ``threads`` threads.
-
-    ``n`` runs gave ``p50_ms``, the median of the rounds' medians, and ``p95_ms``. ``load_ms`` is from file to session,
-    ``first_ms`` the first run after it, ``preprocess_ms`` the median from image file to tensor (the same code for every
-    variant). ``rounds_ms`` are the medians of the rounds in order. ``ratio`` is the median over rounds of the cost over
-    that of the variant ``reference`` in the same round, ``p95_ratio`` the same of ``p95_ms``, and ``speedup`` that of
-    fp32 of the same target over the variant's. ``..._ci95`` are 95 % intervals. ``waited`` is the share of the time of
-    these rounds in which this process waited for a core that others had, ``start_waited`` that while it was loaded and
-    run for the first time; None where the machine does not tell.
-    """
-
-    threads: int
-    n: int
-    p50_ms: float
-    p95_ms: float
-    load_ms: float
-    first_ms: float
-    preprocess_ms: float
-    rounds_ms: tuple[float, ...] = ()
-    ratio: float | None = None
-    ratio_ci95: tuple[float, float] | None = None
-    speedup: float | None = None
-    speedup_ci95: tuple[float, float] | None = None
-    p50_ci95: tuple[float, float] | None = None
-    p95_ci95: tuple[float, float] | None = None
-    p95_ratio: float | None = None
-    p95_ratio_ci95: tuple[float, float] | None = None
-    reference: str | None = None
-    waited: float | None = None
-    start_waited: float | None = None
 
 
 @dataclass(frozen=True)

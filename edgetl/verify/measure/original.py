@@ -7,61 +7,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from edgetl.data.dataset import Sample
+from edgetl.verify.report import MOST_WORST, LabelScores, Original, WorstImage
 
-__all__ = ["MOST_WORST", "LabelScores", "Original", "WorstImage", "judge_original", "most_confused"]
+__all__ = ["judge_original", "most_confused"]
 
-MOST_WORST = 12
-"""Images of the highest loss that a report keeps."""
 
 _AT_ONCE = 4096  # rows of logits, in float64
-
-
-@dataclass(frozen=True)
-class LabelScores:
-    """Of the ``n`` images of one label the share ``recall`` got it; of those ``answered`` with it the share
-    ``precision`` have it. ``None`` is a share of no images."""
-
-    n: int
-    recall: float | None
-    answered: int
-    precision: float | None
-
-
-@dataclass(frozen=True)
-class WorstImage:
-    """An image by its name; ``truth`` and ``answer`` are label ids, with their softmax probabilities, 0 to 1.
-
-    ``loss`` is the cross-entropy in nats, ``thumbnail`` a data URI, ``None`` where the report holds enough of them.
-    """
-
-    image: str
-    truth: str
-    answer: str
-    probability: float
-    truth_probability: float
-    loss: float
-    thumbnail: str | None = None
-
-
-@dataclass(frozen=True)
-class Original:
-    """The original on the photos of a report; ``loss`` is its mean cross-entropy in nats.
-
-    ``per_label`` goes by label id and leaves out labels that no image has and none is answered with. ``confusion`` is
-    by true label, then by answer, the number of images; what never happened is left out. ``worst`` are at most
-    `MOST_WORST` images, the highest loss first.
-    """
-
-    loss: float
-    per_label: dict[str, LabelScores] = field(default_factory=dict)
-    confusion: dict[str, dict[str, int]] = field(default_factory=dict)
-    worst: tuple[WorstImage, ...] = ()
 
 
 def judge_original(

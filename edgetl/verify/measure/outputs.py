@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from edgetl.data.dataset import Sample
 from edgetl.verify.measure.original_outputs import FeatureModel
-from edgetl.verify.measure.parity import FeatureParity, FeatureSums
+from edgetl.verify.measure.parity import FeatureSums
+from edgetl.verify.report import FeatureParity
 from edgetl_export.progress import Track
 from edgetl_runtime.errors import CheckpointError, EdgetlError, EngineError
 from edgetl_runtime.machine import usable_cores

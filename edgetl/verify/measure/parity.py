@@ -11,37 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from edgetl.verify.measure.accuracy import pack_bits
+from edgetl.verify.report import SQNR_LIMIT_DB, FeatureParity, Parity
 
-__all__ = ["SQNR_LIMIT_DB", "FeatureParity", "FeatureSums", "Parity", "compare"]
+__all__ = ["FeatureSums", "compare"]
 
-SQNR_LIMIT_DB = 200.0
-"""SQNR is clipped to plus and minus this, so that it is always a number that JSON can hold and a gate can compare.
-
-+200 dB stands for identical outputs (float32 arithmetic in another order gives 100 to 140 dB), -200 dB for outputs
-that are not finite.
-"""
 
 _ROWS = 4096
-
-
-@dataclass(frozen=True)
-class Parity:
-    """How one variant's logits compare with the reference's, over ``n`` images.
-
-    ``top1_agreement`` is the share of images with the same top-1 label; an image whose logits are not finite counts
-    as a disagreement. ``sqnr_db`` is over all logits of all images, clipped to `SQNR_LIMIT_DB`. ``max_abs`` is the
-    largest difference of a logit, ``cosine`` the mean over images of the cosine between the two rows of logits;
-    both are ``None`` when a logit is not finite. ``non_finite`` counts the images with such logits. ``agrees`` has a
-    bit for each image, 1 where the label is the same (`edgetl.verify.measure.accuracy.pack_bits`).
-    """
-
-    n: int
-    top1_agreement: float
-    sqnr_db: float
-    max_abs: float | None
-    cosine: float | None
-    non_finite: int = 0
-    agrees: str | None = None
 
 
 def compare(reference: npt.NDArray[np.float32], outputs: npt.NDArray[np.float32]) -> Parity:
@@ -68,18 +43,6 @@ def compare(reference: npt.NDArray[np.float32], outputs: npt.NDArray[np.float32]
         non_finite=found.non_finite,
         agrees=pack_bits(same),
     )
-
-
-@dataclass(frozen=True)
-class FeatureParity:
-    """How a feature of one variant compares with the reference's, over ``n`` images; numbers as in `Parity`."""
-
-    name: str
-    n: int
-    sqnr_db: float
-    max_abs: float | None
-    cosine: float | None
-    non_finite: int = 0
 
 
 @dataclass

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgetl.reports.html import render_html
-from edgetl.verify.layers.layer_error import LayerFidelity
-from edgetl.verify.report import Report
+from edgetl.verify.report import LayerFidelity, Report
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")

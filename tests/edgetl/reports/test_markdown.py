@@ -4,9 +4,7 @@ import re
 from dataclasses import replace
 
 from edgetl.reports.markdown import render_markdown
-from edgetl.verify.diagnose.diagnosis import Finding
-from edgetl.verify.measure.changed_predictions import ClassDamage, Damage, Flip
-from edgetl.verify.report import Report, Verdict
+from edgetl.verify.report import ClassDamage, Damage, Finding, Flip, Report, Verdict
 
 COMMENT_LIMIT = 65_536
 """Characters that GitHub takes for a comment."""

@@ -10,9 +10,8 @@ from edgetl.reports.markdown import render_markdown
 from edgetl.reports.phrases import all_damage_in_words, change_rows, changes_in_words, slower_than_float
 from edgetl.reports.table import describe, name_of, rows, speed_up
 from edgetl.reports.terminal import render_terminal
-from edgetl.verify.gate.baseline import BaselineComparison, Change
 from edgetl.verify.gate.quantities import QUANTITIES
-from edgetl.verify.report import Check, Report, Verdict
+from edgetl.verify.report import BaselineComparison, Change, Check, Report, Verdict
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ from edgetl.reports.terminal import render_terminal
 from edgetl.verify.gate.limits import Gate
 from edgetl.verify.gate.propose import propose_gate
 from edgetl.verify.measure.original_outputs import RecordingReference, read_kept_reference
-from edgetl.verify.measure.parity import FeatureParity, FeatureSums, compare
+from edgetl.verify.measure.parity import FeatureSums, compare
 from edgetl.verify.options import VerifyOptions
-from edgetl.verify.report import Report
+from edgetl.verify.report import FeatureParity, Report
 from edgetl.verify.verify import verify
 from edgetl_runtime.bundle import open_bundle
 

@@ -17,7 +17,8 @@ from torch import nn
 
 import edgetl.verify.inspect as inspection
 from edgetl.verify.inspect import LayerInspection, inspect_layers
-from edgetl.verify.layers.layer_error import LayerFidelity, find_parting
+from edgetl.verify.layers.layer_error import find_parting
+from edgetl.verify.report import LayerFidelity
 from edgetl_export import CalibrationSamples, ExportOptions, Source, export
 from edgetl_runtime.errors import CheckpointError, UsageError
 from edgetl_runtime.manifest import Label, Normalize, Preprocess

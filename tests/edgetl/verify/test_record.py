@@ -14,13 +14,21 @@ import pytest
 from edgetl.reports.html import render_html
 from edgetl.reports.phrases import measured_apart
 from edgetl.verify import record
-from edgetl.verify.gate.baseline import BaselineComparison, Change
 from edgetl.verify.gate.limits import Gate, judge
-from edgetl.verify.layers.layer_error import LayerFidelity
-from edgetl.verify.measure.cross_format import Twins
-from edgetl.verify.measure.parity import Parity
 from edgetl.verify.record import check_record, merge_reports, record_report
-from edgetl.verify.report import Check, Data, Measured, Memory, Report, VariantReport
+from edgetl.verify.report import (
+    BaselineComparison,
+    Change,
+    Check,
+    Data,
+    LayerFidelity,
+    Measured,
+    Memory,
+    Parity,
+    Report,
+    Twins,
+    VariantReport,
+)
 from edgetl_runtime.errors import OutputError, UsageError
 from edgetl_runtime.manifest import Manifest
 

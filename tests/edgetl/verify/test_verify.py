@@ -12,8 +12,8 @@ import pytest
 from edgetl.data.dataset import Sample
 from edgetl.verify.gate.limits import Gate
 from edgetl.verify.gate.regression import LATENCY_MARGIN, Baseline
-from edgetl.verify.measure.latency import Latencies, Latency
-from edgetl.verify.report import Report
+from edgetl.verify.measure.latency import Latencies
+from edgetl.verify.report import Latency, Report
 from edgetl.verify.verify import RunFacts, VerifyOptions, verify
 from edgetl_runtime.errors import CheckpointError, DataError, EngineError, UsageError
 

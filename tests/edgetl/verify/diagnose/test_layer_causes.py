@@ -16,9 +16,8 @@ from edgetl.verify.diagnose.layer_causes import (
     explain_non_finite,
 )
 from edgetl.verify.layers.file_weights import Stored
-from edgetl.verify.layers.layer_error import LayerFidelity
 from edgetl.verify.layers.tensor_stats import Observed
-from edgetl.verify.report import VariantReport
+from edgetl.verify.report import LayerFidelity, VariantReport
 from edgetl_export import Source
 from edgetl_runtime.errors import BundleError
 from edgetl_runtime.manifest import Label, Manifest, Normalize, Preprocess, Requires, TensorSpec, Variant

@@ -9,12 +9,9 @@ import pytest
 from edgetl.verify.gate.decision import decide_share
 from edgetl.verify.gate.limits import Gate, judge, read_gate
 from edgetl.verify.gate.quantities import QUANTITIES
-from edgetl.verify.measure.accuracy import Accuracy
-from edgetl.verify.measure.latency import Latency
-from edgetl.verify.measure.parity import FeatureParity, Parity
-from edgetl.verify.report import Memory, VariantReport
+from edgetl.verify.report import Accuracy, FeatureParity, Latency, Memory, Parity, VariantReport
 from edgetl_runtime.errors import UsageError
-from edgetl_runtime.fidelity import COSTS, is_cost
+from edgetl_runtime.verification import COSTS, is_cost
 
 IMAGES = 367
 

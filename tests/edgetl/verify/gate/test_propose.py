@@ -9,9 +9,7 @@ import pytest
 from edgetl.verify.gate.limits import Gate, judge, read_gate
 from edgetl.verify.gate.propose import propose_gate, write_gate
 from edgetl.verify.gate.regression import BYTES_MARGIN, LATENCY_MARGIN, PEAK_MARGIN, Baseline, compare_reports
-from edgetl.verify.measure.accuracy import ClassAccuracy
-from edgetl.verify.measure.parity import Parity
-from edgetl.verify.report import Memory, Report
+from edgetl.verify.report import ClassAccuracy, Memory, Parity, Report
 from edgetl_runtime.errors import OutputError
 
 

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgetl.verify.gate.baseline import Change
 from edgetl.verify.gate.provenance import contract_of
 from edgetl.verify.gate.regression import Baseline, check_same_model, compare_reports
 from edgetl.verify.measure.accuracy import pack_bits
-from edgetl.verify.report import Check, Data, Memory, Report, VariantReport
+from edgetl.verify.report import Change, Check, Data, Memory, Report, VariantReport
 from edgetl_runtime.errors import UsageError
 from edgetl_runtime.manifest import Manifest
 

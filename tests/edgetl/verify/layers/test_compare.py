@@ -21,9 +21,9 @@ from edgetl.reports.html import render_html
 from edgetl.reports.markdown import render_markdown
 from edgetl.reports.terminal import render_terminal
 from edgetl.verify.layers.compare import layer_fidelity
-from edgetl.verify.layers.layer_error import LayerFidelity, fall_db, find_suspects
+from edgetl.verify.layers.layer_error import fall_db, find_suspects
 from edgetl.verify.layers.probe import watch
-from edgetl.verify.report import Report
+from edgetl.verify.report import LayerFidelity, Report
 from edgetl.verify.verify import VerifyOptions, verify
 from edgetl_export import CalibrationSamples, ExportOptions, Source, export
 from edgetl_export.bundle_writer import write_manifest

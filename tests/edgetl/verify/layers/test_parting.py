@@ -15,10 +15,10 @@ from edgetl.reports.markdown import render_markdown
 from edgetl.reports.table import where_it_goes_wrong, wrong_layers
 from edgetl.reports.terminal import render_terminal
 from edgetl.verify.gate.limits import Gate
-from edgetl.verify.layers.layer_error import LayerFidelity, find_suspects
+from edgetl.verify.layers.layer_error import find_suspects
 from edgetl.verify.layers.parting import find_place
 from edgetl.verify.options import VerifyOptions
-from edgetl.verify.report import Check, Report, Verdict
+from edgetl.verify.report import Check, LayerFidelity, Report, Verdict
 from edgetl.verify.verify import verify
 
 ID = "onnx.int8"

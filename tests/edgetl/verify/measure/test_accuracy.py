@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import edgetl.verify.measure.accuracy as accuracy_module
-from edgetl.verify.measure.accuracy import ClassAccuracy, pack_bits, score, unpack_bits, wilson_interval, worst_class_of
+from edgetl.verify.measure.accuracy import pack_bits, score, unpack_bits, wilson_interval, worst_class_of
+from edgetl.verify.report import ClassAccuracy
 
 
 @pytest.mark.parametrize(

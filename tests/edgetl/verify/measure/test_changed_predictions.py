@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from edgetl.data.dataset import Sample
-from edgetl.verify.measure.changed_predictions import MOST_FLIPS, ClassDamage, damage_of, worst_classes
+from edgetl.verify.measure.changed_predictions import damage_of, worst_classes
+from edgetl.verify.report import MOST_FLIPS, ClassDamage
 
 LABELS = ["a", "b", "c"]
 

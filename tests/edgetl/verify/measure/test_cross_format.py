@@ -16,9 +16,8 @@ from edgetl.data.dataset import Sample
 from edgetl.reports.html import render_html
 from edgetl.reports.markdown import render_markdown
 from edgetl.reports.terminal import render_terminal
-from edgetl.verify.measure.cross_format import Twins, twins_in_words
-from edgetl.verify.measure.parity import Parity
-from edgetl.verify.report import Report
+from edgetl.verify.measure.cross_format import twins_in_words
+from edgetl.verify.report import Parity, Report, Twins
 from edgetl.verify.verify import VerifyOptions, verify
 
 Model = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]

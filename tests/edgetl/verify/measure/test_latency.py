@@ -16,13 +16,13 @@ from edgetl.verify.gate.regression import LATENCY_MARGIN, latency_limit
 from edgetl.verify.measure.latency import (
     ROUNDS,
     Latencies,
-    Latency,
     LatencyOptions,
     default_reference,
     measure_latency,
     median_preprocess_ms,
 )
 from edgetl.verify.measure.system_load import Moment
+from edgetl.verify.report import Latency
 from edgetl_runtime.errors import EngineError
 from edgetl_runtime.manifest import Preprocess, TensorSpec
 from edgetl_runtime.session import FakeSession, Session, Tensors

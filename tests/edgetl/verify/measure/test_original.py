@@ -9,8 +9,8 @@ import pytest
 from edgetl.data.dataset import Sample
 from edgetl.reports.original_views import view_original
 from edgetl.reports.training_plots import draw_training, training_in_words
-from edgetl.verify.measure.original import MOST_WORST, LabelScores, Original, judge_original, most_confused
-from edgetl.verify.report import Report
+from edgetl.verify.measure.original import judge_original, most_confused
+from edgetl.verify.report import MOST_WORST, LabelScores, Original, Report
 
 LABELS = ["a", "b", "c", "d"]
 

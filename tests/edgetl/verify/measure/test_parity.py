@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from edgetl.verify.measure.accuracy import unpack_bits
-from edgetl.verify.measure.parity import SQNR_LIMIT_DB, compare
+from edgetl.verify.measure.parity import compare
+from edgetl.verify.report import SQNR_LIMIT_DB
 from edgetl_runtime.comparison import sqnr_db
 
 RNG = np.random.default_rng(0)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edgetl_runtime import BundleError, open_bundle
-from edgetl_runtime.fidelity import FailedCheck, Fidelity, read_fidelity
+from edgetl_runtime.verification import FailedCheck, Verified, read_verified
 
 
 def write(bundle: Path, *variants: dict[str, Any], checks: tuple[dict[str, Any], ...] = ()) -> None:
@@ -30,29 +30,29 @@ def test_agreement_accuracy_and_failures_are_read(bundle_path: Path, zip_bundle:
         checks=(failed,),
     )
     expected = {
-        "onnx.fp32": Fidelity(250, 1.0, 0.004),
-        "onnx.int8": Fidelity(250, 0.5, None, ("delta -0.5 (limit -0.02)",)),
-        "tflite.fp32": Fidelity(),
+        "onnx.fp32": Verified(250, 1.0, 0.004),
+        "onnx.int8": Verified(250, 0.5, None, ("delta -0.5 (limit -0.02)",)),
+        "tflite.fp32": Verified(),
     }
-    assert read_fidelity(open_bundle(bundle_path)) == expected
-    assert read_fidelity(open_bundle(zip_bundle(bundle_path))) == expected
+    assert read_verified(open_bundle(bundle_path)) == expected
+    assert read_verified(open_bundle(zip_bundle(bundle_path))) == expected
 
 
 def test_a_failure_counts_without_numbers(bundle_path: Path, fail_in_report: Callable[..., None]) -> None:
     fail_in_report(bundle_path, "onnx.int8")
-    assert read_fidelity(open_bundle(bundle_path))["onnx.int8"].failed
+    assert read_verified(open_bundle(bundle_path))["onnx.int8"].failed
 
 
 def test_costs_are_notes(bundle_path: Path, report_of_checks: Callable[..., None]) -> None:
     report_of_checks(bundle_path, ("onnx.fp32", "bytes", 5_000, 4_000), ("onnx.fp32", "top1", 0.5, 0.8))
-    found = read_fidelity(open_bundle(bundle_path))["onnx.fp32"]
+    found = read_verified(open_bundle(bundle_path))["onnx.fp32"]
     assert found.failed == ("top1 0.5 (limit 0.8)",)
     assert found.notes == ("bytes 5000 (limit 4000)",)
 
 
 def test_no_report_is_no_fidelity(pristine_bundle: Path) -> None:
-    assert read_fidelity(open_bundle(pristine_bundle)) == {}
-    assert read_fidelity(open_bundle(pristine_bundle / "onnx/model.fp32.onnx")) == {}
+    assert read_verified(open_bundle(pristine_bundle)) == {}
+    assert read_verified(open_bundle(pristine_bundle / "onnx/model.fp32.onnx")) == {}
 
 
 @pytest.mark.parametrize(
@@ -61,4 +61,4 @@ def test_no_report_is_no_fidelity(pristine_bundle: Path) -> None:
 def test_a_damaged_report_is_an_error(variant: dict[str, Any], bundle_path: Path) -> None:
     write(bundle_path, variant)
     with pytest.raises(BundleError, match=r"report\.json .* is damaged"):
-        read_fidelity(open_bundle(bundle_path))
+        read_verified(open_bundle(bundle_path))

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from edgetl_runtime.bundle import Bundle
 from edgetl_runtime.decoding import parse
 from edgetl_runtime.errors import BundleError
+from edgetl_runtime.files import BundleContents
 from edgetl_runtime.frozen import dataclass
 from edgetl_runtime.manifest import Manifest
 from edgetl_runtime.quantities import told_apart
 
-__all__ = ["COSTS", "FailedCheck", "Fidelity", "is_cost", "read_failed_checks", "read_fidelity"]
+__all__ = ["COSTS", "FailedCheck", "Verified", "is_cost", "read_failed_checks", "read_verified"]
 
 _REPORT = "report.json"
 _LARGEST_REPORT = 32 * 2**20
@@ -55,7 +55,7 @@ class FailedCheck:
 
 
 @dataclass(frozen=True)
-class Fidelity:
+class Verified:
     """How close a variant is to its original: over ``n`` photos the share with the same label, and ``delta``, its
     top-1 minus the original's (shares of 1); ``top1``: that top-1. None was not measured. ``failed``: the checks of
     its quality that it failed; ``notes``: limits on its cost (`COSTS`) that it missed."""
@@ -76,15 +76,15 @@ class Fidelity:
         return None if self.top1_agreement is None else 1.0 - self.top1_agreement
 
 
-def read_fidelity(bundle: Bundle) -> dict[str, Fidelity]:
+def read_verified(bundle: BundleContents) -> dict[str, Verified]:
     """By variant id, what the report says of the files that the bundle has; empty when there is no report.
 
     What it says of other files, by their hashes, is passed over. Raises `BundleError` when it is damaged.
     """
-    return _read(bundle, _all_fidelity)
+    return _read(bundle, _all_verified)
 
 
-def read_failed_checks(bundle: Bundle) -> dict[str, tuple[FailedCheck, ...]]:
+def read_failed_checks(bundle: BundleContents) -> dict[str, tuple[FailedCheck, ...]]:
     """By variant id, the checks it failed; empty when nothing failed or there is no report.
 
     Raises `BundleError` when the report is damaged.
@@ -92,7 +92,7 @@ def read_failed_checks(bundle: Bundle) -> dict[str, tuple[FailedCheck, ...]]:
     return _read(bundle, _failed_checks)
 
 
-def _read(bundle: Bundle, find: Callable[[Any, Manifest], dict[str, _Found]]) -> dict[str, _Found]:
+def _read(bundle: BundleContents, find: Callable[[Any, Manifest], dict[str, _Found]]) -> dict[str, _Found]:
     """What `find` finds in the bundle's report. All of it is input: any value may be of any type."""
     if not bundle.has(_REPORT):
         return {}
@@ -103,10 +103,10 @@ def _read(bundle: Bundle, find: Callable[[Any, Manifest], dict[str, _Found]]) ->
         raise BundleError(f"{_REPORT} in {bundle.path} is damaged: {error!r:.300}", fix=_AGAIN) from None
 
 
-def _all_fidelity(raw: Any, manifest: Manifest) -> dict[str, Fidelity]:
+def _all_verified(raw: Any, manifest: Manifest) -> dict[str, Verified]:
     failed = _failed_checks(raw, manifest)
     entries = {_text(entry["id"]): entry for entry in raw.get("variants") or () if _is_of(entry, manifest)}
-    return {id_: _fidelity(entries.get(id_) or {}, failed.get(id_, ())) for id_ in dict.fromkeys((*entries, *failed))}
+    return {id_: _verified(entries.get(id_) or {}, failed.get(id_, ())) for id_ in dict.fromkeys((*entries, *failed))}
 
 
 def _failed_checks(raw: Any, manifest: Manifest) -> dict[str, tuple[FailedCheck, ...]]:
@@ -126,10 +126,10 @@ def _is_of(entry: Mapping[str, Any], manifest: Manifest) -> bool:
     )
 
 
-def _fidelity(entry: Mapping[str, Any], failed: Sequence[FailedCheck]) -> Fidelity:
+def _verified(entry: Mapping[str, Any], failed: Sequence[FailedCheck]) -> Verified:
     parity, accuracy = ({} if entry.get(part) is None else entry[part] for part in ("parity", "accuracy"))
     n = _number(parity.get("n"))
-    return Fidelity(
+    return Verified(
         n=None if n is None else int(n),
         top1_agreement=_number(parity.get("top1_agreement")),
         delta=_number(accuracy.get("delta")),

@@ -1,0 +1,38 @@
+"""What is trained, as options; and the check that every class of options makes of its values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgetl_runtime.errors import UsageError
+
+__all__ = ["ModelOptions", "require"]
+
+_LARGEST_IMAGE = 2**14
+_MOST_CHANNELS = 256
+"""What a manifest may say at most."""
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What is trained. ``weights`` is ``imagenet``, ``none`` or a file; ``image_size`` is in pixels.
+
+    ``channels`` of an image: 1 is grey, 3 is RGB; ``None`` means those that the weights are for.
+    Raises `UsageError` for values that make no sense.
+    """
+
+    backbone: str = "mobilenet_v2"
+    weights: str = "imagenet"
+    image_size: int | None = None
+    channels: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, most in (("image_size", _LARGEST_IMAGE), ("channels", _MOST_CHANNELS)):
+            value = getattr(self, name)
+            require(value is None or 1 <= value <= most, name, self, f"from 1 to {most}")
+
+
+def require(holds: object, name: str, options: object, allowed: str) -> None:
+    """Raise `UsageError` for the option `name` of `options` unless `holds`."""
+    if not holds:
+        raise UsageError(f"{name} = {getattr(options, name)!r} makes no sense", fix=allowed)

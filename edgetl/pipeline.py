@@ -26,7 +26,7 @@ from edgetl.training.rank import is_first
 from edgetl.training.resume import Keeping, unfinished
 from edgetl.training.tensorboard_log import check_board, write_board
 from edgetl.verify.bundle import REFERENCE, Outcome, source_of, verify_bundle
-from edgetl.verify.measure.original_outputs import RecordingReference
+from edgetl.verify.measure.original_outputs import RecordingOriginal
 from edgetl.verify.verify import RunFacts, verify
 from edgetl_export import CalibrationSamples, Exported, ExportOptions, export
 from edgetl_export.device import device_named
@@ -119,7 +119,7 @@ def run(
             )
             trained.history.save(folder / REFERENCE / HISTORY_FILE)
             answering = exported.captured.source.reference()
-            recording = RecordingReference(answering)
+            recording = RecordingOriginal(answering)
             report = verify(
                 folder,
                 held_out,

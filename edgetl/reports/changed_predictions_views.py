@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 
 from edgetl.reports.phrases import label_name
 from edgetl.stats import is_significant
-from edgetl.verify.report import ClassDamage, Flip, Report, VariantReport
+from edgetl.verify.report import ChangedPrediction, LabelChanges, Report, VariantReport
 
-__all__ = ["ClassCell", "ClassRow", "ClassTable", "FlipCard", "class_table", "flip_cards"]
+__all__ = ["ChangedPredictionCard", "ClassCell", "ClassRow", "ClassTable", "changed_prediction_cards", "class_table"]
 
 _MOST_CARDS = 24
 _MOST_LABELS = 20
 
 
 @dataclass
-class FlipCard:
+class ChangedPredictionCard:
     """One image that some variants decide otherwise: their ids by the label that they give it.
 
     ``kind``: ``broken`` when the original was right, ``repaired`` when a variant is, else ``wrong``. ``margin`` is how
@@ -63,10 +63,10 @@ class ClassTable:
     left_out: int
 
 
-def flip_cards(report: Report) -> list[FlipCard]:
+def changed_prediction_cards(report: Report) -> list[ChangedPredictionCard]:
     """At most 24 images, those that most variants flip first, then those that the original was surest of."""
-    cards: dict[tuple[str, str], FlipCard] = {}
-    flips: dict[tuple[str, str], list[Flip]] = {}
+    cards: dict[tuple[str, str], ChangedPredictionCard] = {}
+    flips: dict[tuple[str, str], list[ChangedPrediction]] = {}
     for variant in report.variants:
         for flip in variant.damage.flips if variant.damage else ():
             key = (flip.image, flip.truth)
@@ -97,8 +97,8 @@ def class_table(report: Report) -> ClassTable | None:
     )
 
 
-def _card(flip: Flip, report: Report) -> FlipCard:
-    return FlipCard(
+def _card(flip: ChangedPrediction, report: Report) -> ChangedPredictionCard:
+    return ChangedPredictionCard(
         image=flip.image,
         thumbnail=flip.thumbnail,
         truth=label_name(flip.truth, report),
@@ -119,7 +119,7 @@ def _class_row(label: str, variants: list[VariantReport], report: Report) -> Cla
     )
 
 
-def _class_cell(damage: ClassDamage | None) -> ClassCell:
+def _class_cell(damage: LabelChanges | None) -> ClassCell:
     if damage is None or damage.variant == damage.original:
         return ClassCell("" if damage is None else "=", "")
     text = f"{100 * (damage.variant - damage.original):+.1f}"
@@ -130,6 +130,6 @@ def _class_cell(damage: ClassDamage | None) -> ClassCell:
     return ClassCell(text, "lost")
 
 
-def _lost(damage: ClassDamage | None) -> float:
+def _lost(damage: LabelChanges | None) -> float:
     """Images of a label that a variant lost, less those that it gained."""
     return 0.0 if damage is None else round(damage.n * (damage.original - damage.variant), 6)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from edgetl.reports.calibration_ranges import draw_ranges, read_ranges
-from edgetl.reports.changed_predictions_views import class_table, flip_cards
+from edgetl.reports.changed_predictions_views import changed_prediction_cards, class_table
 from edgetl.reports.ladder import PROVENANCE, attempts, ladder_variants, method_of, surgery_line
 from edgetl.reports.original_views import view_original
 from edgetl.reports.page import render_page
 from edgetl.reports.phrases import (
-    all_damage_in_words,
+    all_changed_predictions_in_words,
     change_rows,
     feature_table,
     measured_apart,
@@ -34,8 +34,8 @@ from edgetl.reports.table import (
 )
 from edgetl.reports.training_plots import draw_training, training_in_words
 from edgetl.verify.layers.layer_error import AS_GOOD_AS_EXACT_DB
-from edgetl.verify.measure.cross_format import twins_in_words
-from edgetl.verify.report import Check, Latency, LayerFidelity, Memory, Report, VariantReport
+from edgetl.verify.measure.cross_format import formats_in_words
+from edgetl.verify.report import Check, Latency, LayerError, Memory, Report, VariantReport
 from edgetl_runtime.errors import BundleError
 
 __all__ = ["render_html"]
@@ -95,8 +95,8 @@ def render_html(report: Report, *, bundle: Path | None = None) -> str:
         changes=[row for row in changes if row.mark != "noise"],
         noise=[row for row in changes if row.mark == "noise"],
         classes=class_table(report),
-        flips=flip_cards(report),
-        damage=all_damage_in_words(report),
+        flips=changed_prediction_cards(report),
+        damage=all_changed_predictions_in_words(report),
         ranges=ranges,
         ranges_error=ranges_error,
         cards=_cards(report),
@@ -118,7 +118,7 @@ def render_html(report: Report, *, bundle: Path | None = None) -> str:
         ladder_variants=ladder_variants(report),
         attempts=attempts(report),
         surgery=surgery_line(report),
-        twins=twins_in_words(report.twins),
+        twins=formats_in_words(report.twins),
         details=[_details(variant, report) for variant in report.variants],
         checks=[
             (check, name_of(check.what), describe_limit(check), describe_value(check), _mark(check))
@@ -202,7 +202,7 @@ def _cold_start(memory: Memory | None) -> str | None:
     return " + ".join("-" if part is None else f"{part:.0f}" for part in parts)
 
 
-def _suspect(variant: VariantReport, layer: LayerFidelity) -> tuple[str, ...]:
+def _suspect(variant: VariantReport, layer: LayerError) -> tuple[str, ...]:
     """Cells of the table of layers: variant, module, node, SQNR and fall in dB."""
     return variant.id, layer.module, layer.node, f"{layer.sqnr_db:.1f}", f"{layer.drop_db:.1f}"
 

@@ -18,7 +18,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from pathlib import PurePath
 
-from edgetl.reports.phrases import causes, changes_in_words, damage_in_words
+from edgetl.reports.phrases import causes, changed_predictions_in_words, changes_in_words
 from edgetl.reports.table import (
     describe,
     describe_limit,
@@ -103,7 +103,7 @@ def _explained(check: Check, variant: VariantReport | None, report: Report) -> s
 
 def _output(variant: VariantReport | None, checks: Sequence[Check], report: Report) -> str:
     lines = [f"{_result(check):9} {check.what} {describe_value(check)} {describe_limit(check)}" for check in checks]
-    damage = None if variant is None else damage_in_words(variant, report)
+    damage = None if variant is None else changed_predictions_in_words(variant, report)
     lines += [damage] if damage else []
     own = "" if variant is None else variant.id
     lines += [text for text in changes_in_words(report) if text.startswith(f"{own}: ")] if own else []

@@ -13,7 +13,7 @@ from edgetl.reports.markdown_text import code, escape, summary
 from edgetl.reports.phrases import (
     causes,
     change_rows,
-    damage_in_words,
+    changed_predictions_in_words,
     feature_table,
     label_name,
     measured_apart,
@@ -31,8 +31,8 @@ from edgetl.reports.table import (
     verdict_line,
     where_it_goes_wrong,
 )
-from edgetl.verify.measure.changed_predictions import worst_classes
-from edgetl.verify.measure.cross_format import twins_in_words
+from edgetl.verify.measure.changed_predictions import worst_labels
+from edgetl.verify.measure.cross_format import formats_in_words
 from edgetl.verify.report import Report, VariantReport
 
 __all__ = ["render_markdown"]
@@ -129,15 +129,19 @@ def _damage(report: Report) -> list[str]:
     for variant in report.variants:
         if variant.damage is None or not variant.damage.flipped:
             continue
-        blocks.append(_folded(damage_in_words(variant, report) or variant.id, _damage_tables(variant, report)))
+        blocks.append(
+            _folded(
+                changed_predictions_in_words(variant, report) or variant.id, _changed_prediction_tables(variant, report)
+            )
+        )
     return ["### Changed decisions", *blocks] if blocks else []
 
 
-def _damage_tables(variant: VariantReport, report: Report) -> list[str]:
+def _changed_prediction_tables(variant: VariantReport, report: Report) -> list[str]:
     assert variant.damage is not None
     classes = [
         (label_name(label, report), f"{d.n}", f"{100 * d.original:.1f}", f"{100 * d.variant:.1f}", f"{d.p_value:.2g}")
-        for label, d in worst_classes(variant.damage.per_class, _MOST_CLASSES)
+        for label, d in worst_labels(variant.damage.per_class, _MOST_CLASSES)
     ]
     flips = [
         (
@@ -172,7 +176,7 @@ def _int8(report: Report) -> list[str]:
     """How int8 was made: a line, and a table of rungs by variants when the ladder was climbed."""
     made, surgery, variants = how_int8_was_made(report), surgery_line(report), ladder_variants(report)
     blocks = [f"int8: {escape('; '.join(made))}."] if made else []
-    blocks += [f"{escape('; '.join(twins))}."] if (twins := twins_in_words(report.twins)) else []
+    blocks += [f"{escape('; '.join(twins))}."] if (twins := formats_in_words(report.twins)) else []
     blocks += [f"{escape(surgery)}."] if surgery else []
     if variants:
         lines = [_line(["rung", "note", *map(escape, variants)]), "|" + " --- |" * (2 + len(variants))]

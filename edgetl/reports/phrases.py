@@ -6,23 +6,23 @@ from dataclasses import dataclass
 
 from edgetl.reports.table import decibels_in_words, name_of
 from edgetl.stats import is_significant
-from edgetl.verify.measure.changed_predictions import worst_classes
-from edgetl.verify.report import Change, ClassDamage, Damage, Measured, Report, VariantReport
+from edgetl.verify.measure.changed_predictions import worst_labels
+from edgetl.verify.report import Change, ChangedPredictions, LabelChanges, Measured, Report, VariantReport
 from edgetl_runtime.quantities import number_in_words, told_apart
 
 __all__ = [
     "ChangeRow",
-    "all_damage_in_words",
+    "all_changed_predictions_in_words",
     "causes",
     "change_rows",
+    "changed_predictions_in_words",
     "changes_in_words",
     "class_in_words",
-    "damage_in_words",
-    "damaged_classes",
     "feature_table",
     "features_in_words",
     "label_name",
     "measured_apart",
+    "most_changed_labels",
     "slower_than_float",
     "undecided_checks",
 ]
@@ -138,7 +138,7 @@ def measured_apart(report: Report) -> list[str]:
     ]
 
 
-def damage_in_words(variant: VariantReport, report: Report) -> str | None:
+def changed_predictions_in_words(variant: VariantReport, report: Report) -> str | None:
     """How many decisions of the original a variant changes, and the labels it makes worse; None when it is unknown."""
     damage = variant.damage
     if damage is None:
@@ -148,19 +148,19 @@ def damage_in_words(variant: VariantReport, report: Report) -> str | None:
     rest = damage.flipped - damage.broken - damage.repaired
     counts = f"{damage.broken} broken, {damage.repaired} repaired, {rest} wrong either way"
     said = f"{variant.id} changes {damage.flipped} of {report.data.n} decisions: {counts}"
-    worst = damaged_classes(damage)[:_MOST_CLASSES]
+    worst = most_changed_labels(damage)[:_MOST_CLASSES]
     if worst:
         said += "; worse by more than chance: "
         said += ", ".join(class_in_words(label, found, report) for label, found in worst)
     return said
 
 
-def all_damage_in_words(report: Report) -> list[str]:
-    """`damage_in_words` for every variant that changes something, and one line for those that do not."""
+def all_changed_predictions_in_words(report: Report) -> list[str]:
+    """`changed_predictions_in_words` for every variant that changes something, and one line for those that do not."""
     said = [
         text
         for variant in report.variants
-        if variant.damage and variant.damage.flipped and (text := damage_in_words(variant, report))
+        if variant.damage and variant.damage.flipped and (text := changed_predictions_in_words(variant, report))
     ]
     same = [variant.id for variant in report.variants if variant.damage and not variant.damage.flipped]
     if same:
@@ -168,16 +168,16 @@ def all_damage_in_words(report: Report) -> list[str]:
     return said
 
 
-def damaged_classes(damage: Damage) -> list[tuple[str, ClassDamage]]:
+def most_changed_labels(damage: ChangedPredictions) -> list[tuple[str, LabelChanges]]:
     """The labels that a variant makes worse by more than chance explains, the worst first."""
     return [
         (label, found)
-        for label, found in worst_classes(damage.per_class, len(damage.per_class))
+        for label, found in worst_labels(damage.per_class, len(damage.per_class))
         if found.variant < found.original and is_significant(found.p_value)
     ]
 
 
-def class_in_words(label: str, found: ClassDamage, report: Report) -> str:
+def class_in_words(label: str, found: LabelChanges, report: Report) -> str:
     """Accuracy of one label before and after, with the number of images and the p value."""
     return (
         f"{label_name(label, report)} {100 * found.original:.1f} -> {100 * found.variant:.1f} % of {found.n} "

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from edgetl.verify.gate.quantities import QUANTITIES
 from edgetl.verify.layers.parting import find_place
-from edgetl.verify.report import SQNR_LIMIT_DB, Check, LayerFidelity, Report, VariantReport
+from edgetl.verify.report import SQNR_LIMIT_DB, Check, LayerError, Report, VariantReport
 from edgetl_runtime.quantities import number_in_words, told_apart
 
 __all__ = [
@@ -104,7 +104,7 @@ def verdict_line(report: Report) -> str:
     return f"FAILED: {len(failed)} of {len(report.variants)} variants: {', '.join(sorted(failed))}"
 
 
-def wrong_layers(report: Report) -> dict[str, LayerFidelity]:
+def wrong_layers(report: Report) -> dict[str, LayerError]:
     """By id of the variants that failed in parity, the layer where each goes wrong by the rule of `edgetl inspect`.
 
     A limit on accuracy or latency says nothing of layers, and what every variant of a precision loses is its price.

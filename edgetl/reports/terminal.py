@@ -16,13 +16,13 @@ from edgetl.reports.phrases import (
     causes,
     changes_in_words,
     class_in_words,
-    damaged_classes,
     features_in_words,
+    most_changed_labels,
     slower_than_float,
     undecided_checks,
 )
 from edgetl.reports.table import HEADINGS, Row, describe, rows, verdict_line, where_it_goes_wrong
-from edgetl.verify.measure.cross_format import twins_in_words
+from edgetl.verify.measure.cross_format import formats_in_words
 from edgetl.verify.report import Report
 from edgetl_runtime.escaping import printable
 
@@ -56,7 +56,7 @@ def render_terminal(report: Report) -> str:
         _wrapped("NOISE ", report.disturbances),
         [
             *_wrapped("INT8  ", how_int8_was_made(report)),
-            *_wrapped("TWINS ", twins_in_words(report.twins)),
+            *_wrapped("TWINS ", formats_in_words(report.twins)),
             *_wrapped("", [surgery] if surgery else []),
         ],
     ):
@@ -69,7 +69,7 @@ def _damaged(report: Report) -> list[str]:
     return [
         f"{variant.id} damages " + ", ".join(class_in_words(label, found, report) for label, found in damaged[:3])
         for variant in report.variants
-        if variant.damage and (damaged := damaged_classes(variant.damage))
+        if variant.damage and (damaged := most_changed_labels(variant.damage))
     ]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgetl.spread import Spread, median_spread
 from edgetl.verify.measure.latency import ROUNDS
-from edgetl.verify.measure.system_load import describe_disturbances, read_moment
+from edgetl.verify.measure.system_load import describe_system_load, read_moment
 from edgetl_runtime.bench import interleave, settle
 from edgetl_runtime.errors import EdgetlError
 from edgetl_runtime.session import Session, Tensors
@@ -47,4 +47,4 @@ def time_side_by_side(
         for position, (name, own) in enumerate(zip(calls, rounds, strict=True))
         if position not in failed
     }
-    return found, describe_disturbances(moments)
+    return found, describe_system_load(moments)

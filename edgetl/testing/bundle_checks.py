@@ -23,7 +23,7 @@ from edgetl.reports.table import describe, is_of_parity, where_it_goes_wrong
 from edgetl.verify.bundle import REFERENCE, verify_bundle
 from edgetl.verify.gate.limits import Gate, read_gate
 from edgetl.verify.gate.quantities import QUANTITIES
-from edgetl.verify.measure.original_outputs import read_kept_reference
+from edgetl.verify.measure.original_outputs import read_kept_outputs
 from edgetl.verify.measure.parity import compare
 from edgetl.verify.options import VerifyOptions
 from edgetl.verify.report import Check, Parity, Report
@@ -133,7 +133,7 @@ class BundleChecks:
             return "golden"
         if find_spec("torch") is not None and (self.path / REFERENCE / _CHECKPOINT).is_file():
             return "torch"
-        return "kept" if read_kept_reference(self.bundle) is not None else "golden"
+        return "kept" if read_kept_outputs(self.bundle) is not None else "golden"
 
     def _verified(self) -> Report:
         if self._report is None:
@@ -162,7 +162,7 @@ class BundleChecks:
 
 
 class _Golden:
-    """Golden samples as samples whose label is what the original says, and as a `ReferenceModel` that knows them."""
+    """Golden samples as samples whose label is what the original says, and as a `OriginalModel` that knows them."""
 
     def __init__(self, bundle: Bundle) -> None:
         golden = bundle.golden()

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from edgetl.data.dataset import Sample, load_labelled
 from edgetl.models.training_history import HISTORY_FILE, read_rows
-from edgetl.verify.measure.original_outputs import RecordingReference, read_kept_reference
-from edgetl.verify.measure.outputs import ReferenceModel
+from edgetl.verify.measure.original_outputs import RecordingOriginal, read_kept_outputs
+from edgetl.verify.measure.outputs import OriginalModel
 from edgetl.verify.options import RunFacts, VerifyOptions
 from edgetl.verify.record import check_record
 from edgetl.verify.report import Report
@@ -84,7 +84,7 @@ def verify_bundle(
             raise UsageError("there are no new answers to keep", fix="leave --keep-reference out")
     if record:
         check_record(bundle, manifest, samples, variants=variants, force=force)
-    recording = RecordingReference(answering)
+    recording = RecordingOriginal(answering)
     asked = recording if keep_reference else answering
     facts = RunFacts(history=read_rows(bundle / REFERENCE / HISTORY_FILE), about_photos=about_photos)
     report = verify(bundle, samples, asked, options, variants=variants, original=original, track=track, facts=facts)
@@ -142,9 +142,9 @@ def _check_fits(reference: Checkpoint, manifest: Manifest) -> None:
         )
 
 
-def _kept(opened: Bundle, bundle: Path) -> ReferenceModel:
+def _kept(opened: Bundle, bundle: Path) -> OriginalModel:
     """The answers that the bundle keeps, or an error that says what is missing."""
-    kept = read_kept_reference(opened)
+    kept = read_kept_outputs(opened)
     if kept is not None:
         return kept
     if (bundle / REFERENCE / _CHECKPOINT).is_file():

@@ -23,9 +23,9 @@ from edgetl.verify.diagnose.audit import audit_variant
 from edgetl.verify.diagnose.diagnosis import Evidence, diagnose
 from edgetl.verify.layers.layer_error import find_suspects
 from edgetl.verify.layers.parting import find_place
-from edgetl.verify.measure.outputs import collect_answers
+from edgetl.verify.measure.outputs import collect_outputs
 from edgetl.verify.measure.parity import compare
-from edgetl.verify.report import NOT_EXPORTED, Finding, LayerFidelity, VariantReport
+from edgetl.verify.report import NOT_EXPORTED, Finding, LayerError, VariantReport
 from edgetl_export.progress import silent
 from edgetl_runtime.bundle import Bundle, open_bundle
 from edgetl_runtime.console import table
@@ -55,9 +55,9 @@ class VariantInspection:
     id: str
     agreement: float | None = None
     sqnr_db: float | None = None
-    parts_at: LayerFidelity | None = None
-    layers: tuple[LayerFidelity, ...] = ()
-    suspects: tuple[LayerFidelity, ...] = ()
+    parts_at: LayerError | None = None
+    layers: tuple[LayerError, ...] = ()
+    suspects: tuple[LayerError, ...] = ()
     findings: tuple[Finding, ...] = ()
     error: str | None = None
 
@@ -164,12 +164,12 @@ def _samples(opened: Bundle, images: Sequence[ImageSource] | None) -> list[Sampl
 def _inspected(
     opened: Bundle, chosen: Sequence[str], source: Source, samples: Sequence[Sample]
 ) -> list[VariantInspection]:
-    from edgetl.verify.layers.compare import layer_fidelity
+    from edgetl.verify.layers.compare import layer_errors
 
     openers = {name: partial(opened.session, name, threads=1) for name in chosen}
-    answers = collect_answers(openers, source.reference(), samples, opened.manifest, threads=1, track=silent)
+    answers = collect_outputs(openers, source.reference(), samples, opened.manifest, threads=1, track=silent)
     few = [preprocess(sample.source, opened.manifest.preprocess) for sample in samples[:_IMAGES_FOR_LAYERS]]
-    measured = layer_fidelity(opened, [name for name in chosen if name not in answers.errors], source, np.stack(few))
+    measured = layer_errors(opened, [name for name in chosen if name not in answers.errors], source, np.stack(few))
     reports = []
     for name in chosen:
         variant, layers = opened.manifest.variant(name), measured.get(name, ())
@@ -254,7 +254,7 @@ def _paragraph(variant: VariantInspection) -> list[str]:
     return said
 
 
-def _around(layers: Sequence[LayerFidelity], parts: LayerFidelity) -> list[str]:
+def _around(layers: Sequence[LayerError], parts: LayerError) -> list[str]:
     place = next(index for index, layer in enumerate(layers) if layer.node == parts.node)
     rows = [
         (

@@ -15,7 +15,7 @@ from edgetl_runtime.errors import BundleError, UsageError
 from edgetl_runtime.escaping import json_value
 
 __all__ = [
-    "MOST_FLIPS",
+    "MOST_CHANGED",
     "MOST_WORST",
     "NOT_EXPORTED",
     "REPORT_FILE",
@@ -24,23 +24,23 @@ __all__ = [
     "Accuracy",
     "BaselineComparison",
     "Change",
+    "ChangedPrediction",
+    "ChangedPredictions",
     "Check",
     "ClassAccuracy",
-    "ClassDamage",
-    "Damage",
+    "CrossFormatParity",
     "Data",
     "FeatureParity",
     "Finding",
-    "Flip",
+    "LabelChanges",
     "LabelScores",
     "Latency",
-    "LayerFidelity",
+    "LayerError",
     "Measured",
     "Memory",
     "Original",
     "Parity",
     "Report",
-    "Twins",
     "VariantReport",
     "Verdict",
     "WorstImage",
@@ -61,7 +61,7 @@ SQNR_LIMIT_DB = 200.0
 that are not finite.
 """
 
-MOST_FLIPS = 24
+MOST_CHANGED = 24
 """Flips that a report keeps of each variant; their number is kept in any case."""
 
 MOST_WORST = 12
@@ -209,7 +209,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class LayerFidelity:
+class LayerError:
     """One layer of a variant beside the same layer of the original.
 
     ``module`` is the path of the original module, for a sum or product between modules that of the last one before
@@ -238,7 +238,7 @@ class LayerFidelity:
 
 
 @dataclass(frozen=True)
-class Flip:
+class ChangedPrediction:
     """One image that a variant decides otherwise than the original.
 
     ``image`` is its name, ``truth``, ``original`` and ``variant`` are label ids; ``variant`` is empty when its logits
@@ -256,7 +256,7 @@ class Flip:
 
 
 @dataclass(frozen=True)
-class ClassDamage:
+class LabelChanges:
     """The ``n`` images of one label: shares that the ``original`` and the ``variant`` got right (top-1).
 
     ``p_value`` is of the exact McNemar test, two-sided: how often chance alone breaks and repairs this unevenly.
@@ -269,19 +269,19 @@ class ClassDamage:
 
 
 @dataclass(frozen=True)
-class Damage:
+class ChangedPredictions:
     """How the decisions of a variant differ from the original's, image by image.
 
     ``flipped`` decisions differ; of them ``broken`` were right and are wrong, ``repaired`` were wrong and are right,
-    the others are wrong either way. ``flips`` are at most `MOST_FLIPS` of them, those of the largest margin first.
+    the others are wrong either way. ``flips`` are at most `MOST_CHANGED` of them, those of the largest margin first.
     ``per_class`` goes by label id and leaves out labels without images.
     """
 
-    flips: tuple[Flip, ...]
+    flips: tuple[ChangedPrediction, ...]
     flipped: int
     broken: int
     repaired: int
-    per_class: dict[str, ClassDamage]
+    per_class: dict[str, LabelChanges]
 
 
 @dataclass(frozen=True)
@@ -318,10 +318,10 @@ class VariantReport:
     latency: Latency | None = None
     memory: Memory | None = None
     error: str | None = None
-    layers: tuple[LayerFidelity, ...] = ()
-    suspects: tuple[LayerFidelity, ...] = ()
+    layers: tuple[LayerError, ...] = ()
+    suspects: tuple[LayerError, ...] = ()
     layers_error: str | None = None
-    damage: Damage | None = None
+    damage: ChangedPredictions | None = None
     findings: tuple[Finding, ...] = ()
     features: tuple[FeatureParity, ...] = ()
     files_sha256: dict[str, str] = field(default_factory=dict)
@@ -377,7 +377,7 @@ class Original:
 
 
 @dataclass(frozen=True)
-class Twins:
+class CrossFormatParity:
     """How the logits of the second of two ``variants`` compare with those of the first."""
 
     variants: tuple[str, str]
@@ -479,7 +479,7 @@ class Report:
     disturbances: tuple[str, ...] = ()
     contract: dict[str, Any] = field(default_factory=dict)
     original: Original | None = None
-    twins: tuple[Twins, ...] = ()
+    twins: tuple[CrossFormatParity, ...] = ()
     left_out: tuple[str, ...] | None = None
     about_photos: tuple[str, ...] = ()
     schema: int = SCHEMA

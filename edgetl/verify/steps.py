@@ -18,13 +18,13 @@ from edgetl.verify.gate.limits import checks_of
 from edgetl.verify.gate.quantities import QUANTITIES
 from edgetl.verify.gate.regression import latency_decision
 from edgetl.verify.layers.layer_error import find_suspects
-from edgetl.verify.measure.changed_predictions import damage_of
+from edgetl.verify.measure.changed_predictions import changed_predictions
 from edgetl.verify.measure.latency import Latencies, LatencyOptions, measure_latency, median_preprocess_ms
 from edgetl.verify.measure.memory import measure_memory
-from edgetl.verify.measure.original import judge_original
-from edgetl.verify.measure.outputs import Answers
+from edgetl.verify.measure.original import confusion_of
+from edgetl.verify.measure.outputs import Outputs
 from edgetl.verify.options import VerifyOptions
-from edgetl.verify.report import Finding, Latency, LayerFidelity, Original, VariantReport
+from edgetl.verify.report import Finding, Latency, LayerError, Original, VariantReport
 from edgetl_runtime.bundle import Bundle
 from edgetl_runtime.errors import EdgetlError
 from edgetl_runtime.preprocess import preprocess
@@ -54,18 +54,18 @@ class Measuring:
     bundle: Bundle
     path: Path
     samples: Sequence[Sample]
-    answers: Answers
+    answers: Outputs
     options: VerifyOptions
     original: Source | Captured | None = None
 
-    def with_damage(self, reports: Sequence[VariantReport]) -> list[VariantReport]:
+    def with_changed_predictions(self, reports: Sequence[VariantReport]) -> list[VariantReport]:
         """Which decisions differ from the original's, with thumbnails."""
         labels = [label.id for label in self.bundle.manifest.labels]
         thumbnails, truth = Thumbnails(channels=self.bundle.manifest.preprocess.channels), self._truth()
         return [
             replace(
                 report,
-                damage=damage_of(
+                damage=changed_predictions(
                     self.samples,
                     truth,
                     self.answers.reference,
@@ -83,7 +83,7 @@ class Measuring:
         """What the original takes for what, and the images that it is most wrong about, with thumbnails."""
         labels = [label.id for label in self.bundle.manifest.labels]
         thumbnails = Thumbnails(_BUDGET_OF_WORST)
-        return judge_original(self.samples, self._truth(), self.answers.reference, labels, thumbnail=thumbnails)
+        return confusion_of(self.samples, self._truth(), self.answers.reference, labels, thumbnail=thumbnails)
 
     def with_latency(self, reports: Sequence[VariantReport]) -> tuple[list[VariantReport], tuple[str, ...]]:
         """Latencies, measured longer while gate or baseline are undecided; and what disturbed the measurement."""
@@ -118,11 +118,11 @@ class Measuring:
         if not worth or self.original is None:
             return list(reports)
         # Here, because it imports torch.
-        from edgetl.verify.layers.compare import layer_fidelity
+        from edgetl.verify.layers.compare import layer_errors
 
         spread = self.samples[:: max(1, len(self.samples) // _IMAGES_FOR_LAYERS)][:_IMAGES_FOR_LAYERS]
         images = np.stack([preprocess(sample.source, self.bundle.manifest.preprocess) for sample in spread])
-        measured = layer_fidelity(self.bundle, worth, self.original, images, threads=self.options.threads)
+        measured = layer_errors(self.bundle, worth, self.original, images, threads=self.options.threads)
         return [_with_layers(report, measured.get(report.id, ())) for report in reports]
 
     def with_findings(
@@ -202,7 +202,7 @@ def _with_latency(report: VariantReport, measured: Latency | EdgetlError | None)
     return report if measured is None else replace(report, latency=measured)
 
 
-def _with_layers(report: VariantReport, measured: tuple[LayerFidelity, ...] | EdgetlError) -> VariantReport:
+def _with_layers(report: VariantReport, measured: tuple[LayerError, ...] | EdgetlError) -> VariantReport:
     if isinstance(measured, EdgetlError):
         return replace(report, layers_error=measured.what)
     return replace(report, layers=measured, suspects=find_suspects(measured))

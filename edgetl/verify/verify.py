@@ -18,10 +18,10 @@ from edgetl.verify.gate.limits import Gate, judge
 from edgetl.verify.gate.provenance import contract_of
 from edgetl.verify.gate.regression import check_covers, check_same_model, compare_reports
 from edgetl.verify.measure.accuracy import score
-from edgetl.verify.measure.cross_format import twins_among
+from edgetl.verify.measure.cross_format import compare_formats
 from edgetl.verify.measure.machine import describe_workbench
-from edgetl.verify.measure.original_outputs import KeptReference
-from edgetl.verify.measure.outputs import Answers, ReferenceModel, collect_answers
+from edgetl.verify.measure.original_outputs import KeptOutputs
+from edgetl.verify.measure.outputs import OriginalModel, Outputs, collect_outputs
 from edgetl.verify.measure.parity import compare
 from edgetl.verify.options import RunFacts, VerifyOptions
 from edgetl.verify.report import NOT_EXPORTED, Accuracy, Data, Finding, Measured, Report, VariantReport, Verdict
@@ -45,7 +45,7 @@ __all__ = ["RunFacts", "VerifyOptions", "verify"]
 def verify(
     bundle: Path,
     samples: Sequence[Sample],
-    reference: ReferenceModel,
+    reference: OriginalModel,
     options: VerifyOptions | None = None,
     *,
     variants: Sequence[str] | None = None,
@@ -78,8 +78,8 @@ def verify(
         else partial(opened.session, variant.id, threads=options.threads)
         for variant in chosen
     }
-    answers = collect_answers(openers, reference, samples, manifest, threads=options.threads, track=track)
-    # After the photos: what a reference is asked first is what it may keep (`RecordingReference`).
+    answers = collect_outputs(openers, reference, samples, manifest, threads=options.threads, track=track)
+    # After the photos: what a reference is asked first is what it may keep (`RecordingOriginal`).
     faults = _audit(opened, reference, answers, samples, [variant.id for variant in chosen])
     measuring = Measuring(opened, bundle, samples, answers, options, original)
     accuracy, reports = _compare_and_score(chosen, answers, samples, manifest)
@@ -103,7 +103,7 @@ def verify(
         about_photos=tuple(facts.about_photos),
         contract=contract_of(manifest),
         original=measuring.original_model(),
-        twins=twins_among(chosen, answers.variants),
+        twins=compare_formats(chosen, answers.variants),
         left_out=tuple(variant.id for variant in manifest.variants if variant not in chosen),
     )
     report = _with_findings(_judged(report, options, faults, variants), measuring, faults)
@@ -144,7 +144,7 @@ def _check_samples(samples: Sequence[Sample], manifest: Manifest) -> None:
 
 
 def _compare_and_score(
-    variants: Sequence[Variant], answers: Answers, samples: Sequence[Sample], manifest: Manifest
+    variants: Sequence[Variant], answers: Outputs, samples: Sequence[Sample], manifest: Manifest
 ) -> tuple[Accuracy, list[VariantReport]]:
     """Accuracy of the reference, and a report with engine, size, parity and accuracy for each variant."""
     truth = np.array([sample.label for sample in samples], dtype=np.int64)
@@ -178,7 +178,7 @@ def _with_parts(
         reports = measuring.with_memory(reports)
     if options.layers:
         reports = measuring.with_layers(reports)
-    return measuring.with_damage(reports), disturbances
+    return measuring.with_changed_predictions(reports), disturbances
 
 
 def _stamped(reports: Sequence[VariantReport], variants: Sequence[Variant], measured: Measured) -> list[VariantReport]:
@@ -195,12 +195,12 @@ def _stamped(reports: Sequence[VariantReport], variants: Sequence[Variant], meas
 
 
 def _audit(
-    bundle: Bundle, reference: ReferenceModel, answers: Answers, samples: Sequence[Sample], variants: Sequence[str]
+    bundle: Bundle, reference: OriginalModel, answers: Outputs, samples: Sequence[Sample], variants: Sequence[str]
 ) -> list[Fault]:
     """What no comparison of answers shows: each is a check that fails. Raises `BundleError` for damaged samples."""
     truth = np.array([sample.label for sample in samples], dtype=np.int64)
     # Answers that were kept may be those of other images than the golden samples.
-    of_all = audit_bundle(bundle, None if isinstance(reference, KeptReference) else reference)
+    of_all = audit_bundle(bundle, None if isinstance(reference, KeptOutputs) else reference)
     faults = [*of_all, *audit_labels(answers.reference, truth, bundle.manifest.labels, variants)]
     faults += [fault for variant in variants for fault in audit_variant(bundle, variant)]
     return [fault for fault in faults if fault.check.variant in variants]

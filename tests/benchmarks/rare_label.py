@@ -22,7 +22,7 @@ from edgetl.recipe import ModelOptions
 from edgetl.training.finetune import finetune
 from edgetl.training.options import IMBALANCE, TrainOptions
 from edgetl.verify.bundle import source_of
-from edgetl.verify.measure.original import judge_original
+from edgetl.verify.measure.original import confusion_of
 
 BATCH = 32
 
@@ -44,7 +44,7 @@ def recalls(checkpoint: Checkpoint, data: Dataset) -> list[float]:
     places = range(len(data.val))
     logits = [original(pixels.read(places[at : at + BATCH]).numpy()) for at in places[::BATCH]]
     truth, ids = np.array([sample.label for sample in data.val]), [label.id for label in data.labels]
-    scores = judge_original(data.val, truth, np.concatenate(logits), ids).per_label
+    scores = confusion_of(data.val, truth, np.concatenate(logits), ids).per_label
     return [scores[name].recall or 0.0 for name in ids]
 
 

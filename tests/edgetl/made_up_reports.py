@@ -19,13 +19,13 @@ from edgetl.verify.report import (
     Accuracy,
     BaselineComparison,
     Change,
+    ChangedPrediction,
+    ChangedPredictions,
     Check,
     ClassAccuracy,
-    ClassDamage,
-    Damage,
     Data,
     Finding,
-    Flip,
+    LabelChanges,
     LabelScores,
     Latency,
     Memory,
@@ -170,24 +170,24 @@ def full_report(report: Report) -> Report:
     """`report` with everything a report can hold: an undecided check, damage, findings, a baseline, disturbances, and
     what the original takes for what."""
     per_class = {
-        "id0": ClassDamage(122, 0.8, 0.8, 1.0),
-        "id1": ClassDamage(122, 0.85, 0.85 - 10 / 122, 0.002),
-        "id2": ClassDamage(122, 0.9, 0.9 + 1 / 122, 1.0),
+        "id0": LabelChanges(122, 0.8, 0.8, 1.0),
+        "id1": LabelChanges(122, 0.85, 0.85 - 10 / 122, 0.002),
+        "id2": LabelChanges(122, 0.9, 0.9 + 1 / 122, 1.0),
     }
     flips = (
-        Flip("id1/a<b>.jpg", "id1", "id1", "id0", 0.8, "data:image/jpeg;base64,/9j/4AAQ"),
-        Flip("id2/c.jpg", "id2", "id0", "id2", 0.1, None),
-        Flip("id2/d.jpg", "id2", "id0", "", 0.05, None),
+        ChangedPrediction("id1/a<b>.jpg", "id1", "id1", "id0", 0.8, "data:image/jpeg;base64,/9j/4AAQ"),
+        ChangedPrediction("id2/c.jpg", "id2", "id0", "id2", 0.1, None),
+        ChangedPrediction("id2/d.jpg", "id2", "id0", "", 0.05, None),
     )
     variants = list(report.variants)
     variants[2] = replace(
         variants[2],
-        damage=Damage(flips, 13, 11, 1, per_class),
+        damage=ChangedPredictions(flips, 13, 11, 1, per_class),
         memory=Memory(120_000_000, load_ms=31.0, first_ms=12.0, import_ms=140.0),
     )
     variants[5] = replace(
         variants[5],
-        damage=Damage((replace(flips[0], thumbnail=None),), 220, 200, 0, per_class),
+        damage=ChangedPredictions((replace(flips[0], thumbnail=None),), 220, 200, 0, per_class),
         findings=(Finding("colours in the order BGR", "with R and B swapped 99.2 % agree, as is 40 %", "feed RGB"),),
     )
     slow = Check("onnx.fp32", "p95_ms", 9.0, 9.1, True, "<=", "measured 4 times as long", True, (8.7, 9.4))

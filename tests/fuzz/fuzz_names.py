@@ -39,13 +39,13 @@ from edgetl.verify.report import (
     Accuracy,
     BaselineComparison,
     Change,
+    ChangedPrediction,
+    ChangedPredictions,
     Check,
     ClassAccuracy,
-    ClassDamage,
-    Damage,
     Data,
     Finding,
-    Flip,
+    LabelChanges,
     Report,
     VariantReport,
     Verdict,
@@ -92,10 +92,12 @@ def a_report(r: random.Random) -> Report:
     """A small report in which every text of others is `a_name`."""
     labels = {a_name(r): a_name(r) for _ in range(3)}
     ids = list(labels)
-    flips = tuple(Flip(a_name(r), r.choice(ids), r.choice(ids), r.choice(ids), 0.5, None) for _ in range(3))
+    flips = tuple(
+        ChangedPrediction(a_name(r), r.choice(ids), r.choice(ids), r.choice(ids), 0.5, None) for _ in range(3)
+    )
     scores = {label: ClassAccuracy(9, 0.5) for label in ids}
     accuracy = Accuracy(n=9, top1=0.5, top5=1.0, delta=None, ci95=(0.3, 0.7), per_class=scores)
-    damage = Damage(flips, 3, 2, 1, {label: ClassDamage(9, 0.9, 0.1, 0.001) for label in ids})
+    damage = ChangedPredictions(flips, 3, 2, 1, {label: LabelChanges(9, 0.9, 0.1, 0.001) for label in ids})
     variant = VariantReport(a_name(r), a_name(r), "int8", error=a_name(r), accuracy=accuracy, damage=damage)
     variant = VariantReport(**{**vars(variant), "findings": (Finding(a_name(r), a_name(r), a_name(r)),)})
     checks = (

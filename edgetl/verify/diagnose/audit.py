@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgetl.verify.layers.file_weights import Stored, read_stored
+from edgetl.verify.layers.file_weights import FileWeights, read_file_weights
 from edgetl.verify.report import Check, Finding
 from edgetl_runtime.bundle import Bundle
 from edgetl_runtime.comparison import sqnr_db
@@ -29,7 +29,7 @@ from edgetl_runtime.preprocess import preprocess
 
 __all__ = ["Fault", "audit_bundle", "audit_labels", "audit_variant"]
 
-ReferenceModel = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
+OriginalModel = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 
 _AGAIN = "export the bundle again"
 _SAME_MODEL_DB = 40.0
@@ -49,7 +49,7 @@ class Fault:
 
 
 def audit_bundle(
-    bundle: Bundle, reference: ReferenceModel | None = None, variants: Sequence[str] | None = None
+    bundle: Bundle, reference: OriginalModel | None = None, variants: Sequence[str] | None = None
 ) -> tuple[Fault, ...]:
     """What is wrong with all variants alike: each of `variants` (by default all) has the checks that fail.
 
@@ -187,7 +187,7 @@ def audit_variant(bundle: Bundle, variant_id: str) -> tuple[Fault, ...]:
     if variant.precision not in _IN_INTEGERS:
         return tuple(faults)
     try:
-        stored = read_stored(variant.requires.engine, bundle.model(variant_id, verify=False))
+        stored = read_file_weights(variant.requires.engine, bundle.model(variant_id, verify=False))
     except (BundleError, EngineError, MissingDependency):
         return tuple(faults)
     return (*faults, *_other_weights(stored, variant))
@@ -232,7 +232,7 @@ def _brief(value: object) -> str:
     return f"{json.dumps(value)[:40] if isinstance(value, (list, str)) else str(value)[:60]}"
 
 
-def _other_weights(stored: Mapping[str, Stored], variant: Variant) -> Iterator[Fault]:
+def _other_weights(stored: Mapping[str, FileWeights], variant: Variant) -> Iterator[Fault]:
     total = sum(weights.values.size for weights in stored.values())
     if not total:
         return

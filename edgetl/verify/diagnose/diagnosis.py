@@ -16,14 +16,14 @@ import numpy.typing as npt
 
 from edgetl.data.dataset import Sample
 from edgetl.verify.layers.layer_error import find_suspects
-from edgetl.verify.report import Finding, LayerFidelity
+from edgetl.verify.report import Finding, LayerError
 from edgetl_runtime.bundle import Bundle
 from edgetl_runtime.comparison import sqnr_db
 from edgetl_runtime.errors import EdgetlError
 from edgetl_runtime.preprocess import preprocess
 
 if TYPE_CHECKING:
-    from edgetl.verify.diagnose.hypotheses import FewAnswers
+    from edgetl.verify.diagnose.hypotheses import FewOutputs
     from edgetl.verify.report import VariantReport
     from edgetl_export import Captured, Source
 
@@ -95,14 +95,14 @@ def _is_sound(precision: str, reference: npt.NDArray[np.float32], logits: npt.ND
     return agreed >= agreement and sqnr_db(reference, logits) >= near
 
 
-def _layers(report: VariantReport, evidence: Evidence) -> Sequence[LayerFidelity]:
+def _layers(report: VariantReport, evidence: Evidence) -> Sequence[LayerError]:
     """Those of the report, else of a few images; none without the original, or when the engine shows none."""
     if report.layers or evidence.original is None:
         return report.layers
-    from edgetl.verify.layers.compare import layer_fidelity
+    from edgetl.verify.layers.compare import layer_errors
 
     images = _images(evidence, _some(evidence, _IMAGES_FOR_LAYERS))
-    measured = layer_fidelity(evidence.bundle, [report.id], evidence.original, images, threads=evidence.threads)
+    measured = layer_errors(evidence.bundle, [report.id], evidence.original, images, threads=evidence.threads)
     found = measured[report.id]
     return () if isinstance(found, EdgetlError) else found
 
@@ -112,7 +112,7 @@ def _explain_answers(report: VariantReport, evidence: Evidence) -> tuple[Finding
     from edgetl.verify.diagnose.hypotheses import explain_by_images, explain_by_logits
 
     assert evidence.logits is not None
-    few, source = _few_answers(evidence), _source(evidence)
+    few, source = _few_outputs(evidence), _source(evidence)
     found = [explain_by_logits(evidence.reference, evidence.logits)]
     name, output = evidence.bundle.manifest.input.name, evidence.bundle.manifest.output.name
     try:
@@ -133,14 +133,14 @@ def _explain_answers(report: VariantReport, evidence: Evidence) -> tuple[Finding
     return (max(known, key=lambda explanation: explanation.near_db).finding,) if known else ()
 
 
-def _explain_by_fit(evidence: Evidence, layers: Sequence[LayerFidelity]) -> tuple[Finding, ...]:
+def _explain_by_fit(evidence: Evidence, layers: Sequence[LayerError]) -> tuple[Finding, ...]:
     """Another normalisation, tried when nothing else is known and the very first layer is wrong."""
     source = _source(evidence)
     if source is None or not find_suspects(layers[:1]):
         return ()
     from edgetl.verify.diagnose.preprocessing_probes import explain_by_fit
 
-    found = explain_by_fit(_few_answers(evidence), source)
+    found = explain_by_fit(_few_outputs(evidence), source)
     return () if found is None else (found.finding,)
 
 
@@ -152,12 +152,12 @@ def _source(evidence: Evidence) -> Source | None:
     return evidence.original.source if isinstance(evidence.original, Captured) else evidence.original
 
 
-def _few_answers(evidence: Evidence) -> FewAnswers:
-    from edgetl.verify.diagnose.hypotheses import FewAnswers
+def _few_outputs(evidence: Evidence) -> FewOutputs:
+    from edgetl.verify.diagnose.hypotheses import FewOutputs
 
     assert evidence.logits is not None
     places = _some(evidence, _IMAGES)
-    return FewAnswers(_images(evidence, places), evidence.reference[places], evidence.logits[places])
+    return FewOutputs(_images(evidence, places), evidence.reference[places], evidence.logits[places])
 
 
 def _some(evidence: Evidence, n: int) -> list[int]:

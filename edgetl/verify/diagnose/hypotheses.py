@@ -21,7 +21,7 @@ __all__ = [
     "GAINED_DB",
     "SCREENED",
     "Explanation",
-    "FewAnswers",
+    "FewOutputs",
     "explain_by_images",
     "explain_by_logits",
 ]
@@ -49,7 +49,7 @@ class Explanation:
 
 
 @dataclass(frozen=True, eq=False)
-class FewAnswers:
+class FewOutputs:
     """A few images (n, H, W, C) uint8, and the logits (n, classes) that original and variant gave for them."""
 
     images: Images
@@ -237,7 +237,7 @@ def _image_changes(images: Images) -> Iterator[_Change]:
                 )
 
 
-def explain_by_images(answers: FewAnswers, run: Callable[[Images], Logits]) -> Explanation | None:
+def explain_by_images(answers: FewOutputs, run: Callable[[Images], Logits]) -> Explanation | None:
     """Colour order, layout, orientation, an offset of one pixel: `run` is the variant, on images changed back."""
     few, known = answers.images[:SCREENED], answers.reference[:SCREENED]
     tried = [(sqnr_db(known, run(change.apply(few))), change) for change in _image_changes(few)]

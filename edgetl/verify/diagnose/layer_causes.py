@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgetl.verify.layers.layer_error import find_suspects
-from edgetl.verify.report import Finding, LayerFidelity
+from edgetl.verify.report import Finding, LayerError
 from edgetl_runtime.bundle import Bundle
 from edgetl_runtime.errors import BundleError
 
@@ -39,7 +39,7 @@ _HARD_IN_INTEGERS = {
 _FLOATS = ("fp32", "fp16")
 
 
-def explain_non_finite(logits: npt.NDArray[np.float32], layers: Sequence[LayerFidelity]) -> tuple[Finding, ...]:
+def explain_non_finite(logits: npt.NDArray[np.float32], layers: Sequence[LayerError]) -> tuple[Finding, ...]:
     """Where NaN or infinity come from: float16 that overflows, weights that are not finite, or the engine."""
     images = int(np.count_nonzero(~np.isfinite(logits).all(axis=1)))
     said = f"the logits of {images} of {len(logits)} images are not finite"
@@ -73,7 +73,7 @@ def explain_non_finite(logits: npt.NDArray[np.float32], layers: Sequence[LayerFi
 
 
 def explain_by_layers(
-    report: VariantReport, layers: Sequence[LayerFidelity], bundle: Bundle, original: Source | Captured | None
+    report: VariantReport, layers: Sequence[LayerError], bundle: Bundle, original: Source | Captured | None
 ) -> tuple[Finding, ...]:
     """What is wrong by the looks of the layers, in running order; empty when nothing stands out."""
     if not layers:
@@ -89,13 +89,13 @@ def explain_by_layers(
     return causes
 
 
-def explain_by_facts(layers: Sequence[LayerFidelity]) -> tuple[Finding, ...]:
+def explain_by_facts(layers: Sequence[LayerError]) -> tuple[Finding, ...]:
     """What is wrong whatever it costs: weights of one scale or of 4 bits, channels that died."""
     found = (_coarse(layers), _few_bits(layers), _dead(layers))
     return tuple(finding for finding in found if finding is not None)
 
 
-def _coarse(layers: Sequence[LayerFidelity]) -> Finding | None:
+def _coarse(layers: Sequence[LayerError]) -> Finding | None:
     weighted = [layer for layer in layers if layer.weights is not None]
     coarse = [layer for layer in weighted if "per tensor" in str(layer.weights)]
     if not coarse:
@@ -109,7 +109,7 @@ def _coarse(layers: Sequence[LayerFidelity]) -> Finding | None:
     )
 
 
-def _few_bits(layers: Sequence[LayerFidelity]) -> Finding | None:
+def _few_bits(layers: Sequence[LayerError]) -> Finding | None:
     few = [layer for layer in layers if layer.weights is not None and "4 bits" in layer.weights]
     if not few:
         return None
@@ -122,7 +122,7 @@ def _few_bits(layers: Sequence[LayerFidelity]) -> Finding | None:
 
 
 def _saturated(
-    layers: Sequence[LayerFidelity], grids: Mapping[str, tuple[float, float]], calibration: str
+    layers: Sequence[LayerError], grids: Mapping[str, tuple[float, float]], calibration: str
 ) -> Finding | None:
     """Narrow ranges in the file, or a calibration that does not cover these images, or covers far more."""
     clipped = [layer for layer in layers if layer.clipped > _CLIPPED and not _only_small_negatives(layer)]
@@ -159,13 +159,13 @@ def _saturated(
     return _stale(evidence, calibration)
 
 
-def _only_small_negatives(layer: LayerFidelity) -> bool:
+def _only_small_negatives(layer: LayerError) -> bool:
     """Whether all that is clipped is what SiLU and hard swish have below zero: that is rounding, no range."""
     least, greatest = layer.original_range
     return layer.range[0] == 0 and _LEAST_OF_SWISH <= least < 0 and greatest <= layer.range[1] * _ABOUT
 
 
-def _stops_before(layer: LayerFidelity, grid: tuple[float, float]) -> bool:
+def _stops_before(layer: LayerError, grid: tuple[float, float]) -> bool:
     """Whether the end at which a variant's values are clipped comes well before the calibrated one."""
     low_gap, high_gap = layer.range[0] - layer.original_range[0], layer.original_range[1] - layer.range[1]
     end = 1 if high_gap >= low_gap else 0
@@ -180,7 +180,7 @@ def _stale(evidence: str, calibration: str) -> Finding:
     )
 
 
-def _dead(layers: Sequence[LayerFidelity]) -> Finding | None:
+def _dead(layers: Sequence[LayerError]) -> Finding | None:
     first = next((layer for layer in layers if layer.dead_channels and layer.drop_db >= _LOST_DB), None)
     if first is None:
         return None
@@ -193,7 +193,7 @@ def _dead(layers: Sequence[LayerFidelity]) -> Finding | None:
     )
 
 
-def _hard_in_integers(layers: Sequence[LayerFidelity], original: Source | Captured) -> Finding | None:
+def _hard_in_integers(layers: Sequence[LayerError], original: Source | Captured) -> Finding | None:
     suspects = find_suspects(layers)
     from edgetl_export import Captured
 
@@ -211,7 +211,7 @@ def _hard_in_integers(layers: Sequence[LayerFidelity], original: Source | Captur
     return None
 
 
-def explain_by_place(layers: Sequence[LayerFidelity]) -> tuple[Finding, ...]:
+def explain_by_place(layers: Sequence[LayerError]) -> tuple[Finding, ...]:
     """Where a variant goes wrong, when nothing says why."""
     suspects = [layer for layer in find_suspects(layers) if layer.drop_db >= _CLEAR_FALL_DB]
     if not suspects:
@@ -247,7 +247,7 @@ def _calibration(bundle: Bundle, variant_id: str) -> str:
     return f"calibrated on {about.get('n')} images, fingerprint {str(about.get('fingerprint'))[:12]}"
 
 
-def _reach(layer: LayerFidelity) -> float:
+def _reach(layer: LayerError) -> float:
     return max(abs(end) for end in layer.original_range)
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from edgetl.verify.diagnose.hypotheses import FITTED_DB, GAINED_DB, SCREENED, Explanation, FewAnswers
+from edgetl.verify.diagnose.hypotheses import FITTED_DB, GAINED_DB, SCREENED, Explanation, FewOutputs
 from edgetl.verify.report import Finding
 from edgetl_export import Source
 from edgetl_runtime.comparison import sqnr_db
@@ -26,7 +26,7 @@ _IMAGENET = Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _FIX = "export from the checkpoint with its own mean and std: edgetl puts them into the file, the app adds none"
 
 
-def explain_by_original(answers: FewAnswers, source: Source) -> Explanation | None:
+def explain_by_original(answers: FewOutputs, source: Source) -> Explanation | None:
     """Missing, double or other normalisation, batch norms in training mode: done to the original, and compared."""
     network, pixels = _network(source), _pixels(answers)
     few, known = pixels[:SCREENED], answers.variant[:SCREENED]
@@ -46,7 +46,7 @@ def explain_by_original(answers: FewAnswers, source: Source) -> Explanation | No
     return None
 
 
-def explain_by_fit(answers: FewAnswers, source: Source) -> Explanation | None:
+def explain_by_fit(answers: FewOutputs, source: Source) -> Explanation | None:
     """A mean and a std, of all there are, with which the original answers like the variant."""
     network, pixels = _network(source), _pixels(answers)
     found, normalize = _fitted(network, source.normalize, pixels, answers.variant)
@@ -66,7 +66,7 @@ def _network(source: Source) -> nn.Module:
     return copy.deepcopy(source.module).cpu().float().eval()
 
 
-def _pixels(answers: FewAnswers) -> torch.Tensor:
+def _pixels(answers: FewOutputs) -> torch.Tensor:
     return torch.from_numpy(answers.images).float().permute(0, 3, 1, 2)
 
 

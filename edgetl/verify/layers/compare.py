@@ -14,30 +14,30 @@ from torch import fx
 from edgetl.verify.layers.alignment import Fingerprint, align, likeness_db
 from edgetl.verify.layers.layer_error import fall_db
 from edgetl.verify.layers.operators import PRODUCT, WEIGHTED, Point, kind_of
-from edgetl.verify.layers.probe import Watched, watch
-from edgetl.verify.layers.tensor_stats import Observed
-from edgetl.verify.report import LayerFidelity
+from edgetl.verify.layers.probe import Probe, open_probe
+from edgetl.verify.layers.tensor_stats import TensorStats
+from edgetl.verify.report import LayerError
 from edgetl_export import Captured, Source, capture
 from edgetl_export.quantize.layers import layers, module_of
 from edgetl_runtime.bundle import Bundle
 from edgetl_runtime.comparison import sqnr_db
 from edgetl_runtime.errors import EdgetlError
 
-__all__ = ["layer_fidelity"]
+__all__ = ["layer_errors"]
 
 Floats = npt.NDArray[np.float32]
 _NETWORK = "network"
 """The attribute of `edgetl_export.capture.ExportedModule` that holds the original."""
 
 
-def layer_fidelity(
+def layer_errors(
     bundle: Bundle,
     variants: Sequence[str],
     original: Source | Captured,
     images: npt.NDArray[np.uint8],
     *,
     threads: int = 1,
-) -> dict[str, tuple[LayerFidelity, ...] | EdgetlError]:
+) -> dict[str, tuple[LayerError, ...] | EdgetlError]:
     """By variant id its layers in running order, or the error that stopped it.
 
     `images` is (n, H, W, C) uint8, n at least 1. They go through one at a time, so that the memory needed is that of
@@ -52,7 +52,7 @@ def layer_fidelity(
         engine = bundle.manifest.variant(variant_id).requires.engine
         try:
             model = bundle.model(variant_id, verify=False)
-            measured[variant_id] = _Measured(watch(engine, model, bundle.manifest.input, threads=threads))
+            measured[variant_id] = _Measured(open_probe(engine, model, bundle.manifest.input, threads=threads))
         except EdgetlError as error:
             errors[variant_id] = error
     for index in range(len(images)):
@@ -126,11 +126,11 @@ class _FloatGraph(fx.Interpreter):
 class _Measured:
     """A variant, which of its tensors belongs to which layer, and their SQNR by image."""
 
-    def __init__(self, watched: Watched) -> None:
+    def __init__(self, watched: Probe) -> None:
         self._watched = watched
         self._tensors: dict[str, int] = {}
         self._layouts: dict[str, int] = {}
-        self._observed: dict[str, Observed] = {}
+        self._observed: dict[str, TensorStats] = {}
 
     def add(
         self,
@@ -149,9 +149,9 @@ class _Measured:
                 fits = [sqnr_db(reference, laid) for laid in _layouts(values[index], reference.shape)]
                 self._layouts[node] = int(np.argmax(fits))
             laid = list(_layouts(values[index], reference.shape))[self._layouts[node]]
-            self._observed.setdefault(node, Observed()).add(reference, laid)
+            self._observed.setdefault(node, TensorStats()).add(reference, laid)
 
-    def layers(self, reference: _FloatGraph) -> tuple[LayerFidelity, ...]:
+    def layers(self, reference: _FloatGraph) -> tuple[LayerError, ...]:
         """What was measured, in running order."""
         means = {node: observed.sqnr_db for node, observed in self._observed.items()}
         sources = reference.sources(means)
@@ -160,7 +160,7 @@ class _Measured:
             own, observed = self._watched.points[self._tensors[node]], self._observed[node]
             stored = self._watched.stored.get(own.maker)
             found.append(
-                LayerFidelity(
+                LayerError(
                     module=reference.modules[node],
                     node=node,
                     tensor=own.tensor,

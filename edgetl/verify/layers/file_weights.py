@@ -13,7 +13,14 @@ import numpy.typing as npt
 from edgetl_runtime.engines import ModelBytes
 from edgetl_runtime.errors import EngineError, MissingDependency
 
-__all__ = ["Stored", "port_name", "read_stored", "stored_in_onnx", "stored_in_openvino", "stored_in_tflite"]
+__all__ = [
+    "FileWeights",
+    "port_name",
+    "read_file_weights",
+    "weights_in_onnx",
+    "weights_in_openvino",
+    "weights_in_tflite",
+]
 
 _FOUR_BIT_VALUES = 16
 _LEAST_TO_COUNT = 64
@@ -23,7 +30,7 @@ _NEARLY_ALL = 0.99
 
 
 @dataclass(frozen=True, eq=False)
-class Stored:
+class FileWeights:
     """Constant weights of one operator.
 
     ``values`` is (output channels, weights of each) float32, dequantised; ``dtype`` the name of the type in the file;
@@ -93,7 +100,7 @@ class _Constant:
     scales: npt.NDArray[Any] | None = None
 
 
-def stored_in_onnx(graph: Any) -> dict[str, Stored]:
+def weights_in_onnx(graph: Any) -> dict[str, FileWeights]:
     """By output tensor of a Conv, Gemm or MatMul of an ONNX `graph` its constant weights."""
     import onnx
 
@@ -124,7 +131,7 @@ def stored_in_onnx(graph: Any) -> dict[str, Stored]:
         values = _scaled(source.values, scale.values, zeros, attribute(node, "axis", 1))
         return _Constant(source.dtype, values, scale.values.reshape(-1))
 
-    found: dict[str, Stored] = {}
+    found: dict[str, FileWeights] = {}
     for node in graph.node:
         if node.op_type not in ("Conv", "Gemm", "MatMul") or len(node.input) < 2:
             continue
@@ -135,14 +142,14 @@ def stored_in_onnx(graph: Any) -> dict[str, Stored]:
     return found
 
 
-def stored_in_tflite(interpreter: Any) -> dict[str, Stored]:
+def weights_in_tflite(interpreter: Any) -> dict[str, FileWeights]:
     """By index of the output tensor, as text, the constant weights of a LiteRT `interpreter`'s operators."""
     details = {detail["index"]: detail for detail in interpreter.get_tensor_details()}
     operators = interpreter._get_ops_details()
     widened = {op["outputs"][0]: op["inputs"][0] for op in operators if op["op_name"] == "DEQUANTIZE"}
     axes = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": -1, "FULLY_CONNECTED": 0}
     made = {int(index) for operator in operators for index in operator["outputs"]}
-    found: dict[str, Stored] = {}
+    found: dict[str, FileWeights] = {}
     for operator in operators:
         if operator["op_name"] not in axes:
             continue
@@ -182,9 +189,9 @@ def _shares(
     return shares
 
 
-def stored_in_openvino(ordered: Any) -> dict[str, Stored]:
+def weights_in_openvino(ordered: Any) -> dict[str, FileWeights]:
     """By `port_name` of the output the constant weights of convolutions and matrix products among `ordered` nodes."""
-    found: dict[str, Stored] = {}
+    found: dict[str, FileWeights] = {}
     for node in ordered:
         kind = node.get_type_name()
         if kind not in ("Convolution", "GroupConvolution", "MatMul"):
@@ -229,12 +236,12 @@ def _openvino_constant(node: Any) -> _Constant | None:
     return _Constant("int8", source.values, steps)
 
 
-def _stored(weights: _Constant, axis: int) -> Stored:
+def _stored(weights: _Constant, axis: int) -> FileWeights:
     scales = None if weights.scales is None else np.asarray(weights.scales, np.float32).reshape(-1)
-    return Stored(weights.dtype, _by_channel(weights.values, axis), scales)
+    return FileWeights(weights.dtype, _by_channel(weights.values, axis), scales)
 
 
-def read_stored(engine: str, model: ModelBytes) -> dict[str, Stored]:
+def read_file_weights(engine: str, model: ModelBytes) -> dict[str, FileWeights]:
     """The weights of `model`, by the output tensor of each operator; nothing is run.
 
     Raises `EngineError` when `engine` is unknown or the file cannot be read, `MissingDependency` when what reads it is
@@ -246,19 +253,19 @@ def read_stored(engine: str, model: ModelBytes) -> dict[str, Stored]:
     return readers[engine](model)
 
 
-def _read_onnx(model: ModelBytes) -> dict[str, Stored]:
+def _read_onnx(model: ModelBytes) -> dict[str, FileWeights]:
     try:
         import onnx
         from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     except ImportError:
         raise MissingDependency("onnx", needed_for="reading the weights of ONNX files", extra="export") from None
     try:
-        return stored_in_onnx(onnx.ModelProto.FromString(model.main).graph)
+        return weights_in_onnx(onnx.ModelProto.FromString(model.main).graph)
     except (DecodeError, ValueError) as error:
         raise EngineError(f"cannot read {model.name}: {error}") from error
 
 
-def _read_tflite(model: ModelBytes) -> dict[str, Stored]:
+def _read_tflite(model: ModelBytes) -> dict[str, FileWeights]:
     try:
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
     except ImportError:
@@ -268,12 +275,12 @@ def _read_tflite(model: ModelBytes) -> dict[str, Stored]:
         with warnings.catch_warnings(action="ignore"):  # that this is for debugging: it is what we do
             interpreter = Interpreter(model_content=model.main, experimental_op_resolver_type=plain)
         interpreter.allocate_tensors()
-        return stored_in_tflite(interpreter)
+        return weights_in_tflite(interpreter)
     except (RuntimeError, ValueError) as error:
         raise EngineError(f"cannot read {model.name}: {error}") from error
 
 
-def _read_openvino(model: ModelBytes) -> dict[str, Stored]:
+def _read_openvino(model: ModelBytes) -> dict[str, FileWeights]:
     try:
         import openvino
     except ImportError:
@@ -283,7 +290,7 @@ def _read_openvino(model: ModelBytes) -> dict[str, Stored]:
         loaded = openvino.Core().read_model(model.main, weights)
     except RuntimeError as error:
         raise EngineError(f"cannot read {model.name}: {error}") from error
-    return stored_in_openvino(loaded.get_ordered_ops())
+    return weights_in_openvino(loaded.get_ordered_ops())
 
 
 def port_name(output: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from edgetl.verify.report import LayerFidelity
+from edgetl.verify.report import LayerError
 
 __all__ = ["AS_GOOD_AS_EXACT_DB", "fall_db", "find_parting", "find_suspects"]
 
@@ -30,7 +30,7 @@ def fall_db(into: Sequence[float], out: float) -> float:
     return max(0.0, _clipped(min(into, default=AS_GOOD_AS_EXACT_DB)) - _clipped(out))
 
 
-def find_suspects(layers: Sequence[LayerFidelity]) -> tuple[LayerFidelity, ...]:
+def find_suspects(layers: Sequence[LayerError]) -> tuple[LayerError, ...]:
     """The first layers that go wrong, at most three of `layers`, which are in running order; none in a sound variant.
 
     A layer is suspected when it loses at least half as much as the one that loses most, and no less than 6 dB.
@@ -39,9 +39,7 @@ def find_suspects(layers: Sequence[LayerFidelity]) -> tuple[LayerFidelity, ...]:
     return tuple(layer for layer in layers if layer.drop_db >= least)[:_MOST_SUSPECTS]
 
 
-def find_parting(
-    layers: Sequence[LayerFidelity], siblings: Sequence[Sequence[LayerFidelity]] = ()
-) -> LayerFidelity | None:
+def find_parting(layers: Sequence[LayerError], siblings: Sequence[Sequence[LayerError]] = ()) -> LayerError | None:
     """The first layer where a variant parts from the original by more than its `siblings` do; None when none does.
 
     `siblings` are the layers of other variants of the same precision: what a layer loses in one of them too is what

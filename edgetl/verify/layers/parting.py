@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from edgetl.verify.diagnose.layer_causes import explain_by_facts
 from edgetl.verify.layers.layer_error import find_parting
-from edgetl.verify.report import LayerFidelity, VariantReport
+from edgetl.verify.report import LayerError, VariantReport
 
 __all__ = ["find_place"]
 
@@ -17,7 +17,7 @@ _FAULT_DB = 10.0
 """What engines round differently stays below, in a variant whose logits are near."""
 
 
-def find_place(report: VariantReport, reports: Sequence[VariantReport]) -> LayerFidelity | None:
+def find_place(report: VariantReport, reports: Sequence[VariantReport]) -> LayerError | None:
     """The first layer where the variant of `report` goes wrong beyond what its precision costs in the others of
     `reports`, or whose weights are not what they should be; None in a sound one, and where no layers are known."""
     if not report.layers:

@@ -13,23 +13,29 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from edgetl.verify.layers.file_weights import Stored, port_name, stored_in_onnx, stored_in_openvino, stored_in_tflite
+from edgetl.verify.layers.file_weights import (
+    FileWeights,
+    port_name,
+    weights_in_onnx,
+    weights_in_openvino,
+    weights_in_tflite,
+)
 from edgetl.verify.layers.operators import Operator, Point, points
 from edgetl_runtime.engines import Execution, ModelBytes, Signature, installed, missing, open_session
 from edgetl_runtime.engines.signal_stack import kept_signal_stack
 from edgetl_runtime.errors import EngineError, MissingDependency
 from edgetl_runtime.manifest import TensorSpec
 
-__all__ = ["Watched", "watch"]
+__all__ = ["Probe", "open_probe"]
 
 Floats = npt.NDArray[np.float32]
 
 
-class Watched(Protocol):
+class Probe(Protocol):
     """A variant whose inner tensors can be read. ``stored`` has the weights of layers by the ``maker`` of a point."""
 
     points: list[Point]
-    stored: dict[str, Stored]
+    stored: dict[str, FileWeights]
 
     def run(self, image: npt.NDArray[np.uint8]) -> list[Floats]:
         """Values of all `points` for one image (1, H, W, C), dequantised, in the layout of the file.
@@ -39,7 +45,7 @@ class Watched(Protocol):
         ...
 
 
-def watch(engine: str, model: ModelBytes, image: TensorSpec, *, threads: int) -> Watched:
+def open_probe(engine: str, model: ModelBytes, image: TensorSpec, *, threads: int) -> Probe:
     """Open `model` in `engine`, one of the table `edgetl_runtime.engines.ENGINES`; `image` is its input.
 
     Raises `MissingDependency` or `EngineError`.
@@ -51,7 +57,7 @@ def watch(engine: str, model: ModelBytes, image: TensorSpec, *, threads: int) ->
     return _OPENERS[engine](model, image, threads)
 
 
-class _WatchedOnnx:
+class _OnnxProbe:
     def __init__(self, model: ModelBytes, image: TensorSpec, threads: int) -> None:
         try:
             import onnx
@@ -78,7 +84,7 @@ class _WatchedOnnx:
             for node in graph.node
             if node.op_type == "QuantizeLinear" and all(name in constants for name in node.input[1:3])
         }
-        self.stored = stored_in_onnx(graph)
+        self.stored = weights_in_onnx(graph)
         self._image = image.name
         watched = ModelBytes(loaded.SerializeToString(), name=model.name)
         self._session = open_session("onnxruntime", watched, Signature((image,), outputs), Execution(threads=threads))
@@ -91,7 +97,7 @@ class _WatchedOnnx:
         return _dequantized(values, *self._grids[name]) if name in self._grids else values.astype(np.float32)
 
 
-class _WatchedTflite:
+class _TfliteProbe:
     def __init__(self, model: ModelBytes, image: TensorSpec, threads: int) -> None:
         try:
             from ai_edge_litert.interpreter import Interpreter, OpResolverType
@@ -122,7 +128,7 @@ class _WatchedTflite:
         # Tensors go by index here: their names need not differ.
         self._listed = points(operators, str(self._image))
         self.points = [Point(self._details[point.tensor]["name"], point.kind, point.maker) for point in self._listed]
-        self.stored = stored_in_tflite(self._interpreter)
+        self.stored = weights_in_tflite(self._interpreter)
 
     def run(self, image: npt.NDArray[np.uint8]) -> list[Floats]:
         try:
@@ -141,7 +147,7 @@ class _WatchedTflite:
         return _dequantized(values, np.float32(scale), zero_point) if scale else values.astype(np.float32)
 
 
-class _WatchedOpenvino:
+class _OpenvinoProbe:
     def __init__(self, model: ModelBytes, image: TensorSpec, threads: int) -> None:
         import openvino
 
@@ -161,7 +167,7 @@ class _WatchedOpenvino:
                 if node.get_type_name() != "Result"
             ]
             self.points = points(operators, port_name(loaded.inputs[0]))
-            self.stored = stored_in_openvino(ordered)
+            self.stored = weights_in_openvino(ordered)
             ports = {port_name(output): output for node in ordered for output in node.outputs()}
             listed = {port_name(result.input_value(0)) for result in loaded.get_results()}
             loaded.add_outputs([ports[point.tensor] for point in self.points if point.tensor not in listed])
@@ -180,10 +186,10 @@ class _WatchedOpenvino:
             raise EngineError(f"{self._where} failed to run in openvino: {error}") from error
 
 
-_OPENERS: dict[str, Callable[[ModelBytes, TensorSpec, int], Watched]] = {
-    "onnxruntime": _WatchedOnnx,
-    "litert": _WatchedTflite,
-    "openvino": _WatchedOpenvino,
+_OPENERS: dict[str, Callable[[ModelBytes, TensorSpec, int], Probe]] = {
+    "onnxruntime": _OnnxProbe,
+    "litert": _TfliteProbe,
+    "openvino": _OpenvinoProbe,
 }
 
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from edgetl.verify.report import SQNR_LIMIT_DB
 from edgetl_runtime.comparison import sqnr_db
 
-__all__ = ["Observed"]
+__all__ = ["TensorStats"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -21,7 +21,7 @@ _MOST = 0.5
 _MANY = 8
 
 
-class Observed:
+class TensorStats:
     """Sums over the images that were added; at least one before anything is read."""
 
     def __init__(self) -> None:

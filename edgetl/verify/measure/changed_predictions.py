@@ -1,4 +1,4 @@
-"""Damage: which decisions of the original a variant changes, and which labels that hurts.
+"""Changed predictions: which decisions of the original a variant changes, and which labels lose by that.
 
 Accuracy alone hides it: five images that a variant breaks and five that it repairs leave top-1 where it was, and a
 label with twenty images can be lost while the mean over thousands stays.
@@ -13,16 +13,16 @@ import numpy.typing as npt
 
 from edgetl.data.dataset import Sample
 from edgetl.stats import mcnemar
-from edgetl.verify.report import MOST_FLIPS, ClassDamage, Damage, Flip
+from edgetl.verify.report import MOST_CHANGED, ChangedPrediction, ChangedPredictions, LabelChanges
 
-__all__ = ["damage_of", "worst_classes"]
+__all__ = ["changed_predictions", "worst_labels"]
 
 
 _Logits = npt.NDArray[np.float32]
 _AT_ONCE = 4096  # rows of logits, in float64
 
 
-def damage_of(
+def changed_predictions(
     samples: Sequence[Sample],
     truth: npt.NDArray[np.int64],
     reference: _Logits,
@@ -30,7 +30,7 @@ def damage_of(
     labels: Sequence[str],
     *,
     thumbnail: Callable[[Sample], str | None] | None = None,
-) -> Damage:
+) -> ChangedPredictions:
     """Compare the decisions of two (n, classes) float32 arrays of logits on the same n `samples`.
 
     `truth` are (n,) indices into `labels`, which are ids in the order of the logits. `thumbnail` gives a data URI and
@@ -44,10 +44,10 @@ def damage_of(
     right, still_right = before == truth, after == truth
     flipped = np.flatnonzero(before != after)
     margins = _margins(reference)
-    kept = flipped[np.argsort(-margins[flipped], kind="stable")][:MOST_FLIPS]
-    return Damage(
+    kept = flipped[np.argsort(-margins[flipped], kind="stable")][:MOST_CHANGED]
+    return ChangedPredictions(
         flips=tuple(
-            Flip(
+            ChangedPrediction(
                 image=samples[index].name,
                 truth=labels[truth[index]],
                 original=labels[before[index]],
@@ -61,25 +61,25 @@ def damage_of(
         broken=int(np.count_nonzero(right & ~still_right)),
         repaired=int(np.count_nonzero(~right & still_right)),
         per_class={
-            labels[index]: _class_damage(right[truth == index], still_right[truth == index])
+            labels[index]: _label_changes(right[truth == index], still_right[truth == index])
             for index in np.unique(truth)
         },
     )
 
 
-def worst_classes(per_class: Mapping[str, ClassDamage], most: int) -> list[tuple[str, ClassDamage]]:
+def worst_labels(per_class: Mapping[str, LabelChanges], most: int) -> list[tuple[str, LabelChanges]]:
     """At most `most` labels that a variant changed, those that lost most images first."""
 
-    def lost(item: tuple[str, ClassDamage]) -> float:
+    def lost(item: tuple[str, LabelChanges]) -> float:
         return item[1].n * (item[1].variant - item[1].original)
 
     changed = [item for item in per_class.items() if item[1].variant != item[1].original]
     return sorted(changed, key=lost)[:most]
 
 
-def _class_damage(right: npt.NDArray[np.bool_], still_right: npt.NDArray[np.bool_]) -> ClassDamage:
+def _label_changes(right: npt.NDArray[np.bool_], still_right: npt.NDArray[np.bool_]) -> LabelChanges:
     broken, repaired = int(np.count_nonzero(right & ~still_right)), int(np.count_nonzero(~right & still_right))
-    return ClassDamage(len(right), float(right.mean()), float(still_right.mean()), mcnemar(broken, repaired))
+    return LabelChanges(len(right), float(right.mean()), float(still_right.mean()), mcnemar(broken, repaired))
 
 
 def _margins(logits: _Logits) -> npt.NDArray[np.float64]:

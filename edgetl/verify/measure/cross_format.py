@@ -1,4 +1,4 @@
-"""Twins: one precision in two formats. Written from the same parameters, do they also decide alike?"""
+"""Cross-format parity: one precision in two formats. Written from the same parameters, do they decide alike?"""
 
 from __future__ import annotations
 
@@ -9,22 +9,26 @@ import numpy as np
 import numpy.typing as npt
 
 from edgetl.verify.measure.parity import compare
-from edgetl.verify.report import Twins
+from edgetl.verify.report import CrossFormatParity
 from edgetl_runtime.manifest import Variant
 
-__all__ = ["twins_among", "twins_in_words"]
+__all__ = ["compare_formats", "formats_in_words"]
 
 _PRECISION = "int8"
 """Floats agree with the original anyway; other integers are not written for every format."""
 
 
-def twins_among(variants: Sequence[Variant], logits: Mapping[str, npt.NDArray[np.float32]]) -> tuple[Twins, ...]:
+def compare_formats(
+    variants: Sequence[Variant], logits: Mapping[str, npt.NDArray[np.float32]]
+) -> tuple[CrossFormatParity, ...]:
     """Every two int8 variants that gave `logits` (n, classes), by variant id."""
     alike = [variant.id for variant in variants if variant.precision == _PRECISION and variant.id in logits]
-    return tuple(Twins((one, other), compare(logits[one], logits[other])) for one, other in combinations(alike, 2))
+    return tuple(
+        CrossFormatParity((one, other), compare(logits[one], logits[other])) for one, other in combinations(alike, 2)
+    )
 
 
-def twins_in_words(twins: Sequence[Twins]) -> list[str]:
+def formats_in_words(twins: Sequence[CrossFormatParity]) -> list[str]:
     """One line when all of them always give the same label, else a line for every two; none when there are none."""
     if not twins:
         return []

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from edgetl.spread import median_spread, percentile_ratio_spread, percentile_spread, ratio_spread
-from edgetl.verify.measure.system_load import Moment, describe_disturbances, read_moment, waited_share
+from edgetl.verify.measure.system_load import Moment, describe_system_load, read_moment, waited_share
 from edgetl.verify.report import Latency
 from edgetl_runtime.bench import interleave, settle
 from edgetl_runtime.errors import EdgetlError
@@ -31,7 +31,7 @@ __all__ = [
     "ROUNDS",
     "Latencies",
     "LatencyOptions",
-    "default_reference",
+    "default_latency_baseline",
     "fp32_of",
     "measure_latency",
     "median_preprocess_ms",
@@ -49,7 +49,7 @@ class LatencyOptions:
     """``seconds`` of runs per variant, at most ``most_times`` as many where that does not decide.
 
     ``threads`` and ``preprocess_ms`` are what the results will say; ``reference`` is the variant that ratios are
-    against, by default `default_reference`.
+    against, by default `default_latency_baseline`.
     """
 
     threads: int
@@ -84,7 +84,7 @@ def measure_latency(
     After the first rounds, and again after every doubling, `undecided` is asked which variants need to be measured
     longer. They are, beside those that they are compared with.
     """
-    reference = options.reference or default_reference(openers)
+    reference = options.reference or default_latency_baseline(openers)
     with ExitStack() as stack:
         race = _Race(feeds, options, reference)
         for variant, opener in openers.items():
@@ -101,10 +101,10 @@ def measure_latency(
             race.go(ROUNDS * times, [variant for variant in found if variant in longer or variant in beside])
             found, times = race.latencies(), times * 2
     variants = {variant: race.errors.get(variant) or found[variant] for variant in openers}
-    return Latencies(variants, describe_disturbances(race.moments))
+    return Latencies(variants, describe_system_load(race.moments))
 
 
-def default_reference(variants: Iterable[str]) -> str | None:
+def default_latency_baseline(variants: Iterable[str]) -> str | None:
     """What ratios are against when nobody says: fp32 of onnx, else the first fp32, else nothing."""
     single = [variant for variant in variants if variant.endswith(".fp32")]
     return "onnx.fp32" if "onnx.fp32" in single else next(iter(single), None)
@@ -219,7 +219,7 @@ class _Race:
             p95_ci95=p95_ci95,
             waited=waited_share([self.spans[i] for i in counted]),
             start_waited=own.start_waited,
-            **self._beside_reference(own, counted),
+            **self._beside_baseline(own, counted),
             **self._beside_fp32(variant, counted),
         )
 
@@ -229,7 +229,7 @@ class _Race:
         calm = [i for i in rounds if (waits[i] or 0.0) <= _CALM]
         return calm if len(calm) >= ROUNDS else list(rounds)
 
-    def _beside_reference(self, own: _Timed, counted: Sequence[int]) -> dict[str, Any]:
+    def _beside_baseline(self, own: _Timed, counted: Sequence[int]) -> dict[str, Any]:
         other = self._running(self.reference)
         if other is None:
             return {}

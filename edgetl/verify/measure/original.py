@@ -14,13 +14,13 @@ import numpy.typing as npt
 from edgetl.data.dataset import Sample
 from edgetl.verify.report import MOST_WORST, LabelScores, Original, WorstImage
 
-__all__ = ["judge_original", "most_confused"]
+__all__ = ["confusion_of", "most_confused"]
 
 
 _AT_ONCE = 4096  # rows of logits, in float64
 
 
-def judge_original(
+def confusion_of(
     samples: Sequence[Sample],
     truth: npt.NDArray[np.int64],
     logits: npt.NDArray[np.float32],

@@ -27,7 +27,7 @@ from edgetl_runtime.errors import BundleError, DataError, OutputError
 from edgetl_runtime.manifest import Manifest
 from edgetl_runtime.writing import write_file
 
-__all__ = ["KEPT_FILES", "FeatureModel", "KeptReference", "RecordingReference", "read_kept_reference"]
+__all__ = ["KEPT_FILES", "FeatureModel", "KeptOutputs", "RecordingOriginal", "read_kept_outputs"]
 
 _Images: TypeAlias = npt.NDArray[np.uint8]
 _Logits: TypeAlias = npt.NDArray[np.float32]
@@ -41,7 +41,7 @@ _AGAIN = "keep the answers again, where torch is: edgetl verify BUNDLE --data DI
 
 @runtime_checkable
 class FeatureModel(Protocol):
-    """A `ReferenceModel` that gives more than logits."""
+    """A `OriginalModel` that gives more than logits."""
 
     def __call__(self, images: _Images) -> _Logits:
         """The logits alone."""
@@ -58,8 +58,8 @@ class FeatureModel(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class KeptReference:
-    """A `ReferenceModel` that looks answers up: for an image that it does not know it has none.
+class KeptOutputs:
+    """A `OriginalModel` that looks answers up: for an image that it does not know it has none.
 
     ``logits`` (n, classes) float32 are in the order of ``rows``, by image the row of its answer; so are ``features``.
     """
@@ -89,8 +89,8 @@ class KeptReference:
 
 
 @dataclass
-class RecordingReference:
-    """A `ReferenceModel` that remembers what `model` answered to every image."""
+class RecordingOriginal:
+    """A `OriginalModel` that remembers what `model` answered to every image."""
 
     model: Callable[[_Images], _Logits]
     _digests: list[bytes] = field(default_factory=list)
@@ -145,7 +145,7 @@ class RecordingReference:
             ) from None
 
 
-def read_kept_reference(bundle: Bundle) -> KeptReference | None:
+def read_kept_outputs(bundle: Bundle) -> KeptOutputs | None:
     """The answers that `bundle` keeps, ``None`` when it keeps none.
 
     Raises `BundleError` when they are damaged, of a newer schema, or of another model than the bundle.
@@ -173,7 +173,7 @@ def read_kept_reference(bundle: Bundle) -> KeptReference | None:
     logits, images = arrays.pop("logits"), arrays.pop("images")
     if logits.shape != (n, len(manifest.labels)) or any(len(rows) != n for rows in (images, *arrays.values())):
         raise BundleError(f"{_LOGITS} in {bundle.path} holds {logits.shape} logits of {n} images", fix=_AGAIN)
-    return KeptReference(logits, {image.tobytes(): row for row, image in enumerate(images)}, arrays)
+    return KeptOutputs(logits, {image.tobytes(): row for row, image in enumerate(images)}, arrays)
 
 
 def _arrays(content: bytes, where: str, features: Sequence[str]) -> dict[str, npt.NDArray[Any]]:

@@ -26,11 +26,11 @@ from edgetl_runtime.manifest import Manifest
 from edgetl_runtime.preprocess import preprocess
 from edgetl_runtime.session import Session
 
-__all__ = ["Answers", "Images", "Logits", "ReferenceModel", "collect_answers", "fingerprint_of"]
+__all__ = ["Images", "Logits", "OriginalModel", "Outputs", "collect_outputs", "fingerprint_of"]
 
 Images: TypeAlias = npt.NDArray[np.uint8]
 Logits: TypeAlias = npt.NDArray[np.float32]
-ReferenceModel: TypeAlias = Callable[[Images], Logits] | FeatureModel
+OriginalModel: TypeAlias = Callable[[Images], Logits] | FeatureModel
 """The original model: (batch, height, width, C) uint8 to (batch, classes) float32 logits."""
 
 CHUNK = 64
@@ -41,7 +41,7 @@ _MOST_IN_MEMORY = 2**25
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
+class Outputs:
     """What the models said, image by image in the order of the samples.
 
     ``reference`` is (n, classes) float32; ``variants`` the same by variant id, for those in ``errors`` missing.
@@ -59,15 +59,15 @@ class Answers:
     features: dict[str, tuple[FeatureParity, ...]] = field(default_factory=dict)
 
 
-def collect_answers(
+def collect_outputs(
     openers: Mapping[str, Callable[[], Session]],
-    reference: ReferenceModel,
+    reference: OriginalModel,
     samples: Sequence[Sample],
     manifest: Manifest,
     *,
     threads: int,
     track: Track,
-) -> Answers:
+) -> Outputs:
     """Stream `samples`, at least one, through `reference` and through the session that each opener loads.
 
     A variant that cannot be loaded or run is left out from there on and its error kept. `threads` is what a session
@@ -105,7 +105,7 @@ def collect_answers(
             done += len(images)
         engines = {name: (session.engine, session.engine_version) for name, session in sessions.items()}
     assert first_image is not None
-    return Answers(
+    return Outputs(
         reference=expected,
         variants={name: logits for name, logits in given.items() if name not in errors},
         engines=engines,
@@ -135,14 +135,14 @@ def _labelled(chunk: Sequence[Sample], images: Images) -> bytes:
     return np.array([sample.label for sample in chunk], dtype="<i8").tobytes() + images.tobytes()
 
 
-def _features(reference: ReferenceModel, manifest: Manifest) -> list[str]:
+def _features(reference: OriginalModel, manifest: Manifest) -> list[str]:
     """The manifest's features that `reference` gives too."""
     known = reference.features if isinstance(reference, FeatureModel) else ()
     return [spec.name for spec in manifest.features if spec.name in known]
 
 
 def _asked(
-    reference: ReferenceModel, images: Images, manifest: Manifest, features: Sequence[str]
+    reference: OriginalModel, images: Images, manifest: Manifest, features: Sequence[str]
 ) -> Mapping[str, npt.NDArray[np.float32]]:
     """Logits and `features` of the original by name."""
     if features and isinstance(reference, FeatureModel):

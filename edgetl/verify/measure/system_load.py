@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["Moment", "describe_disturbances", "read_moment", "waited_share"]
+__all__ = ["Moment", "describe_system_load", "read_moment", "waited_share"]
 
 _PROC = Path("/proc")
 _CLOCKS = Path("/sys/devices/system/cpu")
@@ -86,7 +86,7 @@ def waited_share(spans: Sequence[tuple[Moment, Moment]]) -> float | None:
     return min(_MOST_WAITED, waited / seconds, others / seconds) if seconds > 0 else None
 
 
-def describe_disturbances(moments: Sequence[Moment]) -> tuple[str, ...]:
+def describe_system_load(moments: Sequence[Moment]) -> tuple[str, ...]:
     """What changed between the `moments`, in the order they were seen, one sentence each; none on a quiet machine."""
     if not moments:
         return ()

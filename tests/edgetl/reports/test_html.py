@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgetl.reports.html import render_html
-from edgetl.verify.report import LayerFidelity, Report
+from edgetl.verify.report import LayerError, Report
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
@@ -144,7 +144,7 @@ def test_the_same_report_gives_the_same_page(report: Report, text: str) -> None:
 
 
 def test_layers_are_drawn_and_the_suspects_named(report: Report) -> None:
-    layers = tuple(LayerFidelity(f"features.{i}$", f"conv2d_{i}", "t", 30.0 - 9 * i, 9.0) for i in range(3))
+    layers = tuple(LayerError(f"features.{i}$", f"conv2d_{i}", "t", 30.0 - 9 * i, 9.0) for i in range(3))
     some = layers[:1] + layers[2:]
     measured = replace(
         report,

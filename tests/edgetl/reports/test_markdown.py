@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 
 from edgetl.reports.markdown import render_markdown
-from edgetl.verify.report import ClassDamage, Damage, Finding, Flip, Report, Verdict
+from edgetl.verify.report import ChangedPrediction, ChangedPredictions, Finding, LabelChanges, Report, Verdict
 
 COMMENT_LIMIT = 65_536
 """Characters that GitHub takes for a comment."""
@@ -81,12 +81,12 @@ def test_names_cannot_break_out(report: Report) -> None:
 
 def test_it_fits_into_a_comment_however_much_there_is(full_report: Report) -> None:
     long = "x" * 5000
-    flips = tuple(Flip(f"{i}{long}", "id0", "id1", "id2", 0.5, f"data:,{long}") for i in range(24))
-    per_class = {f"label {i} {long}": ClassDamage(9, 0.9, 0.1, 0.01) for i in range(1000)}
+    flips = tuple(ChangedPrediction(f"{i}{long}", "id0", "id1", "id2", 0.5, f"data:,{long}") for i in range(24))
+    per_class = {f"label {i} {long}": LabelChanges(9, 0.9, 0.1, 0.01) for i in range(1000)}
     worst = [
         replace(
             variant,
-            damage=Damage(flips, 300, 200, 50, per_class),
+            damage=ChangedPredictions(flips, 300, 200, 50, per_class),
             findings=tuple(Finding(long, long, long) for _ in range(20)),
         )
         for variant in full_report.variants

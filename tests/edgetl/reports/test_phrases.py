@@ -7,7 +7,7 @@ import pytest
 from edgetl.reports.html import render_html
 from edgetl.reports.junit import render_junit
 from edgetl.reports.markdown import render_markdown
-from edgetl.reports.phrases import all_damage_in_words, change_rows, changes_in_words, slower_than_float
+from edgetl.reports.phrases import all_changed_predictions_in_words, change_rows, changes_in_words, slower_than_float
 from edgetl.reports.table import describe, name_of, rows, speed_up
 from edgetl.reports.terminal import render_terminal
 from edgetl.verify.gate.quantities import QUANTITIES
@@ -98,7 +98,7 @@ def test_a_variant_that_is_undecided_is_open(full_report: Report) -> None:
 
 
 def test_damage_names_labels_only_when_it_is_more_than_chance(full_report: Report) -> None:
-    first, second = all_damage_in_words(full_report)
+    first, second = all_changed_predictions_in_words(full_report)
     assert first == (
         "onnx.int8 changes 13 of 367 decisions: 11 broken, 1 repaired, 1 wrong either way; worse by more than chance: "
         "Label <1> 85.0 -> 76.8 % of 122 (p 0.002)"
@@ -112,7 +112,7 @@ def test_damage_names_labels_only_when_it_is_more_than_chance(full_report: Repor
         replace(full_report.variants[2], damage=replace(damage, per_class=mild)),
         replace(full_report.variants[0], damage=equal),
     )
-    assert all_damage_in_words(replace(full_report, variants=variants)) == [
+    assert all_changed_predictions_in_words(replace(full_report, variants=variants)) == [
         "onnx.int8 changes 13 of 367 decisions: 11 broken, 1 repaired, 1 wrong either way",
         "like the original on all 367 images: onnx.fp32",
     ]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgetl.verify.measure.original_outputs import RecordingReference
+from edgetl.verify.measure.original_outputs import RecordingOriginal
 from edgetl_runtime.bundle import open_bundle
 from edgetl_runtime.preprocess import preprocess
 
@@ -111,7 +111,7 @@ def test_photos_without_torch_against_the_answers_that_are_kept(
     opened = open_bundle(bundle)
     images = np.stack([preprocess(path, opened.manifest.preprocess) for path in sorted(photos.rglob("*.png"))])
     with opened.session("openvino.fp32") as session:
-        recording = RecordingReference(
+        recording = RecordingOriginal(
             lambda batch: np.concatenate([session.run({"image": image[None]})["logits"] for image in batch])
         )
         recording(images)

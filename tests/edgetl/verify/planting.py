@@ -16,7 +16,7 @@ from edgetl_runtime.bundle import open_bundle
 from edgetl_runtime.manifest import FileEntry
 
 Weights = npt.NDArray[Any]
-Damage = Callable[[Weights], Weights]
+ChangedPredictions = Callable[[Weights], Weights]
 
 
 def flipped(weights: Weights) -> Weights:
@@ -25,7 +25,7 @@ def flipped(weights: Weights) -> Weights:
     return weights * signs.reshape(-1, *[1] * (weights.ndim - 1))
 
 
-def plant_in_layer(bundle: Path, variant_id: str, place: int, damage: Damage) -> None:
+def plant_in_layer(bundle: Path, variant_id: str, place: int, damage: ChangedPredictions) -> None:
     """`damage` the weights of the convolution or matrix product number `place`, from 0, of a variant's file.
 
     The weights are as they are stored, output channels first.
@@ -50,7 +50,7 @@ def renew(bundle: Path, variant_id: str) -> None:
     write_manifest(bundle, dataclasses.replace(manifest, variants=tuple(variants)))
 
 
-def _in_onnx(paths: list[Path], place: int, damage: Damage) -> None:
+def _in_onnx(paths: list[Path], place: int, damage: ChangedPredictions) -> None:
     import onnx
 
     model = onnx.load(paths[0])
@@ -66,7 +66,7 @@ def _in_onnx(paths: list[Path], place: int, damage: Damage) -> None:
     onnx.save(model, paths[0])
 
 
-def _in_tflite(paths: list[Path], place: int, damage: Damage) -> None:
+def _in_tflite(paths: list[Path], place: int, damage: ChangedPredictions) -> None:
     from ai_edge_litert import schema_py_generated as schema
 
     from edgetl_export.targets import tflite_flatbuffer
@@ -84,7 +84,7 @@ def _in_tflite(paths: list[Path], place: int, damage: Damage) -> None:
     paths[0].write_bytes(tflite_flatbuffer.packed(model))
 
 
-def _in_openvino(paths: list[Path], place: int, damage: Damage) -> None:
+def _in_openvino(paths: list[Path], place: int, damage: ChangedPredictions) -> None:
     import openvino
 
     model = openvino.Core().read_model(paths[0])

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from edgetl.cli.main import main
-from edgetl.verify.measure.original_outputs import RecordingReference
+from edgetl.verify.measure.original_outputs import RecordingOriginal
 from edgetl.verify.report import Report
 from edgetl_runtime import load
 from edgetl_runtime.bundle import open_bundle
@@ -56,7 +56,7 @@ def keep(bundle: Path, photos: Path, original: Model) -> None:
     """The original's answers to all photos, as ``--keep-reference`` leaves them."""
     manifest = open_bundle(bundle).manifest
     files = [file for label in manifest.labels for file in sorted((photos / label.id).iterdir())]
-    recording = RecordingReference(original)
+    recording = RecordingOriginal(original)
     recording(np.stack([preprocess(file, manifest.preprocess) for file in files]))
     labels = [index for index in range(len(manifest.labels)) for _ in range(EACH)]
     recording.keep(bundle, manifest, labels)

@@ -16,7 +16,7 @@ from edgetl.reports.markdown import render_markdown
 from edgetl.reports.terminal import render_terminal
 from edgetl.verify.gate.limits import Gate
 from edgetl.verify.gate.propose import propose_gate
-from edgetl.verify.measure.original_outputs import RecordingReference, read_kept_reference
+from edgetl.verify.measure.original_outputs import RecordingOriginal, read_kept_outputs
 from edgetl.verify.measure.parity import FeatureSums, compare
 from edgetl.verify.options import VerifyOptions
 from edgetl.verify.report import FeatureParity, Report
@@ -124,10 +124,10 @@ def test_answers_that_are_kept_have_features_too(
     colours_bundle: MakeBundle, model: Colours, samples: list[Sample]
 ) -> None:
     folder = colours_bundle(wrong=1.001)
-    recording = RecordingReference(model)
+    recording = RecordingOriginal(model)
     before = verify(folder, samples, recording, QUICK)
     recording.keep(folder, open_bundle(folder).manifest, [sample.label for sample in samples])
-    kept = read_kept_reference(open_bundle(folder))
+    kept = read_kept_outputs(open_bundle(folder))
     assert kept is not None
     after = verify(folder, samples, kept, QUICK)
     assert after.variants[0].features == before.variants[0].features != ()

@@ -18,7 +18,7 @@ from torch import nn
 import edgetl.verify.inspect as inspection
 from edgetl.verify.inspect import LayerInspection, inspect_layers
 from edgetl.verify.layers.layer_error import find_parting
-from edgetl.verify.report import LayerFidelity
+from edgetl.verify.report import LayerError
 from edgetl_export import CalibrationSamples, ExportOptions, Source, export
 from edgetl_runtime.errors import CheckpointError, UsageError
 from edgetl_runtime.manifest import Label, Normalize, Preprocess
@@ -129,8 +129,8 @@ def test_a_sound_bundle_parts_nowhere(bundle: Path, images: list[npt.NDArray[np.
 
 
 def test_what_the_precision_costs_is_no_fault() -> None:
-    def layers(*drops: float) -> list[LayerFidelity]:
-        return [LayerFidelity(f"m{i}", f"n{i}", "t", 0.0, drop) for i, drop in enumerate(drops)]
+    def layers(*drops: float) -> list[LayerError]:
+        return [LayerError(f"m{i}", f"n{i}", "t", 0.0, drop) for i, drop in enumerate(drops)]
 
     parted = find_parting(layers(13, 2, 11, 3), [layers(13, 2, 2, 3), layers(14, 3, 1, 8)])
     assert parted is not None

@@ -20,13 +20,13 @@ from edgetl.verify.report import (
     BaselineComparison,
     Change,
     Check,
+    CrossFormatParity,
     Data,
-    LayerFidelity,
+    LayerError,
     Measured,
     Memory,
     Parity,
     Report,
-    Twins,
     VariantReport,
 )
 from edgetl_runtime.errors import OutputError, UsageError
@@ -157,7 +157,7 @@ def test_a_variant_that_was_written_after_all_is_no_longer_missing(
     assert merged.variant("openvino.int8") == report.variants[-1], "that one still is"
 
 
-LAYERS = (LayerFidelity("stem", "n1", "t1", 30.0, 8.0), LayerFidelity("head", "n2", "t2", 20.0, 10.0))
+LAYERS = (LayerError("stem", "n1", "t1", 30.0, 8.0), LayerError("head", "n2", "t2", 20.0, 10.0))
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_changes_since_a_baseline_and_twins_stay_with_their_variants(
 ) -> None:
     changes = tuple(Change(id_, "top1", 0.9, 0.8, True, True, "p 0.01") for id_ in ("onnx.fp32", "tflite.int8"))
     parity = Parity(367, 0.99, 20.0, None, None)
-    twins = (Twins(("onnx.int8", "tflite.int8"), parity),)
+    twins = (CrossFormatParity(("onnx.int8", "tflite.int8"), parity),)
     lost = Check("tflite.int8", "baseline.top1", 0.9, 0.8, False, ">=")
     checks = (*whole.verdict.checks, lost)
     before = replace(

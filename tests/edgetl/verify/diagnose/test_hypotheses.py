@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgetl.verify.diagnose.hypotheses import FewAnswers, explain_by_images, explain_by_logits
+from edgetl.verify.diagnose.hypotheses import FewOutputs, explain_by_images, explain_by_logits
 from edgetl.verify.diagnose.preprocessing_probes import explain_by_fit, explain_by_original
 from edgetl_export import Source
 from edgetl_runtime.manifest import Label, Normalize, Preprocess
@@ -49,8 +49,8 @@ def images() -> Images:
     return coarse.repeat(3, axis=1).repeat(3, axis=2).astype(np.uint8)
 
 
-def answers(images: Images, source: Source, variant: Model) -> FewAnswers:
-    return FewAnswers(images, source.reference()(images), variant(images))
+def answers(images: Images, source: Source, variant: Model) -> FewOutputs:
+    return FewOutputs(images, source.reference()(images), variant(images))
 
 
 def with_normalisation(source: Source, change: Callable[[torch.Tensor], torch.Tensor]) -> Model:
@@ -141,7 +141,7 @@ def test_batch_norms_in_training_mode_are_recognised(source: Source, images: Ima
 
     kept = source.module[1].state_dict()  # type: ignore[index]
     kept = {key: value.clone() for key, value in kept.items()}
-    few = FewAnswers(images, source.reference()(images), variant(images))
+    few = FewOutputs(images, source.reference()(images), variant(images))
     source.module[1].load_state_dict(kept)  # type: ignore[index]
     found = explain_by_original(few, source)
     assert found is not None

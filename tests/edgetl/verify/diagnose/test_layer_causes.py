@@ -15,9 +15,9 @@ from edgetl.verify.diagnose.layer_causes import (
     explain_by_place,
     explain_non_finite,
 )
-from edgetl.verify.layers.file_weights import Stored
-from edgetl.verify.layers.tensor_stats import Observed
-from edgetl.verify.report import LayerFidelity, VariantReport
+from edgetl.verify.layers.file_weights import FileWeights
+from edgetl.verify.layers.tensor_stats import TensorStats
+from edgetl.verify.report import LayerError, VariantReport
 from edgetl_export import Source
 from edgetl_runtime.errors import BundleError
 from edgetl_runtime.manifest import Label, Manifest, Normalize, Preprocess, Requires, TensorSpec, Variant
@@ -49,15 +49,15 @@ class Kept:
         return self._text.encode()
 
 
-def layer(name: str, **about: object) -> LayerFidelity:
-    return replace(LayerFidelity(name, f"node_{name}", name, 30.0, 1.0, (0.0, 4.0), (0.0, 4.0)), **about)  # type: ignore[arg-type]
+def layer(name: str, **about: object) -> LayerError:
+    return replace(LayerError(name, f"node_{name}", name, 30.0, 1.0, (0.0, 4.0), (0.0, 4.0)), **about)  # type: ignore[arg-type]
 
 
 SOUND = [layer("a", weights="int8 per channel"), layer("b"), layer("c", weights="int8 per channel")]
 GRIDS = {f"node_{name}": (4 / 255, 0) for name in "abc"}
 
 
-def causes(layers: list[LayerFidelity], grids: dict[str, tuple[float, int]] = GRIDS) -> list[str]:
+def causes(layers: list[LayerError], grids: dict[str, tuple[float, int]] = GRIDS) -> list[str]:
     return [finding.cause for finding in explain_by_layers(INT8, layers, Kept(grids), None)]  # type: ignore[arg-type]
 
 
@@ -121,7 +121,7 @@ def test_where_nan_comes_from() -> None:
     loud = layer("a", original_range=(0.0, 1e5))
     broken = layer("b", non_finite=0.5)
 
-    def cause(*layers: LayerFidelity) -> str:
+    def cause(*layers: LayerError) -> str:
         (finding,) = explain_non_finite(logits, layers)
         return finding.cause
 
@@ -141,8 +141,8 @@ def test_what_is_seen_of_a_layer() -> None:
     infinite = original.copy()
     infinite[0, 0, 0, 0] = np.inf
 
-    def seen(own: npt.NDArray[np.float32]) -> Observed:
-        observed = Observed()
+    def seen(own: npt.NDArray[np.float32]) -> TensorStats:
+        observed = TensorStats()
         observed.add(original, own)
         return observed
 
@@ -161,15 +161,15 @@ def test_how_weights_are_stored_is_read_from_their_values() -> None:
     levels = np.clip(np.round(rng.normal(0, 40, (16, 27))), -127, 127)
     levels[:, 0] = 127
     scales = rng.uniform(0.01, 0.1, 16).astype(np.float32)
-    plain = Stored("int8", (levels * scales[:, None]).astype(np.float32), scales)
-    four = Stored("int8", (np.round(levels / 127 * 7) / 7 * 127 * scales[:, None]).astype(np.float32), scales)
-    coarse = Stored("int8", levels.astype(np.float32), np.ones(1, np.float32))
+    plain = FileWeights("int8", (levels * scales[:, None]).astype(np.float32), scales)
+    four = FileWeights("int8", (np.round(levels / 127 * 7) / 7 * 127 * scales[:, None]).astype(np.float32), scales)
+    coarse = FileWeights("int8", levels.astype(np.float32), np.ones(1, np.float32))
     assert [str(stored) for stored in (plain, four, coarse)] == [
         "int8 per channel",
         "int8 per channel, 4 bits",
         "int8 per tensor",
     ]
     floats = rng.normal(0, 1, (16, 27)).astype(np.float32)
-    assert str(Stored("float32", floats)) == "float32"
+    assert str(FileWeights("float32", floats)) == "float32"
     floats[0, 0] = np.nan
-    assert str(Stored("float32", floats)) == "float32, not finite"
+    assert str(FileWeights("float32", floats)) == "float32, not finite"

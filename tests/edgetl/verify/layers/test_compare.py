@@ -20,10 +20,10 @@ from edgetl.data.dataset import Sample
 from edgetl.reports.html import render_html
 from edgetl.reports.markdown import render_markdown
 from edgetl.reports.terminal import render_terminal
-from edgetl.verify.layers.compare import layer_fidelity
+from edgetl.verify.layers.compare import layer_errors
 from edgetl.verify.layers.layer_error import fall_db, find_suspects
-from edgetl.verify.layers.probe import watch
-from edgetl.verify.report import LayerFidelity, Report
+from edgetl.verify.layers.probe import open_probe
+from edgetl.verify.report import LayerError, Report
 from edgetl.verify.verify import VerifyOptions, verify
 from edgetl_export import CalibrationSamples, ExportOptions, Source, export
 from edgetl_export.bundle_writer import write_manifest
@@ -113,13 +113,13 @@ def damaged(source: Source, layer: str, damage: Callable[[torch.Tensor], torch.T
     return dataclasses.replace(source, module=module)
 
 
-def found(result: tuple[LayerFidelity, ...] | EdgetlError) -> tuple[LayerFidelity, ...]:
+def found(result: tuple[LayerError, ...] | EdgetlError) -> tuple[LayerError, ...]:
     assert not isinstance(result, EdgetlError), result
     return result
 
 
 def test_every_layer_of_every_variant_is_found(exported: Path, source: Source, images: npt.NDArray[np.uint8]) -> None:
-    measured = layer_fidelity(open_bundle(exported), VARIANTS, source, images[:2])
+    measured = layer_errors(open_bundle(exported), VARIANTS, source, images[:2])
     assert list(measured) == VARIANTS
     for variant, result in measured.items():
         layers = found(result)
@@ -140,7 +140,7 @@ def test_the_layer_that_differs_is_named_first(
     damage: Callable[[torch.Tensor], torch.Tensor],
 ) -> None:
     """Whichever side the damage is on, variant and original part there."""
-    measured = layer_fidelity(open_bundle(exported), VARIANTS, damaged(source, layer, damage), images[:2])
+    measured = layer_errors(open_bundle(exported), VARIANTS, damaged(source, layer, damage), images[:2])
     for variant, result in measured.items():
         suspects = find_suspects(found(result))
         assert [suspect.module for suspect in suspects[:1]] == [layer], (variant, suspects)
@@ -173,7 +173,7 @@ def test_scales_that_a_converter_folds_into_a_layer(
     samples = CalibrationSamples(list(images[:8]), source.preprocess)
     export(scaled, samples, list(images[:2]), tmp_path, ExportOptions(precisions=("fp32",)))
     variants = [f"{target}.fp32" for target in ("onnx", "tflite", "openvino")]
-    layers = layer_fidelity(open_bundle(tmp_path), variants, scaled, images[:2])
+    layers = layer_errors(open_bundle(tmp_path), variants, scaled, images[:2])
     for variant in variants:
         rows = found(layers[variant])
         assert min(row.sqnr_db for row in rows) > 80, variant
@@ -187,7 +187,7 @@ def test_what_is_watched_is_what_runs(exported: Path, images: npt.NDArray[np.uin
     """Looking inside changes nothing: the logits are those of the engine as it runs on the device."""
     bundle = open_bundle(exported)
     engine = bundle.manifest.variant(variant).requires.engine
-    watched = watch(engine, bundle.model(variant), bundle.manifest.input, threads=1)
+    watched = open_probe(engine, bundle.model(variant), bundle.manifest.input, threads=1)
     seen = watched.run(images[:1])[-1]
     logits = bundle.session(variant, threads=1).run({"image": images[:1]})["logits"]
     step = float(np.abs(logits).max()) / 127
@@ -234,7 +234,7 @@ def test_a_variant_that_cannot_be_taken_apart_stops_no_other(
         return dataclasses.replace(content, main=b"TFL3" * 9) if variant_id == "tflite.int8" else content
 
     monkeypatch.setattr(bundle, "model", model)
-    measured = layer_fidelity(bundle, ["tflite.int8", "onnx.int8"], source, images[:1])
+    measured = layer_errors(bundle, ["tflite.int8", "onnx.int8"], source, images[:1])
     assert isinstance(measured["tflite.int8"], EngineError)
     assert found(measured["onnx.int8"])
 
@@ -247,7 +247,7 @@ def test_a_fall_is_from_the_worst_input_and_ends_at_nothing() -> None:
 
 
 def test_suspects_are_the_first_large_falls() -> None:
-    layers = [LayerFidelity(str(i), str(i), "t", 0.0, drop) for i, drop in enumerate([4, 13, 2, 20, 9.9, 12, 15])]
+    layers = [LayerError(str(i), str(i), "t", 0.0, drop) for i, drop in enumerate([4, 13, 2, 20, 9.9, 12, 15])]
     assert [layer.module for layer in find_suspects(layers)] == ["1", "3", "5"]
     assert find_suspects(layers[:1]) == ()
     assert find_suspects([]) == ()

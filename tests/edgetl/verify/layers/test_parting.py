@@ -18,15 +18,15 @@ from edgetl.verify.gate.limits import Gate
 from edgetl.verify.layers.layer_error import find_suspects
 from edgetl.verify.layers.parting import find_place
 from edgetl.verify.options import VerifyOptions
-from edgetl.verify.report import Check, LayerFidelity, Report, Verdict
+from edgetl.verify.report import Check, LayerError, Report, Verdict
 from edgetl.verify.verify import verify
 
 ID = "onnx.int8"
 COSTLY, BROKEN = (3.0, 12.0, 2.0), (3.0, 12.0, 30.0)
 
 
-def layers(drops: tuple[float, ...]) -> tuple[LayerFidelity, ...]:
-    return tuple(LayerFidelity(f"m{i}", f"n{i}", "t", 9.0, drop) for i, drop in enumerate(drops))
+def layers(drops: tuple[float, ...]) -> tuple[LayerError, ...]:
+    return tuple(LayerError(f"m{i}", f"n{i}", "t", 9.0, drop) for i, drop in enumerate(drops))
 
 
 def taken_apart(report: Report, drops: tuple[float, ...], what: str, **check: Any) -> Report:

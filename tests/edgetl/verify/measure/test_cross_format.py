@@ -16,30 +16,30 @@ from edgetl.data.dataset import Sample
 from edgetl.reports.html import render_html
 from edgetl.reports.markdown import render_markdown
 from edgetl.reports.terminal import render_terminal
-from edgetl.verify.measure.cross_format import twins_in_words
-from edgetl.verify.report import Parity, Report, Twins
+from edgetl.verify.measure.cross_format import formats_in_words
+from edgetl.verify.report import CrossFormatParity, Parity, Report
 from edgetl.verify.verify import VerifyOptions, verify
 
 Model = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 NAMES = ("onnx.int8", "tflite.int8", "openvino.int8")
 
 
-def twins(*agreements: float) -> tuple[Twins, ...]:
+def twins(*agreements: float) -> tuple[CrossFormatParity, ...]:
     pairs = [(NAMES[0], NAMES[1]), (NAMES[0], NAMES[2]), (NAMES[1], NAMES[2])]
     parities = [Parity(250, agreement, 47.5, 0.1, 0.99) for agreement in agreements]
-    return tuple(Twins(pair, parity) for pair, parity in zip(pairs, parities, strict=False))
+    return tuple(CrossFormatParity(pair, parity) for pair, parity in zip(pairs, parities, strict=False))
 
 
 def test_twins_that_never_differ_are_one_line() -> None:
-    assert twins_in_words(twins(1.0, 1.0, 1.0)) == [
+    assert formats_in_words(twins(1.0, 1.0, 1.0)) == [
         "onnx.int8, tflite.int8 and openvino.int8 give the same label on each of 250 images"
     ]
-    assert twins_in_words(twins(1.0)) == ["onnx.int8 and tflite.int8 give the same label on each of 250 images"]
-    assert twins_in_words(()) == []
+    assert formats_in_words(twins(1.0)) == ["onnx.int8 and tflite.int8 give the same label on each of 250 images"]
+    assert formats_in_words(()) == []
 
 
 def test_otherwise_every_two_have_a_line() -> None:
-    assert twins_in_words(twins(1.0, 0.984, 0.984)) == [
+    assert formats_in_words(twins(1.0, 0.984, 0.984)) == [
         "onnx.int8 and tflite.int8 give the same label on 100.0% of 250 images",
         "onnx.int8 and openvino.int8 give the same label on 98.4% of 250 images",
         "tflite.int8 and openvino.int8 give the same label on 98.4% of 250 images",
@@ -66,7 +66,7 @@ def test_verification_compares_the_int8_files_alone(
 
 def test_every_rendering_says_so_and_the_json_keeps_it(report: Report) -> None:
     told = replace(report, twins=twins(1.0, 0.984, 0.984))
-    for line in twins_in_words(told.twins):
+    for line in formats_in_words(told.twins):
         assert line in " ".join(render_terminal(told).split())
         assert line in html.unescape(render_html(told))
         assert line.replace("_", r"\_") in render_markdown(told).replace("\\", "")

@@ -17,7 +17,7 @@ from edgetl.verify.measure.latency import (
     ROUNDS,
     Latencies,
     LatencyOptions,
-    default_reference,
+    default_latency_baseline,
     measure_latency,
     median_preprocess_ms,
 )
@@ -129,9 +129,9 @@ def test_the_reference_can_be_chosen(clock: FakeClock) -> None:
     options = LatencyOptions(1, 0.2, 0.5, reference="tflite.fp32")
     result = measured(measure_latency(openers, FEEDS, options), "onnx.fp32")
     assert (result.reference, result.ratio, result.p95_ratio) == ("tflite.fp32", 2.0, 2.0)
-    assert default_reference(["tflite.fp32", "onnx.int8"]) == "tflite.fp32"
-    assert default_reference(["tflite.fp32", "onnx.fp32"]) == "onnx.fp32"
-    assert default_reference(["onnx.int8"]) is None
+    assert default_latency_baseline(["tflite.fp32", "onnx.int8"]) == "tflite.fp32"
+    assert default_latency_baseline(["tflite.fp32", "onnx.fp32"]) == "onnx.fp32"
+    assert default_latency_baseline(["onnx.int8"]) is None
 
 
 @pytest.mark.parametrize(("most", "rounds"), [(1, ROUNDS), (2, 2 * ROUNDS), (4, 4 * ROUNDS), (5, 4 * ROUNDS)])

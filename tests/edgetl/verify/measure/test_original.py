@@ -9,7 +9,7 @@ import pytest
 from edgetl.data.dataset import Sample
 from edgetl.reports.original_views import view_original
 from edgetl.reports.training_plots import draw_training, training_in_words
-from edgetl.verify.measure.original import judge_original, most_confused
+from edgetl.verify.measure.original import confusion_of, most_confused
 from edgetl.verify.report import MOST_WORST, LabelScores, Original, Report
 
 LABELS = ["a", "b", "c", "d"]
@@ -26,7 +26,7 @@ def rows(*decisions: int, margin: float = 5.0) -> np.ndarray:
 
 def test_labels_and_confusions_are_counted() -> None:
     truth = np.array([0, 0, 0, 1, 1])
-    found = judge_original(samples(5), truth, rows(0, 0, 1, 1, 3), LABELS)
+    found = confusion_of(samples(5), truth, rows(0, 0, 1, 1, 3), LABELS)
     assert found.per_label == {
         "a": LabelScores(3, 2 / 3, 2, 1.0),
         "b": LabelScores(2, 0.5, 2, 0.5),
@@ -47,7 +47,7 @@ def test_the_loss_is_the_cross_entropy_and_the_worst_come_first() -> None:
         asked.append(sample.name)
         return f"data:{sample.name}"
 
-    found = judge_original(samples(n), truth, logits, LABELS, thumbnail=thumbnail)
+    found = confusion_of(samples(n), truth, logits, LABELS, thumbnail=thumbnail)
     assert found.loss == pytest.approx(float(losses.mean()), rel=1e-6)
     expected = [f"{i}.jpg" for i in np.argsort(-losses)[:MOST_WORST]]
     assert [worst.image for worst in found.worst] == expected == asked
@@ -64,7 +64,7 @@ def test_the_most_confused_pairs_are_of_different_labels() -> None:
 
 
 def test_the_matrix_is_for_few_labels_and_the_pairs_for_any(report: Report) -> None:
-    small = judge_original(samples(4), np.array([0, 0, 1, 1]), rows(0, 1, 1, 3), LABELS)
+    small = confusion_of(samples(4), np.array([0, 0, 1, 1]), rows(0, 1, 1, 3), LABELS)
     view = view_original(replace(report, original=small))
     assert view is not None
     assert [(row.label, [cell.n for cell in row.cells]) for row in view.matrix] == [
@@ -74,7 +74,7 @@ def test_the_matrix_is_for_few_labels_and_the_pairs_for_any(report: Report) -> N
     assert [row.label for row in view.labels] == ["a", "b", "d"], "the lowest recall first, no images last"
     many = [f"label {i}" for i in range(50)]
     logits = np.eye(50, dtype=np.float32)[[*range(1, 50), 1]]
-    view = view_original(replace(report, original=judge_original(samples(50), np.arange(50), logits, many)))
+    view = view_original(replace(report, original=confusion_of(samples(50), np.arange(50), logits, many)))
     assert view is not None
     assert (view.matrix, view.columns, len(view.labels), view.left_out) == ((), (), 40, 10)
     assert view.pairs[0] == "label 0 taken for label 1: 1 of 1"

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgetl.verify.measure.original_outputs import KEPT_FILES, RecordingReference, read_kept_reference
+from edgetl.verify.measure.original_outputs import KEPT_FILES, RecordingOriginal, read_kept_outputs
 from edgetl_runtime.bundle import Bundle, open_bundle
 from edgetl_runtime.errors import BundleError, DataError, OutputError
 
@@ -40,7 +40,7 @@ def images(bundle: Path) -> npt.NDArray[np.uint8]:
 
 @pytest.fixture
 def kept(bundle: Path, images: npt.NDArray[np.uint8]) -> Path:
-    recording = RecordingReference(brightness)
+    recording = RecordingOriginal(brightness)
     for start in (0, 3):
         recording(images[start : start + 3])
     recording(images[:1] // 2)  # golden samples, say: asked afterwards, not among the photos
@@ -49,7 +49,7 @@ def kept(bundle: Path, images: npt.NDArray[np.uint8]) -> Path:
 
 
 def test_answers_are_looked_up_by_pixels_in_any_order(kept: Path, images: npt.NDArray[np.uint8]) -> None:
-    found = read_kept_reference(open_bundle(kept))
+    found = read_kept_outputs(open_bundle(kept))
     assert found is not None
     order = [4, 0, 2]
     np.testing.assert_array_equal(found(images[order]), brightness(images[order]))
@@ -57,7 +57,7 @@ def test_answers_are_looked_up_by_pixels_in_any_order(kept: Path, images: npt.ND
 
 
 def test_an_image_that_is_not_among_them(kept: Path, images: npt.NDArray[np.uint8]) -> None:
-    found = read_kept_reference(open_bundle(kept))
+    found = read_kept_outputs(open_bundle(kept))
     assert found is not None
     other = images.copy()
     other[1, 0, 0, 0] ^= 1
@@ -66,7 +66,7 @@ def test_an_image_that_is_not_among_them(kept: Path, images: npt.NDArray[np.uint
 
 
 def test_a_bundle_that_keeps_none(bundle: Path) -> None:
-    assert read_kept_reference(open_bundle(bundle)) is None
+    assert read_kept_outputs(open_bundle(bundle)) is None
 
 
 def truncated(folder: Path) -> None:
@@ -119,14 +119,14 @@ def change(folder: Path, **fields: object) -> None:
 def test_what_cannot_be_used_says_so(kept: Path, damage: Callable[[Path], None], message: str) -> None:
     damage(kept)
     with pytest.raises(BundleError, match=message):
-        read_kept_reference(open_bundle(kept))
+        read_kept_outputs(open_bundle(kept))
 
 
 def test_keeping_replaces_what_was_kept(kept: Path, images: npt.NDArray[np.uint8]) -> None:
-    recording = RecordingReference(lambda given: brightness(given) * 2)
+    recording = RecordingOriginal(lambda given: brightness(given) * 2)
     recording(images[:2])
     recording.keep(kept, open_bundle(kept).manifest, [0, 1])
-    found = read_kept_reference(open_bundle(kept))
+    found = read_kept_outputs(open_bundle(kept))
     assert found is not None
     np.testing.assert_array_equal(found(images[:2]), brightness(images[:2]) * 2)
     assert not list(kept.glob("reference/*.part"))
@@ -135,4 +135,4 @@ def test_keeping_replaces_what_was_kept(kept: Path, images: npt.NDArray[np.uint8
 def test_one_file_keeps_nothing(bundle: Path, tmp_path: Path) -> None:
     manifest = replace(open_bundle(bundle).manifest)
     with pytest.raises(OutputError, match="one file"):
-        RecordingReference(brightness).keep(tmp_path / "x.edgetl", manifest, [])
+        RecordingOriginal(brightness).keep(tmp_path / "x.edgetl", manifest, [])

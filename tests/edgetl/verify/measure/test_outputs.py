@@ -11,15 +11,15 @@ import pytest
 
 import edgetl.verify.measure.outputs as answers_module
 from edgetl.data.dataset import Sample
-from edgetl.verify.measure.outputs import Answers, collect_answers
+from edgetl.verify.measure.outputs import Outputs, collect_outputs
 from edgetl_export.progress import silent
 
 Model = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 
 
-def collect(bundle: Any, model: Model, samples: list[Sample]) -> Answers:
+def collect(bundle: Any, model: Model, samples: list[Sample]) -> Outputs:
     openers = {name: partial(bundle.session, name) for name in bundle.behaviour}
-    return collect_answers(openers, model, samples, bundle.manifest, threads=1, track=silent)
+    return collect_outputs(openers, model, samples, bundle.manifest, threads=1, track=silent)
 
 
 def test_answers_are_in_the_order_of_the_samples(fake_bundle: Any, linear: Model, samples: list[Sample]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgetl.verify.measure.system_load import Moment, describe_disturbances, read_moment, waited_share
+from edgetl.verify.measure.system_load import Moment, describe_system_load, read_moment, waited_share
 
 QUIET = Moment(mhz=3000.0, total=100.0, busy=10.0, stolen=0.0, own=5.0, load=0.5, cores=2)
 
@@ -45,7 +45,7 @@ def later(seconds: float, **changes: float) -> Moment:
     ],
 )
 def test_what_is_worth_a_line(moments: list[Moment], told: list[str]) -> None:
-    assert list(describe_disturbances(moments)) == told
+    assert list(describe_system_load(moments)) == told
 
 
 def span(waited: float = 0.0, others: float = 0.0, stolen: float = 0.0) -> tuple[Moment, Moment]:
@@ -99,7 +99,7 @@ def test_a_thread_without_a_core_waits() -> None:
 
 def test_a_machine_that_tells_nothing() -> None:
     silent = Moment(None, None, None, None, 1.0, None, 2)
-    assert describe_disturbances([silent, silent]) == ()
+    assert describe_system_load([silent, silent]) == ()
 
 
 def test_reading_linux(tmp_path: Path) -> None:

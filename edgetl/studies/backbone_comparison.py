@@ -16,7 +16,7 @@ from edgetl import pipeline
 from edgetl.data.dataset import Dataset, Sample
 from edgetl.models.backbones import backbone_names, size_of
 from edgetl.recipe import Recipe
-from edgetl.spread import Spread
+from edgetl.stats import Spread
 from edgetl.studies.backbone_results import BackboneResult, Comparison, MeasuredVariant
 from edgetl.studies.result_key import result_key
 from edgetl.studies.side_by_side import Contender, time_side_by_side

@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from edgetl.spread import Spread, median_spread
+from edgetl.stats import Spread, median_spread
 from edgetl.verify.measure.latency import ROUNDS
 from edgetl.verify.measure.system_load import describe_system_load, read_moment
 from edgetl_runtime.bench import interleave, settle

@@ -2,7 +2,7 @@
 
 The variants take turns in short rounds (`edgetl_runtime.bench.interleave`), so that a machine that slows down, warms up
 or has other work slows them all alike, and their ratios hold. A round counts by its median. Every number has a 95 %
-interval from a bootstrap over rounds (`edgetl.spread`); where it does not decide, the rounds are doubled.
+interval from a bootstrap over rounds (`edgetl.stats`); where it does not decide, the rounds are doubled.
 
 Rounds in which other programs had the core for a part of the time are left out when there are enough calm ones, so
 that what is measured again, after the machine came to rest, counts. When there are not, that share is reported.
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from edgetl.spread import median_spread, percentile_ratio_spread, percentile_spread, ratio_spread
+from edgetl.stats import median_spread, percentile_ratio_spread, percentile_spread, ratio_spread
 from edgetl.verify.measure.system_load import Moment, describe_system_load, read_moment, waited_share
 from edgetl.verify.report import Latency
 from edgetl_runtime.bench import interleave, settle

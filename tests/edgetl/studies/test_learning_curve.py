@@ -202,7 +202,7 @@ def test_a_test_split_is_judged_and_not_the_one_that_chose_the_epoch(
         ({"model": {"weights": "none"}}, {}, "no transfer"),
         ({}, {"fractions": (0.0,)}, "fractions"),
         ({}, {"fractions": ()}, "fractions"),
-        ({}, {"seeds": 0}, "1 seed or more"),
+        ({}, {"seeds": 0}, "1 to 1000 seeds"),
     ],
 )
 def test_options_without_sense(

@@ -217,9 +217,13 @@ def test_folders_that_are_something_else_are_left_alone(recipe: Recipe, data: Da
     (tmp_path / "holiday" / "beach.jpg").write_bytes(b"")
     with pytest.raises(OutputError, match=r"no points\.json"):
         learning_curve(recipe, tmp_path / "holiday", dataset=data)
-    (tmp_path / "holiday" / "points.json").write_text("{}")
-    with pytest.raises(OutputError, match="cannot read"):
-        learning_curve(recipe, tmp_path / "holiday", dataset=data)
+    point = (
+        '{"start": "transfer", "fraction": 1, "n": 4, "seed": 0, "top1": "all", "epochs": 1, "seconds": 1, "key": ""}'
+    )
+    for text in ("{}", "[]", '{"points": {}}', '{"points": NaN}', f'{{"points": [{point}]}}', "[" * 100_000):
+        (tmp_path / "holiday" / "points.json").write_text(text)
+        with pytest.raises(OutputError, match="cannot read"):
+            learning_curve(recipe, tmp_path / "holiday", dataset=data)
 
 
 def curve_of(transfer: dict[int, tuple[float, ...]], scratch: dict[int, tuple[float, ...]]) -> LearningCurve:

@@ -12,7 +12,6 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -25,6 +24,7 @@ Check: TypeAlias = Callable[[str, Any], object]
 """Takes the name of an option and a value. Raises `UsageError` for a value that makes no sense."""
 
 _METADATA = "edgetl.option"
+_NO_FLAG = "-"
 _METAVARS: dict[Any, str] = {int: "N", float: "X", Path: "PATH"}
 
 
@@ -96,38 +96,38 @@ def option(
         choices=tuple(choices) or (check.choices if isinstance(check, OneOf) else ()),
         metavar=metavar,
         key=key,
-        flag="-" if flag is None else flag,
+        flag=_NO_FLAG if flag is None else flag,
         former=former,
         former_note=former_note,
         group=group,
     )
-    return cast(T, dataclasses.field(default=default, metadata={_METADATA: declared}))
+    return dataclasses.field(default=default, metadata={_METADATA: declared})
 
 
-@cache
 def options_of(section: type) -> tuple[Option, ...]:
     """The options of a dataclass, in the order of their fields. A field without `option` is none."""
-    hints = typing.get_type_hints(section)
-    found = []
-    for field in dataclasses.fields(section):
-        if _METADATA not in field.metadata:
-            continue
-        declared: Option = field.metadata[_METADATA]
-        key = declared.key or field.name
-        flag = declared.flag or f"--{key.replace('_', '-')}"
-        kind = _kind(hints[field.name])
-        found.append(
-            dataclasses.replace(
-                declared,
-                name=field.name,
-                key=key,
-                flag="" if flag == "-" else flag,
-                kind=kind,
-                default=field.default,
-                metavar=declared.metavar or "|".join(declared.choices) or _METAVARS.get(kind, "NAME"),
-            )
-        )
-    return tuple(found)
+    if section not in _KNOWN:
+        hints = typing.get_type_hints(section)
+        fields = [field for field in dataclasses.fields(section) if _METADATA in field.metadata]
+        _KNOWN[section] = tuple(_placed(field.metadata[_METADATA], field, _kind(hints[field.name])) for field in fields)
+    return _KNOWN[section]
+
+
+_KNOWN: dict[type, tuple[Option, ...]] = {}
+
+
+def _placed(declared: Option, field: dataclasses.Field[Any], kind: type) -> Option:
+    """What was declared, with what follows from its field."""
+    key = declared.key or field.name
+    return dataclasses.replace(
+        declared,
+        name=field.name,
+        key=key,
+        flag="" if declared.flag == _NO_FLAG else declared.flag or f"--{key.replace('_', '-')}",
+        kind=kind,
+        default=field.default,
+        metavar=declared.metavar or "|".join(declared.choices) or _METAVARS.get(kind, "NAME"),
+    )
 
 
 class Section:
@@ -192,9 +192,12 @@ def _number(value: object) -> str:
 
 
 def _kind(hint: Any) -> type:
-    """The type of a value by its annotation: ``int | None`` is an int, ``tuple[str, ...]`` a tuple."""
+    """The type of a value by its annotation: ``int | None`` is an int, ``tuple[str, ...]`` a tuple. One of several
+    types is a text on the command line.
+    """
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
+        kinds = [part for part in typing.get_args(hint) if part is not type(None)]
+        hint = kinds[0] if len(kinds) == 1 else str
     return typing.get_origin(hint) or cast(type, hint)
 
 

@@ -98,12 +98,8 @@ class ExportSection(Section):
         group=_INT8,
         shown=True,
     )
-    tune_data: Path | None = option(
-        None, "photos that judge it", usual="held-out ones", metavar="DIR", group=_INT8
-    )
-    ranges: str = option(
-        "mse", "how activation ranges are found", choices=("mse", "percentile", "minmax"), group=_INT8
-    )
+    tune_data: Path | None = option(None, "photos that judge it", usual="held-out ones", metavar="DIR", group=_INT8)
+    ranges: str = option("mse", "how activation ranges are found", choices=("mse", "percentile", "minmax"), group=_INT8)
     int8_safe: bool = option(False, "for x86 CPUs without VNNI: no saturation", group=_INT8)
     io: str = option("float", "what tflite.int8 takes and gives", choices=("float", "int8"), group=_INT8)
     activation: str | None = option(
@@ -122,9 +118,7 @@ class ExportSection(Section):
 class VerifySection(Section):
     """How variants are judged. Raises `UsageError` for values that make no sense."""
 
-    gate: Path | None = option(
-        None, "limits", usual="decisions must not fall apart", metavar="FILE.toml", shown=True
-    )
+    gate: Path | None = option(None, "limits", usual="decisions must not fall apart", metavar="FILE.toml", shown=True)
     threads: int = option(1, "cores of one run", check=within(1, _MOST))
     memory: bool = option(False, "measure peak memory and cold start too")
     baseline: Path | None = option(
@@ -239,7 +233,9 @@ def _with_present_names(options: Sequence[Option], values: Mapping[str, Any], wh
     present = {one.former: one.key for one in options if one.former and one.former in values}
     for former, key in present.items():
         if key in values:
-            raise UsageError(f"{where} has both {key} and {former}", fix=f"{former} is the former name of {key}: remove it")
+            raise UsageError(
+                f"{where} has both {key} and {former}", fix=f"{former} is the former name of {key}: remove it"
+            )
         warnings.warn(f"{where} {former} is called {key} now", FutureWarning, stacklevel=2)
     return {present.get(given, given): value for given, value in values.items()}
 

@@ -18,7 +18,7 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 MOST_EPOCHS = 100_000
 
-_CHOSEN = "what suits data and machine"
+_CHOSEN = "chosen for data and machine"
 _MOST_IMAGES = 1_000_000
 _LARGEST = 1000.0
 """Of rates and the like: far more than was ever of use, and far from where float32 ends."""
@@ -46,12 +46,8 @@ class TrainOptions(Section):
             "head, last:N, full, head-then-last:N, head-then-full or gradual",
         ),
     )
-    epochs: int | None = option(
-        None, "passes over the photos", usual=_CHOSEN, check=within(1, MOST_EPOCHS), shown=True
-    )
-    batch_size: int | None = option(
-        None, "images of a step and process", usual=_CHOSEN, check=within(2, _MOST_IMAGES)
-    )
+    epochs: int | None = option(None, "passes over the photos", usual=_CHOSEN, check=within(1, MOST_EPOCHS), shown=True)
+    batch_size: int | None = option(None, "images of a step and process", usual=_CHOSEN, check=within(2, _MOST_IMAGES))
     accumulate: int = option(1, "parts that a step goes through the network in", check=within(1, _MOST_IMAGES))
     lr: float | None = option(
         None,
@@ -72,9 +68,7 @@ class TrainOptions(Section):
     )
     imbalance: str = option("weights", "for labels with few photos", check=OneOf(IMBALANCE))
     mixup: float = option(0.0, "mix images", usual="0, off", metavar="ALPHA", check=within(0, _LARGEST))
-    cutmix: float = option(
-        0.0, "paste images into others", usual="0, off", metavar="ALPHA", check=within(0, _LARGEST)
-    )
+    cutmix: float = option(0.0, "paste images into others", usual="0, off", metavar="ALPHA", check=within(0, _LARGEST))
     ema: float = option(
         0.0, "average the weights over steps", usual="0, off", metavar="DECAY", check=within(0, 1, but=(1,))
     )
@@ -98,9 +92,7 @@ class TrainOptions(Section):
     temperature: float = option(
         2.0, "that softens the teacher's answers", check=within(0, _LARGEST, but=(0,)), flag=None
     )
-    warmup: float = option(
-        0.05, "share of the steps in which the rate rises", check=within(0, 1, but=(1,)), flag=None
-    )
+    warmup: float = option(0.05, "share of the steps in which the rate rises", check=within(0, 1, but=(1,)), flag=None)
     patience: int | None = option(
         None, "end after N epochs without a better one", usual="never", check=within(1, MOST_EPOCHS)
     )

@@ -96,7 +96,7 @@ _TRAIN_KEYS = (
 
 _SECTIONS = {
     "data": {"data": "path", "val": "val", "skip_bad": "skip_bad"},
-    "model": {name: name for name in ("backbone", "weights", "image_size", "channels")},
+    "model": {name: name for name in ("backbone", "weights", "image_size", "channels", "decode")},
     "train": {name: name for name in _TRAIN_KEYS} | {"train_precision": "train_precision"},
     "export": {name: name for name in _EXPORT_KEYS},
     "verify": {name: name for name in ("gate", "threads", "memory", "baseline", "keep_reference")},
@@ -200,12 +200,14 @@ def _export(arguments: argparse.Namespace) -> int:
     from edgetl import pipeline
     from edgetl.models.checkpoint import open_checkpoint
 
+    recipe = _recipe(arguments)
     checkpoint = open_checkpoint(
         arguments.checkpoint,
         backbone=arguments.backbone,
         labels=arguments.labels,
         image_size=arguments.image_size,
         channels=arguments.channels,
+        decode=arguments.decode,
     )
     if arguments.checkpoint.is_file():
         say(f"{arguments.checkpoint.name}: {checkpoint.training['loading']}")
@@ -214,7 +216,6 @@ def _export(arguments: argparse.Namespace) -> int:
         say(note)
     if arguments.labels is not None:
         _tell_numbered(checkpoint)
-    recipe = _recipe(arguments)
     exported = pipeline.export_checkpoint(
         checkpoint,
         arguments.calibration,

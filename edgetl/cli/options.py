@@ -79,6 +79,7 @@ def build_parser(run_by: Mapping[str, Command]) -> argparse.ArgumentParser:
     exporting.add_argument("--labels", metavar="FILE", type=Path, help="labels of a plain weights file")
     exporting.add_argument("--image-size", metavar="N", type=int, help="pixels, for a plain weights file")
     exporting.add_argument("--channels", metavar="N", type=int, help="of a plain weights file (default: what it has)")
+    _decode(exporting)
     _export_options(exporting)
     _device_option(exporting)
     _output(exporting, "BUNDLE", "the bundle")
@@ -127,6 +128,12 @@ def _skip_bad(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--skip-bad", action="store_true", default=None, help="go on without unreadable images")
 
 
+def _decode(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--decode", metavar="exact|scaled", help="scaled: large JPEGs at a fraction of their size, here and on devices"
+    )
+
+
 def _model_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument("--backbone", metavar="NAME", help="default: mobilenet_v2; `edgetl backbones` lists all")
@@ -157,6 +164,7 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--qat", action="store_true", default=None, help="go on with int8 simulated (minutes, on a CPU)")
     group.add_argument("--image-size", type=int, metavar="N", help="pixels (default: the backbone's own, often 224)")
     group.add_argument("--channels", type=int, metavar="N", help="of an image: 1 is grey, 3 is RGB (default: 3)")
+    _decode(group)
     group.add_argument("--seed", type=int, metavar="N")
     group.add_argument("--train-precision", metavar="auto|fp32|bf16|fp16", help="what the network is trained in")
     group.add_argument("--precision", dest="former_precision", metavar="NAME", help=argparse.SUPPRESS)

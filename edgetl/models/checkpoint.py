@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from edgetl_runtime.decoding import decode, parse
 from edgetl_runtime.errors import BundleError, CheckpointError, UsageError
 from edgetl_runtime.escaping import json_value
 from edgetl_runtime.files import read_regular
-from edgetl_runtime.manifest import LARGEST_MANIFEST, Label, Normalize, Preprocess, check_label_names
+from edgetl_runtime.manifest import DECODINGS, LARGEST_MANIFEST, Label, Normalize, Preprocess, check_label_names
 
 __all__ = ["CHECKPOINT_FILE", "Checkpoint", "load_labels", "open_checkpoint"]
 
@@ -133,6 +133,15 @@ class Checkpoint:
         fit(model, self.state, self.backbone, where="the checkpoint", keep_head=True)
         return model.eval()
 
+    def decoding(self, decode: str | None) -> Checkpoint:
+        """The same network for images that are decoded in another way: `Preprocess.decode`; None leaves it as it is."""
+        if decode is None:
+            return self
+        preprocess = replace(self.preprocess, decode=decode)
+        if preprocess.problem is not None:
+            raise UsageError(preprocess.problem, fix=" or ".join(DECODINGS))
+        return replace(self, preprocess=preprocess)
+
     @cached_property
     def _bytes(self) -> bytes:
         raw: bytes = write_safetensors(self.state)
@@ -158,7 +167,7 @@ class Checkpoint:
             "schema": _SCHEMA,
             "backbone": self.backbone,
             "labels": [asdict(label) for label in self.labels],
-            "preprocess": asdict(self.preprocess),
+            "preprocess": self.preprocess.fields(),
             "normalize": asdict(self.normalize),
             "hidden": self.hidden,
             "sha256": self.sha256,
@@ -175,22 +184,27 @@ def open_checkpoint(
     labels: Path | None = None,
     image_size: int | None = None,
     channels: int | None = None,
+    decode: str | None = None,
 ) -> Checkpoint:
     """A checkpoint folder, or a plain weights file of `backbone` with labels from a file.
 
-    Raises `UsageError` when a weights file comes without a backbone, or a folder, which knows all that itself, with
-    other options.
+    `decode` is how JPEG files are decoded from here on (see `Preprocess`), by default as the checkpoint says. Raises
+    `UsageError` when a weights file comes without a backbone, or a folder, which knows all else itself, with other
+    options.
     """
     if path.is_file():
         if backbone is None:
             raise UsageError(f"{path} is a plain weights file: of which architecture?", fix="--backbone NAME")
         known = None if labels is None else load_labels(labels)
-        return Checkpoint.from_weights(path, backbone=backbone, labels=known, image_size=image_size, channels=channels)
+        opened = Checkpoint.from_weights(
+            path, backbone=backbone, labels=known, image_size=image_size, channels=channels
+        )
+        return opened.decoding(decode)
     given = {"--backbone": backbone, "--labels": labels, "--image-size": image_size, "--channels": channels}
     extra = [name for name, value in given.items() if value is not None]
     if extra and path.is_dir():
         raise UsageError(f"{path} is a checkpoint, which knows its own {', '.join(extra)}", fix="leave them out")
-    return Checkpoint.load(path)
+    return Checkpoint.load(path).decoding(decode)
 
 
 def load_labels(path: Path) -> tuple[Label, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgetl_runtime.errors import UsageError
+from edgetl_runtime.manifest import DECODINGS
 
 __all__ = ["ModelOptions", "require"]
 
@@ -17,7 +18,8 @@ _MOST_CHANNELS = 256
 class ModelOptions:
     """What is trained. ``weights`` is ``imagenet``, ``none`` or a file; ``image_size`` is in pixels.
 
-    ``channels`` of an image: 1 is grey, 3 is RGB; ``None`` means those that the weights are for.
+    ``channels`` of an image: 1 is grey, 3 is RGB; ``None`` means those that the weights are for. ``decode`` is how JPEG
+    files are decoded, here and on the device: ``exact``, or ``scaled``: large ones at a fraction of their size.
     Raises `UsageError` for values that make no sense.
     """
 
@@ -25,11 +27,13 @@ class ModelOptions:
     weights: str = "imagenet"
     image_size: int | None = None
     channels: int | None = None
+    decode: str = "exact"
 
     def __post_init__(self) -> None:
         for name, most in (("image_size", _LARGEST_IMAGE), ("channels", _MOST_CHANNELS)):
             value = getattr(self, name)
             require(value is None or 1 <= value <= most, name, self, f"from 1 to {most}")
+        require(self.decode in DECODINGS, "decode", self, " or ".join(DECODINGS))
 
 
 def require(holds: object, name: str, options: object, allowed: str) -> None:

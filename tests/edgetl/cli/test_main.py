@@ -110,6 +110,7 @@ def fails(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> F
         (["--weights", "gone.pth"], ["no weights file at gone.pth"]),
         (["--epochs", "0"], ["epochs", "1 or more"]),
         (["--image-size", "0"], ["image"]),
+        (["--decode", "half"], ["decode", "half", "exact or scaled"]),
         (["--calibration-samples", "0"], ["calibration_samples", "1 or more"]),
         (["--seed", "-1"], ["seed", "0 or more"]),
         (["--threads", "0"], ["threads"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -181,12 +182,12 @@ def open_checkpoint(
     path: Path,
     *,
     backbone: str | None = None,
-    labels: Path | None = None,
+    labels: Path | Sequence[str] | None = None,
     image_size: int | None = None,
     channels: int | None = None,
     decode: str | None = None,
 ) -> Checkpoint:
-    """A checkpoint folder, or a plain weights file of `backbone` with labels from a file.
+    """A checkpoint folder, or a plain weights file of `backbone` with `labels` from a file or by name.
 
     `decode` is how JPEG files are decoded from here on (see `Preprocess`), by default as the checkpoint says. Raises
     `UsageError` when a weights file comes without a backbone, or a folder, which knows all else itself, with other
@@ -207,18 +208,15 @@ def open_checkpoint(
     return Checkpoint.load(path).decoding(decode)
 
 
-def load_labels(path: Path) -> tuple[Label, ...]:
-    """Labels in the order of the logits: a JSON list of ``{"id", "name"}`` or of strings, or a text file, one a line.
+def load_labels(path: Path | Sequence[str]) -> tuple[Label, ...]:
+    """Labels in the order of the logits: a list of their names, or a file.
 
+    A file is a JSON list of ``{"id", "name"}`` or of strings, or a text file, one a line.
     Strings may be there twice, as ImageNet has two "crane": such a label keeps its name, and its id is its place among
     the logits, from 0 on, as labels without names have it. Raises `CheckpointError` when the file is missing, holds
     something else, fewer than two labels, one without a name, gives an id twice, or all labels the same name.
     """
-    text = _text_of(path, "labels")
-    try:
-        rows: Any = parse(text) if path.suffix.lower() == ".json" else text.split("\n")
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"cannot read labels from {path}: {error}", fix=_LABELS_FIX) from error
+    rows, where = (_rows_of(path), str(path)) if isinstance(path, Path) else (list(path), "the list of labels")
     if isinstance(rows, list) and all(isinstance(row, str) for row in rows):
         names = [row.strip() for row in rows if row.strip()]
         often = Counter(names)
@@ -229,16 +227,25 @@ def load_labels(path: Path) -> tuple[Label, ...]:
     elif isinstance(rows, list) and all(_is_label(row) for row in rows):
         labels = tuple(Label(row["id"], row.get("name", row["id"])) for row in rows)
     else:
-        raise CheckpointError(f"{path} is not a list of labels", fix=_LABELS_FIX)
-    nameless = [f"label {place} of {path}" for place, label in enumerate(labels, 1) if not _is_named(label)]
+        raise CheckpointError(f"{where} is not a list of labels", fix=_LABELS_FIX)
+    nameless = [f"label {place} of {where}" for place, label in enumerate(labels, 1) if not _is_named(label)]
     if nameless:
         raise CheckpointError(f"{nameless[0]} has no name", fix=_LABELS_FIX)
-    check_label_names((text for label in labels for text in (label.id, label.name)), str(path))
+    check_label_names((text for label in labels for text in (label.id, label.name)), where)
     twice = sorted(id_ for id_, n in Counter(label.id for label in labels).items() if n > 1)
     if twice or len(labels) < 2:
         what = f"gives labels twice: {', '.join(twice[:5])}" if twice else f"has {len(labels) or 'no'} labels"
-        raise CheckpointError(f"{path} {what}", fix=_LABELS_FIX if twice else f"two at least: {_LABELS_FIX}")
+        raise CheckpointError(f"{where} {what}", fix=_LABELS_FIX if twice else f"two at least: {_LABELS_FIX}")
     return labels
+
+
+def _rows_of(path: Path) -> Any:
+    """What a file of labels lists."""
+    text = _text_of(path, "labels")
+    try:
+        return parse(text) if path.suffix.lower() == ".json" else text.split("\n")
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"cannot read labels from {path}: {error}", fix=_LABELS_FIX) from error
 
 
 def _is_label(row: Any) -> bool:

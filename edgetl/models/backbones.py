@@ -227,9 +227,16 @@ def published_weights(name: str, which: WeightsPreset) -> Any:
 
 
 def preset(
-    name: str, image_size: int | None = None, *, which: WeightsPreset = "first", channels: int = 3
+    name: str,
+    image_size: int | None = None,
+    *,
+    which: WeightsPreset = "first",
+    channels: int = 3,
+    decode: str = "exact",
 ) -> tuple[Preprocess, Normalize]:
     """The preprocessing that published weights were made for; `image_size` keeps the ratio of resize to crop.
+
+    `decode` is how JPEG files are decoded, see `Preprocess`.
 
     One channel is normalised with the average of the published means and of the published deviations, more than three
     with theirs in turns. Raises `UsageError` for an unknown name, and for a size or channels that the backbone cannot
@@ -246,7 +253,7 @@ def preset(
         _size_arguments(name, image_size)
         resize, crop = round(image_size * resize / crop), image_size
     return (
-        Preprocess(resize=resize, crop=(crop, crop), interpolation=published.interpolation.value, channels=channels),
+        Preprocess(resize, (crop, crop), published.interpolation.value, channels, decode),
         Normalize(mean=_for_channels(published.mean, channels), std=_for_channels(published.std, channels)),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgetl.option import OneOf, Section, option, within
+from edgetl_runtime.manifest import DECODINGS
 
 __all__ = ["DEVICES", "ModelOptions", "device_option"]
 
@@ -42,4 +43,10 @@ class ModelOptions(Section):
         "of an image: 1 is grey, 3 is RGB",
         usual="those that the weights are for, often 3",
         check=within(1, _MOST_CHANNELS),
+    )
+    decode: str = option(
+        "exact",
+        "how JPEG files are decoded, here and on devices; scaled: large ones at a fraction of their size",
+        metavar="exact|scaled",
+        check=OneOf(DECODINGS, fix=" or ".join(DECODINGS)),
     )

@@ -166,7 +166,8 @@ def _info(arguments: argparse.Namespace) -> int:
         f"input      {manifest.input.name} {manifest.input.dtype} {list(manifest.input.shape)}",
         f"output     {manifest.output.name} {manifest.output.dtype} {list(manifest.output.shape)}",
         *(f"feature    {spec.name} {spec.dtype} {list(spec.shape)}" for spec in manifest.features),
-        f"preprocess shorter side to {spec.resize}, {spec.interpolation}; centre crop {spec.crop[0]}x{spec.crop[1]}",
+        f"preprocess shorter side to {spec.resize}, {spec.interpolation}; centre crop {spec.crop[0]}x{spec.crop[1]}; "
+        f"decode {spec.decode}",
         f"golden     {manifest.golden.n if manifest.golden else 'no'} samples",
         "",
         *console.table(["variant", "size", "engine", "state"], rows),

@@ -7,6 +7,7 @@ from typing import Any
 
 from edgetl import pipeline
 from edgetl.models.checkpoint import Checkpoint
+from edgetl.models.image_size import ImageSize
 from edgetl.recipe import ExportSection, Recipe
 from edgetl.reports.recording import record_report
 from edgetl.verify.gate.limits import Gate, read_gate
@@ -26,13 +27,14 @@ def finetune(
     weights: str | Path | None = None,
     strategy: str | None = None,
     epochs: int | None = None,
-    image_size: int | None = None,
+    image_size: ImageSize | str | None = None,
     channels: int | None = None,
     recipe: Recipe | None = None,
     track: Track = silent,
 ) -> Checkpoint:
     """Fine-tune a backbone on a folder (or CSV) of labelled photos.
 
+    `image_size` is in pixels: the side of a square, or (height, width), also as ``"192x320"``.
     What is not given is taken from `recipe`, which has every other option too. Raises `UsageError` for options that
     make no sense, `DataError` for photos that cannot be used, `CheckpointError` for weights that cannot be had.
     """

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from edgetl.data.augmentation import AugmentOptions
 from edgetl.data.dataset import DataOptions
+from edgetl.models.image_size import ImageSize, image_size_of, size_text
 from edgetl.models.options import ModelOptions, require
 from edgetl.toml_file import read_toml
 from edgetl.training.options import LARGEST_SEED, MOST_EPOCHS, TrainOptions
@@ -149,6 +150,8 @@ class Recipe:
             section: {key: _plain(value) for key, value in values.items() if value is not None}
             for section, values in dataclasses.asdict(self).items()
         }
+        if self.model.image_size is not None and not isinstance(self.model.image_size, int):
+            document["model"]["image_size"] = size_text(self.model.image_size)
         key, field_name = _TRAIN_PRECISION
         document["train"] = {key if name == field_name else name: v for name, v in document["train"].items()}
         return tomli_w.dumps({"schema": RECIPE_SCHEMA, **document})
@@ -215,6 +218,8 @@ def _with_train_precision(values: Mapping[str, Any], where: str) -> dict[str, An
 
 def _value(kind: Any, value: Any, where: str) -> Any:
     """`value` as the annotation `kind` wants it: scalars, paths, tuples of strings or of numbers, each perhaps None."""
+    if kind == ImageSize | None:
+        return None if value is None else image_size_of(value, where=where)
     wanted = [part for part in typing.get_args(kind) if part is not type(None)]
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
         return None if value is None else _value(wanted[0], value, where)

@@ -200,11 +200,12 @@ def _export(arguments: argparse.Namespace) -> int:
     from edgetl import pipeline
     from edgetl.models.checkpoint import open_checkpoint
 
+    recipe = _recipe(arguments)
     checkpoint = open_checkpoint(
         arguments.checkpoint,
         backbone=arguments.backbone,
         labels=arguments.labels,
-        image_size=arguments.image_size,
+        image_size=recipe.model.image_size,
         channels=arguments.channels,
     )
     if arguments.checkpoint.is_file():
@@ -214,7 +215,6 @@ def _export(arguments: argparse.Namespace) -> int:
         say(note)
     if arguments.labels is not None:
         _tell_numbered(checkpoint)
-    recipe = _recipe(arguments)
     exported = pipeline.export_checkpoint(
         checkpoint,
         arguments.calibration,

@@ -77,7 +77,7 @@ def build_parser(run_by: Mapping[str, Command]) -> argparse.ArgumentParser:
     _skip_bad(exporting)
     exporting.add_argument("--backbone", metavar="NAME", help="architecture of a plain weights file")
     exporting.add_argument("--labels", metavar="FILE", type=Path, help="labels of a plain weights file")
-    exporting.add_argument("--image-size", metavar="N", type=int, help="pixels, for a plain weights file")
+    exporting.add_argument("--image-size", metavar="N|HxW", help="pixels, for a plain weights file")
     exporting.add_argument("--channels", metavar="N", type=int, help="of a plain weights file (default: what it has)")
     _export_options(exporting)
     _device_option(exporting)
@@ -155,7 +155,9 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--patience", type=int, metavar="N", help="end after N epochs without a better one")
     group.add_argument("--augment", metavar="similar|different|shift|none", help="what images are (default: similar)")
     group.add_argument("--qat", action="store_true", default=None, help="go on with int8 simulated (minutes, on a CPU)")
-    group.add_argument("--image-size", type=int, metavar="N", help="pixels (default: the backbone's own, often 224)")
+    group.add_argument(
+        "--image-size", metavar="N|HxW", help="pixels, or height x width (default: the backbone's own, often 224)"
+    )
     group.add_argument("--channels", type=int, metavar="N", help="of an image: 1 is grey, 3 is RGB (default: 3)")
     group.add_argument("--seed", type=int, metavar="N")
     group.add_argument("--train-precision", metavar="auto|fp32|bf16|fp16", help="what the network is trained in")

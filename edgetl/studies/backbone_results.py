@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from edgetl.models.image_size import ImageSize
 from edgetl.reports.pareto import dominated
 
 __all__ = ["BackboneResult", "Comparison", "MeasuredVariant"]
@@ -51,7 +52,7 @@ class BackboneResult:
     strategy: str
     error: str | None = None
     bundle: str | None = None
-    image_size: int | None = None
+    image_size: ImageSize | None = None
     params: int | None = None
     macs: int | None = None
     top1: float | None = None

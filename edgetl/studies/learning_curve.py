@@ -20,6 +20,7 @@ import numpy as np
 from edgetl import pipeline
 from edgetl.data.dataset import Dataset, Sample, share_of
 from edgetl.models.checkpoint import Checkpoint
+from edgetl.models.image_size import ImageSize
 from edgetl.recipe import Recipe
 from edgetl.studies.result_key import result_key
 from edgetl.training.finetune import check_start
@@ -97,7 +98,7 @@ class LearningCurve:
     data: str
     backbone: str
     strategy: str
-    image_size: int | None
+    image_size: ImageSize | None
     held_out: int
     split: str
     points: tuple[CurvePoint, ...]

@@ -8,6 +8,7 @@ from typing import Any
 
 from edgetl import pipeline
 from edgetl.models.checkpoint import Checkpoint
+from edgetl.models.image_size import ImageSize, image_size_of
 from edgetl.recipe import ExportSection, Recipe
 from edgetl.reports.recording import record_report
 from edgetl.verify.gate.limits import Gate, read_gate
@@ -27,13 +28,14 @@ def finetune(
     weights: str | Path | None = None,
     strategy: str | None = None,
     epochs: int | None = None,
-    image_size: int | None = None,
+    image_size: ImageSize | str | None = None,
     channels: int | None = None,
     recipe: Recipe | None = None,
     track: Track = silent,
 ) -> Checkpoint:
     """Fine-tune a backbone on a folder (or CSV) of labelled photos.
 
+    `image_size` is in pixels: the side of a square, or (height, width), also as ``"192x320"``.
     What is not given is taken from `recipe`, which has every other option too. Raises `UsageError` for options that
     make no sense, `DataError` for photos that cannot be used, `CheckpointError` for weights that cannot be had.
     """
@@ -59,7 +61,7 @@ def export(
     out: str | Path,
     backbone: str | None = None,
     labels: str | Path | Sequence[str] | None = None,
-    image_size: int | None = None,
+    image_size: ImageSize | str | None = None,
     channels: int | None = None,
     decode: str | None = None,
     targets: Sequence[str] | None = None,
@@ -147,7 +149,7 @@ def export(
             Path(calibration),
             backbone=backbone,
             labels=Path(labels) if isinstance(labels, str) else labels,
-            image_size=image_size,
+            image_size=None if image_size is None else image_size_of(image_size),
             channels=channels,
             decode=decode,
             tell=tell,

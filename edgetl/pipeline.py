@@ -17,6 +17,7 @@ from edgetl.data.dataset import Dataset, Sample, load_dataset, load_labelled, lo
 from edgetl.data.splits import find_photos
 from edgetl.models.backbones import build, preset
 from edgetl.models.checkpoint import CHECKPOINT_FILE, Checkpoint, open_checkpoint
+from edgetl.models.image_size import ImageSize
 from edgetl.models.training_history import HISTORY_FILE
 from edgetl.recipe import ExportSection, Recipe, verify_options
 from edgetl.reports.writing import ReportFiles, write_report
@@ -285,7 +286,7 @@ def open_to_export(
     *,
     backbone: str | None = None,
     labels: Path | Sequence[str] | None = None,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     channels: int | None = None,
     decode: str | None = None,
     tell: Tell = untold,

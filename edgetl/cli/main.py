@@ -187,7 +187,7 @@ def _export(arguments: argparse.Namespace) -> int:
         arguments.calibration,
         backbone=arguments.backbone,
         labels=arguments.labels,
-        image_size=arguments.image_size,
+        image_size=recipe.model.image_size,
         channels=arguments.channels,
         decode=arguments.decode,
         tell=say,

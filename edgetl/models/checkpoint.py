@@ -17,6 +17,7 @@ from safetensors.torch import save as write_safetensors
 from torch import nn
 
 from edgetl.models.backbones import add_hidden_layer, build, preset
+from edgetl.models.image_size import ImageSize
 from edgetl.models.weight_files import CHECKPOINT_WEIGHTS, State, read_state
 from edgetl.models.weights import fit, infer_channels, infer_num_classes
 from edgetl_export.soundness import check_decides
@@ -64,7 +65,7 @@ class Checkpoint:
         *,
         backbone: str,
         labels: tuple[Label, ...] | None = None,
-        image_size: int | None = None,
+        image_size: ImageSize | None = None,
         channels: int | None = None,
     ) -> Checkpoint:
         """A plain torchvision state dict (see `edgetl.models.weight_files`) as a checkpoint.
@@ -90,7 +91,7 @@ class Checkpoint:
                 f"{path.name} gives {outputs} logits, but there are {len(labels)} labels",
                 fix="give one label for each logit, in their order",
             )
-        model = build(backbone, outputs, image_size=preprocess.crop[0], channels=found)
+        model = build(backbone, outputs, image_size=preprocess.crop, channels=found)
         done = fit(model, file.state, backbone, where=str(path), keep_head=True)
         return cls.of(
             model,
@@ -128,7 +129,7 @@ class Checkpoint:
     def build(self) -> nn.Module:
         """The network in eval mode: normalised float32 (N, C, H, W) to logits (N, labels)."""
         spec = self.preprocess
-        model = build(self.backbone, len(self.labels), image_size=spec.crop[0], channels=spec.channels)
+        model = build(self.backbone, len(self.labels), image_size=spec.crop, channels=spec.channels)
         if self.hidden is not None:
             add_hidden_layer(model, self.hidden)
         fit(model, self.state, self.backbone, where="the checkpoint", keep_head=True)
@@ -183,7 +184,7 @@ def open_checkpoint(
     *,
     backbone: str | None = None,
     labels: Path | Sequence[str] | None = None,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     channels: int | None = None,
     decode: str | None = None,
 ) -> Checkpoint:

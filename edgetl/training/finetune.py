@@ -184,7 +184,7 @@ def _open(start: ModelOptions | Checkpoint, num_classes: int, options: TrainOpti
     """A network with a head for `num_classes` labels and whatever weights there are for the rest."""
     if isinstance(start, Checkpoint):
         spec = start.preprocess
-        model = build(start.backbone, num_classes, image_size=spec.crop[0], channels=spec.channels)
+        model = build(start.backbone, num_classes, image_size=spec.crop, channels=spec.channels)
         hidden = options.hidden if options.hidden is not None else start.hidden
         if hidden is not None and hidden == start.hidden:
             add_hidden_layer(model, hidden)
@@ -198,7 +198,7 @@ def _open(start: ModelOptions | Checkpoint, num_classes: int, options: TrainOpti
     weights, channels = parse_weights(start.weights), input_channels(start)
     which: WeightsPreset = "best" if weights == "imagenet" else "first"
     spec, normalize = preset(start.backbone, start.image_size, which=which, channels=channels, decode=start.decode)
-    model = build(start.backbone, num_classes, image_size=spec.crop[0], channels=channels)
+    model = build(start.backbone, num_classes, image_size=spec.crop, channels=channels)
     note = load_weights(model, start.backbone, weights)
     if options.hidden is not None:
         add_hidden_layer(model, options.hidden)

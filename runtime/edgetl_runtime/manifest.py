@@ -82,22 +82,29 @@ class Preprocess:
     """Image to tensor, as torchvision's presets do on PIL images.
 
     EXIF orientation, RGB, shorter side to ``resize`` pixels (``interpolation``: bilinear or bicubic, antialiased),
-    then a centre crop of ``crop`` = (height, width) pixels. With ``channels`` = 1 it is grey instead of RGB; any other
-    number than 3 is that of the image itself, and every channel is resized and cropped as a grey image is.
+    then a centre crop of ``crop`` = (height, width) pixels. Where ``resize`` is (height, width) too, the image becomes
+    as small as covers both: one side is what that says, the other at least that, its proportions kept. With
+    ``channels`` = 1 it is grey instead of RGB; any other number than 3 is that of the image itself, and every channel
+    is resized and cropped as a grey image is.
     ``decode`` is ``exact``, or ``scaled``: JPEG files are decoded at 1/2, 1/4 or 1/8 of their size where that leaves at
     least twice the pixels of ``resize``. All else - other files, arrays, PIL images, small photos - is then as ever.
     """
 
-    resize: int
+    resize: int | tuple[int, int]
     crop: tuple[int, int]
     interpolation: str = "bilinear"
     channels: int = 3
     decode: str = "exact"
 
     @property
+    def covered(self) -> tuple[int, int]:
+        """(height, width) in pixels that every image covers when it is resized, before the crop."""
+        return (self.resize, self.resize) if isinstance(self.resize, int) else self.resize
+
+    @property
     def problem(self) -> str | None:
         """Why no image can be brought to that, None when images can."""
-        sides = (self.resize, *self.crop)
+        sides = (*self.covered, *self.crop)
         if min(sides) < 1 or max(sides) > _LARGEST_SIDE:
             return f"the sizes to resize and crop to must be positive, and at most {_LARGEST_SIDE}"
         if not 1 <= self.channels <= _MOST_CHANNELS:

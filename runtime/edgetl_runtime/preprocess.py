@@ -186,29 +186,21 @@ def stack_bands(bands: Sequence[Image.Image]) -> npt.NDArray[np.uint8]:
 
 
 def resize_and_crop(image: Image.Image, spec: Preprocess, view: View | None = None) -> Image.Image:
-    """Shorter side to ``spec.resize``, then the centre ``spec.crop``.
+    """Shorter side to ``spec.resize``, or as small as covers it where it is (height, width); then the centre
+    ``spec.crop``.
 
-    Sizes and offsets are torchvision's: the longer side is truncated, the crop offset is rounded half to even. With
+    Sizes and offsets are torchvision's: the other side is truncated, the crop offset is rounded half to even. With
     `view` they are those of the whole photo that the image is a reduced one of.
     """
     if spec.interpolation not in _FILTERS:
         raise UsageError(f"unknown interpolation {spec.interpolation!r}", fix=f"one of: {', '.join(_FILTERS)}")
     crop_height, crop_width = spec.crop
-    if min(spec.resize, *spec.crop) < 1 or crop_height * crop_width * max(1, spec.channels / 3) > _MAX_PIXELS:
+    if min(*spec.covered, *spec.crop) < 1 or crop_height * crop_width * max(1, spec.channels / 3) > _MAX_PIXELS:
         raise UsageError(
             f"cannot resize to {spec.resize} and crop to {list(spec.crop)} pixels", fix="positive sizes, as the model's"
         )
     whole = image.size if view is None else view.size
-    (width, height), size = whole, whole
-    short, long = min(width, height), max(width, height)
-    if short != spec.resize:
-        new_long = int(spec.resize * long / short)
-        if spec.resize * new_long > _MAX_PIXELS:
-            raise ImageError(
-                f"an image of {width}x{height} pixels is too long and thin: resized it has {spec.resize}x{new_long}",
-                fix="crop it first",
-            )
-        size = (spec.resize, new_long) if width <= height else (new_long, spec.resize)
+    size = _resized(whole, spec.covered)
     resample, (width, height) = _FILTERS[spec.interpolation], size
     top, left = round((height - crop_height) / 2.0), round((width - crop_width) / 2.0)
     part = (left, top, left + crop_width, top + crop_height)
@@ -221,6 +213,21 @@ def resize_and_crop(image: Image.Image, spec: Preprocess, view: View | None = No
     width, height = padded.size
     top, left = round((height - crop_height) / 2.0), round((width - crop_width) / 2.0)
     return padded.crop((left, top, left + crop_width, top + crop_height))
+
+
+def _resized(size: tuple[int, int], covered: tuple[int, int]) -> tuple[int, int]:
+    """(width, height) of an image of `size` = (width, height), made as small as covers `covered` = (height, width)."""
+    (width, height), (rows, columns) = size, covered
+    if rows * width >= columns * height:
+        new_width, new_height = int(rows * width / height), rows
+    else:
+        new_width, new_height = columns, int(columns * height / width)
+    if (width, height) != (new_width, new_height) and new_width * new_height > _MAX_PIXELS:
+        raise ImageError(
+            f"an image of {width}x{height} pixels is too long and thin: resized it has {new_width}x{new_height}",
+            fix="crop it first",
+        )
+    return new_width, new_height
 
 
 def _part_of(view: View, size: tuple[int, int], part: tuple[int, int, int, int]) -> tuple[float, float, float, float]:

@@ -38,7 +38,7 @@ class View(NamedTuple):
 
 def least_side(spec: Preprocess) -> int | None:
     """Pixels that the shorter side of a photo must keep when it is decoded; None where it is decoded at full size."""
-    return MARGIN * spec.resize if spec.decode == "scaled" else None
+    return MARGIN * max(spec.covered) if spec.decode == "scaled" else None
 
 
 def reduce_jpeg(image: Image.Image, side: int) -> View | None:

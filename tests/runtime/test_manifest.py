@@ -71,6 +71,10 @@ def test_what_is_no_json_object_is_refused(text: str | bytes) -> None:
         (lambda raw: raw.update(labels="red"), "labels: expected a list"),
         (lambda raw: raw["preprocess"].update(resize="big"), "resize: expected int"),
         (lambda raw: raw["preprocess"].update(resize=True), "resize: expected int"),
+        (lambda raw: raw["preprocess"].update(resize=[30]), "resize: expected 2 items"),
+        (lambda raw: raw["preprocess"].update(resize=[30, "40"]), r"resize\[1\]: expected int"),
+        (lambda raw: raw["preprocess"].update(resize=[30, 0]), "must be positive"),
+        (lambda raw: raw["preprocess"].update(resize=[30, 2**20]), "must be positive"),
         (lambda raw: raw["preprocess"].update(crop=[1]), "crop: expected 2 items"),
         (lambda raw: raw["preprocess"].update(crop=[0, 9]), "must be positive"),
         (lambda raw: raw.update(input=3), "input: expected an object"),
@@ -84,6 +88,14 @@ def test_damage_is_named(change: Callable[[Raw], object], message: str, raw: Raw
     change(raw)
     with pytest.raises(BundleError, match=message):
         Manifest.from_json(json.dumps(raw), where="here")
+
+
+def test_what_an_image_covers_is_a_side_or_height_and_width(raw: Raw) -> None:
+    assert Manifest.from_json(json.dumps(raw), where="here").preprocess.covered == (28, 28)
+    raw["preprocess"].update(resize=[30, 50])
+    manifest = Manifest.from_json(json.dumps(raw), where="here")
+    assert manifest.preprocess.resize == manifest.preprocess.covered == (30, 50)
+    assert Manifest.from_json(manifest.to_json(), where="here") == manifest
 
 
 @pytest.mark.parametrize("literal", ["NaN", "Infinity", "-1e999", "9" * 5000, '"\\ud800"', "[" * 70 + "]" * 70])

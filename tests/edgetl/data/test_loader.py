@@ -59,12 +59,20 @@ def test_evaluation_is_the_runtimes_preprocessing(fresh: Fresh, cache: Path) -> 
     assert len(rows_of(cache)) == 1
 
 
-@pytest.mark.parametrize("spec", [SPEC, Preprocess(resize=36, crop=(31, 29)), Preprocess(resize=20, crop=(24, 24))])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        SPEC,
+        *(Preprocess(*sizes) for sizes in ((36, (31, 29)), (20, (24, 24)), ((27, 46), (24, 40)), ((46, 30), (40, 26)))),
+    ],
+)
 def test_training_sees_a_margin_around_what_evaluation_sees(fresh: Fresh, spec: Preprocess) -> None:
     train, val = Pixels(fresh(), spec, kind="train"), Pixels(fresh(), spec, kind="eval")
     order = range(len(train))
     if spec is SPEC:
         assert train.shape == (36, 36, 3)
+    if spec.resize == (27, 46):
+        assert train.shape == (24, 44, 3)  # as much as there is on each side, in steps of 4
     assert torch.equal(evaluation_crop(train.read(order), spec.crop).permute(0, 2, 3, 1), val.read(order).float())
 
 
@@ -99,6 +107,9 @@ def test_what_the_pixels_depend_on_is_in_the_key(fresh: Fresh, cache: Path) -> N
     Pixels(fresh()[1:], SPEC, kind="eval")
     Pixels(fresh()[::-1], SPEC, kind="eval")
     assert len(rows_of(cache)) == 5
+    for number, spec in enumerate((((36, 36), (32, 24)), (36, (32, 24)), ((36, 36), (24, 32)), ((40, 36), (32, 24)))):
+        Pixels(fresh(), Preprocess(*spec), kind="eval")
+        assert len(rows_of(cache)) == 6 + number
 
 
 def test_a_source_that_changed_is_another_image(fresh: Fresh, cache: Path) -> None:

@@ -158,7 +158,7 @@ class Checkpoint:
             "schema": _SCHEMA,
             "backbone": self.backbone,
             "labels": [asdict(label) for label in self.labels],
-            "preprocess": asdict(self.preprocess),
+            "preprocess": self.preprocess.written(),
             "normalize": asdict(self.normalize),
             "hidden": self.hidden,
             "sha256": self.sha256,

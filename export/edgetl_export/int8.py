@@ -172,7 +172,7 @@ def _run(captured: Captured, target: str, artifact: Artifact, images: npt.NDArra
     signature = Signature((artifact.input or captured.input,), (artifact.output or captured.output, *captured.features))
     opened = open_session(TARGETS[target].engine, model, signature)
     if artifact.input is not None:
-        opened = IntegerSession(opened, captured.input, captured.output)
+        opened = IntegerSession(opened, captured.input, captured.outputs)
     with opened as session:
         name, output = captured.input.name, captured.output.name
         return np.concatenate([session.run({name: image[None]})[output].copy() for image in images])

@@ -24,7 +24,7 @@ from edgetl_runtime.commands import EXIT_CODES, CommandParser, run_command, spli
 from edgetl_runtime.engines import DEVICES, ENGINES, engine_info, import_for
 from edgetl_runtime.errors import EngineError, ImageError, UsageError
 from edgetl_runtime.machine import cpu_features, describe_machine
-from edgetl_runtime.manifest import Variant
+from edgetl_runtime.manifest import Preprocess, Variant
 from edgetl_runtime.placement import FallbackWarning, Placement
 from edgetl_runtime.preflight import Obstacle, obstacle
 from edgetl_runtime.selftest import SelfTest, self_test
@@ -164,9 +164,9 @@ def _info(arguments: argparse.Namespace) -> int:
     lines = [
         f"{manifest.name}: {manifest.task}, {len(manifest.labels)} labels, schema {manifest.schema}",
         f"input      {manifest.input.name} {manifest.input.dtype} {list(manifest.input.shape)}",
-        f"output     {manifest.output.name} {manifest.output.dtype} {list(manifest.output.shape)}",
+        *(f"output     {spec.name} {spec.dtype} {list(spec.shape)}" for spec in manifest.outputs),
         *(f"feature    {spec.name} {spec.dtype} {list(spec.shape)}" for spec in manifest.features),
-        f"preprocess shorter side to {spec.resize}, {spec.interpolation}; centre crop {spec.crop[0]}x{spec.crop[1]}",
+        f"preprocess {_preprocessing(spec)}",
         f"golden     {manifest.golden.n if manifest.golden else 'no'} samples",
         "",
         *console.table(["variant", "size", "engine", "state"], rows),
@@ -176,6 +176,15 @@ def _info(arguments: argparse.Namespace) -> int:
     contract = {key: value for key, value in json.loads(manifest.to_json()).items() if key != "variants"}
     console.show(lines, {"bundle": str(bundle.path), **contract, "variants": variants}, arguments.json)
     return 0
+
+
+def _preprocessing(spec: Preprocess) -> str:
+    size = f"{spec.crop[0]}x{spec.crop[1]}"
+    return {
+        "crop": f"shorter side to {spec.resize}, {spec.interpolation}; centre crop {size}",
+        "stretch": f"stretched to {size}, {spec.interpolation}",
+        "letterbox": f"the whole image in {size}, black borders, {spec.interpolation}",
+    }[spec.mode]
 
 
 def _placed(bundle: Bundle, variant: Variant, arguments: argparse.Namespace) -> tuple[Placement | None, str]:

@@ -20,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from edgetl_runtime.errors import ImageError, UsageError
 from edgetl_runtime.files import mode_of, read_regular
 from edgetl_runtime.manifest import Preprocess
+from edgetl_runtime.placing import MOST_PIXELS, Placed, place
 from edgetl_runtime.resizing import resize_part
 from edgetl_runtime.sources import HasBytes, HasRead, ImageSource, name_of, read_source
 
@@ -33,6 +34,7 @@ __all__ = [
     "load_bands",
     "load_image",
     "preprocess",
+    "preprocess_placed",
     "resize_and_crop",
     "stack_bands",
 ]
@@ -40,9 +42,7 @@ __all__ = [
 
 ColorOrder: TypeAlias = Literal["RGB", "BGR"]
 
-# Pillow's own limit, also for what it does not read from files and for what is resized: a line of 1 x 10,000 pixels
-# would take gigabytes.
-_MAX_PIXELS = 2 * 89_478_485
+_MAX_PIXELS = MOST_PIXELS
 _PILLOW_FAILURES = (
     ArithmeticError,
     AssertionError,
@@ -88,13 +88,21 @@ def preprocess(source: ImageSource, spec: Preprocess, *, color: ColorOrder = "RG
     channel order of a numpy array of colours (OpenCV frames are "BGR"); other sources know their own.
     Raises `ImageError` when the image cannot be read or has another number of channels.
     """
+    return preprocess_placed(source, spec, color=color)[0]
+
+
+def preprocess_placed(
+    source: ImageSource, spec: Preprocess, *, color: ColorOrder = "RGB"
+) -> tuple[npt.NDArray[np.uint8], Placed]:
+    """What `preprocess` gives, and where the upright photo lies in it: what maps boxes and masks back to its pixels."""
+    # Channels of an array are resized each by itself: they may change places at the end, where there are fewer pixels.
+    swapped = spec.channels == 3 and isinstance(source, np.ndarray) and isinstance(color, str) and color == "BGR"
+    bands = load_bands(source, spec.channels, color="RGB" if swapped else color)
+    placed = place(bands[0].size, spec)
     if spec.channels != 3:
-        bands = load_bands(source, spec.channels, color=color)
-        return stack_bands([resize_and_crop(band, spec) for band in bands])
-    if isinstance(source, np.ndarray) and isinstance(color, str) and color == "BGR":
-        # Channels are resized each by itself, so they may change places at the end, where there are fewer pixels.
-        return np.ascontiguousarray(np.asarray(resize_and_crop(load_image(source), spec))[:, :, ::-1])
-    return np.asarray(resize_and_crop(load_image(source, color=color), spec))
+        return stack_bands([resize_and_crop(band, spec) for band in bands]), placed
+    pixels = np.asarray(resize_and_crop(bands[0], spec))
+    return np.ascontiguousarray(pixels[:, :, ::-1]) if swapped else pixels, placed
 
 
 def load_image(source: ImageSource, *, color: ColorOrder = "RGB") -> Image.Image:
@@ -174,45 +182,18 @@ def stack_bands(bands: Sequence[Image.Image]) -> npt.NDArray[np.uint8]:
 
 
 def resize_and_crop(image: Image.Image, spec: Preprocess) -> Image.Image:
-    """Shorter side to ``spec.resize``, then the centre ``spec.crop``.
-
-    Sizes and offsets are torchvision's: the longer side is truncated, the crop offset is rounded half to even.
-    """
+    """An upright image brought to ``spec.crop``, where `edgetl_runtime.placing.place` puts it; borders are black."""
     if spec.interpolation not in _FILTERS:
         raise UsageError(f"unknown interpolation {spec.interpolation!r}", fix=f"one of: {', '.join(_FILTERS)}")
-    crop_height, crop_width = spec.crop
-    if min(spec.resize, *spec.crop) < 1 or crop_height * crop_width * max(1, spec.channels / 3) > _MAX_PIXELS:
-        raise UsageError(
-            f"cannot resize to {spec.resize} and crop to {list(spec.crop)} pixels", fix="positive sizes, as the model's"
-        )
-    width, height = image.size
-    short, long = min(width, height), max(width, height)
-    size = image.size
-    if short != spec.resize:
-        new_long = int(spec.resize * long / short)
-        if spec.resize * new_long > _MAX_PIXELS:
-            raise ImageError(
-                f"an image of {width}x{height} pixels is too long and thin: resized it has {spec.resize}x{new_long}",
-                fix="crop it first",
-            )
-        size = (spec.resize, new_long) if width <= height else (new_long, spec.resize)
-    resample, (width, height) = _FILTERS[spec.interpolation], size
-    top, left = round((height - crop_height) / 2.0), round((width - crop_width) / 2.0)
-    part = (left, top, left + crop_width, top + crop_height)
-    if crop_height <= height and crop_width <= width:
-        return image.crop(part) if size == image.size else resize_part(image, size, part, resample)
-    padded = _pad_to(image if size == image.size else image.resize(size, resample), crop_height, crop_width)
-    width, height = padded.size
-    top, left = round((height - crop_height) / 2.0), round((width - crop_width) / 2.0)
-    return padded.crop((left, top, left + crop_width, top + crop_height))
-
-
-def _pad_to(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Black borders up to at least (height, width), as torchvision's center_crop adds them."""
-    size = max(image.width, width), max(image.height, height)
-    padded = Image.new(image.mode, size)
-    padded.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
-    return padded
+    placed = place(image.size, spec)
+    resample, (width, height) = _FILTERS[spec.interpolation], placed.resized
+    part = (-placed.left, -placed.top, placed.tensor[0] - placed.left, placed.tensor[1] - placed.top)
+    if min(part[:2]) >= 0 and part[2] <= width and part[3] <= height:
+        return image.crop(part) if placed.resized == image.size else resize_part(image, placed.resized, part, resample)
+    bordered = Image.new(image.mode, placed.tensor)
+    resized = image if placed.resized == image.size else image.resize(placed.resized, resample)
+    bordered.paste(resized, (placed.left, placed.top))
+    return bordered
 
 
 def _from_bytes(content: bytes, what: str, color: ColorOrder, channels: int) -> tuple[Image.Image, ...]:

@@ -23,7 +23,7 @@ from edgetl_runtime.bundle import Bundle
 from edgetl_runtime.comparison import sqnr_db
 from edgetl_runtime.errors import BundleError, EngineError, MissingDependency
 from edgetl_runtime.golden import GoldenSamples
-from edgetl_runtime.manifest import Label, Manifest, Preprocess, Variant
+from edgetl_runtime.manifest import MODES, Label, Manifest, Preprocess, Variant
 from edgetl_runtime.modelfile import embedded_text
 from edgetl_runtime.preprocess import preprocess
 
@@ -105,7 +105,11 @@ def _prepared(
     others: dict[str, dict[str, Any]] = {
         f"the resize filter is {spec.interpolation} where it was {other}": {"interpolation": other}
     }
-    for resize in {*range(spec.resize - 4, spec.resize + 5), min(spec.crop), 256, 232} - {spec.resize, 0}:
+    for mode in {*MODES[1:]} - {spec.mode}:
+        cause = f"the image is brought to its size by {spec.mode} where it was {mode}"
+        others[cause] = {"mode": mode, "resize": 0}
+    sides = {*range(spec.resize - 4, spec.resize + 5), min(spec.crop), 256, 232} - {spec.resize, 0}
+    for resize in sides if spec.mode == "crop" else ():
         cause = f"the image is resized to {spec.resize} pixels where it was {resize}"
         others[cause] = {"resize": max(1, resize)}
     for cause, change in others.items():

@@ -400,9 +400,10 @@ def _self_test_lines(result: SelfTest, unable: list[Obstacle]) -> list[str]:
     rows = []
     for test in result.variants:
         numbers = ["-"] * 3
-        if test.agreement is not None and test.sqnr_db is not None and test.max_abs is not None:
-            same = f"{round(test.agreement * test.n)}/{test.n}"
-            numbers = [same, f"{test.sqnr_db:.1f}", f"{test.max_abs:.3g}"]
+        if test.agreement is not None:
+            numbers[0] = f"{round(test.agreement * test.n)}/{test.n}"
+        if test.sqnr_db is not None and test.max_abs is not None:
+            numbers[1:] = [f"{test.sqnr_db:.1f}", f"{test.max_abs:.3g}"]
         state = "ok" if test.passed else f"FAILED: {test.problem}"
         known = "" if test.counted else " (failed verification when it was exported: not counted)"
         rows.append([test.id, f"{test.engine} {test.engine_version}", *numbers, state + known])

@@ -158,7 +158,7 @@ class Checkpoint:
             "schema": _SCHEMA,
             "backbone": self.backbone,
             "labels": [asdict(label) for label in self.labels],
-            "preprocess": self.preprocess.written(),
+            "preprocess": self.preprocess.fields(),
             "normalize": asdict(self.normalize),
             "hidden": self.hidden,
             "sha256": self.sha256,

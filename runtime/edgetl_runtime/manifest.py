@@ -112,7 +112,7 @@ class Preprocess:
             return f"interpolation {self.interpolation!r:.60} is not one of {', '.join(_INTERPOLATIONS)}"
         return None
 
-    def written(self) -> dict[str, Any]:
+    def fields(self) -> dict[str, Any]:
         """Its fields as they are recorded: without the mode "crop", as before there were others.
 
         What was recorded then - manifests, contracts, fingerprints - stays equal to what is recorded now.
@@ -123,7 +123,7 @@ class Preprocess:
         return fields
 
     def __repr__(self) -> str:
-        values = ", ".join(f"{name}={value!r}" for name, value in self.written().items())
+        values = ", ".join(f"{name}={value!r}" for name, value in self.fields().items())
         return f"{type(self).__name__}({values})"
 
 
@@ -261,7 +261,7 @@ class Manifest:
             del fields["features"]  # so that a file without any is what it was before there were features
         if len(self.outputs) == 1:
             del fields["outputs"]  # likewise
-        fields["preprocess"] = json_value(self.preprocess.written())
+        fields["preprocess"] = json_value(self.preprocess.fields())
         layout: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 1}
         return json.dumps({**{key: fields[key] for key in order}, **fields}, ensure_ascii=False, **layout)
 

@@ -92,7 +92,7 @@ def _judge(source: Source, samples: CalibrationSamples, judges: Sequence[Sample]
         truth = labels.numpy()
         images = pixels.numpy()
         right += int((reference(images).argmax(1) == truth).sum())
-        right_int8 += int((simulation.logits(images).argmax(1) == truth).sum())
+        right_int8 += int((simulation.outputs(images)["logits"].argmax(1) == truth).sum())
     return _Judged(right / len(judges), right_int8 / len(judges))
 
 

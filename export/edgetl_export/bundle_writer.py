@@ -16,8 +16,9 @@ from edgetl_export.artifact import Artifact
 from edgetl_export.capture import Source
 from edgetl_export.quantize.quantization import Quantization
 from edgetl_export.quantize.saturation import LayerRisk
-from edgetl_runtime.manifest import FileEntry, Golden, Manifest, Variant
+from edgetl_runtime.manifest import FileEntry, Golden, Manifest, Preprocess, Variant
 from edgetl_runtime.npy import write_npy
+from edgetl_runtime.placing import place
 from edgetl_runtime.preprocess import ImageSource, load_bands, preprocess, stack_bands
 from edgetl_runtime.seal import sealed, with_room_for_seal
 
@@ -51,11 +52,10 @@ def write_golden(folder: Path, source: Source, originals: Sequence[ImageSource])
     from what is stored: so a device whose JPEG decoder differs can still be held to every pixel.
     """
     spec = source.preprocess
-    least = round(_GOLDEN_MARGIN * spec.covered[0]), round(_GOLDEN_MARGIN * spec.covered[1])
     images: list[FileEntry] = []
     tensors = []
     for index, original in enumerate(originals):
-        suffix, content = _without_loss([_reduced(band, least) for band in load_bands(original, spec.channels)])
+        suffix, content = _without_loss([_reduced(band, spec) for band in load_bands(original, spec.channels)])
         images.append(write_file(folder, f"golden/{index:02d}{suffix}", content))
         tensors.append(preprocess(content, spec))
     stacked = np.stack(tensors)
@@ -103,9 +103,11 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     (folder / "manifest.json").write_bytes(content)
 
 
-def _reduced(image: Image.Image, least: tuple[int, int]) -> Image.Image:
-    """As small as covers `least` = (height, width), or as it is."""
-    scale = max(least[0] / image.height, least[1] / image.width)
+def _reduced(image: Image.Image, spec: Preprocess) -> Image.Image:
+    resized = place(image.size, spec).resized
+    # The side that is shrunk least; of equals the shorter one, where sizes are not truncated.
+    side, wanted = max(sorted(zip(image.size, resized, strict=True)), key=lambda pair: pair[1] / pair[0])
+    scale = round(_GOLDEN_MARGIN * wanted) / side
     if scale >= 1:
         return image
     return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))

@@ -1,11 +1,12 @@
-"""A trained network as the module that is exported: uint8 NHWC in, normalisation inside, logits out."""
+"""A trained network as the module that is exported: uint8 NHWC in, normalisation inside, outputs by name."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +16,11 @@ from torch.export import ExportedProgram
 from torch.fx.experimental.optimization import fuse
 from torch.fx.proxy import TraceError
 
-from edgetl_export.features import with_features
-from edgetl_runtime.errors import ExportError
+from edgetl_export.features import RESERVED, check_features, with_features
+from edgetl_runtime.errors import ExportError, UsageError
 from edgetl_runtime.manifest import Label, Normalize, Preprocess, TensorSpec, check_label_names
 
-__all__ = ["Captured", "ExportedModule", "Original", "Source", "by_image", "capture"]
+__all__ = ["Captured", "ExportedModule", "NamedOutputs", "Original", "Source", "by_image", "by_name", "capture"]
 
 INPUT_NAME = "image"
 OUTPUT_NAME = "logits"
@@ -27,10 +28,12 @@ OUTPUT_NAME = "logits"
 
 @dataclass(frozen=True)
 class Source:
-    """What is exported: a network that takes normalised float32 (N, C, H, W) and gives (N, classes) logits.
+    """What is exported: a network that takes normalised float32 (N, C, H, W) and gives `outputs`, batch first.
 
-    `checkpoint_sha256` identifies the weights; it is recorded in the bundle. `features` are the names of what is given
-    besides the logits (see `edgetl_export.features`).
+    It gives one as a tensor, several as a tuple in the order of these names, or either as a dict by name, of which the
+    others are left out. Of a classifier it is one, ``logits`` (N, classes). `checkpoint_sha256` identifies the weights;
+    it is recorded in the bundle. `features` are the names of what is given besides (see `edgetl_export.features`),
+    which can be had beside a single output.
     """
 
     name: str
@@ -41,8 +44,10 @@ class Source:
     checkpoint_sha256: str
     task: str = "classification"
     features: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = (OUTPUT_NAME,)
 
     def __post_init__(self) -> None:
+        _check_outputs(self.outputs)
         check_label_names((text for label in self.labels for text in (label.id, label.name)), f"model {self.name}")
 
     def network(self) -> nn.Module:
@@ -53,64 +58,91 @@ class Source:
         network = copy.deepcopy(self.module).cpu().float().eval().requires_grad_(requires_grad=False)
         if not self.features:
             return network
+        check_features(self.features)
+        if len(self.outputs) > 1 or self.outputs[0] in self.features:
+            raise UsageError(
+                f"features can be had beside one output of another name, and {self.name} has {', '.join(self.outputs)}",
+                fix="leave --features out, or give them as outputs",
+            )
         example = torch.zeros(2, len(self.normalize.mean), *self.preprocess.crop)
         return with_features(network, self.features, example)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that `network` gives, in this order: the outputs, the features."""
+        return (*self.outputs, *self.features)
+
     def reference(self) -> Original:
-        """The original: uint8 (N, H, W, C) to float32 logits (N, classes)."""
+        """The original: uint8 (N, H, W, C) to its outputs, for a classifier float32 logits (N, classes)."""
         return Original(self)
 
 
+def _check_outputs(names: tuple[str, ...]) -> None:
+    if not names or len(set(names)) < len(names) or any(not name or name in RESERVED for name in names):
+        raise UsageError(
+            f"{', '.join(map(repr, names)) or 'nothing'} cannot be the names of a network's outputs",
+            fix=f"name each once, and none {', '.join(RESERVED)}",
+        )
+
+
 class Original:
-    """A source's network as it was trained, as a function of uint8 (N, H, W, C) to float32 logits (N, classes).
+    """A source's network as it was trained, as a function of uint8 (N, H, W, C) to its outputs.
 
     The normalisation is computed here once more: what is exported is compared with the original, not with the
     exporter's own idea of it. ``features`` are the names of what `outputs` gives besides.
     """
 
     def __init__(self, source: Source) -> None:
-        self.features = source.features
+        self.features, self._names = source.features, source.names
         self._network = source.network().to(memory_format=torch.channels_last)
         self._mean, self._std = torch.tensor(source.normalize.mean), torch.tensor(source.normalize.std)
 
     def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """The logits."""
-        return self.outputs(images)[OUTPUT_NAME]
+        """The first output: of a classifier the logits."""
+        return self.outputs(images)[self._names[0]]
 
-    def outputs(self, images: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
-        """Logits and features by name, each with a row for every image."""
+    def outputs(self, images: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
+        """Outputs and features by name, each with a row for every image."""
         with torch.inference_mode():
             normal = (torch.tensor(images).float() / 255.0 - self._mean) / self._std
-            given = _tensors(self._network(normal.permute(0, 3, 1, 2)))
-        return {
-            name: np.ascontiguousarray(value) for name, value in zip((OUTPUT_NAME, *self.features), given, strict=True)
-        }
+            tensors = by_name(self._network(normal.permute(0, 3, 1, 2)), self._names)
+        return {name: np.ascontiguousarray(value) for name, value in tensors.items()}
 
 
-class ExportedModule(nn.Module):
+class NamedOutputs(nn.Module):
+    """A module that gives the outputs called ``names``, in this order: one as a tensor, more as a tuple."""
+
+    names: tuple[str, ...]
+
+    def in_order(self, given: Any) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """What a network gives, in whatever form `by_name` takes it, as this module does."""
+        tensors = tuple(by_name(given, self.names).values())
+        return tensors[0] if len(tensors) == 1 else tensors
+
+
+class ExportedModule(NamedOutputs):
     """`network` behind the input contract: uint8 (N, H, W, C), ``(pixel / 255 - mean) / std`` inside."""
 
     scale: torch.Tensor
     shift: torch.Tensor
 
-    def __init__(self, network: nn.Module, normalize: Normalize) -> None:
+    def __init__(self, network: nn.Module, normalize: Normalize, names: tuple[str, ...] = (OUTPUT_NAME,)) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.names = network, names
         mean, std = torch.tensor(normalize.mean, dtype=torch.float64), torch.tensor(normalize.std, dtype=torch.float64)
         self.register_buffer("scale", (1.0 / (255.0 * std)).float())
         self.register_buffer("shift", (-mean / std).float())
 
     def forward(self, image: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        """Logits (N, classes) float32 of uint8 `image` (N, H, W, C); a tuple with the features behind, if any."""
+        """The outputs for uint8 `image` (N, H, W, C)."""
         # Normalising before the permute keeps the TFLite graph NHWC from end to end, without a leading transpose.
         normal = image.float() * self.scale + self.shift
-        outputs: torch.Tensor | tuple[torch.Tensor, ...] = self.network(normal.permute(0, 3, 1, 2))
-        return outputs
+        return self.in_order(self.network(normal.permute(0, 3, 1, 2)))
 
 
 @dataclass(frozen=True)
 class Captured:
-    """The module that every target is converted from: uint8 (N, H, W, C) in, logits and features out.
+    """The module that every target is converted from: uint8 (N, H, W, C) in, outputs and features out.
 
     With ``takes_pixels`` its first layer reads grey levels and the normalisation is part of its weights.
     """
@@ -125,27 +157,32 @@ class Captured:
         spec = self.source.preprocess
         return TensorSpec(INPUT_NAME, "uint8", (1, *spec.crop, spec.channels), "NHWC")
 
-    @property
-    def output(self) -> TensorSpec:
-        """float32 logits."""
-        return TensorSpec(OUTPUT_NAME, "float32", (1, len(self.source.labels)))
-
     @cached_property
-    def features(self) -> tuple[TensorSpec, ...]:
-        """float32, what is given behind the logits, in the order of the source's names."""
-        if not self.source.features:
-            return ()
+    def all_outputs(self) -> tuple[TensorSpec, ...]:
+        """All that a file gives, in this order: the outputs, the features."""
         with torch.inference_mode():
-            _, *given = _tensors(self.module(self.example))
+            tensors = by_name(self.module(self.example), self.source.names)
         return tuple(
-            TensorSpec(name, "float32", tuple(value.shape), "NHWC" if value.ndim == 4 else None)
-            for name, value in zip(self.source.features, given, strict=True)
+            TensorSpec(
+                name, str(value.dtype).removeprefix("torch."), tuple(value.shape), "NHWC" if value.ndim == 4 else None
+            )
+            for name, value in tensors.items()
         )
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """All that a file gives, in this order: the logits, the features."""
-        return (self.output, *self.features)
+        """What the task is decoded from, in the order of the source's names; of a classifier float32 logits."""
+        return self.all_outputs[: len(self.source.outputs)]
+
+    @property
+    def output(self) -> TensorSpec:
+        """The first of the outputs."""
+        return self.all_outputs[0]
+
+    @property
+    def features(self) -> tuple[TensorSpec, ...]:
+        """float32, what is given behind the outputs, in the order of the source's names."""
+        return self.all_outputs[len(self.source.outputs) :]
 
     @property
     def example(self) -> torch.Tensor:
@@ -168,16 +205,16 @@ class Captured:
 
     @cached_property
     def batched(self) -> fx.GraphModule:
-        """The same graph, nodes of the same names, for any number of images at once. It gives the logits alone."""
+        """The same graph, nodes of the same names, for any number of images at once. It gives no features."""
         example, alone = self.example.expand(2, -1, -1, -1).contiguous(), self.without_features.module
         program = torch.export.export(alone, (example,), dynamic_shapes=({0: torch.export.Dim("n", max=4096)},))
         return _named_like(self.without_features.program.module(), program.module())
 
     @cached_property
     def without_features(self) -> Captured:
-        """What gives the logits alone, from parameters of the same names; itself without features.
+        """What gives the outputs alone, from parameters of the same names; itself without features.
 
-        Quantisation looks at this, so that features change nothing on the logits' way.
+        Quantisation looks at this, so that features change nothing on the outputs' way.
         """
         if not self.source.features:
             return self
@@ -188,6 +225,8 @@ class Captured:
         output.args = (output.all_input_nodes[0],)
         network.graph.eliminate_dead_code()
         network.recompile()
+        assert isinstance(module, NamedOutputs)
+        module.names = self.source.outputs
         return replace(self, source=replace(self.source, features=()), module=module)
 
 
@@ -214,19 +253,50 @@ def capture(source: Source) -> Captured:
     Works on a copy, on the CPU, in evaluation mode. Batch norms are folded into the convolutions before them, so
     that every target, and the calibration, sees the same weights.
 
-    Raises `ExportError` when the network does not give one row of logits per image, and what `Source.network` raises.
+    Raises `ExportError` when the network does not give what the source names, each with a row for every image, or a
+    classifier not one row of logits, and what `Source.network` raises.
     """
-    captured = Captured(source, ExportedModule(_folded(source.network()), source.normalize).eval())
-    with torch.inference_mode():
-        given = captured.module(captured.example)
-    logits = given[0] if source.features else given
-    if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != captured.output.shape:
-        shape = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    captured = Captured(source, ExportedModule(_folded(source.network()), source.normalize, source.names).eval())
+    if source.task == "classification" and captured.output.shape != (1, len(source.labels)):
         raise ExportError(
-            f"{source.name} gives {shape} for one image; its labels need {list(captured.output.shape)}",
+            f"{source.name} gives {list(captured.output.shape)} for one image; its labels need "
+            f"{[1, len(source.labels)]}",
             fix="pass the labels that the checkpoint was trained with",
         )
+    for spec in captured.all_outputs:
+        if spec.shape[:1] != (1,):
+            raise ExportError(
+                f"{source.name} gives {spec.name} {list(spec.shape)} for one image, not a row for each image",
+                fix="let the network give its outputs with the batch first",
+            )
     return captured
+
+
+def by_name(given: Any, names: Sequence[str]) -> dict[str, torch.Tensor]:
+    """What a network gives - a tensor, a tuple or a list in the order of `names`, or a dict - as a dict of these names.
+
+    Raises `ExportError` when something of it is not there, or no tensor.
+    """
+    if isinstance(given, Mapping):
+        parts = tuple(given.get(name) for name in names)
+    else:
+        parts = tuple(given) if isinstance(given, tuple | list) else (given,)
+    tensors = {name: part for name, part in zip(names, parts, strict=False) if isinstance(part, torch.Tensor)}
+    if not len(tensors) == len(parts) == len(names):
+        raise ExportError(
+            f"the network gives {_described(given)}, not {', '.join(names)} as "
+            f"{'a tensor' if len(names) == 1 else 'a tuple of tensors'} or a dict by name",
+            fix="let its forward return these tensors, or name its outputs in the source",
+        )
+    return tensors
+
+
+def _described(given: Any) -> str:
+    if isinstance(given, Mapping):
+        return f"a dict of {', '.join(map(str, given)) or 'nothing'}"
+    if isinstance(given, tuple | list):
+        return f"a {type(given).__name__} of {len(given)} ({', '.join(type(part).__name__ for part in given)})"
+    return "a tensor" if isinstance(given, torch.Tensor) else f"a {type(given).__name__}"
 
 
 def _named_like(model: fx.GraphModule, other: fx.GraphModule) -> fx.GraphModule:
@@ -255,7 +325,3 @@ def _folded(network: nn.Module) -> nn.Module:
     except TraceError:
         # Control flow that symbolic tracing cannot follow: the converters fold what they find instead.
         return network
-
-
-def _tensors(outputs: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    return outputs if isinstance(outputs, tuple) else (outputs,)

@@ -362,6 +362,7 @@ def _manifest(
         normalize=source.normalize,
         output=captured.output,
         features=captured.features,
+        outputs=captured.outputs,
         variants=tuple(variants),
         provenance={
             "edgetl": __version__,

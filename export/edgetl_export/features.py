@@ -17,12 +17,12 @@ from torch.fx.proxy import TraceError
 
 from edgetl_runtime.errors import ExportError, UsageError
 
-__all__ = ["POOLED", "check_features", "with_features"]
+__all__ = ["POOLED", "RESERVED", "check_features", "with_features"]
 
 POOLED = "pooled"
 """What the last linear layer is given."""
 
-_RESERVED = ("image", "logits", "tensors", "images", "labels")
+RESERVED = ("image", "tensors", "images", "labels")
 """Names of other tensors, in a model's file or among the golden samples and kept answers."""
 
 _LOGITS = "logits"
@@ -35,7 +35,7 @@ def check_features(names: Sequence[str], *, io: str = "float", precisions: Seque
     That is beside int8 logits (`io`), and at w8a16 among `precisions`.
     """
     for name in names:
-        if not name or name in _RESERVED:
+        if not name or name in (*RESERVED, _LOGITS):
             raise UsageError(f"{name!r} cannot be the name of a feature", fix=f"{POOLED}, or the name of a layer")
     if len(set(names)) < len(names):
         raise UsageError(f"a feature is given twice: {', '.join(names)}", fix="name each once")

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from edgetl_export.artifact import Artifact
 from edgetl_export.calibration import CalibrationSamples
-from edgetl_export.capture import Captured, Source
-from edgetl_export.ladder import Climb, Climbed, climb
+from edgetl_export.capture import Captured, Original, Source
+from edgetl_export.ladder import Agreement, Climb, Climbed, climb, same_labels
 from edgetl_export.progress import Track, silent
 from edgetl_export.quantize.cache import calibrate_once, key_of
 from edgetl_export.quantize.calibrate import METHODS, Calibration
@@ -30,7 +30,7 @@ from edgetl_runtime.errors import UsageError, nearest
 from edgetl_runtime.quantities import DROP
 from edgetl_runtime.session import IntegerSession
 
-__all__ = ["WAYS", "Int8Options", "Quantizer"]
+__all__ = ["WAYS", "Int8Options", "Quantizer", "run_artifact"]
 
 WAYS = ("ptq", "distill", "qat")
 """How int8 variants are made when no budget is given: without training, trained against the float network, or trained
@@ -51,8 +51,8 @@ class Int8Options:
     ``quantize`` is one of `WAYS`. With ``max_drop`` (a share of photos, below a half) the ladder is climbed instead,
     until no more photos than that get another label; ``tune`` are the photos it is judged on. ``ranges`` is one of
     `METHODS`; ``labels`` are those of the calibration photos, in their order, as places in the row of logits: ``qat``
-    needs them. ``safe`` avoids weights whose products outgrow 16 bits in pairs. Raises `UsageError` for values that
-    make no sense.
+    needs them. ``safe`` avoids weights whose products outgrow 16 bits in pairs. ``agreement`` says how far outputs
+    decide like the original's, where that is not a matter of labels. Raises `UsageError` for values that make no sense.
     """
 
     quantize: str = WAYS[0]
@@ -63,6 +63,7 @@ class Int8Options:
     safe: bool = False
     io: str = "float"
     distillation: DistillOptions = field(default_factory=DistillOptions)
+    agreement: Agreement = same_labels
 
     def __post_init__(self) -> None:
         if self.quantize not in WAYS:
@@ -122,15 +123,16 @@ class Quantizer:
             calibration=self.calibration,
             images=_in_memory(self.samples),
             judge=judge,
-            logits=np.concatenate([reference(image[None]) for image in judge]),
+            outputs=_original_outputs(reference, self.captured, judge),
             max_drop=max_drop,
             quantize=self._static,
             recalibrate=lambda captured: calibrate_once(captured, self.samples, track=self.track),
             distillation=self.options.distillation,
             resume=self._resume(),
             finish=without_saturation if self.options.safe else None,
+            agreement=self.options.agreement,
         )
-        return climb(plan, write, partial(_run, self.captured), track=self.track)
+        return climb(plan, write, partial(run_artifact, self.captured), track=self.track)
 
     def _static(self, captured: Captured, calibration: Calibration) -> Quantized:
         static = quantize_static(captured, calibration, method=self.options.ranges)
@@ -165,14 +167,29 @@ def _in_memory(samples: CalibrationSamples) -> npt.NDArray[np.uint8]:
     return np.concatenate(list(few))
 
 
-def _run(captured: Captured, target: str, artifact: Artifact, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Logits of an artifact in its own engine."""
+def _original_outputs(
+    original: Original, captured: Captured, images: npt.NDArray[np.uint8]
+) -> dict[str, npt.NDArray[Any]]:
+    runs = [original.outputs(image[None]) for image in images]
+    return {spec.name: np.concatenate([run[spec.name] for run in runs]) for spec in captured.outputs}
+
+
+def run_artifact(
+    captured: Captured, target: str, artifact: Artifact, images: npt.NDArray[np.uint8]
+) -> dict[str, npt.NDArray[Any]]:
+    """Outputs of an artifact in its own engine, by name."""
     contents = list(artifact.files.values())
     model = ModelBytes(contents[0], name=f"{target}.int8", weights=contents[1] if len(contents) > 1 else None)
-    signature = Signature((artifact.input or captured.input,), (artifact.output or captured.output, *captured.features))
+    own = captured.all_outputs if artifact.output is None else (artifact.output,)
+    signature = Signature((artifact.input or captured.input,), own)
     opened = open_session(TARGETS[target].engine, model, signature)
     if artifact.input is not None:
-        opened = IntegerSession(opened, captured.input, captured.output)
+        opened = IntegerSession(opened, captured.input, captured.outputs)
     with opened as session:
-        name, output = captured.input.name, captured.output.name
-        return np.concatenate([session.run({name: image[None]})[output].copy() for image in images])
+        names = [spec.name for spec in captured.outputs]
+        rows: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in names}
+        for image in images:
+            tensors = session.run({captured.input.name: image[None]})
+            for name in names:
+                rows[name].append(tensors[name].copy())
+    return {name: np.concatenate(parts) for name, parts in rows.items()}

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,22 +25,44 @@ from edgetl_export.quantize.repair import correct_biases, equalize
 from edgetl_export.quantize.sensitivity import in_float, noise_by_node
 from edgetl_export.quantize.simulate import Simulation
 from edgetl_export.quantize.static import quantize_static
-from edgetl_runtime.comparison import sqnr_db
+from edgetl_runtime.comparison import least_sqnr_db, same_label, sqnr_db
+from edgetl_runtime.errors import UsageError
 
-__all__ = ["Climb", "Climbed", "Rung", "climb", "rungs"]
+__all__ = ["Agreement", "Climb", "Climbed", "Outputs", "Rung", "climb", "rungs", "same_labels"]
 
 _SHARES = (0.5, 0.6, 0.75, 0.9)
 """Shares of the predicted noise that mixed precision takes out, each of what the one before it left: of all of it
 0.5, 0.8, 0.95 and 0.995."""
 
+_LOGITS = "logits"
 _REPAIR_IMAGES, _SENSITIVITY_IMAGES = 48, 32
+
+
+Outputs = Mapping[str, npt.NDArray[Any]]
+"""What a network gives for n images, by name, each (n, ...)."""
+
+Agreement = Callable[[Outputs, Outputs], npt.NDArray[np.float64]]
+"""Of the original's outputs and others the share (0..1) of each image's decisions that are the same, (n,)."""
+
+
+def same_labels(original: Outputs, outputs: Outputs) -> npt.NDArray[np.float64]:
+    """Of each image the share of rows of ``logits`` with the original's label: one of a classifier, many of a map.
+
+    Raises `UsageError` where the network gives none.
+    """
+    if _LOGITS not in original:
+        raise UsageError(
+            f"there are no labels in {', '.join(original)}, so that none can change", fix="leave --max-drop out"
+        )
+    return same_label(original[_LOGITS], outputs[_LOGITS])
 
 
 @dataclass(frozen=True)
 class Rung:
-    """What one rung gave for one variant, on ``n`` photos: the share of them with the original's label.
+    """What one rung gave for one variant, on ``n`` photos: how far it decides like the original, 0..1.
 
-    ``drop`` is one minus that; ``kept`` says whether the variant was taken from this rung.
+    ``drop`` is one minus that; ``sqnr_db`` that of the worst output; ``kept`` says whether the variant was taken from
+    this rung.
     """
 
     variant: str
@@ -56,21 +79,23 @@ class Rung:
 @dataclass(frozen=True)
 class Climb:
     """What a ladder needs: the network to quantise and its calibration, photos to fit on (``images``), photos to judge
-    on (``judge``, with the original's ``logits``), the most labels that may change (``max_drop``, a share).
-    ``finish`` is done to what distillation learned.
+    on (``judge``, with the original's ``outputs`` by name), the most decisions that may change (``max_drop``, a share).
+    ``agreement`` says by photo how far what is given decides like the original. ``finish`` is done to what distillation
+    learned.
     """
 
     captured: Captured
     calibration: Calibration
     images: npt.NDArray[np.uint8]
     judge: npt.NDArray[np.uint8]
-    logits: npt.NDArray[np.float32]
+    outputs: Outputs
     max_drop: float
     quantize: Callable[[Captured, Calibration], Quantized] = quantize_static
     recalibrate: Callable[[Captured], Calibration] | None = None
     distillation: DistillOptions = field(default_factory=DistillOptions)
     resume: Path | None = None
     finish: Callable[[Quantized], Quantized] | None = None
+    agreement: Agreement = same_labels
 
 
 @dataclass(frozen=True)
@@ -87,8 +112,8 @@ class Climbed:
     failed: Mapping[str, str] = field(default_factory=dict)
 
 
-Runner = Callable[[str, Artifact, npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
-"""Logits of a target's artifact for images (n, H, W, C)."""
+Runner = Callable[[str, Artifact, npt.NDArray[np.uint8]], Outputs]
+"""Outputs of a target's artifact for images (n, H, W, C)."""
 
 
 def climb(
@@ -184,24 +209,26 @@ def _corrected(plan: Climb, quantized: Quantized) -> Quantized:
 
 
 def _simulated(plan: Climb, quantized: Quantized) -> float:
-    return _fidelity(plan, Simulation(quantized.captured, quantized.quantization).logits(plan.judge))
+    return _fidelity(plan, Simulation(quantized.captured, quantized.quantization).outputs(plan.judge))
 
 
-def _fidelity(plan: Climb, logits: npt.NDArray[np.float32]) -> float:
-    """Mean over images of the SQNR in dB: no image counts more than another."""
-    each = [sqnr_db(wanted, given) for wanted, given in zip(plan.logits, logits, strict=True)]
+def _fidelity(plan: Climb, outputs: Outputs) -> float:
+    """Mean over images and outputs of the SQNR in dB: no image counts more than another."""
+    each = [
+        sqnr_db(wanted, given)
+        for name, original in plan.outputs.items()
+        for wanted, given in zip(original, outputs[name], strict=True)
+    ]
     return float(np.mean(np.clip(each, -200.0, 200.0)))
 
 
-def _judge(
-    plan: Climb, target: str, quantized: Quantized, logits: npt.NDArray[np.float32], start: float, note: str | None
-) -> Rung:
-    agreement = float((logits.argmax(1) == plan.logits.argmax(1)).mean())
-    if not np.isfinite(logits).all():
+def _judge(plan: Climb, target: str, quantized: Quantized, outputs: Outputs, start: float, note: str | None) -> Rung:
+    agreement = float(plan.agreement(plan.outputs, outputs).mean())
+    if not all(np.isfinite(values).all() for values in outputs.values()):
         agreement = 0.0
-    total = float(np.clip(sqnr_db(plan.logits, logits), -200.0, 200.0))
+    total = float(np.clip(least_sqnr_db(plan.outputs, outputs), -200.0, 200.0))
     rung, seconds = quantized.quantization.rung, time.monotonic() - start
-    return Rung(f"{target}.int8", rung, agreement, 1.0 - agreement, total, len(logits), seconds, note=note)
+    return Rung(f"{target}.int8", rung, agreement, 1.0 - agreement, total, len(plan.judge), seconds, note=note)
 
 
 def _too_far(rung: Rung, max_drop: float) -> str:

@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from edgetl_export.calibration import CalibrationSamples
-from edgetl_export.capture import Source
+from edgetl_export.capture import Source, by_name
 from edgetl_export.device import device_named, distilling
 from edgetl_export.memory import memory_reused
 from edgetl_export.progress import Track, silent
-from edgetl_export.quantize.distill import DistillOptions, batches, rate_left, relative_error
+from edgetl_export.quantize.distill import DistillOptions, batches, outputs_error, rate_left
 from edgetl_export.surgery import Operated
 from edgetl_runtime.errors import ExportError
 
@@ -31,7 +31,7 @@ _RATE = 10.0
 
 @dataclass(frozen=True)
 class Relearned:
-    """The network, and what surgery and training did: ``loss`` is the relative squared error of the logits."""
+    """The network, and what surgery and training did: ``loss`` is the relative squared error of the outputs."""
 
     network: nn.Module
     replaced: Counter[str]
@@ -83,8 +83,8 @@ def relearn(
                     group["lr"] = group["base"] * schedule
                 normal = ((batch.float() / 255.0 - mean) / std).permute(0, 3, 1, 2)
                 with torch.no_grad():
-                    wanted = teacher(normal)
-                loss = relative_error(network(normal), wanted)
+                    wanted = by_name(teacher(normal), source.outputs)
+                loss = outputs_error(by_name(network(normal), source.outputs), wanted)
                 if not torch.isfinite(loss):
                     raise ExportError("the distillation's loss is not finite", fix="leave the surgery out")
                 optimizer.zero_grad()

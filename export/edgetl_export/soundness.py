@@ -23,7 +23,8 @@ _STATISTICS = ("running_mean", "running_var")
 
 def check_sound(source: Source) -> None:
     """Raise `ExportError` for a network that cannot decide, or whose weights are not finite."""
-    check_decides(len(source.labels), source.name, kind=ExportError)
+    if source.task == "classification":
+        check_decides(len(source.labels), source.name, kind=ExportError)
     tensors: dict[str, Tensor] = dict(source.module.named_parameters())
     # Other buffers may well be infinite: masks are.
     tensors |= {name: value for name, value in source.module.named_buffers() if name.endswith(_STATISTICS)}

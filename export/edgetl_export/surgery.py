@@ -20,10 +20,11 @@ import torch
 from torch import fx, nn
 from torch.fx.proxy import TraceError
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 from torchvision.ops import SqueezeExcitation
 
-from edgetl_runtime.comparison import sqnr_db
+from edgetl_runtime.comparison import least_sqnr_db
 from edgetl_runtime.errors import DataError, UsageError, nearest
 from edgetl_runtime.manifest import Normalize
 
@@ -61,8 +62,9 @@ class Surgery:
 class Operated:
     """The changed network in evaluation mode, and how many modules of which class were replaced in it.
 
-    Both SQNRs are of its logits against the original's, in dB, on images that nothing was fitted to: just after the
-    surgery, and as it is returned. They are equal when the repair did not help and was left out.
+    Both SQNRs are of its outputs (the worst, where it has several) against the original's, in dB, on images that
+    nothing was fitted to: just after the surgery, and as it is returned. They are equal when the repair did not help
+    and was left out.
     """
 
     network: nn.Module
@@ -102,10 +104,10 @@ def operate(
         if surgery.activation is not None:
             operated, swapped = _swap(operated, surgery.activation)
             replaced |= swapped
-        reference = _logits(original, judged)
-        before = sqnr_db(reference, _logits(operated, judged))
+        reference = _outputs(original, judged)
+        before = least_sqnr_db(reference, _outputs(operated, judged))
         repaired = _with_moments_of(original, operated, _batches(fitted, normalize))
-        after = sqnr_db(reference, _logits(repaired, judged))
+        after = least_sqnr_db(reference, _outputs(repaired, judged))
     if after > before:
         return Operated(repaired, replaced, before, after)
     return Operated(operated, replaced, before, before)
@@ -318,6 +320,7 @@ def _batches(images: list[npt.NDArray[np.uint8]], normalize: Normalize) -> Itera
         yield ((pixels.float() / 255.0 - mean) / std).permute(0, 3, 1, 2)
 
 
-def _logits(network: nn.Module, batches: Iterable[torch.Tensor]) -> npt.NDArray[np.float32]:
-    logits: npt.NDArray[np.float32] = torch.cat([network(batch) for batch in batches]).numpy()
-    return logits
+def _outputs(network: nn.Module, batches: Iterable[torch.Tensor]) -> dict[str, npt.NDArray[np.float32]]:
+    """What the network gives, a tensor or several in a tuple or a dict, by the place where it stands there."""
+    runs = [tree_leaves(network(batch)) for batch in batches]
+    return {str(place): torch.cat(parts).numpy() for place, parts in enumerate(zip(*runs, strict=True))}

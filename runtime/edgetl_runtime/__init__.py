@@ -40,7 +40,8 @@ from edgetl_runtime.manifest import (
     Variant,
 )
 from edgetl_runtime.placement import FallbackWarning, OperatorPlace, Placement
-from edgetl_runtime.preprocess import load_image, preprocess
+from edgetl_runtime.placing import Placed
+from edgetl_runtime.preprocess import load_image, preprocess, preprocess_placed
 from edgetl_runtime.session import FakeSession, Session
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ __all__ = [
     "Normalize",
     "OperatorPlace",
     "OutputError",
+    "Placed",
     "Placement",
     "Prediction",
     "Preprocess",
@@ -102,6 +104,7 @@ __all__ = [
     "measure",
     "open_bundle",
     "preprocess",
+    "preprocess_placed",
     "self_test",
     "softmax",
     "sqnr_db",

@@ -122,9 +122,8 @@ class Bundle:
         """
         variant = self.manifest.variant(variant_id)
         manifest = self.manifest
-        signature = Signature(
-            (variant.input or manifest.input,), (variant.output or manifest.output, *manifest.features)
-        )
+        own = manifest.all_outputs if variant.output is None else (variant.output,)
+        signature = Signature((variant.input or manifest.input,), own)
         execution = Execution(threads, device, dict(device_options or {}), strict)
         lend: Callable[[ModelBytes], AbstractContextManager[ModelBytes | ModelPath]] = nullcontext
         # Other devices than the CPU may keep what they compiled by the name of the file.
@@ -136,7 +135,7 @@ class Bundle:
         from edgetl_runtime.forks import prepare_to_read  # here: until a session is opened nothing needs it
 
         prepare_to_read(session, partial(self.model, variant_id, verify=verify))
-        return session if plain else IntegerSession(session, manifest.input, manifest.output)
+        return session if plain else IntegerSession(session, manifest.input, manifest.all_outputs)
 
     def golden(self) -> GoldenSamples | None:
         """The golden samples, or None when there are none (a single model file has none)."""

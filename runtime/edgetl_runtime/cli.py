@@ -164,7 +164,7 @@ def _info(arguments: argparse.Namespace) -> int:
     lines = [
         f"{manifest.name}: {manifest.task}, {len(manifest.labels)} labels, schema {manifest.schema}",
         f"input      {manifest.input.name} {manifest.input.dtype} {list(manifest.input.shape)}",
-        f"output     {manifest.output.name} {manifest.output.dtype} {list(manifest.output.shape)}",
+        *(f"output     {spec.name} {spec.dtype} {list(spec.shape)}" for spec in manifest.outputs),
         *(f"feature    {spec.name} {spec.dtype} {list(spec.shape)}" for spec in manifest.features),
         f"preprocess {_preprocessing(spec)}; decode {spec.decode}",
         f"golden     {manifest.golden.n if manifest.golden else 'no'} samples",
@@ -181,8 +181,12 @@ def _info(arguments: argparse.Namespace) -> int:
 def _preprocessing(spec: Preprocess) -> str:
     """In words; what is not square says which side is which."""
     (height, width), (rows, columns) = spec.crop, spec.covered
-    resize = f"shorter side to {rows}" if isinstance(spec.resize, int) else f"as small as covers {rows}x{columns}"
     which = "" if height == width and rows == columns else " (height x width)"
+    if spec.mode == "stretch":
+        return f"stretched to {height}x{width}{which}, {spec.interpolation}"
+    if spec.mode == "letterbox":
+        return f"the whole image in {height}x{width}{which}, black borders, {spec.interpolation}"
+    resize = f"shorter side to {rows}" if isinstance(spec.resize, int) else f"as small as covers {rows}x{columns}"
     return f"{resize}, {spec.interpolation}; centre crop {height}x{width}{which}"
 
 
@@ -399,9 +403,10 @@ def _self_test_lines(result: SelfTest, unable: list[Obstacle]) -> list[str]:
     rows = []
     for test in result.variants:
         numbers = ["-"] * 3
-        if test.agreement is not None and test.sqnr_db is not None and test.max_abs is not None:
-            same = f"{round(test.agreement * test.n)}/{test.n}"
-            numbers = [same, f"{test.sqnr_db:.1f}", f"{test.max_abs:.3g}"]
+        if test.agreement is not None:
+            numbers[0] = f"{round(test.agreement * test.n)}/{test.n}"
+        if test.sqnr_db is not None and test.max_abs is not None:
+            numbers[1:] = [f"{test.sqnr_db:.1f}", f"{test.max_abs:.3g}"]
         state = "ok" if test.passed else f"FAILED: {test.problem}"
         known = "" if test.counted else " (failed verification when it was exported: not counted)"
         rows.append([test.id, f"{test.engine} {test.engine_version}", *numbers, state + known])

@@ -54,7 +54,7 @@ def fake_classifier(
             outputs["pooled"] = np.asarray(pooled(image), np.float32)[np.newaxis]
         return outputs
 
-    session = FakeSession((manifest.input,), (manifest.output, *manifest.features), compute)
+    session = FakeSession((manifest.input,), manifest.all_outputs, compute)
     return Classifier(manifest, manifest.variants[0], session)
 
 

@@ -49,14 +49,21 @@ _NPZ_FAILURES = (
 class GoldenSamples:
     """Golden samples in order: PNG or .npy files, what `preprocess` made of them, and what the original model gave.
 
-    ``tensors`` is (n, H, W, C) uint8, ``logits`` (n, classes) float32, ``features`` (n, ...) float32 by name.
+    ``tensors`` is (n, H, W, C) uint8; ``outputs`` (n, ...) by name, of a classifier ``logits`` (n, classes) float32;
+    ``features`` (n, ...) float32 by name.
     """
 
     names: tuple[str, ...]
     images: tuple[bytes, ...]
     tensors: npt.NDArray[np.uint8]
-    logits: npt.NDArray[np.float32]
+    outputs: Mapping[str, npt.NDArray[Any]]
     features: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+
+    @property
+    def logits(self) -> npt.NDArray[np.float32]:
+        """The output called ``logits``."""
+        logits: npt.NDArray[np.float32] = self.outputs["logits"]
+        return logits
 
 
 def read_golden(bundle: BundleContents) -> GoldenSamples | None:
@@ -66,13 +73,19 @@ def read_golden(bundle: BundleContents) -> GoldenSamples | None:
         return None
     images = tuple(bundle.read_entry(entry) for entry in golden.images)
     arrays = _expected(bundle, golden)
-    tensors, logits = arrays.pop("tensors"), arrays.pop("logits")
+    tensors = arrays.pop("tensors")
+    outputs = {spec.name: arrays.pop(spec.name) for spec in bundle.manifest.outputs}
     names = tuple(Path(entry.path).name for entry in golden.images)
-    sound = tensors.dtype == np.uint8 and tensors.ndim == 4 and logits.dtype == np.float32 and logits.ndim == 2
-    if not sound or not len(names) == len(tensors) == len(logits) == golden.n:
+    sound = tensors.dtype == np.uint8 and tensors.ndim == 4
+    sound = sound and all(
+        outputs[spec.name].dtype == np.dtype(spec.dtype) and outputs[spec.name].ndim == len(spec.shape)
+        for spec in bundle.manifest.outputs
+    )
+    if not sound or {len(names), len(tensors), *map(len, outputs.values())} != {golden.n}:
+        held = {"tensors": tensors, **outputs}
+        told = " and ".join(f"{name} {values.dtype} {list(values.shape)}" for name, values in held.items())
         raise BundleError(
-            f"{golden.expected.path} in {bundle.path} holds tensors {tensors.dtype} {list(tensors.shape)} and "
-            f"logits {logits.dtype} {list(logits.shape)} for {golden.n} golden samples",
+            f"{golden.expected.path} in {bundle.path} holds {told} for {golden.n} golden samples",
             fix="export the bundle again",
         )
     for spec in bundle.manifest.features:
@@ -83,17 +96,17 @@ def read_golden(bundle: BundleContents) -> GoldenSamples | None:
                 f"{list(arrays[spec.name].shape)}, not float32 {list(shape)}",
                 fix="export the bundle again",
             )
-    return GoldenSamples(names, images, tensors, logits, arrays)
+    return GoldenSamples(names, images, tensors, outputs, arrays)
 
 
 def _expected(bundle: BundleContents, golden: Golden) -> dict[str, npt.NDArray[Any]]:
-    """Tensors, logits and features of the golden samples; never larger than the manifest lets them be."""
+    """Tensors, outputs and features of the golden samples; never larger than the manifest lets them be."""
     content = bundle.read_entry(golden.expected)
     prepared = bundle.manifest.preprocess
     sizes = {"tensors": golden.n * math.prod(prepared.crop) * prepared.channels}
-    outputs = {"logits": bundle.manifest.output, **{spec.name: spec for spec in bundle.manifest.features}}
-    for name, spec in outputs.items():
-        sizes[name] = golden.n * 4 * math.prod(abs(size) for size in spec.shape[1:])
+    for spec in bundle.manifest.all_outputs:
+        values = math.prod(abs(size) for size in spec.shape[1:])
+        sizes[spec.name] = golden.n * values * np.dtype(spec.dtype).itemsize
     limits = {name: min(size, _LARGEST_GOLDEN) + _NPY_HEADER for name, size in sizes.items()}
     arrays: dict[str, npt.NDArray[Any]] = {}
     try:

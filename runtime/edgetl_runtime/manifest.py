@@ -22,6 +22,7 @@ __all__ = [
     "DECODINGS",
     "LARGEST_MANIFEST",
     "METADATA_KEY",
+    "MODES",
     "SCHEMA",
     "FileEntry",
     "Golden",
@@ -38,6 +39,9 @@ __all__ = [
 SCHEMA = 1
 METADATA_KEY = "edgetl_manifest"
 """Where a model file carries its manifest: ONNX metadata_props key, TFLite metadata name, OpenVINO rt_info key."""
+
+MODES = ("crop", "stretch", "letterbox")
+"""Ways to bring an image to the size of the tensor: see `Preprocess`."""
 
 LARGEST_MANIFEST = 8 * 2**20
 """Bytes. The manifest of nine variants and 1,000 labels has 60 kB."""
@@ -79,13 +83,15 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Image to tensor, as torchvision's presets do on PIL images.
+    """Image to tensor: EXIF orientation, RGB, then to ``crop`` = (height, width) pixels in one of three ways.
 
-    EXIF orientation, RGB, shorter side to ``resize`` pixels (``interpolation``: bilinear or bicubic, antialiased),
-    then a centre crop of ``crop`` = (height, width) pixels. Where ``resize`` is (height, width) too, the image becomes
-    as small as covers both: one side is what that says, the other at least that, its proportions kept. With
-    ``channels`` = 1 it is grey instead of RGB; any other number than 3 is that of the image itself, and every channel
-    is resized and cropped as a grey image is.
+    ``mode`` "crop" is what torchvision's presets do on PIL images: the shorter side to ``resize`` pixels, then a centre
+    crop. Where ``resize`` is (height, width) too, the image becomes as small as covers both: one side is what that
+    says, the other at least that, its proportions kept. "stretch" resizes to ``crop``, whatever that does to the
+    proportions. "letterbox" makes the whole image as large as fits into ``crop``, in its proportions, and puts it in
+    the middle of black borders. In these two ``resize`` is 0, which a runtime that knows no modes refuses.
+    ``interpolation`` is bilinear or bicubic, antialiased. With ``channels`` = 1 the image is grey instead of RGB; any
+    other number than 3 is that of the image itself, and every channel is resized and cropped as a grey image is.
     ``decode`` is ``exact``, or ``scaled``: JPEG files are decoded at 1/2, 1/4 or 1/8 of their size where that leaves at
     least twice the pixels of ``resize``. All else - other files, arrays, PIL images, small photos - is then as ever.
     """
@@ -95,15 +101,23 @@ class Preprocess:
     interpolation: str = "bilinear"
     channels: int = 3
     decode: str = "exact"
+    mode: str = "crop"
 
     @property
     def covered(self) -> tuple[int, int]:
-        """(height, width) in pixels that every image covers when it is resized, before the crop."""
+        """(height, width) in pixels that every image covers when it is resized, before the crop; the crop's where there
+        is none."""
+        if self.mode != "crop":
+            return self.crop
         return (self.resize, self.resize) if isinstance(self.resize, int) else self.resize
 
     @property
     def problem(self) -> str | None:
         """Why no image can be brought to that, None when images can."""
+        if self.mode not in MODES:
+            return f"mode {self.mode!r:.60} is not one of {', '.join(MODES)}"
+        if self.mode != "crop" and self.resize != 0:
+            return f"mode {self.mode} resizes to the crop, so that resize must be 0"
         sides = (*self.covered, *self.crop)
         if min(sides) < 1 or max(sides) > _LARGEST_SIDE:
             return f"the sizes to resize and crop to must be positive, and at most {_LARGEST_SIDE}"
@@ -116,11 +130,16 @@ class Preprocess:
         return None
 
     def fields(self) -> dict[str, Any]:
-        """What files say of it, as JSON has it. A file without ``decode`` means ``exact``, as before there was one."""
-        found = dataclasses.asdict(self)
-        if self.decode == "exact":
-            del found["decode"]
-        return found
+        """Its fields as they are recorded: without mode "crop" and decoding "exact", as before there were others.
+
+        What was recorded then - manifests, contracts, fingerprints - stays equal to what is recorded now.
+        """
+        usual = {"mode": "crop", "decode": "exact"}
+        return {name: value for name, value in dataclasses.asdict(self).items() if usual.get(name) != value}
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name}={value!r}" for name, value in self.fields().items())
+        return f"{type(self).__name__}({values})"
 
 
 @dataclass(frozen=True)
@@ -190,8 +209,8 @@ class Golden:
     """Input images with the outputs that the original model gave for them.
 
     ``images`` are PNG files (.npy files of arrays where channels are not 1, 3 or 4) as they stood before `Preprocess`;
-    ``expected`` is an .npz with ``tensors`` (n, H, W, C) uint8 as they left it, ``logits`` (n, classes) float32, and
-    each of the manifest's features by name.
+    ``expected`` is an .npz with ``tensors`` (n, H, W, C) uint8 as they left it, and each of the manifest's outputs and
+    features by name, with a row for every image.
     """
 
     n: int
@@ -203,8 +222,10 @@ class Golden:
 class Manifest:
     """Everything a runtime needs to know of a bundle.
 
-    ``features`` are what every variant gives besides ``output``, float32, in this order behind it: ``pooled``, what
-    the last linear layer is given, or an inner layer by its name in the network (maps as NHWC).
+    ``outputs`` are what the task is decoded from, in the order in which every variant gives them; ``output`` is the
+    first of them, and often the only one. ``features`` are what every variant gives besides, float32, in this order
+    behind the outputs: ``pooled``, what the last linear layer is given, or an inner layer by its name in the network
+    (maps as NHWC).
     """
 
     name: str
@@ -219,6 +240,16 @@ class Manifest:
     provenance: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
     features: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.outputs) < 2:  # one of before there were several, or one whose only output was replaced
+            object.__setattr__(self, "outputs", (self.output,))
+
+    @property
+    def all_outputs(self) -> tuple[TensorSpec, ...]:
+        """All that a variant gives, in its order: the outputs, then the features."""
+        return (*self.outputs, *self.features)
 
     def variant(self, variant_id: str) -> Variant:
         """The variant called `variant_id`; `BundleError` with the known ones when there is none."""
@@ -243,6 +274,8 @@ class Manifest:
         fields = json_value({**dataclasses.asdict(self), "preprocess": self.preprocess.fields()})
         if not self.features:
             del fields["features"]  # so that a file without any is what it was before there were features
+        if len(self.outputs) == 1:
+            del fields["outputs"]  # likewise
         layout: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 1}
         return json.dumps({**{key: fields[key] for key in order}, **fields}, ensure_ascii=False, **layout)
 
@@ -286,8 +319,8 @@ def _check_consistent(manifest: Manifest, where: str) -> None:
     """What types cannot say. Raises `BundleError`."""
     ids = [variant.id for variant in manifest.variants]
     golden, spec = manifest.golden, manifest.preprocess
-    names = [manifest.output.name, *(feature.name for feature in manifest.features)]
-    tensors = [manifest.input, manifest.output, *manifest.features]
+    names = [output.name for output in manifest.all_outputs]
+    tensors = [manifest.input, manifest.output, *manifest.all_outputs]
     tensors += [spec for variant in manifest.variants for spec in (variant.input, variant.output) if spec is not None]
     problems = {
         "it has no variants": not ids,
@@ -297,7 +330,10 @@ def _check_consistent(manifest: Manifest, where: str) -> None:
         f"{len(manifest.labels)} labels for an output of {list(manifest.output.shape)}": (
             manifest.task == "classification" and manifest.output.shape[-1:] != (len(manifest.labels),)
         ),
+        "the first of its outputs is not its output": manifest.outputs[0] != manifest.output,
         "two outputs have the same name": len(set(names)) < len(names),
+        "int8 logits stand beside other outputs": len(manifest.outputs) > 1
+        and any(variant.output is not None for variant in manifest.variants),
         "features stand beside int8 logits": bool(manifest.features)
         and any(variant.input is not None or variant.output is not None for variant in manifest.variants),
         "a feature is not float32": any(feature.dtype != "float32" for feature in manifest.features),

@@ -20,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from edgetl_runtime.errors import ImageError, UsageError
 from edgetl_runtime.files import mode_of, read_regular
 from edgetl_runtime.manifest import Preprocess
+from edgetl_runtime.placing import MOST_PIXELS, Placed, place
 from edgetl_runtime.reduced import View, least_side, reduce_jpeg, upright_view
 from edgetl_runtime.resizing import resize_part
 from edgetl_runtime.sources import HasBytes, HasRead, ImageSource, name_of, read_source
@@ -34,6 +35,7 @@ __all__ = [
     "load_bands",
     "load_image",
     "preprocess",
+    "preprocess_placed",
     "resize_and_crop",
     "stack_bands",
 ]
@@ -41,9 +43,7 @@ __all__ = [
 
 ColorOrder: TypeAlias = Literal["RGB", "BGR"]
 
-# Pillow's own limit, also for what it does not read from files and for what is resized: a line of 1 x 10,000 pixels
-# would take gigabytes.
-_MAX_PIXELS = 2 * 89_478_485
+_MAX_PIXELS = MOST_PIXELS
 _PILLOW_FAILURES = (
     ArithmeticError,
     AssertionError,
@@ -89,12 +89,22 @@ def preprocess(source: ImageSource, spec: Preprocess, *, color: ColorOrder = "RG
     channel order of a numpy array of colours (OpenCV frames are "BGR"); other sources know their own.
     Raises `ImageError` when the image cannot be read or has another number of channels.
     """
-    if spec.channels == 3 and isinstance(source, np.ndarray) and isinstance(color, str) and color == "BGR":
-        # Channels are resized each by itself, so they may change places at the end, where there are fewer pixels.
-        return np.ascontiguousarray(np.asarray(resize_and_crop(load_image(source), spec))[:, :, ::-1])
-    bands, view = _decoded(source, spec.channels, color, least_side(spec))
+    return preprocess_placed(source, spec, color=color)[0]
+
+
+def preprocess_placed(
+    source: ImageSource, spec: Preprocess, *, color: ColorOrder = "RGB"
+) -> tuple[npt.NDArray[np.uint8], Placed]:
+    """What `preprocess` gives, and where the upright photo lies in it: what maps boxes and masks back to its pixels."""
+    # Channels of an array are resized each by itself: they may change places at the end, where there are fewer pixels.
+    swapped = spec.channels == 3 and isinstance(source, np.ndarray) and isinstance(color, str) and color == "BGR"
+    bands, view = _decoded(source, spec.channels, "RGB" if swapped else color, least_side(spec))
+    placed = place(bands[0].size if view is None else view.size, spec)
     small = [resize_and_crop(band, spec, view) for band in bands]
-    return np.asarray(small[0]) if spec.channels == 3 else stack_bands(small)
+    if spec.channels != 3:
+        return stack_bands(small), placed
+    pixels = np.asarray(small[0])
+    return np.ascontiguousarray(pixels[:, :, ::-1]) if swapped else pixels, placed
 
 
 def load_image(source: ImageSource, *, color: ColorOrder = "RGB") -> Image.Image:
@@ -186,48 +196,25 @@ def stack_bands(bands: Sequence[Image.Image]) -> npt.NDArray[np.uint8]:
 
 
 def resize_and_crop(image: Image.Image, spec: Preprocess, view: View | None = None) -> Image.Image:
-    """Shorter side to ``spec.resize``, or as small as covers it where it is (height, width); then the centre
-    ``spec.crop``.
+    """An upright image brought to ``spec.crop``, where `edgetl_runtime.placing.place` puts it; borders are black.
 
-    Sizes and offsets are torchvision's: the other side is truncated, the crop offset is rounded half to even. With
-    `view` they are those of the whole photo that the image is a reduced one of.
+    With `view` the image is a reduced one of a photo, and sizes and places are those of the whole photo.
     """
     if spec.interpolation not in _FILTERS:
         raise UsageError(f"unknown interpolation {spec.interpolation!r}", fix=f"one of: {', '.join(_FILTERS)}")
-    crop_height, crop_width = spec.crop
-    if min(*spec.covered, *spec.crop) < 1 or crop_height * crop_width * max(1, spec.channels / 3) > _MAX_PIXELS:
-        raise UsageError(
-            f"cannot resize to {spec.resize} and crop to {list(spec.crop)} pixels", fix="positive sizes, as the model's"
-        )
     whole = image.size if view is None else view.size
-    size = _resized(whole, spec.covered)
-    resample, (width, height) = _FILTERS[spec.interpolation], size
-    top, left = round((height - crop_height) / 2.0), round((width - crop_width) / 2.0)
-    part = (left, top, left + crop_width, top + crop_height)
-    if crop_height <= height and crop_width <= width:
+    placed = place(whole, spec)
+    resample, (width, height) = _FILTERS[spec.interpolation], placed.resized
+    part = (-placed.left, -placed.top, placed.tensor[0] - placed.left, placed.tensor[1] - placed.top)
+    if min(part[:2]) >= 0 and part[2] <= width and part[3] <= height:
         if view is not None:
-            return image.resize((crop_width, crop_height), resample, _part_of(view, size, part))
-        return image.crop(part) if size == whole else resize_part(image, size, part, resample)
+            return image.resize(placed.tensor, resample, _part_of(view, placed.resized, part))
+        return image.crop(part) if placed.resized == whole else resize_part(image, placed.resized, part, resample)
+    bordered = Image.new(image.mode, placed.tensor)
     box = None if view is None else view.box
-    padded = _pad_to(image if size == whole else image.resize(size, resample, box), crop_height, crop_width)
-    width, height = padded.size
-    top, left = round((height - crop_height) / 2.0), round((width - crop_width) / 2.0)
-    return padded.crop((left, top, left + crop_width, top + crop_height))
-
-
-def _resized(size: tuple[int, int], covered: tuple[int, int]) -> tuple[int, int]:
-    """(width, height) of an image of `size` = (width, height), made as small as covers `covered` = (height, width)."""
-    (width, height), (rows, columns) = size, covered
-    if rows * width >= columns * height:
-        new_width, new_height = int(rows * width / height), rows
-    else:
-        new_width, new_height = columns, int(columns * height / width)
-    if (width, height) != (new_width, new_height) and new_width * new_height > _MAX_PIXELS:
-        raise ImageError(
-            f"an image of {width}x{height} pixels is too long and thin: resized it has {new_width}x{new_height}",
-            fix="crop it first",
-        )
-    return new_width, new_height
+    resized = image if placed.resized == whole else image.resize(placed.resized, resample, box)
+    bordered.paste(resized, (placed.left, placed.top))
+    return bordered
 
 
 def _part_of(view: View, size: tuple[int, int], part: tuple[int, int, int, int]) -> tuple[float, float, float, float]:
@@ -235,14 +222,6 @@ def _part_of(view: View, size: tuple[int, int], part: tuple[int, int, int, int])
     left, top, right, bottom = view.box
     across, down = (right - left) / size[0], (bottom - top) / size[1]
     return left + part[0] * across, top + part[1] * down, left + part[2] * across, top + part[3] * down
-
-
-def _pad_to(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Black borders up to at least (height, width), as torchvision's center_crop adds them."""
-    size = max(image.width, width), max(image.height, height)
-    padded = Image.new(image.mode, size)
-    padded.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
-    return padded
 
 
 def _from_bytes(content: bytes, what: str, color: ColorOrder, channels: int, side: int | None) -> _Decoded:

@@ -10,19 +10,22 @@ import numpy as np
 import numpy.typing as npt
 
 from edgetl_runtime.bundle import Bundle
-from edgetl_runtime.classifier import Classifier
-from edgetl_runtime.comparison import sqnr_db
-from edgetl_runtime.errors import BundleError, EngineError
+from edgetl_runtime.comparison import least_sqnr_db, same_label, sqnr_db
+from edgetl_runtime.errors import EngineError
 from edgetl_runtime.frozen import dataclass
 from edgetl_runtime.golden import GoldenSamples
-from edgetl_runtime.manifest import Variant
+from edgetl_runtime.manifest import Manifest, Variant
 from edgetl_runtime.preflight import obstacle
 from edgetl_runtime.preprocess import preprocess
 from edgetl_runtime.results import Result
-from edgetl_runtime.session import Session
+from edgetl_runtime.session import Session, Tensors
 from edgetl_runtime.trial import refusing, try_variants
 
 __all__ = ["FeatureTest", "Limits", "OtherDecision", "SelfTest", "VariantTest", "limits_for", "self_test"]
+
+
+LOGITS = "logits"
+"""The output that has a label's place in every row."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,10 @@ class FeatureTest:
 class VariantTest:
     """One variant on this machine.
 
-    ``agreement`` (0..1), ``sqnr_db`` and ``max_abs`` compare its logits with the original model's; they are None
-    without golden samples. ``others`` are the golden samples that it decides otherwise. ``counted`` is False for a
-    variant that failed verification when it was exported: it is shown, but says nothing about this device.
+    ``agreement`` (0..1) is the share of labels that are the original model's: of images, in a map of places; None where
+    it gives no logits. ``sqnr_db`` and ``max_abs`` compare its outputs, the worst where there are several. All three
+    are None without golden samples. ``others`` are the golden samples that it decides otherwise. ``counted`` is False
+    for a variant that failed verification when it was exported: it is shown, but says nothing about this device.
     ``features`` compares what it gives besides. ``problem`` is one line, None when it passed.
     """
 
@@ -131,7 +135,7 @@ def self_test(
     """Run the golden samples through `variant_ids`, by default through every variant of the bundle.
 
     `threads`, `device`, `device_options` and `strict` are those of `load`.
-    A bundle without golden samples (a single model file) is only run on a grey image and checked for finite logits.
+    A bundle without golden samples (a single model file) is only run on a grey image and checked for finite outputs.
     Every variant is run in a child process first: one that ends it has failed, and is not run here.
     Raises `BundleError` when a file is damaged; what an engine cannot do is in the result.
     """
@@ -185,41 +189,58 @@ def _test(
     others: tuple[OtherDecision, ...] = ()
     features: tuple[FeatureTest, ...] = ()
     try:
-        with Classifier(bundle.manifest, variant, opening(variant.id)) as classifier:
-            engine, version = classifier.session.engine, classifier.session.engine_version
+        with opening(variant.id) as session:
+            engine, version = session.engine, session.engine_version
             if golden is None:
-                spec = bundle.manifest.preprocess
-                grey = np.full((*spec.crop, spec.channels), 128, dtype=np.uint8)
-                classifier.interpret(classifier.logits(grey))
+                _run_grey(bundle.manifest, session)
             else:
-                logits = np.stack([classifier.logits(tensor) for tensor in golden.tensors])
-                agreement, noise, largest = _compare(golden.logits, logits)
-                features = _feature_tests(classifier, golden)
-                others = _other_decisions(golden, logits, [label.name for label in bundle.manifest.labels])
-                problem = _problem(variant, agreement, noise, features)
+                tensors = _outputs_of(bundle.manifest, session, golden)
+                outputs = {name: tensors[name] for name in golden.outputs}
+                noise = least_sqnr_db(golden.outputs, outputs)
+                largest = max(_largest(expected, outputs[name]) for name, expected in golden.outputs.items())
+                features = tuple(
+                    _feature_test(name, expected, tensors[name]) for name, expected in golden.features.items()
+                )
+                if LOGITS in outputs:
+                    agreement = float(same_label(golden.logits, outputs[LOGITS]).mean())
+                    others = _other_decisions(golden, outputs[LOGITS], [label.name for label in bundle.manifest.labels])
+                problem = _problem(variant, agreement, outputs, noise, features)
     except EngineError as error:
         problem = error.what
     n = 1 if golden is None else len(golden.names)
     return VariantTest(variant.id, engine, version, n, agreement, noise, largest, counted, problem, others, features)
 
 
-def _feature_tests(classifier: Classifier, golden: GoldenSamples) -> tuple[FeatureTest, ...]:
-    if not golden.features:
-        return ()
-    name = classifier.manifest.input.name
-    runs = [classifier.run({name: tensor[np.newaxis]}) for tensor in golden.tensors]
-    return tuple(
-        _feature_test(feature, expected, np.concatenate([run[feature] for run in runs]))
-        for feature, expected in golden.features.items()
-    )
+def _run_grey(manifest: Manifest, session: Session) -> None:
+    """Raise `EngineError` when what a grey image gives is not finite."""
+    spec = manifest.preprocess
+    grey = np.full((1, *spec.crop, spec.channels), 128, dtype=np.uint8)
+    tensors = session.run({manifest.input.name: grey})
+    for output in manifest.outputs:
+        if not np.isfinite(tensors[output.name]).all():
+            raise EngineError(f"it gives {output.name} that are not finite", fix="export the bundle again")
+
+
+def _outputs_of(manifest: Manifest, session: Session, golden: GoldenSamples) -> Tensors:
+    """Outputs and features by name for the golden samples, one after the other.
+
+    Raises `EngineError` when they have another shape than the original's.
+    """
+    runs = [
+        {name: values.copy() for name, values in session.run({manifest.input.name: tensor[np.newaxis]}).items()}
+        for tensor in golden.tensors
+    ]
+    tensors = {spec.name: np.concatenate([run[spec.name] for run in runs]) for spec in manifest.all_outputs}
+    for name, expected in {**golden.outputs, **golden.features}.items():
+        if tensors[name].shape != expected.shape:
+            raise EngineError(
+                f"it gives {name} of {list(tensors[name].shape)}, the golden samples have {list(expected.shape)}",
+                fix="export the bundle again",
+            )
+    return tensors
 
 
 def _feature_test(name: str, reference: npt.NDArray[np.float32], values: npt.NDArray[np.float32]) -> FeatureTest:
-    if reference.shape != values.shape:
-        raise EngineError(
-            f"it gives {name} of {list(values.shape)}, the golden samples have {list(reference.shape)}",
-            fix="export the bundle again",
-        )
     return FeatureTest(name, sqnr_db(reference, values), _largest(reference, values))
 
 
@@ -227,29 +248,28 @@ def _largest(reference: npt.NDArray[np.float32], values: npt.NDArray[np.float32]
     return float(np.abs(reference - values).max()) if np.isfinite(values).all() else math.inf
 
 
-def _compare(reference: npt.NDArray[np.float32], logits: npt.NDArray[np.float32]) -> tuple[float, float, float]:
-    """Share of equal decisions, SQNR in dB, largest difference."""
-    if reference.shape != logits.shape:
-        raise BundleError(
-            f"the golden samples have logits {list(reference.shape)}, the model gives {list(logits.shape)}",
-            fix="export the bundle again",
-        )
-    agreement = float((reference.argmax(axis=1) == logits.argmax(axis=1)).mean())
-    return agreement, sqnr_db(reference, logits), _largest(reference, logits)
-
-
 def _other_decisions(
     golden: GoldenSamples, logits: npt.NDArray[np.float32], labels: Sequence[str]
 ) -> tuple[OtherDecision, ...]:
+    """The samples with another label; of a map, which has a label for every place, none are named."""
+    if logits.ndim != 2:
+        return ()
     pairs = zip(golden.names, golden.logits.argmax(axis=1), logits.argmax(axis=1), strict=True)
     return tuple(OtherDecision(name, labels[one], labels[other]) for name, one, other in pairs if one != other)
 
 
-def _problem(variant: Variant, agreement: float, noise: float, features: Sequence[FeatureTest]) -> str | None:
+def _problem(
+    variant: Variant,
+    agreement: float | None,
+    outputs: Tensors,
+    noise: float,
+    features: Sequence[FeatureTest],
+) -> str | None:
     limits = limits_for(variant.precision)
-    if not noise > -math.inf:
-        return "the logits are not finite"
-    if agreement < limits.agreement:
+    for name, values in outputs.items():
+        if not np.isfinite(values).all():
+            return f"the {name} are not finite"
+    if agreement is not None and agreement < limits.agreement:
         return f"decides like the original on {agreement:.0%} of the golden samples, at least {limits.agreement:.0%}"
     if noise < limits.sqnr_db:
         return f"SQNR {noise:.1f} dB, at least {limits.sqnr_db:.0f} dB"

@@ -176,28 +176,31 @@ class FakeSession(Session):
 
 
 class IntegerSession(Session):
-    """A file that takes int8 images, or gives int8 logits, behind uint8 pixels and float32 logits.
+    """A file that takes int8 images, or gives int8 outputs, behind uint8 pixels and float32 outputs.
 
-    `inner` runs the file; `image` and `logits` are what a caller sees: uint8 (N, H, W, C), of which each grey level
-    goes in less 128, and float32, ``(integer - zero_point) * scale`` of what comes out.
+    `inner` runs the file; `image` and `outputs` are what a caller sees: uint8 (N, H, W, C), of which each grey level
+    goes in less 128, and float32, ``(integer - zero_point) * scale`` of what the file gives under the same name. What
+    has no scale there is handed on as it is.
     """
 
-    def __init__(self, inner: Session, image: TensorSpec, logits: TensorSpec) -> None:
+    def __init__(self, inner: Session, image: TensorSpec, outputs: tuple[TensorSpec, ...]) -> None:
         self.engine, self.engine_version = inner.engine, inner.engine_version
         self.device, self.wanted, self.concurrent = inner.device, inner.wanted, inner.concurrent
-        self.inputs, self.outputs = (image,), (logits,)
+        self.inputs, self.outputs = (image,), outputs
         self._inner = inner
 
     def _run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Tensors:
-        (image,), (given,) = self._inner.inputs, self._inner.outputs
+        (image,) = self._inner.inputs
         pixels = feeds[self.inputs[0].name]
         if image.dtype == "int8":
             # Flipping the highest bit takes 128 off, and no wider integers are needed.
             pixels = np.bitwise_xor(pixels, np.uint8(128)).view(np.int8)
-        values = self._inner.run({image.name: pixels})[given.name]
-        if given.scale is not None and given.zero_point is not None:
-            values = (values.astype(np.float32) - np.float32(given.zero_point)) * np.float32(given.scale)
-        return {self.outputs[0].name: values}
+        tensors = self._inner.run({image.name: pixels})
+        for spec in self._inner.outputs:
+            if spec.scale is not None and spec.zero_point is not None:
+                integers = tensors[spec.name].astype(np.float32)
+                tensors[spec.name] = (integers - np.float32(spec.zero_point)) * np.float32(spec.scale)
+        return tensors
 
     def _close(self) -> None:
         self._inner.close()

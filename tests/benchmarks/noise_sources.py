@@ -82,7 +82,7 @@ def _print_table(name: str, data: Path) -> None:
         ("activations alone", activations_alone(quantized)),
         ("weights alone", weights_alone(quantized)),
     ):
-        logits = Simulation(quantized.captured, quantization).logits(images)
+        logits = Simulation(quantized.captured, quantization).outputs(images)["logits"]
         print(f"| {what} | {_told(reference, logits)} |", flush=True)
 
 

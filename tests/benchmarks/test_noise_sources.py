@@ -26,7 +26,7 @@ def test_either_alone_is_nearer_and_both_together_make_the_error() -> None:
     quantized = quantize_static(captured, calibrate(captured, CalibrationSamples(list(images), source.preprocess)))
     exact = source.reference()(images)
     error = {
-        name: 10 ** (-sqnr_db(exact, Simulation(quantized.captured, quantization).logits(images)) / 10)
+        name: 10 ** (-sqnr_db(exact, Simulation(quantized.captured, quantization).outputs(images)["logits"]) / 10)
         for name, quantization in (
             ("all", quantized.quantization),
             ("activations", activations_alone(quantized)),

@@ -70,7 +70,7 @@ def learned(poor: Quantized, images: npt.NDArray[np.uint8]) -> Quantized:
 
 
 def logits(quantized: Quantized, tensors: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    return Simulation(quantized.captured, quantized.quantization).logits(tensors)
+    return Simulation(quantized.captured, quantized.quantization).outputs(tensors)["logits"]
 
 
 def same(one: Quantized, other: Quantized) -> bool:
@@ -135,7 +135,7 @@ def test_a_gpu_learns_the_same(poor: Quantized, images: npt.NDArray[np.uint8], t
 def test_a_gpu_simulates_the_same(poor: Quantized, trained: Trained) -> None:
     there = Simulation(poor.captured, poor.quantization, device=torch.device("cuda"))
     with distilling(25):
-        assert sqnr_db(logits(poor, trained.tensors), there.logits(trained.tensors)) > 50
+        assert sqnr_db(logits(poor, trained.tensors), there.outputs(trained.tensors)["logits"]) > 50
 
 
 @pytest.mark.gpu

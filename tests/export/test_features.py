@@ -65,7 +65,7 @@ def featured(trained) -> Featured:
 def run(captured: Captured, variant: str, artifact: Artifact, images: npt.NDArray[np.uint8]) -> Outputs:
     contents = list(artifact.files.values())
     model = ModelBytes(contents[0], variant, contents[1] if len(contents) > 1 else None)
-    signature = Signature((captured.input,), captured.outputs)
+    signature = Signature((captured.input,), captured.all_outputs)
     with open_session(TARGETS[variant.partition(".")[0]].engine, model, signature, Execution(1)) as session:
         rows = [session.run({"image": image[None]}) for image in images]
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}

@@ -94,7 +94,7 @@ def test_grey_levels_lose_128_and_logits_get_their_scale() -> None:
     image = TensorSpec("image", "int8", (1, 1, 2, 3), "NHWC", 1.0, -128)
     inner = FakeSession((image,), (TensorSpec("logits", "int8", (1, 3), None, 0.5, -8),), compute)
     outer = (TensorSpec("image", "uint8", (1, 1, 2, 3), "NHWC"), TensorSpec("logits", "float32", (1, 3)))
-    with IntegerSession(inner, *outer) as session:
+    with IntegerSession(inner, outer[0], outer[1:]) as session:
         found = session.run({"image": np.array([[[[0, 1, 127], [128, 129, 255]]]], np.uint8)})["logits"]
     assert seen[0].ravel().tolist() == [-128, -127, -1, 0, 1, 127]
     assert found.tolist() == [[-60.0, 4.0, 67.5]]

@@ -47,16 +47,16 @@ class Engines:
 
         return {target: writer(target) for target in self.changed}
 
-    def run(self, target: str, artifact: Artifact, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def run(self, target: str, artifact: Artifact, images: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
         """The original's logits, with some labels changed; an entry that is None gives the right label and one NaN."""
         entry = self.changed[target][int(artifact.files[".x"].split()[1])]
         logits = truth() + np.float32(0.01)
         assert not isinstance(entry, str)
         if entry is None:
             logits[0] = [9.0, np.nan, 0.0]
-            return logits
+            return {"logits": logits}
         logits[:entry] = np.roll(logits[:entry], 1, axis=1)
-        return logits
+        return {"logits": logits}
 
 
 def truth() -> npt.NDArray[np.float32]:
@@ -73,7 +73,7 @@ def plan(int8: Int8, monkeypatch: pytest.MonkeyPatch) -> Climb:
 
     monkeypatch.setattr(ladder, "rungs", cheap)
     judge = int8.trained.tensors[:N]
-    return Climb(int8.pixels, int8.calibration, judge, judge, truth(), max_drop=0.1)
+    return Climb(int8.pixels, int8.calibration, judge, judge, {"logits": truth()}, max_drop=0.1)
 
 
 def climbed(plan: Climb, **changed: list[int | str | None]) -> tuple[Climbed, list[str]]:
@@ -135,9 +135,11 @@ def test_the_nearest_rung_is_kept_where_none_fits(plan: Climb) -> None:
 
 def test_of_two_that_decide_alike_the_one_with_better_logits_is_kept(plan: Climb) -> None:
     class Noisy(Engines):
-        def run(self, target: str, artifact: Artifact, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        def run(
+            self, target: str, artifact: Artifact, images: npt.NDArray[np.uint8]
+        ) -> dict[str, npt.NDArray[np.float32]]:
             place = int(artifact.files[".x"].split()[1])
-            return super().run(target, artifact, images) + np.float32([0.4, 0.3, 0.1, 0.2][place])
+            return {"logits": super().run(target, artifact, images)["logits"] + np.float32([0.4, 0.3, 0.1, 0.2][place])}
 
     engines = Noisy({"onnx": [5, 5, 5, 5]})
     found = climb(plan, engines.writers(), engines.run)
@@ -185,7 +187,7 @@ def test_nothing_of_a_rung_is_computed_before_it_is_asked_for(int8: Int8, monkey
     images = np.concatenate(list(int8.trained.samples))
     judge = int8.trained.tensors[:40]
     plan = Climb(
-        int8.pixels, int8.calibration, images, judge, int8.trained.source.reference()(judge), 0.0,
+        int8.pixels, int8.calibration, images, judge, int8.trained.source.reference().outputs(judge), 0.0,
         quantize=noted("quantize", quantize_static), distillation=DistillOptions(epochs=1),
     )  # fmt: skip
     going = rungs(plan)
@@ -220,11 +222,11 @@ def test_there_is_every_rung_for_a_network_of_matrix_products(kind: str, request
     images, judge = np.concatenate(list(int8.trained.samples)), int8.trained.tensors[:40]
     reference = int8.trained.source.reference()(judge)
     plan = Climb(
-        int8.pixels, int8.calibration, images, judge, reference, 0.0, distillation=DistillOptions(epochs=1)
+        int8.pixels, int8.calibration, images, judge, {"logits": reference}, 0.0, distillation=DistillOptions(epochs=1)
     )  # fmt: skip
     lost = {}
     for quantized, _ in rungs(plan):
         simulation = Simulation(quantized.captured, quantized.quantization)
-        lost.setdefault(quantized.quantization.rung, []).append(sqnr_db(reference, simulation.logits(judge)))
+        lost.setdefault(quantized.quantization.rung, []).append(sqnr_db(reference, simulation.outputs(judge)["logits"]))
     assert set(lost) >= {"static", "mixed", "distill"}
     assert lost["mixed"][0] > lost["static"][0]

@@ -93,7 +93,7 @@ def test_a_bias_without_a_place_is_refused() -> None:
 
 
 def cross_entropy(quantized: Quantized, tensors: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> float:
-    logits = Simulation(quantized.captured, quantized.quantization).logits(tensors)
+    logits = Simulation(quantized.captured, quantized.quantization).outputs(tensors)["logits"]
     return float(nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)))
 
 

@@ -83,7 +83,7 @@ def test_channel_means_come_back(quantized: Quantized, poor: Quantized, images: 
 def test_that_helps_on_images_it_has_not_seen(poor: Quantized, images: npt.NDArray[np.uint8], trained: Trained) -> None:
     reference = trained.source.reference()(trained.tensors)
     lost = [
-        sqnr_db(reference, Simulation(one.captured, one.quantization).logits(trained.tensors))
+        sqnr_db(reference, Simulation(one.captured, one.quantization).outputs(trained.tensors)["logits"])
         for one in (poor, repaired(poor, images))
     ]
     assert lost[1] > lost[0] + 2
@@ -157,7 +157,7 @@ def test_channels_become_more_even_and_int8_better(resnet: Trained) -> None:
     for one in (captured, evened):
         quantized = quantize_static(one, calibrate(one, resnet.samples))
         simulation = Simulation(quantized.captured, quantized.quantization)
-        lost.append(sqnr_db(resnet.source.reference()(resnet.tensors), simulation.logits(resnet.tensors)))
+        lost.append(sqnr_db(resnet.source.reference()(resnet.tensors), simulation.outputs(resnet.tensors)["logits"]))
     assert lost[1] > lost[0] + 1
     ((front, _),) = scalable(captured.batched.graph)
     norms = [one.module.get_parameter(front.weight).detach().flatten(1).norm(dim=1) for one in (captured, evened)]

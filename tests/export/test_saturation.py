@@ -112,7 +112,7 @@ def test_sums_are_those_of_products_added_pair_by_pair(packing: Packing, groups:
         quantized, quantization=dataclasses.replace(quantized.quantization, activations=grids)
     )
     images = np.random.default_rng(1).integers(128, 256, (5, 6, 6, 3), dtype=np.uint8)
-    found = emulate_saturating(quantized, images, packing=packing)
+    found = emulate_saturating(quantized, images, packing=packing)["logits"]
     expected, lossless = _pair_by_pair(quantized, images, packing), _pair_by_pair(quantized, images, None)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     assert (np.abs(expected - lossless).max() > 0.1) == (groups == 1 or packing.depthwise)
@@ -123,8 +123,8 @@ def test_sums_are_those_of_products_added_pair_by_pair(packing: Packing, groups:
 def test_without_saturation_the_emulation_is_the_simulation(trained, safe: Quantized) -> None:
     images = trained.tensors[:100]
     with torch.inference_mode():
-        simulated = Simulation(safe.captured, safe.quantization).run(torch.from_numpy(images))[0].numpy()
-    emulated = emulate_saturating(safe, images)
+        simulated = Simulation(safe.captured, safe.quantization).run(torch.from_numpy(images))[0]["logits"].numpy()
+    emulated = emulate_saturating(safe, images)["logits"]
     assert (emulated.argmax(1) == simulated.argmax(1)).mean() >= 0.98
     assert _decibels(simulated, emulated) > 35
 
@@ -133,10 +133,12 @@ def test_saturation_costs_decibels_that_smaller_weights_save(trained) -> None:
     source = _with_equal_weights(trained.source)
     eight, seven = (_quantized(source, trained.samples, levels) for levels in (FULL_LEVELS, SAFE_LEVELS))
     reference = source.reference()(trained.tensors)
-    saturated = _decibels(reference, emulate_saturating(eight, trained.tensors))
+    saturated = _decibels(reference, emulate_saturating(eight, trained.tensors)["logits"])
     assert saturated < 12
-    assert _decibels(reference, emulate_saturating(seven, trained.tensors)) > saturated + 6
-    assert _decibels(reference, emulate_saturating(without_saturation(eight), trained.tensors)) > saturated + 6
+    assert _decibels(reference, emulate_saturating(seven, trained.tensors)["logits"]) > saturated + 6
+    assert (
+        _decibels(reference, emulate_saturating(without_saturation(eight), trained.tensors)["logits"]) > saturated + 6
+    )
 
 
 @pytest.mark.parametrize("packing", [MLAS, ONEDNN, FBGEMM])

@@ -34,7 +34,7 @@ def coarse(quantized: Quantized, node: str, factor: float) -> Quantized:
 
 def lost_db(int8: Int8, quantized: Quantized) -> float:
     simulation = Simulation(quantized.captured, quantized.quantization)
-    return sqnr_db(int8.reference, simulation.logits(int8.trained.tensors))
+    return sqnr_db(int8.reference, simulation.outputs(int8.trained.tensors)["logits"])
 
 
 def test_a_planted_bad_grid_is_ranked_first(int8: Int8) -> None:
@@ -60,8 +60,10 @@ def test_the_noise_is_what_rounding_one_activation_costs(int8: Int8) -> None:
             return torch.fake_quantize_per_tensor_affine(value, scale, zero_point, 0, 255)  # noqa: B023
 
         with torch.inference_mode():
-            exact = simulation.run_float(batch)[0]
-            error = (simulation.run_float(batch, adjust=once)[0] - exact).square().sum(1) / exact.square().sum(1)
+            exact = simulation.run_float(batch)[0]["logits"]
+            error = (simulation.run_float(batch, adjust=once)[0]["logits"] - exact).square().sum(
+                1
+            ) / exact.square().sum(1)
         ratios.append(noise[name] / float(error.mean()))
     assert 0.5 < float(np.exp(np.mean(np.log(ratios)))) < 2
     assert min(ratios) > 0.1
@@ -84,7 +86,7 @@ def test_everything_in_float_is_the_float_network(int8: Int8) -> None:
     assert simulation.rounded == []
     batch = torch.from_numpy(images(int8))
     with torch.inference_mode():
-        assert torch.equal(simulation.run(batch)[0], simulation.run_float(batch)[0])
+        assert torch.equal(simulation.run(batch)[0]["logits"], simulation.run_float(batch)[0]["logits"])
 
 
 def test_a_larger_share_keeps_more_in_float(int8: Int8) -> None:
@@ -128,7 +130,7 @@ def test_files_keep_those_layers_in_float(target: str, int8: Int8) -> None:
     # Activations and constants around them go as well.
     assert left >= 0.9 * in_float_weights
     found = int8.logits(target, artifact)
-    simulated = simulation.logits(int8.trained.tensors)
+    simulated = simulation.outputs(int8.trained.tensors)["logits"]
     # Rounded weights are most of what this network loses: leaving activations alone changes little.
     assert sqnr_db(int8.reference, found) > sqnr_db(int8.reference, int8.logits(target)) - 3
     assert sqnr_db(simulated, found) > sqnr_db(int8.reference, simulated) - 1

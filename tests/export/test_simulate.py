@@ -51,12 +51,12 @@ def test_layers_multiply_with_the_weights_of_the_quantization(int8: Int8) -> Non
     head, squeeze = by_name["head"], by_name["squeeze.1"]
     keep = [head.input, squeeze.input, squeeze.node]
     with torch.inference_mode():
-        logits, kept = simulation.run(torch.tensor(int8.trained.tensors[:16]), keep=keep)
+        outputs, kept = simulation.run(torch.tensor(int8.trained.tensors[:16]), keep=keep)
     module = int8.quantized.captured.module
     expected = F.linear(
         kept[head.input].double(), rounded_weight(int8, head.weight), module.get_parameter("network.head.bias").double()
     )
-    assert sqnr_db(expected.numpy(), logits.double().numpy()) > 90
+    assert sqnr_db(expected.numpy(), outputs["logits"].double().numpy()) > 90
     grid = int8.quantized.quantization.activations[squeeze.node]
     output = F.conv2d(
         kept[squeeze.input].double(),
@@ -72,7 +72,7 @@ def test_everything_in_float_is_the_float_network(int8: Int8) -> None:
     simulation = simulated(int8, dataclasses.replace(int8.quantized.quantization, in_float=nodes))
     images = torch.tensor(int8.trained.tensors)
     with torch.inference_mode():
-        logits, float_logits = simulation.run(images)[0], simulation.run_float(images)[0]
+        logits, float_logits = (run(images)[0]["logits"] for run in (simulation.run, simulation.run_float))
     assert simulation.rounded == []
     assert torch.equal(logits, float_logits)
     assert sqnr_db(int8.reference, logits.numpy()) > 52
@@ -82,16 +82,16 @@ def test_a_layer_in_float_keeps_its_weights_and_gets_rounded_inputs(int8: Int8) 
     layer = next(layer for layer in simulated(int8).layers if layer.name == "head")
     simulation = simulated(int8, dataclasses.replace(int8.quantized.quantization, in_float=(layer.node,)))
     with torch.inference_mode():
-        logits, kept = simulation.run(torch.tensor(int8.trained.tensors[:16]), keep=[layer.input])
+        outputs, kept = simulation.run(torch.tensor(int8.trained.tensors[:16]), keep=[layer.input])
         module = int8.quantized.captured.module
         exact = F.linear(kept[layer.input], module.get_parameter(layer.weight), module.get_parameter(str(layer.bias)))
-    torch.testing.assert_close(logits, exact)
+    torch.testing.assert_close(outputs["logits"], exact)
     assert simulation.rounded == simulated(int8).rounded
 
 
 def test_the_simulation_loses_what_the_files_lose(int8: Int8) -> None:
     with torch.inference_mode():
-        logits = simulated(int8).run(torch.tensor(int8.trained.tensors))[0].numpy()
+        logits = simulated(int8).run(torch.tensor(int8.trained.tensors))[0]["logits"].numpy()
     reference = int8.reference
     lost = sqnr_db(reference, logits)
     assert 15 < lost < 45
@@ -109,9 +109,9 @@ def test_a_coarser_grid_is_seen(int8: Int8) -> None:
     }
     images = torch.tensor(int8.trained.tensors)
     with torch.inference_mode():
-        fine = simulated(int8).run(images)[0].numpy()
+        fine = simulated(int8).run(images)[0]["logits"].numpy()
         found = simulated(int8, dataclasses.replace(int8.quantized.quantization, activations=coarse)).run(images)[0]
-    assert sqnr_db(int8.reference, found.numpy()) < sqnr_db(int8.reference, fine) - 6
+    assert sqnr_db(int8.reference, found["logits"].numpy()) < sqnr_db(int8.reference, fine) - 6
 
 
 def test_gradients_pass_through_the_rounding(int8: Int8) -> None:
@@ -119,8 +119,8 @@ def test_gradients_pass_through_the_rounding(int8: Int8) -> None:
     images = torch.tensor(int8.trained.tensors[:8])
     for parameter in simulation.parameters.values():
         parameter.requires_grad_()
-    logits, _ = simulation.run(images)
-    logits.square().mean().backward()
+    outputs, _ = simulation.run(images)
+    outputs["logits"].square().mean().backward()
     gradients = [parameter.grad for parameter in simulation.parameters.values()]
     assert len(gradients) == 16
     assert all(gradient is not None and bool(gradient.abs().max() > 0) for gradient in gradients)

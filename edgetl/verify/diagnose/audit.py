@@ -24,7 +24,7 @@ from edgetl_runtime.bundle import Bundle
 from edgetl_runtime.comparison import sqnr_db
 from edgetl_runtime.errors import BundleError, EngineError, MissingDependency
 from edgetl_runtime.golden import GoldenSamples
-from edgetl_runtime.manifest import Label, Manifest, Preprocess, Variant
+from edgetl_runtime.manifest import MODES, Label, Manifest, Preprocess, Variant
 from edgetl_runtime.modelfile import embedded_text
 from edgetl_runtime.preprocess import preprocess
 
@@ -106,7 +106,10 @@ def _prepared(
     others: dict[str, dict[str, Any]] = {
         f"the resize filter is {spec.interpolation} where it was {other}": {"interpolation": other}
     }
-    for resize in _resizes(spec):
+    for mode in {*MODES[1:]} - {spec.mode}:
+        cause = f"the image is brought to its size by {spec.mode} where it was {mode}"
+        others[cause] = {"mode": mode, "resize": 0}
+    for resize in _resizes(spec) if spec.mode == "crop" else ():
         cause = f"the image is resized to {_pixels_of(spec.resize)} where it was {_pixels_of(resize)}"
         others[cause] = {"resize": resize}
     for cause, change in others.items():

@@ -15,7 +15,7 @@ from torch import fx
 from edgetl_export.calibration import CalibrationSamples
 from edgetl_export.capture import Captured, by_image
 from edgetl_export.progress import Track, silent
-from edgetl_export.quantize.layers import module_of
+from edgetl_export.quantize.layers import module_of, output_layers
 from edgetl_export.quantize.ranges import Histogram, Range
 from edgetl_runtime.errors import DataError
 
@@ -68,8 +68,8 @@ def calibrate(captured: Captured, samples: CalibrationSamples, *, track: Track =
         "minmax": {name: histogram.full_range() for name, histogram in histograms.items()},
     }
     for found in ranges.values():
-        # The largest logit decides: it is never clipped.
-        found |= {name: histograms[name].full_range() for name in recorder.outputs}
+        # The largest logit decides: it is never clipped. An output in integers is no activation, and has no range.
+        found |= {name: histograms[name].full_range() for name in recorder.outputs if name in histograms}
     return Calibration(ranges, probe, len(samples), samples.fingerprint)
 
 
@@ -100,7 +100,8 @@ class _Recorder(fx.Interpreter):
         super().__init__(graph_module)
         self.histograms: dict[str, Histogram] = {}
         self.kept: dict[str, npt.NDArray[np.float32]] = {}
-        self.outputs = [node.name for node in graph_module.graph.output_node().all_input_nodes]
+        given = [node.name for node in graph_module.graph.output_node().all_input_nodes]
+        self.outputs = {*given, *output_layers(graph_module.graph)}
         self._keep = keep
         self._images = 0
 

@@ -1,7 +1,7 @@
 """Distillation: the quantised network is trained to give what the float one gives, on the same photos.
 
 Weights, biases and activation scales learn together in `Simulation`, whose rounding lets gradients through; scales by
-the gradient of Esser et al., "Learned step size quantization", ICLR 2020. The loss is the squared error of the logits
+the gradient of Esser et al., "Learned step size quantization", ICLR 2020. The loss is the squared error of the outputs
 and of the residual stream, each relative to its own energy, image by image: no photo counts more than another, and no
 labels are needed. Where there are some, the cross-entropy with them is added: quantisation-aware training.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from edgetl_export.capture import Captured
 from edgetl_export.device import device_named, distilling
 from edgetl_export.memory import memory_reused
 from edgetl_export.progress import Track, silent
@@ -33,7 +34,7 @@ from edgetl_runtime.cache import make_cache_folder
 from edgetl_runtime.errors import ExportError, OutputError, UsageError
 from edgetl_runtime.writing import replacing
 
-__all__ = ["DistillOptions", "batches", "distill", "rate_left", "relative_error"]
+__all__ = ["DistillOptions", "batches", "distill", "outputs_error", "rate_left", "relative_error"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class DistillOptions:
 
     ``rate`` is the learning rate relative to the root mean square (at most 1) of each parameter, ``scale_rate`` that
     of the activation scales' logarithms; ``features`` and ``labels`` weigh the errors of the residual stream and of
-    the labels, where there are any, against that of the logits. ``seconds`` is the most it may take, the schedule
+    the labels, where there are any, against that of the outputs. ``seconds`` is the most it may take, the schedule
     shrinks to fit. ``mirror`` shows half of the batches mirrored: not for digits, which mean something else then.
     ``device`` is as `edgetl_export.device.device_named` takes it.
     """
@@ -77,7 +78,7 @@ def distill(
     images and logits or there is no such device. On a GPU two runs may differ in the last bits.
     """
     options = options or DistillOptions()
-    truth = None if labels is None else _checked(labels, len(images), len(quantized.captured.source.labels))
+    truth = None if labels is None else _checked(labels, len(images), quantized.captured)
     device = device_named(options.device)
     with distilling(options.batch_size):
         student = _Student(quantized, options, device)
@@ -129,11 +130,11 @@ class _Student:
             wanted, features = self.simulation.run_float(images, keep=self.watched)
         scales = {name: logarithm.exp() for name, logarithm in self.logarithms.items()}
         given, kept = self.simulation.run(images, keep=self.watched, scales=scales)
-        loss = relative_error(given, wanted)
+        loss = outputs_error(given, wanted)
         for name in self.watched:
             loss = loss + self.options.features / len(self.watched) * relative_error(kept[name], features[name])
         if labels is not None:
-            loss = loss + self.options.labels * functional.cross_entropy(given, labels)
+            loss = loss + self.options.labels * functional.cross_entropy(given[self.simulation.names[0]], labels)
         if not torch.isfinite(loss):
             raise ExportError("the distillation's loss is not finite", fix="try a smaller rate, or --quantize ptq")
         self.optimizer.zero_grad()
@@ -232,7 +233,14 @@ def rate_left(by_steps: float, step: float, by_time: float) -> float:
     return 0.0 if progress >= 1.0 else 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
+def outputs_error(given: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The mean over outputs, by name, of their `relative_error`; integers have no gradient and are left out."""
+    errors = [relative_error(given[name], values) for name, values in wanted.items() if values.is_floating_point()]
+    return errors[0] if len(errors) == 1 else torch.stack(errors).mean()
+
+
 def relative_error(given: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """The squared error (n, ...) of each image relative to the energy that is wanted; the mean over images."""
     error = (given - wanted).square().flatten(1).sum(1)
     return (error / wanted.square().flatten(1).sum(1).clamp(min=1e-12)).mean()
 
@@ -260,7 +268,13 @@ def _parts(n: int, options: DistillOptions, generator: torch.Generator) -> Seque
     return torch.split(torch.randperm(n, generator=generator), options.batch_size)
 
 
-def _checked(labels: npt.NDArray[np.int64], n: int, classes: int) -> torch.Tensor:
+def _checked(labels: npt.NDArray[np.int64], n: int, captured: Captured) -> torch.Tensor:
+    shape, classes = captured.output.shape, len(captured.source.labels)
+    if shape != (1, classes) or len(captured.outputs) > 1:
+        raise UsageError(
+            f"labels of images say nothing of {', '.join(spec.name for spec in captured.outputs)} {list(shape)}",
+            fix="--quantize distill needs no labels",
+        )
     if labels.shape != (n,) or labels.min() < 0 or labels.max() >= classes:
         raise UsageError(
             f"labels of shape {labels.shape} do not fit {n} images and {classes} logits",

@@ -11,11 +11,13 @@ __all__ = [
     "ACTIVATIONS",
     "CLIPPING",
     "SUMS",
+    "UPSAMPLING",
     "Layer",
     "before_layers",
     "exact",
     "layers",
     "module_of",
+    "output_layers",
     "rounded",
     "scalable",
     "softened",
@@ -33,11 +35,31 @@ ACTIVATIONS = frozenset(
 CLIPPING = frozenset({_aten.hardtanh.default, _aten.hardtanh_.default, _aten.relu6.default})
 """Activations with an upper limit."""
 
+UPSAMPLING = frozenset({_aten.upsample_bilinear2d.vec, _aten.upsample_nearest2d.vec, _aten.upsample_bicubic2d.vec})
+"""Integer kernels give these in steps of their input."""
+
 SUMS = frozenset({_aten.add.Tensor, _aten.add_.Tensor})
+
+_MOVING = frozenset(
+    {
+        _aten.permute.default,
+        _aten.transpose.int,
+        _aten.reshape.default,
+        _aten.view.default,
+        _aten.flatten.using_ints,
+        _aten.squeeze.dims,
+        _aten.squeeze.dim,
+        _aten.unsqueeze.default,
+        _aten.contiguous.default,
+        _aten.clone.default,
+        _aten.cat.default,
+    }
+)
+"""What gives the values that it is given, moved or joined."""
 
 _HOMOGENEOUS = frozenset({_aten.relu.default, _aten.relu_.default})
 
-_ROUNDED = _WEIGHTED | ACTIVATIONS | SUMS | {
+_ROUNDED = _WEIGHTED | ACTIVATIONS | SUMS | UPSAMPLING | {
     _aten.mul.Tensor,
     _aten.mul_.Tensor,
     _aten.cat.default,
@@ -66,6 +88,7 @@ _EXACT = _WEIGHTED | ACTIVATIONS | SUMS | {
     _aten.adaptive_avg_pool2d.default,
     _aten.mean.dim,
     _aten.max_pool2d.default,
+    _aten.upsample_nearest2d.vec,
 }  # fmt: skip
 """What integer engines compute exactly before they round. Others look a sigmoid up, or compute it in float."""
 
@@ -131,6 +154,19 @@ def rounded(graph: fx.Graph) -> list[str]:
         and node.target in _ROUNDED
         and with_activation(node) is node
     ]  # fmt: skip
+
+
+def output_layers(graph: fx.Graph) -> set[str]:
+    """Names of the layers' nodes that an output consists of: what they give is moved or joined at most."""
+    found: set[str] = set()
+    waiting = list(graph.output_node().all_input_nodes)
+    while waiting:
+        node = waiting.pop()
+        if node.target in _WEIGHTED:
+            found.add(node.name)
+        elif node.target in _MOVING:
+            waiting += node.all_input_nodes
+    return found
 
 
 def exact(graph: fx.Graph) -> bool:

@@ -13,22 +13,29 @@ from dataclasses import replace
 import torch
 from torch import fx, nn
 
-from edgetl_export.capture import Captured
+from edgetl_export.capture import Captured, NamedOutputs
 
 __all__ = ["PixelModule", "on_pixels"]
 
 
-class PixelModule(nn.Module):
-    """uint8 (N, H, W, C) to logits, like `ExportedModule`; `network` takes grey levels with their border on."""
+class PixelModule(NamedOutputs):
+    """uint8 (N, H, W, C) to outputs, like `ExportedModule`; `network` takes grey levels with their border on."""
 
     top: torch.Tensor
     bottom: torch.Tensor
     left: torch.Tensor
     right: torch.Tensor
 
-    def __init__(self, network: nn.Module, colour: torch.Tensor, size: tuple[int, int], pads: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        colour: torch.Tensor,
+        size: tuple[int, int],
+        pads: tuple[int, ...],
+        names: tuple[str, ...],
+    ) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.names = network, names
         left, right, top, bottom = pads
         height, width = size[0] + top + bottom, size[1]
         for name, shape in {
@@ -40,11 +47,10 @@ class PixelModule(nn.Module):
             self.register_buffer(name, colour.expand(shape).contiguous())
 
     def forward(self, image: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        """Logits (N, classes) float32; a tuple with the features behind, if any."""
+        """The outputs for uint8 `image` (N, H, W, C)."""
         rows = _between(self.top, image.float(), self.bottom, dim=1)
         levels = _between(self.left, rows, self.right, dim=2)
-        outputs: torch.Tensor | tuple[torch.Tensor, ...] = self.network(levels.permute(0, 3, 1, 2))
-        return outputs
+        return self.in_order(self.network(levels.permute(0, 3, 1, 2)))
 
 
 def _between(before: torch.Tensor, image: torch.Tensor, behind: torch.Tensor, *, dim: int) -> torch.Tensor:
@@ -81,8 +87,14 @@ def on_pixels(captured: Captured) -> Captured:
     folded.weight.data = (weight / (255.0 * std)[None, :, None, None]).float()
     folded.bias = nn.Parameter((bias.double() - torch.einsum("oihw,i->o", weight, mean / std)).float())
     network.set_submodule(first, folded)
+    assert isinstance(network, fx.GraphModule)
+    _keep_shape(network, (convolution.in_channels, height, width))
     colour = (mean * 255.0).round().clamp(0, 255).float()
-    module = PixelModule(network, colour, (height, width), pads).eval().requires_grad_(requires_grad=False)
+    module = (
+        PixelModule(network, colour, (height, width), pads, captured.source.names)
+        .eval()
+        .requires_grad_(requires_grad=False)
+    )
     return replace(captured, module=module, takes_pixels=True)
 
 
@@ -91,7 +103,7 @@ def _first_convolution(network: nn.Module, channels: int) -> str | None:
     if not isinstance(network, fx.GraphModule):
         return None
     image = next(node for node in network.graph.nodes if node.op == "placeholder")
-    users = list(image.users)
+    users = [user for user in image.users if not _reads_shape(user)]
     if len(users) != 1 or users[0].op != "call_module":
         return None
     name = str(users[0].target)
@@ -105,6 +117,32 @@ def _first_convolution(network: nn.Module, channels: int) -> str | None:
     )
     shared = sum(node.op == "call_module" and node.target == name for node in network.graph.nodes) > 1
     return name if plain and not shared else None
+
+
+def _reads_shape(node: fx.Node) -> bool:
+    """Whether a reader of the image asks for its shape alone, or for one of its sides."""
+    if node.op == "call_method":
+        return node.target == "size"
+    return node.op == "call_function" and node.target is getattr and bool(node.args[1] == "shape")
+
+
+def _keep_shape(network: fx.GraphModule, sides: tuple[int, int, int]) -> None:
+    """Readers of the image's shape see that of the image, not what it has with its border on."""
+    image = next(node for node in network.graph.nodes if node.op == "placeholder")
+    for node in [user for user in image.users if _reads_shape(user)]:
+        asked = node.args[1:] if node.op == "call_method" else ()
+        side = (*asked, *node.kwargs.values())
+        with network.graph.inserting_before(node):
+            shape = network.graph.call_function(_shape, (image, sides, *side))
+        node.replace_all_uses_with(shape)
+        network.graph.erase_node(node)
+    network.recompile()
+
+
+def _shape(image: torch.Tensor, sides: tuple[int, int, int], side: int | None = None) -> tuple[int, ...] | int:
+    """The batch of `image` and these sides (channels, height, width), or one of the four."""
+    shape = (image.shape[0], *sides)
+    return shape if side is None else shape[side]
 
 
 def _padding(convolution: nn.Conv2d, axis: int, size: int) -> tuple[int, int]:

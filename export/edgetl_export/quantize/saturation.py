@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import fx
 
+from edgetl_export.capture import by_name
 from edgetl_export.quantize.integers import GREATEST, MLAS, IntegerLayer, Packing, integer_layers
 from edgetl_export.quantize.quantization import Quantized
 from edgetl_export.quantize.simulate import Simulation
@@ -75,8 +76,8 @@ def saturation_risk(
 
 def emulate_saturating(
     quantized: Quantized, images: npt.NDArray[np.uint8], *, packing: Packing = MLAS
-) -> npt.NDArray[np.float32]:
-    """Logits (n, classes) of uint8 `images` (n, H, W, C) as a processor without VNNI computes them.
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Outputs by name for uint8 `images` (n, H, W, C), as a processor without VNNI computes them.
 
     `Simulation` with integer layers: sums are exact but for the pairs that saturate, biases are rounded to int32 at
     the scale of the products, and whatever reaches a layer is on a grid, the image's normalised values too. Padding
@@ -87,10 +88,11 @@ def emulate_saturating(
 
     Raises `DataError` for images of another shape or type, `ExportError` when an input has no grid.
     """
+    names = quantized.captured.source.outputs
     saturating = _Saturating(quantized, integer_layers(quantized, packing))
     with torch.inference_mode():
-        logits = [saturating.run(batch).numpy() for batch in _batches(quantized, images)]
-    return np.concatenate(logits).astype(np.float32)
+        runs = [by_name(saturating.run(batch), names) for batch in _batches(quantized, images)]
+    return {name: np.concatenate([run[name].numpy() for run in runs]).astype(np.float32) for name in names}
 
 
 def without_saturation(quantized: Quantized, *, packing: Packing = MLAS) -> Quantized:

@@ -1,4 +1,4 @@
-"""How much of the error in the logits each rounding causes: what to keep in higher precision first."""
+"""How much of the error in the outputs each rounding causes: what to keep in higher precision first."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _BATCH = 8
 
 
 def noise_by_node(quantized: Quantized, images: npt.NDArray[np.uint8]) -> dict[str, float]:
-    """Expected squared error of the logits, relative to their energy, by the node whose rounding causes it.
+    """Expected squared error of the outputs, relative to their energy, by the node whose rounding causes it.
 
-    To first order: the gradient of a random projection of the logits times the rounding error, squared and averaged
-    over images (Hutchinson's estimator of the trace of J^T J).
+    To first order: the gradient of a random projection of the outputs times the rounding error, squared and averaged
+    over images (Hutchinson's estimator of the trace of J^T J). Every output counts alike, whatever its size.
     """
     simulation = Simulation(quantized.captured, quantized.quantization)
     generator = torch.Generator().manual_seed(0)
@@ -30,15 +30,23 @@ def noise_by_node(quantized: Quantized, images: npt.NDArray[np.uint8]) -> dict[s
     for start in range(0, len(images), _BATCH):
         batch = torch.from_numpy(images[start : start + _BATCH])
         watch = _Watch(simulation)
-        logits, _ = simulation.run_float(batch, adjust=watch)
-        sign = torch.randint(0, 2, logits.shape, generator=generator) * 2.0 - 1.0
-        ((logits * sign).sum(1) / logits.detach().norm(dim=1).clamp(min=1e-12)).sum().backward()
+        outputs, _ = simulation.run_float(batch, adjust=watch)
+        projections = [_projected(values, generator) for values in outputs.values() if values.is_floating_point()]
+        torch.stack(projections).sum().backward()  # type: ignore[no-untyped-call]
         for name, value in watch.seen.items():
             scale, zero_point = simulation.grids[name]
             error = torch.fake_quantize_per_tensor_affine(value.detach(), scale, zero_point, 0, 255) - value.detach()
             assert value.grad is not None
             noise[name] += float((error * value.grad).flatten(1).sum(1).square().sum()) / len(images)
     return dict(noise)
+
+
+def _projected(output: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """The sum over images of random projections of an output (n, ...), each relative to its size."""
+    flat = output.flatten(1)
+    sign = torch.randint(0, 2, flat.shape, generator=generator) * 2.0 - 1.0
+    size: torch.Tensor = flat.detach().norm(dim=1)
+    return ((flat * sign).sum(1) / size.clamp(min=1e-12)).sum()
 
 
 class _Watch:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import fx
 
-from edgetl_export.capture import Captured
+from edgetl_export.capture import Captured, by_name
 from edgetl_export.quantize.layers import Layer, layers, rounded
 from edgetl_export.quantize.quantization import Quantization, weight_scales
 
@@ -38,6 +38,7 @@ class Simulation:
 
     def __init__(self, captured: Captured, quantization: Quantization, *, device: torch.device = _CPU) -> None:
         self.module = _on(_out_of_place(captured.batched), device)
+        self.names = captured.source.outputs
         self.device = device
         self.quantization = quantization
         graph = self.module.graph
@@ -77,31 +78,30 @@ class Simulation:
         keep: Collection[str] = (),
         scales: Mapping[str, torch.Tensor] | None = None,
         adjust: Adjust | None = None,
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Logits (n, classes), and the outputs of the nodes in `keep`.
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """The network's outputs by name, each (n, ...), and what the nodes in `keep` give.
 
         `scales` of activations stand in for the quantisation's, and get gradients. `adjust` is shown what a node gives
         before it is rounded, and says what to go on with.
         """
         given = {name: self.parameter(name) for name in self.parameters}
         interpreter = _Rounding(self.module, given, self.grids, keep, scales or {}, adjust)
-        return interpreter.run(images.to(self.device)), interpreter.kept
+        return by_name(interpreter.run(images.to(self.device)), self.names), interpreter.kept
 
-    def logits(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Logits (n, classes) of any number of images (n, H, W, C) uint8, a few at a time."""
+    def outputs(self, images: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
+        """Outputs by name, each (n, ...), of any number of images (n, H, W, C) uint8, a few at a time."""
         with torch.inference_mode():
             parts = [
-                self.run(torch.from_numpy(images[start : start + _BATCH]))[0].cpu().numpy()
-                for start in range(0, len(images), _BATCH)
+                self.run(torch.from_numpy(images[start : start + _BATCH]))[0] for start in range(0, len(images), _BATCH)
             ]
-        return np.concatenate(parts)
+        return {name: np.concatenate([part[name].cpu().numpy() for part in parts]) for name in self.names}
 
     def run_float(
         self, images: torch.Tensor, *, keep: Collection[str] = (), adjust: Adjust | None = None
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """The same without any rounding, from the captured module's own parameters."""
         interpreter = _Rounding(self.module, {}, {}, keep, {}, adjust)
-        return interpreter.run(images.to(self.device)), interpreter.kept
+        return by_name(interpreter.run(images.to(self.device)), self.names), interpreter.kept
 
     def weight_scales(self, name: str) -> torch.Tensor:
         """Scale per output channel for a weight as it is now: the quantisation's, moved with the largest weight."""

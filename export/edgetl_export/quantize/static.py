@@ -9,7 +9,7 @@ from torch import fx
 
 from edgetl_export.capture import Captured
 from edgetl_export.quantize.calibrate import METHODS, Calibration, node_values
-from edgetl_export.quantize.layers import Layer, before_layers, layers, softened
+from edgetl_export.quantize.layers import UPSAMPLING, Layer, before_layers, layers, softened
 from edgetl_export.quantize.quantization import PIXELS, PROBABILITIES, Grid, Quantization, Quantized, weight_scales
 from edgetl_export.quantize.tie_free import tie_free
 from edgetl_runtime.errors import ExportError, UsageError, nearest
@@ -58,14 +58,16 @@ def quantize_static(
 
 
 def _fixed_grids(graph: fx.Graph, grids: Mapping[str, Grid]) -> dict[str, Grid]:
-    """Grids that engines dictate: of sigmoids and softmaxes, and of maxima, which have that of their input."""
+    """Grids that engines dictate: of sigmoids and softmaxes; maxima and what is upsampled have that of their input."""
     fixed: dict[str, Grid] = {}
     for node in graph.nodes:
         if node.target in _GIVES_PROBABILITIES:
             fixed[node.name] = PROBABILITIES
-        elif node.target is torch.ops.aten.max_pool2d.default:
+        elif node.target is torch.ops.aten.max_pool2d.default or node.target in UPSAMPLING:
             source = node.args[0].name
-            fixed[node.name] = fixed.get(source, grids[source])
+            grid = fixed.get(source, grids.get(source))
+            if grid is not None:  # an image that is resized before the first layer has none
+                fixed[node.name] = grid
     return fixed
 
 

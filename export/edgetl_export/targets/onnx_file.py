@@ -75,18 +75,18 @@ def _exported(captured: Captured) -> onnx.ModelProto:
         (),
         dynamo=True,
         input_names=[captured.input.name],
-        output_names=[captured.output.name, *map(_placeholder, range(len(captured.features)))],
+        output_names=[captured.output.name, *map(_placeholder, range(len(captured.all_outputs) - 1))],
         verbose=False,
     )
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")
     model = _without_detours(_without_traces(program.model_proto))
-    return _with_features(model, [feature.name for feature in captured.features])
+    return _with_names(model, [output.name for output in captured.all_outputs[1:]])
 
 
 def _placeholder(index: int) -> str:
     """A name that no tensor inside has: the exporter does not look whether one is taken."""
-    return f"feature_{index}_of_the_network"
+    return f"output_{index}_of_the_network"
 
 
 def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -124,8 +124,8 @@ def _without_detours(model: onnx.ModelProto) -> onnx.ModelProto:
     return _pruned(model)
 
 
-def _with_features(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """The outputs behind the logits called `names`; one that other operators read too becomes a copy.
+def _with_names(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """The outputs behind the first called `names`; one that other operators read too becomes a copy.
 
     What is done to the tensor inside then leaves the output alone. A tensor inside that has such a name gets another.
     """

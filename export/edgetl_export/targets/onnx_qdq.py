@@ -17,7 +17,19 @@ from edgetl_runtime.errors import ExportError
 
 __all__ = ["QdqModel", "quantize_qdq"]
 
-OPERATORS = ("Conv", "Clip", "Relu", "Add", "Mul", "Sigmoid", "Gemm", "MatMul", "GlobalAveragePool", "MaxPool")
+OPERATORS = (
+    "Conv",
+    "Clip",
+    "Relu",
+    "Add",
+    "Mul",
+    "Sigmoid",
+    "Gemm",
+    "MatMul",
+    "GlobalAveragePool",
+    "MaxPool",
+    "Resize",
+)
 """ONNX Runtime fuses an operator with the pairs around it, so each of these stands between pairs."""
 
 _GIVES_FLOAT = ("Gemm", "MatMul")

@@ -65,7 +65,7 @@ def _converted(captured: Captured) -> openvino.Model:
     _remove_gathers_of_all(model)
     _shorten_names(model)
     model.input(0).get_tensor().set_names({captured.input.name})
-    for index, output in enumerate(captured.outputs):
+    for index, output in enumerate(captured.all_outputs):
         model.output(index).get_tensor().set_names({output.name})
     return model
 

@@ -84,11 +84,11 @@ class TfliteTarget:
 
 
 def _artifact(content: bytes, captured: Captured, quantization: dict[str, object] | None = None) -> Artifact:
-    """The file; with features its outputs get the names that the manifest has for them."""
-    if captured.features:
+    """The file; where it has several outputs they get the names that the manifest has for them."""
+    if len(captured.all_outputs) > 1:
         model = tflite_flatbuffer.opened(content)
         graph = model.subgraphs[0]
-        for index, output in zip(graph.outputs, captured.outputs, strict=True):
+        for index, output in zip(graph.outputs, captured.all_outputs, strict=True):
             graph.tensors[int(index)].name = output.name
         content = tflite_flatbuffer.packed(model)
     return Artifact({".tflite": content}, quantization)

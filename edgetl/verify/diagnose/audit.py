@@ -106,12 +106,12 @@ def _prepared(
     others: dict[str, dict[str, Any]] = {
         f"the resize filter is {spec.interpolation} where it was {other}": {"interpolation": other}
     }
-    for mode in {*MODES[1:]} - {spec.mode}:
-        cause = f"the image is brought to its size by {spec.mode} where it was {mode}"
-        others[cause] = {"mode": mode, "resize": 0}
     for resize in _resizes(spec) if spec.mode == "crop" else ():
         cause = f"the image is resized to {_pixels_of(spec.resize)} where it was {_pixels_of(resize)}"
         others[cause] = {"resize": resize}
+    for mode in (mode for mode in MODES[1:] if mode != spec.mode):  # last: a photo of the right size is the same in all
+        cause = f"the image is brought to its size by {spec.mode} where it was {mode}"
+        others[cause] = {"mode": mode, "resize": 0}
     for cause, change in others.items():
         changed = dataclasses.replace(spec, **change)
         yield [preprocess(image, changed) for image in golden.images], tensors, cause

@@ -262,6 +262,3 @@ def _inspect_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layers", action="store_true", help="find the first layer that parts from the original")
     parser.add_argument("--variants", metavar="ID,...", help="with --layers: only these, separated by commas")
     parser.add_argument("--data", metavar="DIR", type=Path, help="with --layers: photos (default: golden samples)")
-    parser.add_argument(
-        "--save-repro", metavar="DIR", type=Path, help="with --layers: save the smallest piece that cannot be converted"
-    )

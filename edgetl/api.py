@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,7 @@ def finetune(
         },
         "train": {"strategy": strategy, "epochs": epochs},
     }
-    changes = {
-        name: {key: value for key, value in options.items() if value is not None} for name, options in given.items()
-    }
+    changes = {name: _without_none(options) for name, options in given.items()}
     _, trained = pipeline.train((recipe or Recipe()).updated(changes, where="finetune()"), track=track)
     return trained.checkpoint
 
@@ -58,6 +57,21 @@ def export(
     *,
     calibration: str | Path,
     out: str | Path,
+    targets: Sequence[str] | None = None,
+    precisions: Sequence[str] | None = None,
+    calibration_samples: int | None = None,
+    quantize: str | None = None,
+    max_drop: float | None = None,
+    tune_data: str | Path | None = None,
+    ranges: str | None = None,
+    int8_safe: bool | None = None,
+    io: str | None = None,
+    activation: str | None = None,
+    no_se: bool | None = None,
+    distill_epochs: int | None = None,
+    distill_minutes: float | None = None,
+    device: str | None = None,
+    features: Sequence[str] | None = None,
     options: ExportSection | None = None,
     skip_bad: bool = False,
     force: bool = False,
@@ -66,10 +80,32 @@ def export(
     """Export a checkpoint (or the folder of one) to a bundle; `calibration` is a folder of photos like the device's,
     or a CSV of them. With `skip_bad` others are taken instead of photos that cannot be read.
 
+    The keywords from `targets` to `features` are those of the ``[export]`` section of a recipe, and of ``edgetl export
+    -h --all``; what is not given is taken from `options`, or has its default.
+
     Returns the bundle's path. Nothing in it is verified yet: `verify` with ``record=True`` does that. Raises
-    `OutputError` when `out` exists and not `force`, and `ExportError` when a variant could not be written - the bundle
-    then holds the others.
+    `UsageError` for options that make no sense, `OutputError` when `out` exists and not `force`, and `ExportError` when
+    a variant could not be written - the bundle then holds the others.
     """
+    given = {
+        "targets": _listed(targets),
+        "precisions": _listed(precisions),
+        "calibration_samples": calibration_samples,
+        "quantize": quantize,
+        "max_drop": max_drop,
+        "tune_data": tune_data,
+        "ranges": ranges,
+        "int8_safe": int8_safe,
+        "io": io,
+        "activation": activation,
+        "no_se": no_se,
+        "distill_epochs": distill_epochs,
+        "distill_minutes": distill_minutes,
+        "device": device,
+        "features": _listed(features),
+    }
+    recipe = Recipe() if options is None else Recipe(export=options)
+    chosen = recipe.updated({"export": _without_none(given)}, where="export()").export
     if isinstance(checkpoint, Checkpoint):
         opened, came_from = checkpoint, None
     else:
@@ -78,7 +114,7 @@ def export(
         opened,
         Path(calibration),
         Path(out),
-        options,
+        chosen,
         came_from=came_from,
         skip_bad=skip_bad,
         force=force,
@@ -118,3 +154,12 @@ def verify(
     if record:
         record_report(outcome.report, Path(bundle), force=force)
     return outcome.report
+
+
+def _without_none(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _listed(names: Sequence[str] | None) -> Any:
+    """Any sequence as a list. A text is left as it is: it is no list of its letters."""
+    return names if names is None or isinstance(names, str) else list(names)

@@ -9,24 +9,25 @@ import dataclasses
 import types
 import typing
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from edgetl.data.augmentation import AugmentOptions
-from edgetl.data.dataset import DataOptions
-from edgetl.models.options import ModelOptions, require
+from edgetl.data.options import DataOptions
+from edgetl.models.options import ModelOptions, device_option
+from edgetl.option import Option, Section, option, options_of, within
 from edgetl.toml_file import read_toml
-from edgetl.training.options import LARGEST_SEED, MOST_EPOCHS, TrainOptions
-from edgetl.verify.gate.limits import Gate, read_gate
-from edgetl.verify.gate.regression import Baseline
-from edgetl.verify.options import VerifyOptions
-from edgetl_export.device import DEVICES
+from edgetl.training.options import MOST_EPOCHS, TrainOptions
 from edgetl_runtime.errors import UsageError, nearest
 from edgetl_runtime.escaping import encodable
 from edgetl_runtime.quantities import DROP
 from edgetl_runtime.writing import write_file
+
+if TYPE_CHECKING:
+    from edgetl.verify.options import VerifyOptions
 
 __all__ = [
     "DataSection",
@@ -35,6 +36,7 @@ __all__ = [
     "Recipe",
     "TrainOptions",
     "VerifySection",
+    "declared_options",
     "demo_recipe",
     "read_recipe",
     "verify_options",
@@ -44,76 +46,85 @@ __all__ = [
 RECIPE_SCHEMA = 1
 _MOST = 1_000_000
 """Of photos and threads, and of minutes (two years)."""
-_TRAIN_PRECISION = ("train_precision", "precision")
-"""Key of [train] and the field of `TrainOptions`: in a file, ``precision`` is taken for what is exported."""
+_INT8 = "int8"
+"""Title of the options on how int8 is made."""
 
 
 @dataclass(frozen=True)
-class DataSection(DataOptions):
+class DataSection(DataOptions, Section):
     """The photos: a folder or a CSV file, and how it is read. Raises `UsageError` for values that make no sense."""
 
-    path: Path | None = None
-
-    def __post_init__(self) -> None:
-        require(0 <= self.seed <= LARGEST_SEED, "seed", self, f"from 0 to {LARGEST_SEED}")
-        require(0 < self.val_fraction < 1, "val_fraction", self, "above 0, below 1, such as 0.2")
-        require(0 <= self.min_per_class <= _MOST, "min_per_class", self, f"from 0 to {_MOST}")
+    path: Path | None = option(
+        None, "one folder per label, or a CSV: path,label[,split]", metavar="DIR", flag="--data", shown=True
+    )
 
 
 @dataclass(frozen=True)
-class ExportSection:
+class ExportSection(Section):
     """What is written, how many images it is calibrated on, and how int8 is made.
 
-    ``quantize`` is ``ptq``, ``distill`` or ``qat`` (on the photos' labels too); with ``max_drop`` (a share of photos,
-    below a half) every rung of the ladder is tried until no more of them get another label, judged on photos of the
-    folder ``tune_data`` or on held-out calibration photos. ``ranges`` is ``mse``, ``percentile`` or ``minmax``;
-    ``int8_safe`` is for CPUs without VNNI; ``io`` is ``float`` or ``int8``. ``activation`` (``relu6``, ``hardswish``)
-    and ``no_se`` change the network first. ``device``, one of `DEVICES`, is where it is distilled. ``features`` are
-    given besides the logits: ``pooled``, or names of layers.
+    With ``max_drop`` (a share of photos, below a half) every rung of the ladder is tried until no more of them get
+    another label, judged on photos of the folder ``tune_data`` or on held-out calibration photos. ``activation`` and
+    ``no_se`` change the network first. Names of targets, precisions, ways and ranges are checked where they are used.
     """
 
-    targets: tuple[str, ...] = ("onnx", "tflite", "openvino")
-    precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
-    calibration_samples: int = 250
-    quantize: str = "ptq"
-    max_drop: float | None = None
-    tune_data: Path | None = None
-    ranges: str = "mse"
-    int8_safe: bool = False
-    io: str = "float"
-    activation: str | None = None
-    no_se: bool = False
-    distill_epochs: int = 16
-    distill_minutes: float = 8.0
-    device: str = "auto"
-    features: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.max_drop is not None:
-            DROP.check("max_drop", self.max_drop)
-        require(1 <= self.calibration_samples <= _MOST, "calibration_samples", self, f"from 1 to {_MOST}")
-        require(1 <= self.distill_epochs <= MOST_EPOCHS, "distill_epochs", self, f"from 1 to {MOST_EPOCHS}")
-        require(0 < self.distill_minutes <= _MOST, "distill_minutes", self, f"above 0, at most {_MOST}")
-        require(self.device in DEVICES, "device", self, "auto, cpu or cuda")
+    targets: tuple[str, ...] = option(
+        ("onnx", "tflite", "openvino"),
+        "formats that are written",
+        choices=("onnx", "tflite", "openvino"),
+        metavar="NAME,...",
+        shown=True,
+    )
+    precisions: tuple[str, ...] = option(
+        ("fp32", "fp16", "int8"),
+        "of each format; also w8, dynamic and w8a16",
+        choices=("fp32", "fp16", "int8", "w8", "dynamic", "w8a16"),
+        metavar="NAME,...",
+        shown=True,
+    )
+    calibration_samples: int = option(250, "images to calibrate int8 on", check=within(1, _MOST))
+    quantize: str = option(
+        "ptq",
+        "no training, on photos alone, or on labels too",
+        choices=("ptq", "distill", "qat"),
+        group=_INT8,
+    )
+    max_drop: float | None = option(
+        None,
+        "climb until no more photos change their label",
+        usual="no limit",
+        metavar="SHARE",
+        check=DROP.check,
+        group=_INT8,
+        shown=True,
+    )
+    tune_data: Path | None = option(None, "photos that judge it", usual="held-out ones", metavar="DIR", group=_INT8)
+    ranges: str = option("mse", "how activation ranges are found", choices=("mse", "percentile", "minmax"), group=_INT8)
+    int8_safe: bool = option(False, "for x86 CPUs without VNNI: no saturation", group=_INT8)
+    io: str = option("float", "what tflite.int8 takes and gives", choices=("float", "int8"), group=_INT8)
+    activation: str | None = option(
+        None, "replace SiLU and its like, then distil", choices=("relu6", "hardswish"), group=_INT8
+    )
+    no_se: bool = option(False, "replace squeeze-excite by constants", group=_INT8)
+    distill_epochs: int = option(16, "at most", check=within(1, MOST_EPOCHS), group=_INT8)
+    distill_minutes: float = option(8.0, "at most", metavar="N", check=within(0, _MOST, but=(0,)), group=_INT8)
+    device: str = device_option()
+    features: tuple[str, ...] = option(
+        (), "outputs besides the logits: what the head is given, or layers", metavar="pooled|NAME,..."
+    )
 
 
 @dataclass(frozen=True)
-class VerifySection:
-    """How variants are judged: a gate file, the threads of one run, and whether peak memory is measured too.
+class VerifySection(Section):
+    """How variants are judged. Raises `UsageError` for values that make no sense."""
 
-    ``baseline`` is an earlier report that nothing may be worse than; ``keep_reference`` keeps the original's answers to
-    all photos in the bundle, for devices without torch.
-    Raises `UsageError` for values that make no sense.
-    """
-
-    gate: Path | None = None
-    threads: int = 1
-    memory: bool = False
-    baseline: Path | None = None
-    keep_reference: bool = False
-
-    def __post_init__(self) -> None:
-        require(1 <= self.threads <= _MOST, "threads", self, f"from 1 to {_MOST}")
+    gate: Path | None = option(None, "limits", usual="decisions must not fall apart", metavar="FILE.toml", shown=True)
+    threads: int = option(1, "cores of one run", check=within(1, _MOST))
+    memory: bool = option(False, "measure peak memory and cold start too")
+    baseline: Path | None = option(
+        None, "an accepted report: nothing may be worse", usual="none", metavar="REPORT.json"
+    )
+    keep_reference: bool = option(False, "keep the original's answers, to verify sans torch")
 
 
 @dataclass(frozen=True)
@@ -149,8 +160,10 @@ class Recipe:
             section: {key: _plain(value) for key, value in values.items() if value is not None}
             for section, values in dataclasses.asdict(self).items()
         }
-        key, field_name = _TRAIN_PRECISION
-        document["train"] = {key if name == field_name else name: v for name, v in document["train"].items()}
+        for section, options in declared_options().items():
+            for one in options:
+                if one.key != one.name and one.name in document[section]:
+                    document[section] = {one.key if n == one.name else n: v for n, v in document[section].items()}
         return tomli_w.dumps({"schema": RECIPE_SCHEMA, **document})
 
     def save(self, path: Path) -> None:
@@ -177,8 +190,19 @@ def demo_recipe() -> Recipe:
     )
 
 
+@cache
+def declared_options() -> dict[str, tuple[Option, ...]]:
+    """Name of each section of a recipe -> its options: what the command line is made from."""
+    sections = typing.get_type_hints(Recipe)
+    return {name: options_of(section) for name, section in sections.items()}
+
+
 def verify_options(recipe: Recipe) -> VerifyOptions:
     """The recipe's section on verification, its gate and its baseline read."""
+    from edgetl.verify.gate.limits import Gate, read_gate
+    from edgetl.verify.gate.regression import Baseline
+    from edgetl.verify.options import VerifyOptions
+
     section = recipe.verify
     return VerifyOptions(
         threads=section.threads,
@@ -190,27 +214,30 @@ def verify_options(recipe: Recipe) -> VerifyOptions:
 
 def _section(section: Any, values: Mapping[str, Any], where: str) -> Any:
     hints = typing.get_type_hints(type(section))
+    options = options_of(type(section))
+    fields = {name: name for name in hints} | {one.name: one.key for one in options}
+    names = {key: name for name, key in fields.items()}
     found: dict[str, Any] = {}
-    if isinstance(section, TrainOptions):
-        values = _with_train_precision(values, where)
-    for key, value in values.items():
-        if key not in hints:
-            raise UsageError(f"{where} unknown key {key!r}", fix=nearest(key, list(hints)))
-        found[key] = _value(hints[key], value, f"{where} {key}")
+    for key, value in _with_present_names(options, values, where).items():
+        if key not in names:
+            raise UsageError(f"{where} unknown key {key!r}", fix=nearest(key, list(names)))
+        found[names[key]] = _value(hints[names[key]], value, f"{where} {key}")
     try:
         return dataclasses.replace(section, **found)
     except UsageError as error:
         raise UsageError(f"{where} {error.what}", fix=error.fix) from None
 
 
-def _with_train_precision(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """`values` with the field's name for ``train_precision``. The former key works, and a `FutureWarning` says so."""
-    key, name = _TRAIN_PRECISION
-    if name in values and key in values:
-        raise UsageError(f"{where} has both {key} and {name}", fix=f"{name} is the former name of {key}: remove it")
-    if name in values:
-        warnings.warn(f"{where} {name} is called {key} now", FutureWarning, stacklevel=2)
-    return {name if given == key else given: value for given, value in values.items()}
+def _with_present_names(options: Sequence[Option], values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`values` with the present keys for former ones. Those work, and a `FutureWarning` says so."""
+    present = {one.former: one.key for one in options if one.former and one.former in values}
+    for former, key in present.items():
+        if key in values:
+            raise UsageError(
+                f"{where} has both {key} and {former}", fix=f"{former} is the former name of {key}: remove it"
+            )
+        warnings.warn(f"{where} {former} is called {key} now", FutureWarning, stacklevel=2)
+    return {present.get(given, given): value for given, value in values.items()}
 
 
 def _value(kind: Any, value: Any, where: str) -> Any:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from edgetl.recipe import declared_options
 from edgetl_runtime.engines import ENGINES
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +35,7 @@ ON_THE_DEVICE = {"numpy", "PIL"}
 HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "openvino", "tensorflow", "ai_edge_litert", "tflite_runtime")
 COMMANDS = [
     *("run", "train", "lr-range", "export", "verify", "bench", "inspect", "backbones", "compare", "learning-curve"),
-    "demo",
+    *("demo", "completion"),
 ]
 WRITERS = {"edgetl_runtime.writing", "edgetl_export.staging", "edgetl_export.renaming"}
 """Who alone puts files and folders in place."""
@@ -464,3 +465,40 @@ def test_an_import_from_a_higher_room_is_found() -> None:
     assert upward(imports_by_module(planted)) == ["edgetl.data.a -> edgetl.verify.b"]
     back = [Module("edgetl.data.a", ""), Module("edgetl.verify.b", "import edgetl.data.a")]
     assert upward(imports_by_module(back)) == []
+
+
+DECLARED_FLAGS = {option.flag for options in declared_options().values() for option in options if option.flag} | {
+    f"--{option.former}" for options in declared_options().values() for option in options if option.former
+}
+"""The flags that stand for a key of the recipe: each is declared at its field, and nowhere else."""
+
+
+def flags_by_hand(module: Module) -> set[str]:
+    """Flags of the recipe that `module` gives to a parser itself."""
+    calls = [node for node in ast.walk(module.tree) if isinstance(node, ast.Call)]
+    return {
+        str(argument.value)
+        for call in calls
+        if isinstance(call.func, ast.Attribute) and call.func.attr == "add_argument"
+        for argument in call.args
+        if isinstance(argument, ast.Constant) and argument.value in DECLARED_FLAGS
+    }
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.name.startswith("edgetl.")], ids=lambda module: module.name)
+def test_an_option_of_the_recipe_is_declared_once(module: Module) -> None:
+    assert not flags_by_hand(module)
+
+
+@pytest.mark.parametrize(
+    ("source", "flag"),
+    [
+        ("parser.add_argument('--epochs', type=int)", "--epochs"),
+        ("def f(group):\n    group.add_argument('-d', '--data', metavar='DIR')", "--data"),
+        ("sub.add_argument('--train-precision')", "--train-precision"),
+        ("sub.add_argument('--precision', dest='train_precision')", "--precision"),
+    ],
+)
+def test_an_option_declared_again_is_found(source: str, flag: str) -> None:
+    assert flags_by_hand(Module("edgetl.cli.x", source)) == {flag}
+    assert not flags_by_hand(Module("edgetl.cli.x", "parser.add_argument('--out', type=Path)"))

@@ -12,10 +12,13 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgetl.cli.completion import completion
 from edgetl.cli.options import Command, build_parser
+from edgetl.cli.parser import FORMER, Parser
 from edgetl.cli.progress import say, tell, track
 from edgetl.training.rank import is_first
 from edgetl_runtime.commands import run_command, split_names
@@ -26,6 +29,7 @@ from edgetl_runtime.writing import check_writable, write_file
 
 if TYPE_CHECKING:
     from edgetl.models.checkpoint import Checkpoint
+    from edgetl.option import Option
     from edgetl.recipe import Recipe
     from edgetl.verify.bundle import Outcome
     from edgetl_export.ladder import Rung
@@ -52,7 +56,7 @@ def _command(argv: Sequence[str] | None) -> int:
         raise type(interruption)(str(interruption) or "nothing was left behind") from None
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     commands: dict[str, Command] = {
         "run": _run,
         "train": _train,
@@ -65,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         "compare": _compare,
         "learning-curve": _learning_curve,
         "demo": _demo,
+        "completion": _completion,
     }
     return build_parser(commands)
 
@@ -82,31 +87,9 @@ def _check_reports(arguments: argparse.Namespace) -> None:
             check_writable(path, option=f"--{name}")
 
 
-_EXPORT_KEYS = (
-    *("targets", "precisions", "calibration_samples", "quantize", "max_drop", "tune_data", "ranges", "int8_safe"),
-    *("io", "activation", "no_se", "distill_epochs", "distill_minutes", "features"),
-    "device",
-)
-
-_TRAIN_KEYS = (
-    *("strategy", "epochs", "batch_size", "accumulate", "lr", "layer_decay", "imbalance", "mixup", "cutmix", "ema"),
-    *("dropout", "hidden", "teacher", "patience", "augment", "qat", "seed", "device", "compile"),
-    "tensorboard",
-)
-
-_SECTIONS = {
-    "data": {"data": "path", "val": "val", "skip_bad": "skip_bad"},
-    "model": {name: name for name in ("backbone", "weights", "image_size", "channels")},
-    "train": {name: name for name in _TRAIN_KEYS} | {"train_precision": "train_precision"},
-    "export": {name: name for name in _EXPORT_KEYS},
-    "verify": {name: name for name in ("gate", "threads", "memory", "baseline", "keep_reference")},
-}
-"""Section of the recipe -> option of the command line -> key."""
-
-
 def _recipe(arguments: argparse.Namespace) -> Recipe:
     """The recipe file, or the defaults, with the options of the command line on top."""
-    from edgetl.recipe import Recipe, read_recipe
+    from edgetl.recipe import Recipe, declared_options, read_recipe
 
     file = getattr(arguments, "recipe", None)
     with warnings.catch_warnings(record=True) as former_names:
@@ -114,26 +97,26 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
         recipe = Recipe() if file is None else read_recipe(file)
     for warning in former_names:
         say(f"edgetl: warning: {warning.message}")
-    _take_former_name(arguments)
     changes: dict[str, dict[str, Any]] = {}
-    for section, options in _SECTIONS.items():
-        for option, key in options.items():
-            value = getattr(arguments, option, None)
+    for section, options in declared_options().items():
+        for option in options:
+            _take_former_name(option, arguments)
+            value = getattr(arguments, option.dest, None) if option.flag else None
             if value is not None:
-                split = option in ("targets", "precisions", "features")
-                changes.setdefault(section, {})[key] = split_names(value) if split else value
+                changes.setdefault(section, {})[option.key] = value
     return recipe.updated(changes, where="command line")
 
 
-def _take_former_name(arguments: argparse.Namespace) -> None:
-    """``--precision`` works as ``--train-precision``, and says so."""
-    former = getattr(arguments, "former_precision", None)
-    if former is None:
+def _take_former_name(option: Option, arguments: argparse.Namespace) -> None:
+    """The flag that an option had works as its present one, and says so."""
+    given = getattr(arguments, f"{FORMER}{option.former}", None) if option.former else None
+    if given is None:
         return
-    if arguments.train_precision is not None:
-        raise UsageError("--precision is the former name of --train-precision: both are given", fix="leave one out")
-    say("edgetl: warning: --precision is called --train-precision now; what is exported is --precisions")
-    arguments.train_precision = former
+    former = f"--{option.former.replace('_', '-')}"
+    if getattr(arguments, option.dest) is not None:
+        raise UsageError(f"{former} is the former name of {option.flag}: both are given", fix="leave one out")
+    say(f"edgetl: warning: {former} is called {option.flag} now; {option.former_note}")
+    setattr(arguments, option.dest, given)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -388,6 +371,17 @@ def _backbones(arguments: argparse.Namespace) -> int:
         for info, targets in zip(infos, tried, strict=True)
     ]
     out("\n".join(table(("backbone", "params M", "GMACs", "input", "top-1 %", "tried with"), rows)))
+    return 0
+
+
+def _completion(arguments: argparse.Namespace) -> int:
+    """Print the tab completion of a shell."""
+    names: list[str] = []
+    if find_spec("torchvision") is not None:
+        from edgetl.models.backbones import backbone_names
+
+        names = backbone_names()
+    out(completion(_parser(), arguments.shell, {"--backbone": names, "--backbones": names}).rstrip())
     return 0
 
 

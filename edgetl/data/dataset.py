@@ -16,6 +16,7 @@ from edgetl.data.content import content_of
 from edgetl.data.duplicates import Known, find_duplicates
 from edgetl.data.folders import LOOSE, Files, Found, label_name
 from edgetl.data.image_files import BadImage, ImageFile, find_unreadable, left_out_in_words, refuse_unreadable
+from edgetl.data.options import DataOptions
 from edgetl.data.prefetch import in_threads
 from edgetl.data.sampling import hold_out, pick, share_of
 from edgetl.data.splits import find_photos, read_splits, validation_split
@@ -56,21 +57,6 @@ class Sample:
     def content(self) -> str:
         """What the image is known by (see `edgetl.data.content`), as it was when this was first asked for."""
         return content_of(self.source)
-
-
-@dataclass(frozen=True)
-class DataOptions:
-    """How `load_dataset` reads.
-
-    ``val`` is a folder with validation photos, one folder per label; without it and without a split on disk,
-    ``val_fraction`` of each class is held out, drawn with ``seed``. ``skip_bad`` goes on without unreadable images.
-    """
-
-    val: Path | None = None
-    val_fraction: float = 0.2
-    seed: int = 0
-    skip_bad: bool = False
-    min_per_class: int = 5
 
 
 @dataclass(frozen=True, eq=False)

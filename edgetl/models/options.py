@@ -1,38 +1,45 @@
-"""What is trained, as options; and the check that every class of options makes of its values."""
+"""What is trained, as options: the ``[model]`` section of a recipe."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgetl_runtime.errors import UsageError
+from edgetl.option import OneOf, Section, option, within
 
-__all__ = ["ModelOptions", "require"]
+__all__ = ["DEVICES", "ModelOptions", "device_option"]
+
+DEVICES = ("auto", "cpu", "cuda")
+"""Those of `edgetl_export.device`, which loads torch."""
 
 _LARGEST_IMAGE = 2**14
 _MOST_CHANNELS = 256
 """What a manifest may say at most."""
 
 
+def device_option() -> str:
+    """The option of every section that trains something: one of `DEVICES`."""
+    return option(
+        "auto",
+        "where networks are trained",
+        usual="auto, a GPU when there is one",
+        check=OneOf(DEVICES, fix="auto, cpu or cuda"),
+    )
+
+
 @dataclass(frozen=True)
-class ModelOptions:
-    """What is trained. ``weights`` is ``imagenet``, ``none`` or a file; ``image_size`` is in pixels.
+class ModelOptions(Section):
+    """What is trained. Raises `UsageError` for values that make no sense."""
 
-    ``channels`` of an image: 1 is grey, 3 is RGB; ``None`` means those that the weights are for.
-    Raises `UsageError` for values that make no sense.
-    """
-
-    backbone: str = "mobilenet_v2"
-    weights: str = "imagenet"
-    image_size: int | None = None
-    channels: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, most in (("image_size", _LARGEST_IMAGE), ("channels", _MOST_CHANNELS)):
-            value = getattr(self, name)
-            require(value is None or 1 <= value <= most, name, self, f"from 1 to {most}")
-
-
-def require(holds: object, name: str, options: object, allowed: str) -> None:
-    """Raise `UsageError` for the option `name` of `options` unless `holds`."""
-    if not holds:
-        raise UsageError(f"{name} = {getattr(options, name)!r} makes no sense", fix=allowed)
+    backbone: str = option(
+        "mobilenet_v2", "network to start from; `edgetl backbones` lists all", metavar="NAME", shown=True
+    )
+    weights: str = option("imagenet", "what to start from", metavar="imagenet|none|FILE")
+    image_size: int | None = option(
+        None, "pixels", usual="the backbone's own, often 224", check=within(1, _LARGEST_IMAGE)
+    )
+    channels: int | None = option(
+        None,
+        "of an image: 1 is grey, 3 is RGB",
+        usual="those that the weights are for, often 3",
+        check=within(1, _MOST_CHANNELS),
+    )

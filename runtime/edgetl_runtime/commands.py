@@ -46,6 +46,11 @@ class CommandParser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **named)
         self.meant = dict(meant or {})
 
+    @property
+    def full_help(self) -> str:
+        """The option that shows every option."""
+        return "-h"
+
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
@@ -56,14 +61,14 @@ class CommandParser(argparse.ArgumentParser):
                 self.print_help(sys.stderr)
                 self.exit(FIXABLE)
             if given[0] == "help":
-                given = [*given[1:2], "-h"]
+                given = [*given[1:2], "-h", *given[2:]]
         self._refuse_unknown(given)
         return super().parse_known_args(given, namespace)
 
     def print_usage(self, file: Any = None) -> None:
         """One line: the whole is what ``-h`` shows."""
         words = "COMMAND ..." if self._subparsers is not None else "..."
-        self._print_message(f"usage: {self.prog} {words}    ({self.prog} -h shows all of it)\n", file)
+        self._print_message(f"usage: {self.prog} {words}    ({self.prog} {self.full_help} shows all of it)\n", file)
 
     def _refuse_unknown(self, given: Sequence[str]) -> None:
         for word in given:
@@ -88,11 +93,11 @@ class CommandParser(argparse.ArgumentParser):
         """What may have been meant by an option or a command, and where all of them are shown."""
         there, sentence = self.meant.get(word, ("", ""))
         if there in known or (sentence and not there):
-            return f"{sentence} ({self.prog} -h shows all)"
+            return f"{sentence} ({self.prog} {self.full_help} shows all)"
         begun = [name for name in known if len(word) > 3 and name.startswith(word)]
         close = begun or difflib.get_close_matches(word, known, n=3, cutoff=0.6)
         hint = f"did you mean {' or '.join(close)}? " if close else ""
-        return f"{hint}{self.prog} -h shows all"
+        return f"{hint}{self.prog} {self.full_help} shows all"
 
     def _print_message(self, message: str, file: Any = None) -> None:
         # Words of the command line may be file names that a shell put in.

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgetl.data.dataset import Sample
-from edgetl.data.thumbnails import Thumbnails
+from edgetl.data.thumbnails import BUDGET, Thumbnails
 from edgetl.verify.diagnose.diagnosis import Evidence, diagnose
 from edgetl.verify.gate.limits import checks_of
 from edgetl.verify.gate.quantities import QUANTITIES
@@ -61,7 +61,7 @@ class Measuring:
     def with_changed_predictions(self, reports: Sequence[VariantReport]) -> list[VariantReport]:
         """Which decisions differ from the original's, with thumbnails."""
         labels = [label.id for label in self.bundle.manifest.labels]
-        thumbnails, truth = Thumbnails(channels=self.bundle.manifest.preprocess.channels), self._truth()
+        thumbnails, truth = self._thumbnails(BUDGET), self._truth()
         return [
             replace(
                 report,
@@ -82,7 +82,7 @@ class Measuring:
     def original_model(self) -> Original:
         """What the original takes for what, and the images that it is most wrong about, with thumbnails."""
         labels = [label.id for label in self.bundle.manifest.labels]
-        thumbnails = Thumbnails(_BUDGET_OF_WORST)
+        thumbnails = self._thumbnails(_BUDGET_OF_WORST)
         return confusion_of(self.samples, self._truth(), self.answers.reference, labels, thumbnail=thumbnails)
 
     def with_latency(self, reports: Sequence[VariantReport]) -> tuple[list[VariantReport], tuple[str, ...]]:
@@ -178,6 +178,9 @@ class Measuring:
             return replace(report, memory=measure_memory(self.path, report.id, threads=self.options.threads))
         except EdgetlError as error:
             return with_error(report, error)
+
+    def _thumbnails(self, budget: int) -> Thumbnails:
+        return Thumbnails(budget, channels=self.bundle.manifest.preprocess.channels)
 
     def _truth(self) -> npt.NDArray[np.int64]:
         return np.array([sample.label for sample in self.samples], dtype=np.int64)

@@ -129,14 +129,14 @@ class Measuring:
         self, reports: Sequence[VariantReport], failed: set[str], known: Mapping[str, Sequence[Finding]]
     ) -> list[VariantReport]:
         """What is known already, and for the `failed` variants the causes that are recognised in their answers."""
-        found = []
+        with_causes = []
         for report in reports:
             causes = tuple(known.get(report.id, ()))
             if report.id in failed and self._exists(report.id) and self.options.diagnose:
                 causes += diagnose(report, self._evidence(report.id))
             # Of the same cause the later one knows more: the diagnosis names the module.
-            found.append(replace(report, findings=tuple({finding.cause: finding for finding in causes}.values())))
-        return found
+            with_causes.append(replace(report, findings=tuple({finding.cause: finding for finding in causes}.values())))
+        return with_causes
 
     def _exists(self, variant: str) -> bool:
         """Whether the bundle has it: one that could not be exported is in the report all the same."""
@@ -156,7 +156,7 @@ class Measuring:
         """The variants whose latency neither holds nor misses its limits for sure."""
         baseline = self.options.baseline
         before = {} if baseline is None else {variant.id: variant for variant in baseline.report.variants}
-        found = set()
+        undecided = set()
         for report in reports:
             if report.id not in latencies:
                 continue
@@ -168,8 +168,8 @@ class Measuring:
                 or (since is not None and since.undecided)
                 or (self.options.precise and _is_vague(latencies[report.id]))
             ):
-                found.add(report.id)
-        return found
+                undecided.add(report.id)
+        return undecided
 
     def _with_memory(self, report: VariantReport) -> VariantReport:
         if report.error is not None:

@@ -21,7 +21,7 @@ from edgetl.models.image_size import ImageSize
 from edgetl.models.training_history import HISTORY_FILE
 from edgetl.recipe import ExportSection, Recipe, verify_options
 from edgetl.reports.writing import ReportFiles, write_report
-from edgetl.training.finetune import Trained, check_start, finetune, input_spec
+from edgetl.training.finetune import Trained, check_start, finetune, input_channels, input_spec
 from edgetl.training.lr_finder import LrRange, lr_range
 from edgetl.training.qat import train_quantized
 from edgetl.training.rank import is_first
@@ -396,10 +396,10 @@ def _check_export(options: ExportSection) -> None:
 
 def _check_layers(recipe: Recipe) -> None:
     """`UsageError` when the backbone lacks a layer of ``export.features``: found before it is trained."""
-    model = recipe.model
-    preprocess, normalize = preset(model.backbone, model.image_size)
-    network = build(model.backbone, 2, image_size=model.image_size).eval()
-    with_features(network, recipe.export.features, torch.zeros(2, len(normalize.mean), *preprocess.crop))
+    model, channels = recipe.model, input_channels(recipe.model)
+    preprocess, _ = preset(model.backbone, model.image_size, channels=channels)
+    network = build(model.backbone, 2, image_size=model.image_size, channels=channels).eval()
+    with_features(network, recipe.export.features, torch.zeros(2, channels, *preprocess.crop))
 
 
 def _export_options(checkpoint: Checkpoint, photos: Photos, options: ExportSection) -> ExportOptions:

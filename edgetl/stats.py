@@ -188,8 +188,8 @@ def _percentiles(
     drawn = np.stack([np.bincount(row, minlength=len(rounds)) for row in draws])
     counted = np.cumsum(drawn[:, round_of[order]], axis=1)
     reached = counted >= counted[:, -1:] * (percent / 100)
-    found: npt.NDArray[np.float64] = times[order][reached.argmax(axis=1)]
-    return found
+    percentiles: npt.NDArray[np.float64] = times[order][reached.argmax(axis=1)]
+    return percentiles
 
 
 def _thinned(runs: Sequence[float]) -> npt.NDArray[np.float64]:

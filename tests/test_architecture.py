@@ -42,7 +42,6 @@ WRITERS = {"edgetl_runtime.writing", "edgetl_export.staging", "edgetl_export.ren
 IN_STAGED_FOLDERS = {
     "edgetl.models.checkpoint",
     "edgetl.data.pixel_cache",
-    "edgetl.verify.diagnose.reproduction",
     "edgetl_export.bundle_writer",
 }
 """Who writes plain files, into a folder that comes into place as a whole."""

@@ -300,7 +300,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     """Show what is in a bundle, what of it runs here, what verification said; --layers: where variants go wrong."""
     if arguments.layers:
         return _inspect_layers(arguments)
-    for name in ("variants", "data", "save_repro"):
+    for name in ("variants", "data"):
         if getattr(arguments, name) is not None:
             raise UsageError(f"--{name.replace('_', '-')} goes with --layers", fix="edgetl inspect BUNDLE --layers ...")
     return _on_device("info", arguments, ("json",))
@@ -320,7 +320,6 @@ def _inspect_layers(arguments: argparse.Namespace) -> int:
         Path(arguments.bundle),
         variants=None if arguments.variants is None else tuple(split_names(arguments.variants)),
         images=images,
-        save_repro=arguments.save_repro,
     )
     if arguments.json == "-":
         print(json_on_screen(found.to_json()), flush=True)

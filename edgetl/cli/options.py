@@ -209,9 +209,6 @@ def _inspect_options(parser: Parser) -> None:
     group = parser.group(title)
     group.add_argument("--variants", metavar="ID,...", help="only these variants, separated by commas")
     _take_as(parser, "data", "path", "photos", usual="golden samples", title=title)
-    group.add_argument(
-        "--save-repro", metavar="DIR", type=Path, help="save the smallest piece that cannot be converted"
-    )
 
 
 def _backbones_options(parser: Parser) -> None:

@@ -11,13 +11,13 @@ from edgetl.data.dataset import Sample
 from edgetl_runtime.errors import EdgetlError
 from edgetl_runtime.preprocess import load_bands
 
-__all__ = ["Thumbnails"]
+__all__ = ["BUDGET", "Thumbnails"]
 
 _SIDE = 96
 """Pixels of the longer side: twice the 48 CSS pixels that a phone shows, so that it is sharp there too."""
 
 _QUALITY = 70
-_BUDGET = 512 * 1024
+BUDGET = 512 * 1024
 
 
 class Thumbnails:
@@ -28,7 +28,7 @@ class Thumbnails:
     three as red, green and blue.
     """
 
-    def __init__(self, budget: int = _BUDGET, *, channels: int = 3) -> None:
+    def __init__(self, budget: int = BUDGET, *, channels: int = 3) -> None:
         self._left, self._channels = budget, channels
         self._made: dict[Sample, str | None] = {}
 

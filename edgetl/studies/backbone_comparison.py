@@ -190,7 +190,7 @@ def _name(weights: str) -> str:
 
 def _contenders(results: Sequence[BackboneResult], out: Path, sample: Sample, threads: int) -> dict[str, Contender]:
     """Every variant that could be verified, with the photo as its bundle prepares it."""
-    found: dict[str, Contender] = {}
+    contenders: dict[str, Contender] = {}
     for result in results:
         if result.bundle is None:
             continue
@@ -198,8 +198,8 @@ def _contenders(results: Sequence[BackboneResult], out: Path, sample: Sample, th
         feeds = {bundle.manifest.input.name: preprocess(sample.source, bundle.manifest.preprocess)[None]}
         for variant in result.variants:
             if variant.top1 is not None:
-                found[variant.name] = (partial(bundle.session, variant.id, threads=threads, verify=False), feeds)
-    return found
+                contenders[variant.name] = (partial(bundle.session, variant.id, threads=threads, verify=False), feeds)
+    return contenders
 
 
 def _with_times(result: BackboneResult, times: Mapping[str, Spread]) -> BackboneResult:

@@ -96,10 +96,10 @@ def draw_comparison(comparison: Comparison) -> Plot:
         axes.margins(y=0.15)
         _add_legend(figure, comparison)
         add_labels(figure, axes, marks, front=steps)
-        said = "; ".join(
+        points = "; ".join(
             f"{variant.name}: {variant.p50_ms:.2f} ms, {100 * (variant.top1 or 0):.1f} %" for variant in front
         )
-        return finished("Accuracy against latency", f"On the front: {said}. {conclusion_of(comparison)}", figure)
+        return finished("Accuracy against latency", f"On the front: {points}. {conclusion_of(comparison)}", figure)
 
 
 def conclusion_of(comparison: Comparison) -> str:
@@ -108,11 +108,11 @@ def conclusion_of(comparison: Comparison) -> str:
     if chosen is None:
         return "No variant passed its gate, so none is recommended."
     best = max((variant for variant in comparison.timed if variant.passed), key=lambda variant: variant.top1 or 0.0)
-    said = f"Take {chosen.name}: {100 * (chosen.top1 or 0):.1f} % at {chosen.p50_ms:.2f} ms"
+    recommendation = f"Take {chosen.name}: {100 * (chosen.top1 or 0):.1f} % at {chosen.p50_ms:.2f} ms"
     if best.top1 == chosen.top1:
-        return f"{said}, the fastest of the most accurate."
+        return f"{recommendation}, the fastest of the most accurate."
     return (
-        f"{said}, the fastest within {100 * comparison.within:g} points of the best "
+        f"{recommendation}, the fastest within {100 * comparison.within:g} points of the best "
         f"({best.name}, {100 * (best.top1 or 0):.1f} % at {best.p50_ms:.2f} ms)."
     )
 
@@ -189,15 +189,15 @@ def _row(result: BackboneResult, targets: Sequence[str]) -> tuple[str, ...]:
 
 def _best_int8(result: BackboneResult) -> MeasuredVariant | None:
     """The most accurate integer variant, of equally accurate ones the fastest."""
-    found = [variant for variant in result.variants if variant.precision == "int8" and variant.top1 is not None]
-    return max(found, key=lambda variant: (variant.top1 or 0.0, -(variant.p50_ms or float("inf"))), default=None)
+    integer = [variant for variant in result.variants if variant.precision == "int8" and variant.top1 is not None]
+    return max(integer, key=lambda variant: (variant.top1 or 0.0, -(variant.p50_ms or float("inf"))), default=None)
 
 
 def _fastest(result: BackboneResult, target: str) -> str:
-    found = [v for v in result.variants if v.target == target and v.p50_ms is not None and v.passed]
-    if not found:
+    timed = [v for v in result.variants if v.target == target and v.p50_ms is not None and v.passed]
+    if not timed:
         return _EMPTY
-    fastest = min(found, key=lambda variant: variant.p50_ms or 0.0)
+    fastest = min(timed, key=lambda variant: variant.p50_ms or 0.0)
     return f"{fastest.p50_ms:.2f} {fastest.precision}"
 
 

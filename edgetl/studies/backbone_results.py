@@ -75,16 +75,16 @@ class Comparison:
     @property
     def timed(self) -> list[MeasuredVariant]:
         """The variants that have both an accuracy and a time."""
-        found = [variant for result in self.backbones for variant in result.variants]
-        return [variant for variant in found if variant.top1 is not None and variant.p50_ms is not None]
+        variants = [variant for result in self.backbones for variant in result.variants]
+        return [variant for variant in variants if variant.top1 is not None and variant.p50_ms is not None]
 
     @property
     def front(self) -> list[MeasuredVariant]:
         """Those that no other one beats in accuracy and time, the fastest first."""
         timed = self.timed
         beaten = dominated([(variant.p50_ms or 0.0, variant.top1 or 0.0) for variant in timed])
-        kept = [variant for variant, is_beaten in zip(timed, beaten, strict=True) if not is_beaten]
-        return sorted(kept, key=lambda variant: variant.p50_ms or 0.0)
+        unbeaten = [variant for variant, is_beaten in zip(timed, beaten, strict=True) if not is_beaten]
+        return sorted(unbeaten, key=lambda variant: variant.p50_ms or 0.0)
 
     @property
     def recommended(self) -> MeasuredVariant | None:

@@ -113,8 +113,8 @@ class LearningCurve:
     def conclusions(self) -> list[str]:
         """What the curve says, a line each: transfer against scratch, and whether more photos would help."""
         transfer, scratch = self.means(TRANSFER), self.means(SCRATCH)
-        said = [_beside_scratch(transfer, scratch)] if scratch else []
-        return said + [
+        lines = [_beside_scratch(transfer, scratch)] if scratch else []
+        return lines + [
             _last_doubling(name, means, self.held_out)
             for name, means in (("transfer", transfer), ("from scratch", scratch))
             if len(means) > 1
@@ -179,14 +179,14 @@ def learning_curve(
 
 def _recipes(recipe: Recipe, options: CurveOptions) -> dict[str, Recipe]:
     """By start its recipe: from scratch, all layers have to be trained."""
-    found = {TRANSFER: recipe}
+    recipes = {TRANSFER: recipe}
     if options.scratch_epochs:
-        found[SCRATCH] = dataclasses.replace(
+        recipes[SCRATCH] = dataclasses.replace(
             recipe,
             model=dataclasses.replace(recipe.model, weights="none"),
             train=dataclasses.replace(recipe.train, strategy="full", epochs=options.scratch_epochs),
         )
-    return found
+    return recipes
 
 
 def _plan(options: CurveOptions, starts: list[str]) -> Iterator[tuple[float, int, str]]:
@@ -264,10 +264,10 @@ def _last_doubling(name: str, means: list[CurveMean], held_out: int) -> str:
     doublings = math.log2(last.n / before.n)
     gain = (last.top1 - before.top1) / doublings
     error = math.hypot(_standard_error(before, held_out), _standard_error(last, held_out)) / doublings
-    said = f"{name}: from {before.n} to {last.n} photos {100 * gain:+.1f} points for each doubling"
+    gained = f"{name}: from {before.n} to {last.n} photos {100 * gain:+.1f} points for each doubling"
     if abs(gain) <= 2 * error:
-        return f"{said}, which is within noise (twice the standard error is {200 * error:.1f})"
-    return f"{said}: {'more photos help' if gain > 0 else 'more photos do harm, which is worth a look at them'}"
+        return f"{gained}, which is within noise (twice the standard error is {200 * error:.1f})"
+    return f"{gained}: {'more photos help' if gain > 0 else 'more photos do harm, which is worth a look at them'}"
 
 
 def _standard_error(mean: CurveMean, held_out: int) -> float:

@@ -45,7 +45,7 @@ def draw_curve(curve: LearningCurve) -> Plot:
     """
     with page_style():
         figure, axes = new_figure(3.4)
-        said = []
+        spoken = []
         for start in _shown(curve):
             means = curve.means(start)
             colour, line = _LINES[start]
@@ -60,14 +60,14 @@ def draw_curve(curve: LearningCurve) -> Plot:
                 label=_NAMES[start],
             )
             points = "; ".join(f"{mean.n} photos {100 * mean.top1:.1f} %" for mean in means)
-            said.append(f"{_NAMES[start]}: {points}")
+            spoken.append(f"{_NAMES[start]}: {points}")
         sizes = sorted({point.n for point in curve.points})
         axes.set_xscale("log", base=2)
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.minorticks_off()
         axes.set(xlabel="training photos", ylabel="top-1, %")
         figure.legend(loc="outside upper center", ncols=2, fontsize=9)
-        return finished("Accuracy against training photos", f"{'. '.join(said)}.", figure)
+        return finished("Accuracy against training photos", f"{'. '.join(spoken)}.", figure)
 
 
 def _shown(curve: LearningCurve) -> list[str]:

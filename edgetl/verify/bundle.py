@@ -128,8 +128,8 @@ def _training_warnings(manifest: Manifest) -> list[str]:
     training = manifest.provenance.get("training")
     data = training.get("data") if isinstance(training, dict) else None
     notes = data.get("notes") if isinstance(data, dict) else None
-    found = [note for note in notes if isinstance(note, str)] if isinstance(notes, list) else []
-    return [f"of the training: {note}" for note in found if note.startswith("warning: ")]
+    texts = [note for note in notes if isinstance(note, str)] if isinstance(notes, list) else []
+    return [f"of the training: {note}" for note in texts if note.startswith("warning: ")]
 
 
 def _check_fits(reference: Checkpoint, manifest: Manifest) -> None:
@@ -144,9 +144,9 @@ def _check_fits(reference: Checkpoint, manifest: Manifest) -> None:
 
 def _kept(opened: Bundle, bundle: Path) -> OriginalModel:
     """The answers that the bundle keeps, or an error that says what is missing."""
-    kept = read_kept_outputs(opened)
-    if kept is not None:
-        return kept
+    outputs = read_kept_outputs(opened)
+    if outputs is not None:
+        return outputs
     if (bundle / REFERENCE / _CHECKPOINT).is_file():
         raise CheckpointError(
             f"torch is not installed here, and {bundle} does not keep the original's answers",

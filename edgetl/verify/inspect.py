@@ -64,15 +64,11 @@ class VariantInspection:
 
 @dataclass(frozen=True)
 class Unconverted:
-    """A variant that was not exported: ``path`` is the smallest module that fails alone, None when none does.
-
-    ``saved`` is the folder with its reproduction.
-    """
+    """A variant that was not exported: ``path`` is the smallest module that fails alone, None when none does."""
 
     id: str
     path: str | None
     error: str
-    saved: str | None = None
 
 
 @dataclass(frozen=True)
@@ -99,7 +95,6 @@ class LayerInspection:
                 else f"{missing.path or 'the whole network'} fails alone"
             )
             said += ["", f"{missing.id}  not converted: {where}", f"  {missing.error}"]
-            said += [f"  saved: {missing.saved}"] if missing.saved else []
         return said
 
     def to_json(self) -> str:
@@ -112,14 +107,12 @@ def inspect_layers(
     *,
     variants: tuple[str, ...] | None = None,
     images: Sequence[ImageSource] | None = None,
-    save_repro: Path | None = None,
 ) -> LayerInspection:
     """Hold the layers of `variants` (by default all) against the original's on `images` (by default golden samples).
 
     A few of the images are taken. Variants that the bundle's report says could not be exported, or that are asked for
-    and missing, are bisected; `save_repro` is a folder for what reproduces it, a folder a variant. Raises
-    `CheckpointError` when the bundle keeps no checkpoint, `UsageError` for an unknown variant or no images,
-    `MissingDependency` when torch or a converter is not installed.
+    and missing, are bisected. Raises `CheckpointError` when the bundle keeps no checkpoint, `UsageError` for an unknown
+    variant or no images, `MissingDependency` when torch or a converter is not installed.
     """
     start = time.monotonic()
     opened = open_bundle(bundle)
@@ -133,7 +126,7 @@ def inspect_layers(
     samples = _samples(opened, images)
     found = _inspected(opened, chosen, source, samples)
     failing = {name: reason for name, reason in missing.items() if variants is None or name in variants}
-    unconverted = [_bisected(source, name, reason, save_repro) for name, reason in failing.items()]
+    unconverted = [_bisected(source, name, reason) for name, reason in failing.items()]
     seconds = time.monotonic() - start
     return LayerInspection(printable(bundle.name), len(samples), seconds, tuple(found), tuple(unconverted))
 
@@ -220,19 +213,15 @@ def _not_exported(opened: Bundle) -> dict[str, str]:
         return {}
 
 
-def _bisected(source: Source, name: str, reason: str, folder: Path | None) -> Unconverted:
+def _bisected(source: Source, name: str, reason: str) -> Unconverted:
     from edgetl.verify.diagnose.bisect import bisect_conversion
-    from edgetl.verify.diagnose.reproduction import save_reproduction
     from edgetl_export.targets import CALIBRATED, check_installed
 
     target, _, precision = name.partition(".")
     check_installed((target,))
     # Integers are found for a model that is converted: what cannot be converted fails as floats too.
     piece = bisect_conversion(source, target, "fp32" if precision in CALIBRATED else precision)
-    if piece is None:
-        return Unconverted(name, None, reason)
-    saved = None if folder is None else save_reproduction(piece, folder / name, name=source.name)
-    return Unconverted(name, piece.path, piece.error, None if saved is None else str(saved))
+    return Unconverted(name, None, reason) if piece is None else Unconverted(name, piece.path, piece.error)
 
 
 def _paragraph(variant: VariantInspection) -> list[str]:

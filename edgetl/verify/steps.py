@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgetl.data.dataset import Sample
-from edgetl.data.thumbnails import Thumbnails
+from edgetl.data.thumbnails import BUDGET, Thumbnails
 from edgetl.verify.diagnose.diagnosis import Evidence, diagnose
 from edgetl.verify.gate.limits import checks_of
 from edgetl.verify.gate.quantities import QUANTITIES
@@ -61,7 +61,7 @@ class Measuring:
     def with_changed_predictions(self, reports: Sequence[VariantReport]) -> list[VariantReport]:
         """Which decisions differ from the original's, with thumbnails."""
         labels = [label.id for label in self.bundle.manifest.labels]
-        thumbnails, truth = Thumbnails(channels=self.bundle.manifest.preprocess.channels), self._truth()
+        thumbnails, truth = self._thumbnails(BUDGET), self._truth()
         return [
             replace(
                 report,
@@ -82,7 +82,7 @@ class Measuring:
     def original_model(self) -> Original:
         """What the original takes for what, and the images that it is most wrong about, with thumbnails."""
         labels = [label.id for label in self.bundle.manifest.labels]
-        thumbnails = Thumbnails(_BUDGET_OF_WORST)
+        thumbnails = self._thumbnails(_BUDGET_OF_WORST)
         return confusion_of(self.samples, self._truth(), self.answers.reference, labels, thumbnail=thumbnails)
 
     def with_latency(self, reports: Sequence[VariantReport]) -> tuple[list[VariantReport], tuple[str, ...]]:
@@ -129,14 +129,14 @@ class Measuring:
         self, reports: Sequence[VariantReport], failed: set[str], known: Mapping[str, Sequence[Finding]]
     ) -> list[VariantReport]:
         """What is known already, and for the `failed` variants the causes that are recognised in their answers."""
-        found = []
+        with_causes = []
         for report in reports:
             causes = tuple(known.get(report.id, ()))
             if report.id in failed and self._exists(report.id) and self.options.diagnose:
                 causes += diagnose(report, self._evidence(report.id))
             # Of the same cause the later one knows more: the diagnosis names the module.
-            found.append(replace(report, findings=tuple({finding.cause: finding for finding in causes}.values())))
-        return found
+            with_causes.append(replace(report, findings=tuple({finding.cause: finding for finding in causes}.values())))
+        return with_causes
 
     def _exists(self, variant: str) -> bool:
         """Whether the bundle has it: one that could not be exported is in the report all the same."""
@@ -156,7 +156,7 @@ class Measuring:
         """The variants whose latency neither holds nor misses its limits for sure."""
         baseline = self.options.baseline
         before = {} if baseline is None else {variant.id: variant for variant in baseline.report.variants}
-        found = set()
+        undecided = set()
         for report in reports:
             if report.id not in latencies:
                 continue
@@ -168,8 +168,8 @@ class Measuring:
                 or (since is not None and since.undecided)
                 or (self.options.precise and _is_vague(latencies[report.id]))
             ):
-                found.add(report.id)
-        return found
+                undecided.add(report.id)
+        return undecided
 
     def _with_memory(self, report: VariantReport) -> VariantReport:
         if report.error is not None:
@@ -178,6 +178,9 @@ class Measuring:
             return replace(report, memory=measure_memory(self.path, report.id, threads=self.options.threads))
         except EdgetlError as error:
             return with_error(report, error)
+
+    def _thumbnails(self, budget: int) -> Thumbnails:
+        return Thumbnails(budget, channels=self.bundle.manifest.preprocess.channels)
 
     def _truth(self) -> npt.NDArray[np.int64]:
         return np.array([sample.label for sample in self.samples], dtype=np.int64)

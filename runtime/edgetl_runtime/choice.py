@@ -104,9 +104,9 @@ class Choice(Result):
 
     def __str__(self) -> str:
         rows = [_row(candidate, self.variant) for candidate in self.candidates]
-        found = " (found by an earlier start)" if self.cached else ""
+        origin = " (found by an earlier start)" if self.cached else ""
         head = ["", "variant", "engine", "ms", "agree", "delta", "size", "state"]
-        return "\n".join([printable(f"{self.variant}: {self.reason}{found}"), *table(head, rows)])
+        return "\n".join([printable(f"{self.variant}: {self.reason}{origin}"), *table(head, rows)])
 
 
 def choose(bundle: Bundle, wish: Wish) -> Choice:
@@ -124,7 +124,7 @@ def choose(bundle: Bundle, wish: Wish) -> Choice:
             f"{bundle.path} has no variant for engine {wish.engine!r}", fix=f"choose one of: {', '.join(engines)}"
         )
     verified = read_verified(bundle)
-    errors = {item.id: found.error for item in candidates if (found := obstacle(item)) is not None}
+    errors = {item.id: missing.error for item in candidates if (missing := obstacle(item)) is not None}
     problems = {id_: error.what for id_, error in errors.items()} | _unfit(candidates, errors, verified, wish)
     fit = [item for item in candidates if item.id not in problems]
     if not fit:
@@ -152,25 +152,25 @@ def _unfit(
     some_verified = any(verified.get(item.id, _UNKNOWN).top1_agreement is not None for item in able)
     problems = {}
     for item in able:
-        found = verified.get(item.id, _UNKNOWN)
-        if found.failed:
-            problems[item.id] = f"failed verification: {found.failed[0]}"
-        elif some_verified and found.top1_agreement is None:
+        recorded = verified.get(item.id, _UNKNOWN)
+        if recorded.failed:
+            problems[item.id] = f"failed verification: {recorded.failed[0]}"
+        elif some_verified and recorded.top1_agreement is None:
             problems[item.id] = _NOT_VERIFIED
-        elif (reason := _too_inaccurate(found, wish)) is not None:
+        elif (reason := _too_inaccurate(recorded, wish)) is not None:
             problems[item.id] = reason
     return problems
 
 
-def _too_inaccurate(found: Verified, wish: Wish) -> str | None:
+def _too_inaccurate(recorded: Verified, wish: Wish) -> str | None:
     if wish.min_top1 is not None:
-        if found.top1 is None:
+        if recorded.top1 is None:
             return _NOT_RECORDED
-        if found.top1 < wish.min_top1 - _ROUNDING:
-            top1, asked = told_apart(found.top1, wish.min_top1, percent_in_words)
+        if recorded.top1 < wish.min_top1 - _ROUNDING:
+            top1, asked = told_apart(recorded.top1, wish.min_top1, percent_in_words)
             return f"top-1 {top1}, asked for {asked}"
     if wish.max_drop is not None:
-        drop = found.drop
+        drop = recorded.drop
         if drop is None:
             return _NOT_RECORDED
         if drop > wish.max_drop + _ROUNDING:
@@ -184,20 +184,20 @@ def _nothing_fits(
 ) -> EdgetlError:
     """The error for a bundle of which nothing can be taken: what is missing, or what each variant lacks."""
     able = [item.id for item in candidates if item.id not in errors]
-    found = {error.what: error for error in errors.values()}
-    fixes = list(dict.fromkeys(error.fix for error in found.values() if error.fix))
+    by_reason = {error.what: error for error in errors.values()}
+    fixes = list(dict.fromkeys(error.fix for error in by_reason.values() if error.fix))
     if able:
         reasons = "; ".join(f"{id_}: {problems[id_]}" for id_ in able)
         unverified = any(problems[id_] in (_NOT_VERIFIED, _NOT_RECORDED) for id_ in able)
         # Another export brings no device and no engine.
         ways = [f"verify it: {_VERIFY}"] if unverified else [] if fixes else ["export the bundle again"]
         return EngineError(
-            f"no variant of {bundle.path} that can run here is good enough ({'; '.join([reasons, *found])})",
+            f"no variant of {bundle.path} that can run here is good enough ({'; '.join([reasons, *by_reason])})",
             fix="   or   ".join([*ways, *fixes, f"name one of them as the variant, to use it anyway: {able[0]}"]),
         )
-    if len(found) == 1:
-        return next(iter(found.values()))
-    return EngineError(f"no variant of {bundle.path} can run here: {'; '.join(found)}", fix="   or   ".join(fixes))
+    if len(by_reason) == 1:
+        return next(iter(by_reason.values()))
+    return EngineError(f"no variant of {bundle.path} can run here: {'; '.join(by_reason)}", fix="   or   ".join(fixes))
 
 
 @dataclass(frozen=True)
@@ -223,8 +223,8 @@ def _raced(bundle: Bundle, fit: Sequence[Variant], verified: Mapping[str, Verifi
     race = _read(file, {item.id for item in fit})
     if race is None:
         race = _tried_and_timed(bundle, fit, wish)
-        kept = {"times": race.times, "failed": race.failed, "untried": race.untried}
-        keep(file, json.dumps(kept).encode())
+        fields = {"times": race.times, "failed": race.failed, "untried": race.untried}
+        keep(file, json.dumps(fields).encode())
     return race
 
 
@@ -308,7 +308,7 @@ def _key(bundle: Bundle, fit: Sequence[Variant], verified: Mapping[str, Verified
         "version": _VERSION,
         "manifest": bundle.manifest.to_json(compact=True),
         "fit": [item.id for item in fit],
-        "verified": {id_: dataclasses.asdict(found) for id_, found in verified.items()},
+        "verified": {id_: dataclasses.asdict(recorded) for id_, recorded in verified.items()},
         "wish": dataclasses.asdict(wish),
         "machine": describe_machine(),
         "cpu": cpu_features().flags,
@@ -320,10 +320,10 @@ def _key(bundle: Bundle, fit: Sequence[Variant], verified: Mapping[str, Verified
 def _read(file: Path, fit: set[str]) -> _Race | None:
     """What `file` holds; None when it is not there, damaged, or speaks of other variants."""
     try:
-        kept = json.loads(read_regular(file, limit=_LARGEST))
-        times = {str(id_): float(ms) for id_, ms in kept["times"].items()}
-        failed = {str(id_): str(reason) for id_, reason in kept["failed"].items()}
-        untried = None if kept["untried"] is None else str(kept["untried"])
+        fields = json.loads(read_regular(file, limit=_LARGEST))
+        times = {str(id_): float(ms) for id_, ms in fields["times"].items()}
+        failed = {str(id_): str(reason) for id_, reason in fields["failed"].items()}
+        untried = None if fields["untried"] is None else str(fields["untried"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     timed = times and {*times, *failed} == fit and all(0.0 < ms < math.inf for ms in times.values())
@@ -341,17 +341,17 @@ def _choice(
 ) -> Choice:
     considered = []
     for item in candidates:
-        found = verified.get(item.id, _UNKNOWN)
+        recorded = verified.get(item.id, _UNKNOWN)
         considered.append(
             Candidate(
                 variant=item.id,
                 engine=item.requires.engine,
                 bytes=item.bytes,
                 fastest_ms=times.get(item.id),
-                top1_agreement=found.top1_agreement,
-                delta=found.delta,
+                top1_agreement=recorded.top1_agreement,
+                delta=recorded.delta,
                 problem=problems.get(item.id),
-                note="; ".join(found.notes) or None,
+                note="; ".join(recorded.notes) or None,
             )
         )
     return Choice(chosen, reason, tuple(considered))

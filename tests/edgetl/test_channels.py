@@ -6,6 +6,8 @@ import base64
 import io
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -27,9 +29,11 @@ from edgetl.training.options import TrainOptions
 from edgetl.training.teacher import open_teacher
 from edgetl.verify.bundle import source_of
 from edgetl.verify.diagnose.hypotheses import _image_changes
+from edgetl.verify.measure.outputs import Outputs
 from edgetl.verify.options import VerifyOptions
+from edgetl.verify.steps import Measuring
 from edgetl_export.bundle_writer import write_golden
-from edgetl_runtime import DataError, Label, Preprocess, UsageError, load, open_bundle, preprocess
+from edgetl_runtime import Bundle, DataError, Label, Preprocess, UsageError, load, open_bundle, preprocess
 from edgetl_runtime.cli import main as run_on_device
 from edgetl_runtime.errors import CheckpointError
 from edgetl_runtime.selftest import self_test
@@ -236,6 +240,17 @@ def test_arrays_are_photos_where_images_have_not_three_channels(tmp_path: Path) 
         assert re.search(f"{name}: .*{said}", caught.value.what)
     left = load_dataset(data, DataOptions(skip_bad=True), spec=four)
     assert (len(left.train) + len(left.val), len(left.bad)) == (21, 3)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
+def test_the_worst_images_are_shown_whatever_their_channels(channels: int) -> None:
+    spec = Preprocess(8, (8, 8), channels=channels)
+    labels = (Label("a", "a"), Label("b", "b"))
+    bundle = cast("Bundle", SimpleNamespace(manifest=SimpleNamespace(labels=labels, preprocess=spec)))
+    answers = cast("Outputs", SimpleNamespace(reference=np.array([[0.0, 1.0]], np.float32)))
+    samples = [Sample(np.zeros((9, 9, channels), np.uint8), 0, "odd")]
+    (worst,) = Measuring(bundle, Path(), samples, answers, VerifyOptions()).original_model().worst
+    assert worst.thumbnail is not None
 
 
 def test_what_an_image_shows_is_seen_in_its_thumbnail() -> None:

@@ -25,8 +25,7 @@ def explain_error(bundle: Bundle, variant_id: str, error: str) -> tuple[Finding,
             Finding(
                 "the conversion failed",
                 error,
-                f"find the smallest module that fails: edgetl inspect BUNDLE --layers --variants {variant_id} "
-                "--save-repro DIR",
+                f"find the smallest module that fails: edgetl inspect BUNDLE --layers --variants {variant_id}",
             ),
         )
     return _other_model(bundle, variant) or _files(bundle, variant)

@@ -221,7 +221,7 @@ def explain_by_place(layers: Sequence[LayerError]) -> tuple[Finding, ...]:
         Finding(
             f"{first.module} computes something else",
             f"its output is {first.sqnr_db:.0f} dB near the original's, {first.drop_db:.0f} dB less than its inputs",
-            "export the variant again; if that layer stays wrong: edgetl inspect BUNDLE --layers --save-repro DIR",
+            "export the variant again; the layers around it: edgetl inspect BUNDLE --layers",
         ),
     )
 

@@ -45,7 +45,7 @@ def changed_predictions(
     right, still_right = before == truth, after == truth
     flipped = np.flatnonzero(before != after)
     margins = _margins(reference)
-    kept = flipped[np.argsort(-margins[flipped], kind="stable")][:MOST_CHANGED]
+    shown = flipped[np.argsort(-margins[flipped], kind="stable")][:MOST_CHANGED]
     return ChangedPredictions(
         flips=tuple(
             ChangedPrediction(
@@ -56,7 +56,7 @@ def changed_predictions(
                 original_margin=float(margins[index]),
                 thumbnail=None if thumbnail is None else thumbnail(samples[index]),
             )
-            for index in kept
+            for index in shown
         ),
         flipped=len(flipped),
         broken=int(np.count_nonzero(right & ~still_right)),

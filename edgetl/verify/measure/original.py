@@ -90,7 +90,7 @@ def _share(part: int, whole: int) -> float | None:
 def _confusion(
     truth: npt.NDArray[np.int64], answers: npt.NDArray[np.int64], labels: Sequence[str]
 ) -> dict[str, dict[str, int]]:
-    found: dict[str, dict[str, int]] = {}
+    counts: dict[str, dict[str, int]] = {}
     for (label, answer), n in sorted(Counter(zip(truth.tolist(), answers.tolist(), strict=True)).items()):
-        found.setdefault(labels[label], {})[labels[answer]] = n
-    return found
+        counts.setdefault(labels[label], {})[labels[answer]] = n
+    return counts

@@ -71,22 +71,22 @@ class KeptOutputs:
 
     def __call__(self, images: _Images) -> _Logits:
         """(batch, H, W, C) uint8 to (batch, classes) float32. Raises `DataError` for an image without an answer."""
-        return self.logits[self._found(images)]
+        return self.logits[self._rows_of(images)]
 
     def outputs(self, images: _Images) -> dict[str, npt.NDArray[np.float32]]:
         """Logits and features of these images by name. Raises `DataError` for an image without an answer."""
-        found = self._found(images)
-        return {"logits": self.logits[found], **{name: values[found] for name, values in self.features.items()}}
+        rows = self._rows_of(images)
+        return {"logits": self.logits[rows], **{name: values[rows] for name, values in self.features.items()}}
 
-    def _found(self, images: _Images) -> npt.NDArray[np.int64]:
-        found = [self.rows.get(content_of(image)) for image in images]
-        if None in found:
+    def _rows_of(self, images: _Images) -> npt.NDArray[np.int64]:
+        rows = [self.rows.get(content_of(image)) for image in images]
+        if None in rows:
             raise DataError(
-                f"{found.count(None)} of {len(images)} images are not among the {len(self.rows)} whose answers "
+                f"{rows.count(None)} of {len(images)} images are not among the {len(self.rows)} whose answers "
                 "by the original the bundle keeps",
                 fix="verify with the same photos, or where torch and the checkpoint are, to compute new answers",
             )
-        return np.asarray(found, np.int64)
+        return np.asarray(rows, np.int64)
 
 
 @dataclass
@@ -108,10 +108,10 @@ class RecordingOriginal:
 
     def outputs(self, images: _Images) -> dict[str, npt.NDArray[np.float32]]:
         """What `model` says."""
-        given = self.model.outputs(images) if isinstance(self.model, FeatureModel) else {"logits": self.model(images)}
+        outputs = self.model.outputs(images) if isinstance(self.model, FeatureModel) else {"logits": self.model(images)}
         self._digests += [bytes.fromhex(content_of(image)) for image in images]
-        self._answers.append(given)
-        return given
+        self._answers.append(outputs)
+        return outputs
 
     def keep(self, bundle: Path, manifest: Manifest, truth: Sequence[int]) -> None:
         """Write the answers into the folder `bundle`, those kept before are replaced; `truth` are label indices.
@@ -122,7 +122,7 @@ class RecordingOriginal:
             raise OutputError(f"{bundle} is one file: answers cannot be kept in it", fix="unpack it into a folder")
         n = len(truth)
         content = io.BytesIO()
-        answers = {name: np.concatenate([given[name] for given in self._answers])[:n] for name in self._answers[0]}
+        answers = {name: np.concatenate([outputs[name] for outputs in self._answers])[:n] for name in self._answers[0]}
         np.savez_compressed(
             content,
             **answers,  # type: ignore[arg-type] # none is allow_pickle
@@ -181,9 +181,9 @@ def _arrays(content: bytes, where: str, features: Sequence[str]) -> dict[str, np
     """``images``, ``logits``, and those of the `features` that are there."""
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            found = {"images": arrays["images"].astype(np.uint8, copy=False)}
+            outputs = {"images": arrays["images"].astype(np.uint8, copy=False)}
             for name in ("logits", *(feature for feature in features if feature in arrays)):
-                found[name] = arrays[name].astype(np.float32, copy=False)
-            return found
+                outputs[name] = arrays[name].astype(np.float32, copy=False)
+            return outputs
     except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
         raise BundleError(f"{where}: {error!r}", fix=_AGAIN) from None

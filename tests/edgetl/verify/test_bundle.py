@@ -490,12 +490,12 @@ def test_inspecting_layers(
 
     monkeypatch.setattr("edgetl.verify.inspect.inspect_layers", inspect)
     assert main(["inspect", str(bundle), "--layers"]) == 0
-    assert asked[-1] == (bundle, {"variants": None, "images": None, "save_repro": None})
+    assert asked[-1] == (bundle, {"variants": None, "images": None})
     assert capsys.readouterr().out == "onnx.int8 parts at features.7\n"
-    words = ["--variants", "onnx.fp32,tflite.fp32", "--data", str(photos), "--save-repro", "repro", "--json", "-"]
+    words = ["--variants", "onnx.fp32,tflite.fp32", "--data", str(photos), "--json", "-"]
     assert main(["inspect", str(bundle), "--layers", *words]) == 0
     options = asked[-1][1]
-    assert (options["variants"], options["save_repro"]) == (("onnx.fp32", "tflite.fp32"), Path("repro"))
+    assert options["variants"] == ("onnx.fp32", "tflite.fp32")
     assert len(options["images"]) == 20
     assert json.loads(capsys.readouterr().out) == {"schema": 1}
     assert main(["inspect", str(bundle), "--layers", "--json", str(tmp_path / "layers.json")]) == 0

@@ -22,7 +22,7 @@ from edgetl.cli.parser import FORMER, Parser
 from edgetl.cli.progress import say, tell, track
 from edgetl.training.rank import is_first
 from edgetl_runtime.commands import run_command, split_names
-from edgetl_runtime.console import out
+from edgetl_runtime.console import out, table
 from edgetl_runtime.errors import EdgetlError, UsageError
 from edgetl_runtime.escaping import json_on_screen
 from edgetl_runtime.writing import check_writable, write_file
@@ -364,12 +364,14 @@ def _backbones(arguments: argparse.Namespace) -> int:
 
     infos = list_backbones()
     if arguments.json is not None:
-        rows = [dataclasses.asdict(info) for info in infos]
-        write_file(arguments.json, json.dumps({"schema": 1, "backbones": rows}, indent=1) + "\n")
-    out(f"{'backbone':22} {'params M':>9} {'GMACs':>7} {'input':>6} {'top-1 %':>8}  tried with")
-    for info in infos:
-        tried = ", ".join(target for target, done in info.tried.items() if done) or "-"
-        out(f"{info.name:22} {info.params / 1e6:9.2f} {info.gmacs:7.2f} {info.image_size:6d} {info.top1:8.2f}  {tried}")
+        document = {"schema": 1, "backbones": [dataclasses.asdict(info) for info in infos]}
+        write_file(arguments.json, json.dumps(document, indent=1) + "\n")
+    tried = [", ".join(target for target, done in info.tried.items() if done) or "-" for info in infos]
+    rows = [
+        (info.name, f"{info.params / 1e6:.2f}", f"{info.gmacs:.2f}", str(info.image_size), f"{info.top1:.2f}", targets)
+        for info, targets in zip(infos, tried, strict=True)
+    ]
+    out("\n".join(table(("backbone", "params M", "GMACs", "input", "top-1 %", "tried with"), rows)))
     return 0
 
 

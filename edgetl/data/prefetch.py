@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from edgetl_runtime.machine import usable_cores
+from edgetl_runtime.streaming import in_order
 
 __all__ = ["in_threads"]
 
@@ -22,19 +22,11 @@ def in_threads(
 
     What a job raises is raised when its part would be due; jobs that have not begun by then never do.
     """
-    waiting: deque[tuple[Part, list[Future[Result]]]] = deque()
     with ThreadPoolExecutor(max_workers=min(16, usable_cores())) as pool:
         try:
-            for part in parts:
-                waiting.append((part, [pool.submit(job) for job in jobs(part)]))
-                if len(waiting) > ahead:
-                    yield _finished(waiting)
-            while waiting:
-                yield _finished(waiting)
+            for part, futures in in_order(
+                parts, lambda part: (part, [pool.submit(job) for job in jobs(part)]), most=ahead + 1
+            ):
+                yield part, [future.result() for future in futures]
         finally:  # a job that failed, or a taker that stops early
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _finished(waiting: deque[tuple[Part, list[Future[Result]]]]) -> tuple[Part, list[Result]]:
-    part, futures = waiting.popleft()
-    return part, [future.result() for future in futures]

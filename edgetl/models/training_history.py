@@ -10,6 +10,7 @@ from typing import Any
 
 from edgetl.figure_file import write_figure
 from edgetl_runtime.errors import CheckpointError, MissingDependency
+from edgetl_runtime.escaping import json_value
 from edgetl_runtime.writing import write_file
 
 __all__ = ["HISTORY_FILE", "Epoch", "History", "read_rows"]
@@ -65,7 +66,8 @@ class History:
     def to_json(self) -> str:
         """``{"best_epoch": .., "epochs": [{...}]}``, indented."""
         rows = [dataclasses.asdict(epoch) for epoch in self.epochs]
-        return json.dumps({"best_epoch": self.best.epoch, "epochs": rows}, indent=2) + "\n"
+        whole = json_value({"best_epoch": self.best.epoch, "epochs": rows})  # a loss may go astray: it becomes null
+        return json.dumps(whole, indent=2, allow_nan=False) + "\n"
 
     def save(self, path: Path) -> None:
         """Write the JSON. Raises `OutputError`."""
@@ -105,5 +107,5 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         return []
     try:
         return [dict(row) for row in json.loads(path.read_text(encoding="utf-8"))["epochs"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"cannot read the history {path}: {error!r}", fix="copy the folder again") from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from edgetl.reports.ladder import attempts, how_int8_was_made, ladder_variants, surgery_line
-from edgetl.reports.markdown_text import code, escape, summary
+from edgetl.reports.markdown_text import escape, summary, text_table
 from edgetl.reports.phrases import (
     causes,
     change_rows,
@@ -191,15 +191,8 @@ def _int8(report: Report) -> list[str]:
 
 
 def _table(headings: Sequence[str], body: Iterable[Sequence[str]], *, left: int = 1, names: int = 0) -> str:
-    """A table of plain texts; the first `left` columns are left-aligned, the others right-aligned.
-
-    The first `names` columns are names that people gave: they stand as code.
-    """
-    rule = "|" + " --- |" * left + " ---: |" * (len(headings) - left)
-    cut = list(body)[:_MOST_CHECKS]
-    lines = [_line(map(escape, headings)), rule]
-    lines += [_line([*map(code, cells[:names]), *map(escape, cells[names:])]) for cells in cut]
-    return "\n".join(lines)
+    """As many rows as anybody reads; the first `left` columns to the left."""
+    return text_table(headings, list(body)[:_MOST_CHECKS], left=range(left), names=names)
 
 
 def _line(cells: Iterable[str]) -> str:

@@ -8,10 +8,11 @@ the finished text, where an escaped sign is a sign again: a zero-width space kee
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Sequence
 
 from edgetl_runtime.escaping import printable
 
-__all__ = ["code", "escape", "summary"]
+__all__ = ["code", "escape", "summary", "text_table"]
 
 _LONGEST_TEXT = 400
 _APART = "\u200b"
@@ -41,6 +42,19 @@ def code(text: str) -> str:
     fence = "`" * (1 + max(map(len, re.findall("`+", name)), default=0))
     pad = " " if name[0] == "`" or name[-1] == "`" else ""
     return f"{fence}{pad}{name}{pad}{fence}"
+
+
+def text_table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,), names: int = 0
+) -> str:
+    """A table of plain texts: the columns of which `left` has the numbers to the left, the others to the right.
+
+    The first `names` columns are names that people gave: they stand as code.
+    """
+    rule = [" --- " if column in left else " ---: " for column in range(len(head))]
+    cells = [list(map(escape, head)), *([*map(code, row[:names]), *map(escape, row[names:])] for row in rows)]
+    first, *others = ["| " + " | ".join(line) + " |" for line in cells]
+    return "\n".join([first, f"|{'|'.join(rule)}|", *others])
 
 
 def summary(text: str) -> str:

@@ -21,9 +21,10 @@ from edgetl.reports.phrases import (
     slower_than_float,
     undecided_checks,
 )
-from edgetl.reports.table import HEADINGS, Row, describe, rows, verdict_line, where_it_goes_wrong
+from edgetl.reports.table import HEADINGS, describe, rows, verdict_line, where_it_goes_wrong
 from edgetl.verify.measure.cross_format import formats_in_words
 from edgetl.verify.report import Report
+from edgetl_runtime.console import table
 from edgetl_runtime.escaping import printable
 
 __all__ = ["render_terminal"]
@@ -38,7 +39,7 @@ def render_terminal(report: Report) -> str:
         f"reference top-1 {report.reference.top1:.1%} "
         f"({report.reference.ci95[0]:.1%} to {report.reference.ci95[1]:.1%})",
         "",
-        *_table(rows(report)),
+        *table(HEADINGS, [row.cells for row in rows(report)], left=[0], ruled=True),
     ]
     surgery = surgery_line(report)
     for paragraph in (
@@ -71,18 +72,6 @@ def _damaged(report: Report) -> list[str]:
         for variant in report.variants
         if variant.damage and (damaged := most_changed_labels(variant.damage))
     ]
-
-
-def _table(table: Sequence[Row]) -> list[str]:
-    """Columns as wide as they need to be; the first is left-aligned, the others right-aligned."""
-    cells = [HEADINGS, *(tuple(map(printable, row.cells)) for row in table)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(HEADINGS))]
-
-    def line(texts: Sequence[str]) -> str:
-        padded = [texts[0].ljust(widths[0]), *(t.rjust(w) for t, w in zip(texts[1:], widths[1:], strict=True))]
-        return "  ".join(padded).rstrip()
-
-    return [line(HEADINGS), line(["-" * width for width in widths]), *map(line, cells[1:])]
 
 
 def _wrapped(head: str, texts: Sequence[str]) -> list[str]:

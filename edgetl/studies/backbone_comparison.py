@@ -6,7 +6,6 @@ its own (`pipeline.run`); at the end the variants of all of them take turns, so 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,9 +15,9 @@ from edgetl import pipeline
 from edgetl.data.dataset import Dataset, Sample
 from edgetl.models.backbones import backbone_names, size_of
 from edgetl.recipe import Recipe
-from edgetl.spread import Spread
+from edgetl.stats import Spread
 from edgetl.studies.backbone_results import BackboneResult, Comparison, MeasuredVariant
-from edgetl.studies.result_key import result_key
+from edgetl.studies.result_key import make_folder, read_kept, result_key, write_kept
 from edgetl.studies.side_by_side import Contender, time_side_by_side
 from edgetl.training.finetune import check_start
 from edgetl.verify.measure.machine import describe_workbench
@@ -27,12 +26,10 @@ from edgetl_export.progress import Track, silent
 from edgetl_runtime.bundle import open_bundle
 from edgetl_runtime.errors import EdgetlError, OutputError, UsageError, nearest
 from edgetl_runtime.preprocess import preprocess
-from edgetl_runtime.writing import write_file
 
 __all__ = ["CompareOptions", "compare_backbones"]
 
 RUNS_FILE = "runs.json"
-_SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ def compare_backbones(
             result = _run(own, bundle, dataset, force=force, track=track)
             if result.error is None:
                 made[name] = keys[name]
-                write_file(out / RUNS_FILE, json.dumps({"schema": _SCHEMA, "runs": made}, indent=1) + "\n")
+                write_kept(out / RUNS_FILE, runs=made)
         tell(result)
         results.append(result)
     held_out, split = dataset.held_out
@@ -126,20 +123,15 @@ def _read_runs(out: Path) -> dict[str, str]:
     path = out / RUNS_FILE
     if not path.is_file():
         return {}
-    try:
-        return {str(name): str(key) for name, key in json.loads(path.read_text(encoding="utf-8"))["runs"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise OutputError(
-            f"cannot read {path}: {error!r}", fix="remove it, and --force to make all bundles again"
-        ) from error
+    runs: dict[str, str] = read_kept(
+        path, "runs", dict[str, str], fix="remove it, and --force to make all bundles again"
+    )
+    return runs
 
 
 def _check_bundles(out: Path, keys: Mapping[str, str], made: Mapping[str, str], *, force: bool) -> None:
     """`OutputError` for a bundle that stands in the way, before anything is trained."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write to {out}: {error.strerror}", fix="choose another --out") from error
+    make_folder(out)
     for name, key in keys.items():
         bundle = out / f"{name}.edgetl"
         if bundle.exists() and made.get(name) != key and not force:

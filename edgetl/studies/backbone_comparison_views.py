@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgetl.reports.label_placement import Mark, add_labels
-from edgetl.reports.markdown_text import escape
+from edgetl.reports.markdown_text import escape, text_table
 from edgetl.reports.page import render_page
 from edgetl.reports.plot_style import Plot, finished, marker_of
 from edgetl.reports.svg import COLOURS, new_figure, page_style
 from edgetl.studies.backbone_results import BackboneResult, Comparison, MeasuredVariant
+from edgetl_runtime.console import table
 from edgetl_runtime.escaping import message
 
 __all__ = [
@@ -27,25 +28,21 @@ _EMPTY = "-"
 
 def render_comparison_terminal(comparison: Comparison) -> str:
     """A row for each backbone, those that failed, and the recommendation; no trailing newline."""
-    rows = [_headings(comparison), *_rows(comparison)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    table = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:-1], widths[1:-1]), row[-1]]) for row in rows]
+    headings = _headings(comparison)
+    lines = table(headings, _rows(comparison), left=(0, len(headings) - 1))
     failed = [message(f"FAIL  {result.backbone}: {result.error}", indent=" " * 6) for result in comparison.failed]
     noise = [f"NOISE {text}" for text in comparison.disturbances]
-    return "\n".join([_about(comparison), "", *table, "", *failed, *noise, conclusion_of(comparison)])
+    return "\n".join([_about(comparison), "", *lines, "", *failed, *noise, conclusion_of(comparison)])
 
 
 def render_comparison_markdown(comparison: Comparison) -> str:
     """The same for a pull request or a notebook. Ends with a newline."""
     headings = _headings(comparison)
-    rule = ("---", *["---:"] * (len(headings) - 2), "---")
-    lines = [map(escape, headings), rule, *(map(escape, row) for row in _rows(comparison))]
-    table = ["| " + " | ".join(line) + " |" for line in lines]
     failed = [f"- {escape(f'{result.backbone} failed: {result.error}')}" for result in comparison.failed]
     blocks = [
         f"## Backbones on {escape(comparison.data)}",
         escape(_about(comparison)),
-        "\n".join(table),
+        text_table(headings, _rows(comparison), left=(0, len(headings) - 1)),
         "\n".join(failed),
         f"**{escape(conclusion_of(comparison))}**",
         escape(_machine(comparison)),

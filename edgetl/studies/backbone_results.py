@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from typing import Any
 
 from edgetl.reports.pareto import dominated
+from edgetl.studies.result_key import json_text
 
 __all__ = ["BackboneResult", "Comparison", "MeasuredVariant"]
-
-_SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -103,10 +101,8 @@ class Comparison:
     def to_json(self) -> str:
         """``{"schema": 1, "backbones": [..], "front": [..], "recommended": {..}, ...}``, indented."""
         chosen = self.recommended
-        whole = {
-            "schema": _SCHEMA,
+        return json_text(
             **dataclasses.asdict(self),
-            "front": [{"backbone": variant.backbone, "id": variant.id} for variant in self.front],
-            "recommended": None if chosen is None else dataclasses.asdict(chosen),
-        }
-        return json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
+            front=[{"backbone": variant.backbone, "id": variant.id} for variant in self.front],
+            recommended=None if chosen is None else dataclasses.asdict(chosen),
+        )

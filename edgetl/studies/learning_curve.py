@@ -7,13 +7,11 @@ each label keeps its share. What was trained is kept in a file, so that a curve 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,21 +19,19 @@ from edgetl import pipeline
 from edgetl.data.dataset import Dataset, Sample, share_of
 from edgetl.models.checkpoint import Checkpoint
 from edgetl.recipe import Recipe
-from edgetl.studies.result_key import result_key
+from edgetl.studies.result_key import json_text, read_kept, result_key, write_kept
 from edgetl.training.finetune import check_start
 from edgetl.training.options import MOST_EPOCHS
 from edgetl.verify.bundle import source_of
 from edgetl_export.progress import Track, silent
 from edgetl_runtime.errors import OutputError, UsageError
 from edgetl_runtime.preprocess import preprocess
-from edgetl_runtime.writing import write_file
 
 __all__ = ["SCRATCH", "TRANSFER", "CurveMean", "CurveOptions", "CurvePoint", "LearningCurve", "learning_curve"]
 
 TRANSFER, SCRATCH = "transfer", "scratch"
 """What a network starts from: weights that were trained on other photos, or random ones."""
 POINTS_FILE = "points.json"
-_SCHEMA = 1
 _NOT_TRAINING = ("export", "verify")
 """Sections of a recipe that do not change what is trained."""
 _AT_ONCE = 64
@@ -132,8 +128,7 @@ class LearningCurve:
             for start in (TRANSFER, SCRATCH)
             if self.means(start)
         }
-        whole = {"schema": _SCHEMA, **fields, "means": means, "conclusions": self.conclusions(), "points": points}
-        return json.dumps(whole, indent=1) + "\n"
+        return json_text(**fields, means=means, conclusions=self.conclusions(), points=points)
 
 
 def learning_curve(
@@ -166,7 +161,7 @@ def learning_curve(
         key = result_key(own, dataset, without=_NOT_TRAINING, fraction=fraction, seed=seed)
         if key not in known:
             known[key] = _train_point(own, dataset, start, fraction, seed, key, track=track)
-            _write_points(out, known)
+            write_kept(out / POINTS_FILE, points=[dataclasses.asdict(point) for point in known.values()])
             tell(known[key])
         points.append(known[key])
     held_out, split = dataset.held_out
@@ -246,20 +241,8 @@ def _read_points(out: Path) -> dict[str, CurvePoint]:
         if out.exists() and not (out.is_dir() and not any(out.iterdir())):
             raise OutputError(f"{out} is there and has no {POINTS_FILE}", fix="choose another --out")
         return {}
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["points"]
-        return {row["key"]: CurvePoint(**row) for row in rows}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OutputError(f"cannot read {path}: {error!r}", fix="remove it to train all points again") from error
-
-
-def _write_points(out: Path, points: dict[str, CurvePoint]) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write to {out}: {error.strerror}", fix="choose another --out") from error
-    rows: list[dict[str, Any]] = [dataclasses.asdict(point) for point in points.values()]
-    write_file(out / POINTS_FILE, json.dumps({"schema": _SCHEMA, "points": rows}, indent=1) + "\n")
+    points = read_kept(path, "points", tuple[CurvePoint, ...], fix="remove it to train all points again")
+    return {point.key: point for point in points}
 
 
 def _beside_scratch(transfer: list[CurveMean], scratch: list[CurveMean]) -> str:

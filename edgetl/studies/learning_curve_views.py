@@ -7,6 +7,7 @@ from edgetl.reports.plot_style import Plot, finished
 from edgetl.reports.svg import COLOURS, new_figure, page_style
 from edgetl.studies.learning_curve import SCRATCH, TRANSFER, CurveMean, LearningCurve
 from edgetl.verify.measure.machine import describe_workbench
+from edgetl_runtime.console import table
 
 __all__ = ["draw_curve", "render_curve_page", "render_curve_terminal"]
 
@@ -17,10 +18,8 @@ _LINES = {TRANSFER: ("onnx", "o-"), SCRATCH: ("tflite", "s--")}
 def render_curve_terminal(curve: LearningCurve) -> str:
     """A row for each size, then what it says; no trailing newline."""
     head = f"{curve.data}: {curve.backbone}, judged on {curve.held_out} photos ({curve.split})"
-    rows = [("photos", *_headings(curve)), *_rows(curve)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    table = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join([head, "", *table, "", *curve.conclusions()])
+    lines = table(("photos", *_headings(curve)), _rows(curve), left=())
+    return "\n".join([head, "", *lines, "", *curve.conclusions()])
 
 
 def render_curve_page(curve: LearningCurve) -> str:

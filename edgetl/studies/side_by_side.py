@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from functools import partial
 
 import numpy as np
 
-from edgetl.spread import Spread, median_spread
+from edgetl.stats import Spread, median_spread
 from edgetl.verify.measure.latency import ROUNDS
 from edgetl.verify.measure.system_load import describe_system_load, read_moment
-from edgetl_runtime.bench import interleave, settle
-from edgetl_runtime.errors import EdgetlError
+from edgetl_runtime.racing import Race, Turns
 from edgetl_runtime.session import Session, Tensors
 
 __all__ = ["Contender", "time_side_by_side"]
@@ -28,23 +25,12 @@ def time_side_by_side(
 
     A round counts by its median, as in `edgetl.verify.measure.latency`. A model that cannot be run is left out.
     """
-    calls: dict[str, Callable[[], object]] = {}
-    failed: dict[int, EdgetlError] = {}
     moments = [read_moment()]
-    with ExitStack() as stack:
+    with Race() as race:
         for name, (opener, feeds) in contenders.items():
-            try:
-                session = stack.enter_context(opener())
-                call = partial(session.run, feeds)
-                settle(call, seconds=seconds)
-            except EdgetlError:
-                continue
-            calls[name] = call
-        rounds = interleave(list(calls.values()), seconds=seconds, rounds=ROUNDS, failed=failed.__setitem__)
+            race.enter(name, opener, feeds)
+        race.settle(seconds=seconds)
+        rounds = race.go(Turns(seconds, rounds=ROUNDS))
     moments.append(read_moment())
-    found = {
-        name: median_spread([float(np.median(times)) for times in own])
-        for position, (name, own) in enumerate(zip(calls, rounds, strict=True))
-        if position not in failed
-    }
-    return found, describe_system_load(moments)
+    medians = {name: median_spread([float(np.median(times)) for times in own]) for name, own in rounds.items()}
+    return medians, describe_system_load(moments)

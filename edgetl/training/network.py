@@ -151,7 +151,7 @@ class _Training:
         """Judge the weights on the validation images, keep the state; False when their loss is not finite."""
         job, watch = self.job, self.watch
         watch.settle(job.device)
-        with watch.part("validation"):
+        with watch("validation"):
             if self.average is None:
                 val_loss, val_top1 = self.judged()
             else:

@@ -79,7 +79,7 @@ class Stepper:
                 break
             except torch.OutOfMemoryError:
                 self._halve(batch)
-        with watch.part("step"):
+        with watch("step"):
             self.scaler.step(self.optimizer)
             self.scaler.update()
         return loss
@@ -107,10 +107,10 @@ class Stepper:
         slices = [slice(rows[0], rows[-1] + 1) for rows in np.array_split(np.arange(len(batch.labels)), parts)]
         for rows in slices:
             with self._synchronised(last=rows is slices[-1]):
-                with watch.part("forward"):
+                with watch("forward"):
                     losses = self._losses(batch, rows)
                     total += losses.detach().sum()
-                with watch.part("backward"):
+                with watch("backward"):
                     # Gradients are averaged over processes, so this is the mean over the images of all.
                     loss = losses.sum() * (job.processes.world / batch.images)
                     self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]

@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
+
+from edgetl_runtime import timing
 
 __all__ = ["Stopwatch"]
 
 T = TypeVar("T")
 
 
-class Stopwatch:
-    """Seconds by part. On a GPU, work is queued: a part's time is what the host needed, unless it had to wait there."""
+class Stopwatch(timing.Stopwatch):
+    """A clock for each part.
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Count what is inside as `name`."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+    On a GPU, work is queued: a part's time is what the host needed, unless it had to wait there."""
 
     def waited(self, items: Iterable[T]) -> Iterator[T]:
         """The same items; the time until each is there counts as ``wait``."""
         iterator = iter(items)
         while True:
-            with self.part("wait"):
+            with self("wait"):
                 item = next(iterator, _END)
             if isinstance(item, _End):
                 return
@@ -42,7 +32,7 @@ class Stopwatch:
     def settle(self, device: torch.device) -> None:
         """Wait for a GPU, so that what was queued counts; the time is ``settle``'s."""
         if device.type == "cuda":
-            with self.part("settle"):
+            with self("settle"):
                 torch.cuda.synchronize(device)
 
     def told(self, images: int) -> str:

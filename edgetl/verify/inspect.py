@@ -30,7 +30,7 @@ from edgetl_export.progress import silent
 from edgetl_runtime.bundle import Bundle, open_bundle
 from edgetl_runtime.console import table
 from edgetl_runtime.errors import BundleError, CheckpointError, EdgetlError, MissingDependency, UsageError, nearest
-from edgetl_runtime.escaping import printable
+from edgetl_runtime.escaping import json_value, printable
 from edgetl_runtime.preprocess import ImageSource, preprocess
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class LayerInspection:
 
     def to_json(self) -> str:
         """Everything that was found, indented."""
-        return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False)
+        return json.dumps(json_value(dataclasses.asdict(self)), indent=1, ensure_ascii=False, allow_nan=False)
 
 
 def inspect_layers(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -14,11 +13,11 @@ import numpy.typing as npt
 from edgetl_runtime.errors import DataError
 from edgetl_runtime.manifest import Preprocess
 from edgetl_runtime.preprocess import ImageSource, file_content, preprocess
+from edgetl_runtime.streaming import map_ahead
 
 __all__ = ["CalibrationSamples"]
 
 MIN_SAMPLES = 8
-_AHEAD = 16
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,5 @@ class CalibrationSamples:
 
     def __iter__(self) -> Iterator[npt.NDArray[np.uint8]]:
         """Tensors (1, H, W, C) uint8 in the order of the sources; decoding runs a little ahead."""
-        read = partial(preprocess, spec=self.preprocess)
-        with ThreadPoolExecutor(max_workers=2) as pool:
-            for start in range(0, len(self.sources), _AHEAD):
-                for image in pool.map(read, self.sources[start : start + _AHEAD]):
-                    yield image[None].copy()
+        for future in map_ahead(partial(preprocess, spec=self.preprocess), self.sources, workers=2):
+            yield future.result()[None].copy()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -48,6 +47,7 @@ from edgetl_runtime import __version__
 from edgetl_runtime.errors import EdgetlError, ExportError, UsageError
 from edgetl_runtime.manifest import Manifest, Variant
 from edgetl_runtime.preprocess import ImageSource, preprocess
+from edgetl_runtime.timing import Stopwatch
 
 if TYPE_CHECKING:
     from edgetl_export.surgery import Surgery
@@ -120,7 +120,7 @@ def export(
     check_sound(source)
     if options.surgery is not None:
         source.network()  # a layer that it does not have is found before minutes of training
-    clock = _Clock()
+    clock = Stopwatch()
     facts: dict[str, Any] = {}
     with (folder / LOG).open("wb") as log:
         if options.surgery is not None:
@@ -182,7 +182,7 @@ def _build_integers(
     captured: Captured,
     samples: CalibrationSamples,
     options: ExportOptions,
-    clock: _Clock,
+    clock: Stopwatch,
     track: Track,
 ) -> Climbed:
     """Every variant that needs the calibration, from one set of parameters or the rung that each target needed."""
@@ -217,7 +217,7 @@ def _build_integers(
 
 
 def _looked_at(
-    built: _Built, golden: Sequence[ImageSource], clock: _Clock
+    built: _Built, golden: Sequence[ImageSource], clock: Stopwatch
 ) -> tuple[tuple[str, ...], dict[str, list[LayerRisk]]]:
     """What makes the calibration doubtful, and by variant what 16 bits may do; nothing when all variants are floats."""
     if built.quantizer is None:
@@ -378,22 +378,3 @@ def _manifest(
             **facts,
         },
     )
-
-
-class _Clock:
-    """Seconds by stage, added up."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._stage = ""
-        self._start = 0.0
-
-    def __call__(self, stage: str) -> _Clock:
-        self._stage = stage
-        return self
-
-    def __enter__(self) -> None:
-        self._start = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + time.monotonic() - self._start

@@ -15,14 +15,13 @@ import numpy as np
 from edgetl_runtime.bench import VariantLatency
 from edgetl_runtime.frozen import dataclass
 from edgetl_runtime.machine import CpuFeatures
+from edgetl_runtime.ranking import as_fast, best_first
 from edgetl_runtime.verification import Verified
 
-__all__ = ["NOISE", "WORTH", "Advice", "EngineAdvice", "Recommendation", "Speedup", "advise"]
+__all__ = ["WORTH", "Advice", "EngineAdvice", "Recommendation", "Speedup", "advise"]
 
 WORTH = 1.1
 """What quantisation has to bring: so many times the speed of fp32 in the same engine."""
-NOISE = 0.03
-"""Median latencies that differ by less than this share count as equal."""
 
 _BASELINE = "fp32"
 _FLOAT = ("fp32", "fp16")
@@ -109,7 +108,7 @@ class _Candidate:
 
     def as_fast_as(self, other: _Candidate) -> bool:
         """Whether the medians differ by less than `NOISE`, or the middle halves of the rounds' medians overlap."""
-        if max(self.p50_ms, other.p50_ms) < (1 + NOISE) * min(self.p50_ms, other.p50_ms):
+        if as_fast(self.p50_ms, other.p50_ms):
             return True
         low, high = np.percentile(self.latency.rounds_ms, (25, 75))
         other_low, other_high = np.percentile(other.latency.rounds_ms, (25, 75))
@@ -180,9 +179,11 @@ def _worthwhile(eligible: list[_Candidate], speedups: Mapping[str, Speedup]) -> 
 
 def _choose(pool: Sequence[_Candidate]) -> tuple[_Candidate, list[_Candidate], str]:
     """The best of `pool`, the others that are as fast within the noise, and what it has before the next of them."""
-    fastest = min(pool, key=lambda item: item.p50_ms)
-    best, *rivals = sorted(
-        (item for item in pool if item.as_fast_as(fastest)), key=lambda item: list(_merits(item).values())
+    best, *rivals = best_first(
+        pool,
+        ms=lambda item: item.p50_ms,
+        merits=lambda item: tuple(_merits(item).values()),
+        alike=_Candidate.as_fast_as,
     )
     merits = _merits(best)
     merit = next((name for name in merits if rivals and merits[name] != _merits(rivals[0])[name]), "")

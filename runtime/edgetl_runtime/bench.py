@@ -1,40 +1,31 @@
-"""How fast variants are on this machine: load, first run, preprocessing and the steady state, each on its own clock.
-
-The variants take turns in short rounds, so that a machine that warms up, slows down or has other work slows them all
-alike, and their ratios hold.
-"""
+"""How fast variants are on this machine: load, first run, preprocessing and the steady state, each on its own clock."""
 
 from __future__ import annotations
 
 import io
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from PIL import Image
 
 from edgetl_runtime.bundle import Bundle
-from edgetl_runtime.errors import EdgetlError, UsageError
+from edgetl_runtime.errors import UsageError
 from edgetl_runtime.machine import usable_cores
 from edgetl_runtime.manifest import Preprocess, Variant
 from edgetl_runtime.npy import write_npy
 from edgetl_runtime.preprocess import preprocess
-from edgetl_runtime.session import Session, Tensors
-from edgetl_runtime.timing import LatencyStats, Stopwatch, measure
+from edgetl_runtime.racing import Entrant, Race, Turns
+from edgetl_runtime.session import Session
+from edgetl_runtime.timing import LatencyStats, measure
 from edgetl_runtime.trial import death, try_variants
 
-__all__ = ["ROUNDS", "BenchOptions", "VariantLatency", "bench_image", "bench_variants", "interleave", "settle"]
+__all__ = ["BenchOptions", "VariantLatency", "bench_image", "bench_variants"]
 
-ROUNDS = 8
-_LEAST_RUNS = 3  # per round, so that a slow model still gets a median
-_WARM_UP_RUNS = 2  # per round: another variant has had the caches
 _PREPROCESS_REPEATS = 10
 _MOST_AT_ONCE = 12
-_SETTLING_RUNS = 5  # whose median is compared with that of the five before
-_SETTLED = 0.05  # how near those medians are to each other
 
 
 @dataclass(frozen=True)
@@ -72,13 +63,6 @@ class VariantLatency:
     preprocess_ms: float
     run: LatencyStats
     rounds_ms: tuple[float, ...]
-
-
-@dataclass
-class _Loaded:
-    variant: Variant
-    session: Session
-    clocks: Stopwatch = field(default_factory=Stopwatch)
 
 
 def bench_image(bundle: Bundle) -> tuple[bytes, str]:
@@ -124,76 +108,20 @@ def bench_variants(
     spec = bundle.manifest.preprocess
     preprocessing = _preprocess_ms(image, spec)
     feeds = {bundle.manifest.input.name: preprocess(image, spec)[np.newaxis]}
-    found: dict[str, VariantLatency] = {}
+    latencies: dict[str, VariantLatency] = {}
     for group in _groups([bundle.manifest.variant(id_) for id_ in ids]):
         if note is not None:
             note(f"measuring {', '.join(variant.id for variant in group)} in turns ...")
-        with ExitStack() as stack:
-            loaded = [_load(bundle, variant, feeds, options, stack) for variant in group]
-            calls = [_call(item.session, feeds) for item in loaded]
-            for item, rounds in zip(loaded, interleave(calls, seconds=options.seconds), strict=True):
-                found[item.variant.id] = _summary(item, rounds, preprocessing, options)
-    return [found[id_] for id_ in ids]
-
-
-def interleave(
-    calls: Sequence[Callable[[], object]],
-    *,
-    seconds: float,
-    rounds: int = ROUNDS,
-    failed: Callable[[int, EdgetlError], None] | None = None,
-) -> list[list[list[float]]]:
-    """Time every call of `calls` for about `seconds` in all, in `rounds` rounds of turns: milliseconds by call, then
-    by round. Every other round goes backwards, so that a steady drift favours neither the first nor the last.
-
-    A call that raises an `EdgetlError` is left out from there on and `failed` is told its position; without `failed`
-    the error ends the measurement.
-    """
-    found: list[list[list[float]]] = [[] for _ in calls]
-    order = list(range(len(calls)))
-    for _ in range(rounds):
-        for position in tuple(order):
-            try:
-                found[position].append(_turn(calls[position], seconds / rounds))
-            except EdgetlError as error:
-                if failed is None:
-                    raise
-                failed(position, error)
-                order.remove(position)
-        order.reverse()
-    return found
-
-
-def settle(call: Callable[[], object], *, seconds: float = 1.0) -> None:
-    """Run `call` until its time is stable: five runs whose median is within 5 % of the median of the five before.
-
-    Gives up after `seconds`, on a machine that never settles.
-    """
-    end, before = time.perf_counter_ns() + int(seconds * 1e9), 0.0
-    while True:
-        times = []
-        for _ in range(_SETTLING_RUNS):
-            start = time.perf_counter_ns()
-            call()
-            times.append(time.perf_counter_ns() - start)
-        now = float(np.median(times))
-        if abs(now - before) <= _SETTLED * before or time.perf_counter_ns() >= end:
-            return
-        before = now
-
-
-def _turn(call: Callable[[], object], seconds: float) -> list[float]:
-    for _ in range(_WARM_UP_RUNS):
-        call()
-    times: list[float] = []
-    before = time.perf_counter_ns()
-    end = before + int(seconds * 1e9)
-    while before < end or len(times) < _LEAST_RUNS:
-        call()
-        after = time.perf_counter_ns()
-        times.append((after - before) / 1e6)
-        before = after
-    return times
+        with Race(dropping=()) as race:
+            for variant in group:
+                # Twice, because the first one pays for importing the library: a device pays that once.
+                _open(bundle, variant, options).close()
+                race.enter(variant.id, partial(_open, bundle, variant, options), feeds)
+            rounds = race.go(Turns(options.seconds))
+            for variant in group:
+                entrant = race.entrants[variant.id]
+                latencies[variant.id] = _summary(variant, entrant, rounds[variant.id], preprocessing, options)
+    return [latencies[id_] for id_ in ids]
 
 
 def _groups(variants: Sequence[Variant]) -> list[list[Variant]]:
@@ -202,17 +130,6 @@ def _groups(variants: Sequence[Variant]) -> list[list[Variant]]:
         return [list(variants)]
     engines = dict.fromkeys(variant.requires.engine for variant in variants)
     return [[variant for variant in variants if variant.requires.engine == engine] for engine in engines]
-
-
-def _load(bundle: Bundle, variant: Variant, feeds: Tensors, options: BenchOptions, stack: ExitStack) -> _Loaded:
-    clocks = Stopwatch()
-    # Twice, because the first one pays for importing the library: a device pays that once, whatever it loads.
-    _open(bundle, variant, options).close()
-    with clocks("load"):
-        session = stack.enter_context(_open(bundle, variant, options))
-    with clocks("first"):
-        session.run(feeds)
-    return _Loaded(variant, session, clocks)
 
 
 def _open(bundle: Bundle, variant: Variant, options: BenchOptions) -> Session:
@@ -225,26 +142,22 @@ def _open(bundle: Bundle, variant: Variant, options: BenchOptions) -> Session:
     )
 
 
-def _call(session: Session, feeds: Tensors) -> Callable[[], object]:
-    return lambda: session.run(feeds)
-
-
 def _preprocess_ms(image: bytes, spec: Preprocess) -> float:
     stats = measure(lambda: preprocess(image, spec), seconds=0.2, min_n=_PREPROCESS_REPEATS, max_n=200, warmup=1)
     return stats.p50_ms
 
 
 def _summary(
-    item: _Loaded, rounds: Sequence[list[float]], preprocess_ms: float, options: BenchOptions
+    variant: Variant, entrant: Entrant, rounds: Sequence[list[float]], preprocess_ms: float, options: BenchOptions
 ) -> VariantLatency:
     return VariantLatency(
-        id=item.variant.id,
-        engine=item.session.engine,
-        engine_version=item.session.engine_version,
-        bytes=item.variant.bytes,
+        id=variant.id,
+        engine=entrant.session.engine,
+        engine_version=entrant.session.engine_version,
+        bytes=variant.bytes,
         threads=options.threads or usable_cores(),
-        load_ms=item.clocks.ms["load"],
-        first_ms=item.clocks.ms["first"],
+        load_ms=entrant.clocks.ms["load"],
+        first_ms=entrant.clocks.ms["first"],
         preprocess_ms=preprocess_ms,
         run=LatencyStats.of([time_ms for times in rounds for time_ms in times]),
         rounds_ms=tuple(float(np.median(times)) for times in rounds),

@@ -7,12 +7,11 @@ the first start pays for it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from edgetl_runtime.machine import cpu_features, describe_machine
 from edgetl_runtime.manifest import Variant
 from edgetl_runtime.preflight import obstacle
 from edgetl_runtime.quantities import DROP, SHARE, percent_in_words, told_apart
+from edgetl_runtime.ranking import as_fast, best_first
 from edgetl_runtime.results import Result
 from edgetl_runtime.session import Session, Tensors
 from edgetl_runtime.verification import Verified, read_verified
@@ -40,14 +40,12 @@ _PREFERRED_PRECISIONS = ("int8", "fp16", "fp32")
 _VERSION = 2  # of what is kept
 _LARGEST = 2**20  # bytes of it
 _RUNS = 7  # of each variant, in turns
-_LEAST_RUNS = 2
 _HOPELESS = 2.0  # times the fastest: not worth more runs
 _UNKNOWN = Verified()
 _ROUNDING = 1e-9  # of shares that are differences
 _VERIFY = "edgetl verify BUNDLE --data DIR --record"
 _NOT_VERIFIED = "not verified"
 _NOT_RECORDED = "its accuracy is not recorded"
-_NOISE = 0.03  # times that differ by less are equal
 
 
 @dataclass(frozen=True)
@@ -213,7 +211,7 @@ class _Race:
     failed: dict[str, str]
     cached: bool = False
     untried: str | None = None
-    errors: Mapping[str, EngineError] = field(default_factory=dict)
+    errors: Mapping[str, EdgetlError] = field(default_factory=dict)
 
 
 def _raced(bundle: Bundle, fit: Sequence[Variant], verified: Mapping[str, Verified], wish: Wish) -> _Race:
@@ -252,31 +250,24 @@ def _tried_and_timed(bundle: Bundle, fit: Sequence[Variant], wish: Wish) -> _Rac
 def _race(bundle: Bundle, variants: Sequence[Variant], wish: Wish) -> _Race:
     """Run the variants: one engine is open at a time, and its variants take turns. One that is hopeless after its
     first turns is left at that."""
+    from edgetl_runtime.racing import Race, Turns
+
     spec = bundle.manifest.preprocess
     feeds: Tensors = {bundle.manifest.input.name: np.full((1, *spec.crop, spec.channels), 128, np.uint8)}
-    times: dict[str, list[float]] = {}
-    errors: dict[str, EngineError] = {}
+    times: dict[str, float] = {}
+    errors: dict[str, EdgetlError] = {}
     ranked = sorted(variants, key=_rank)
     for engine in dict.fromkeys(variant.requires.engine for variant in ranked):
-        with ExitStack() as stack:
-            sessions: dict[str, Session] = {}
-            for variant in (item for item in ranked if item.requires.engine == engine):
-                try:
-                    session = stack.enter_context(_open(bundle, variant.id, wish))
-                    session.run(feeds)  # the first run allocates
-                except EngineError as error:
-                    errors[variant.id] = error
-                else:
-                    sessions[variant.id] = session
-            for _ in range(_RUNS):
-                fastest = min((min(found) for found in times.values()), default=math.inf)
-                for id_, session in sessions.items():
-                    found = times.setdefault(id_, [])
-                    if len(found) < _LEAST_RUNS or min(found) <= _HOPELESS * fastest:
-                        found.append(_run_ms(session, feeds))
-    # The least of the runs: whatever else the machine does can only make one slower.
-    failed = {id_: error.what for id_, error in errors.items()}
-    return _Race({id_: min(found) for id_, found in times.items()}, failed, errors=errors)
+        with Race(dropping=(EngineError,)) as race:
+            for variant in ranked:
+                if variant.requires.engine == engine:
+                    race.enter(variant.id, functools.partial(_open, bundle, variant.id, wish), feeds)
+            # One run a turn. The least of them counts: whatever else the machine does can only make one slower.
+            fastest = min(times.values(), default=math.inf)
+            turns = Turns(0.0, rounds=_RUNS, warm_up=0, least=1, hopeless=_HOPELESS, fastest_ms=fastest)
+            times |= {id_: min(map(min, rounds)) for id_, rounds in race.go(turns).items()}
+            errors |= race.errors
+    return _Race(times, {id_: error.what for id_, error in errors.items()}, errors=errors)
 
 
 def _open(bundle: Bundle, variant_id: str, wish: Wish) -> Session:
@@ -289,16 +280,15 @@ def _open(bundle: Bundle, variant_id: str, wish: Wish) -> Session:
     )
 
 
-def _run_ms(session: Session, feeds: Tensors) -> float:
-    before = time.perf_counter_ns()
-    session.run(feeds)
-    return (time.perf_counter_ns() - before) / 1e6
-
-
 def _best(fit: Sequence[Variant], times: Mapping[str, float], verified: Mapping[str, Verified]) -> str:
-    limit = min(times.values()) * (1 + _NOISE)
-    rivals = [item for item in fit if times.get(item.id, math.inf) <= limit]
-    return min(rivals, key=lambda item: (-(verified.get(item.id, _UNKNOWN).top1_agreement or 0.0), item.bytes)).id
+    """The id of the fastest; among equally fast ones the better agreement decides, then the smaller size."""
+    ranked = best_first(
+        [item for item in fit if item.id in times],
+        ms=lambda item: times[item.id],
+        merits=lambda item: (-(verified.get(item.id, _UNKNOWN).top1_agreement or 0.0), item.bytes),
+        alike=lambda item, fastest: item is fastest or as_fast(times[item.id], times[fastest.id]),
+    )
+    return ranked[0].id
 
 
 def _rank(variant: Variant) -> tuple[int, int]:

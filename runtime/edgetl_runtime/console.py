@@ -6,7 +6,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Self, TextIO
 
 from edgetl_runtime.errors import ImageError
@@ -104,19 +104,27 @@ def size(count: int) -> str:
     return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines with aligned columns: those that hold numbers to the right, the others to the left."""
-    cells = [list(map(printable, row)) for row in (head, *rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
-    right = [bool(rows) and all(row[column][:1].isdigit() for row in rows) for column in range(len(head))]
-    lines = []
-    for row in cells:
-        padded = [
-            cell.rjust(width) if to_right else cell.ljust(width)
-            for cell, width, to_right in zip(row, widths, right, strict=True)
-        ]
-        lines.append("  ".join(padded).rstrip())
-    return lines
+def table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    left: Collection[int] | None = None,
+    ruled: bool = False,
+) -> list[str]:
+    """Lines with aligned columns, below a rule where they are `ruled`.
+
+    The columns of which `left` has the numbers are aligned to the left, the others to the right; by default those that
+    hold numbers are aligned to the right.
+    """
+    columns = list(zip(*(map(printable, row) for row in (head, *rows)), strict=True))
+    if left is None:
+        left = [i for i, cells in enumerate(columns) if not rows or not all(cell[:1].isdigit() for cell in cells[1:])]
+    aligned = []
+    for number, cells in enumerate(columns):
+        width = max(map(len, cells))
+        padded = [cell.ljust(width) if number in left else cell.rjust(width) for cell in cells]
+        aligned.append([padded[0], *(["-" * width] if ruled else []), *padded[1:]])
+    return ["  ".join(cells).rstrip() for cells in zip(*aligned, strict=True)]
 
 
 def check_json_destination(destination: str) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-__all__ = ["map_ahead", "map_latest"]
+__all__ = ["in_order", "map_ahead", "map_latest"]
 
 _Item = TypeVar("_Item")
+_Kept = TypeVar("_Kept")
 _Result = TypeVar("_Result")
 _THREADS = "edgetl"
 _PARTING = 1.0  # seconds that a source gets for its last item when nobody wants it any more
@@ -27,33 +28,53 @@ def map_ahead(
     is not waited for more than one frame. Items are taken in the caller's thread; what taking them raises comes after
     the results of those that were taken. Closing the generator stops the workers.
     """
-    pending: deque[Future[_Result]] = deque()
-    source, failure = iter(items), None
     pool = ThreadPoolExecutor(workers, thread_name_prefix=_THREADS)
     try:
-        while True:
-            try:
-                item = next(source)
-            except StopIteration:
-                break
-            except Exception as error:  # noqa: BLE001 - the source's own, raised below
-                failure = error
-                break
-            pending.append(pool.submit(work, item))
-            while pending and (pending[0].done() or len(pending) >= 2 * workers):
-                yield _finished(pending)
-        while pending:
-            yield _finished(pending)
-        if failure is not None:
-            raise failure
+        started = in_order(items, lambda item: (None, [pool.submit(work, item)]), most=2 * workers, eager=True)
+        for _, (future,) in started:
+            yield future
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _finished(pending: deque[Future[_Result]]) -> Future[_Result]:
-    future = pending.popleft()
-    future.exception()  # waits for it
-    return future
+def in_order(
+    items: Iterable[_Item],
+    start: Callable[[_Item], tuple[_Kept, Sequence[Future[_Result]]]],
+    *,
+    most: int,
+    eager: bool = False,
+) -> Generator[tuple[_Kept, Sequence[Future[_Result]]], None, None]:
+    """What `start` gives for each item, in their order, when its futures are finished; `most` items at once.
+
+    The first is handed on when `most` have been taken, so that work is always ahead; where it is `eager`, as soon as it
+    is ready. What taking an item raises comes after those that were taken.
+    """
+    pending: deque[tuple[_Kept, Sequence[Future[_Result]]]] = deque()
+    source, failure = iter(items), None
+    while True:
+        try:
+            item = next(source)
+        except StopIteration:
+            break
+        except Exception as error:  # noqa: BLE001 - the source's own, raised below
+            failure = error
+            break
+        pending.append(start(item))
+        while pending and (len(pending) >= most or (eager and all(future.done() for future in pending[0][1]))):
+            yield _finished(pending)
+    while pending:
+        yield _finished(pending)
+    if failure is not None:
+        raise failure
+
+
+def _finished(
+    pending: deque[tuple[_Kept, Sequence[Future[_Result]]]],
+) -> tuple[_Kept, Sequence[Future[_Result]]]:
+    kept, futures = pending.popleft()
+    for future in futures:
+        future.exception()  # waits for it
+    return kept, futures
 
 
 def map_latest(

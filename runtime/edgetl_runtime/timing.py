@@ -69,6 +69,11 @@ class Stopwatch:
 
     ms: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def seconds(self) -> dict[str, float]:
+        """The same in seconds."""
+        return {part: milliseconds / 1e3 for part, milliseconds in self.ms.items()}
+
     @contextmanager
     def __call__(self, part: str) -> Iterator[None]:
         """Count the time of the block under `part`, also when it raises."""

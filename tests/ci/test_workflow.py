@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from edgetl.verify.measure.original_outputs import RecordingReference
+from edgetl.verify.measure.original_outputs import RecordingOriginal
 from edgetl_runtime.bundle import open_bundle
 from edgetl_runtime.preprocess import preprocess
 
@@ -90,7 +90,7 @@ def keep_answers(bundle: Path, images: npt.NDArray[np.uint8]) -> None:
     """The answers of its own onnx.fp32 stand for the original's."""
     opened = open_bundle(bundle)
     with opened.session("onnx.fp32") as session:
-        recording = RecordingReference(
+        recording = RecordingOriginal(
             lambda batch: np.concatenate([session.run({"image": image[None]})["logits"] for image in batch])
         )
         recording(images)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +9,8 @@ import pytest
 
 from edgetl_runtime import MissingDependency, UsageError, load_image, open_bundle
 from edgetl_runtime import bench as bench_module
-from edgetl_runtime.bench import ROUNDS, BenchOptions, bench_image, bench_variants, interleave
+from edgetl_runtime.bench import BenchOptions, bench_image, bench_variants
+from edgetl_runtime.racing import ROUNDS
 
 
 def test_every_clock_of_every_variant_runs(pristine_bundle: Path, red_photo: bytes) -> None:
@@ -27,34 +26,6 @@ def test_every_clock_of_every_variant_runs(pristine_bundle: Path, red_photo: byt
         assert len(result.rounds_ms) == ROUNDS
         assert result.run.min_ms <= min(result.rounds_ms)
     assert notes == ["measuring openvino.fp32, onnx.fp32, tflite.fp32 in turns ..."]
-
-
-def test_calls_take_turns_there_and_back() -> None:
-    turns: list[str] = []
-
-    def call(name: str) -> Callable[[], None]:
-        return lambda: turns.append(name)
-
-    times = interleave([call("a"), call("b")], seconds=1e-9, rounds=3)
-    assert [name for name, _ in itertools.groupby(turns)] == ["a", "b", "a", "b"]
-    assert [[len(rounds) for rounds in found] for found in times] == [[3, 3, 3], [3, 3, 3]]
-    assert turns.count("a") > 9, "every turn begins with runs that do not count"
-
-
-def test_every_call_gets_its_own_time_for_as_long_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    now_ms = 0
-
-    def call(milliseconds: int) -> Callable[[], None]:
-        def run() -> None:
-            nonlocal now_ms
-            now_ms += milliseconds
-
-        return run
-
-    monkeypatch.setattr(time, "perf_counter_ns", lambda: now_ms * 1_000_000)
-    slow, fast = interleave([call(5), call(1)], seconds=0.1, rounds=2)
-    assert slow == [[5.0] * 10] * 2
-    assert fast == [[1.0] * 50] * 2
 
 
 def test_too_many_variants_are_measured_engine_by_engine(

@@ -40,3 +40,27 @@ def test_a_signal_is_heard_after_models_were_closed(pristine_bundle: Path, way: 
         pytest.skip("this OpenVINO leaves no stack behind that is gone")
     else:
         assert done.returncode == -signal.SIGSEGV
+
+
+LOOKING = """
+import os, signal, sys
+from edgetl_runtime import EdgetlError, load
+signal.signal(signal.SIGTERM, lambda *_: print("heard"))
+for device in ("cuda", "tensorrt", "npu"):
+    try:
+        load(sys.argv[1], engine="openvino", device=device)
+    except EdgetlError:
+        pass
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signal stacks are asked for on Linux only")
+def test_a_signal_is_heard_after_a_device_was_looked_for(pristine_bundle: Path) -> None:
+    pytest.importorskip("openvino")
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root / "runtime"), *sys.path[1:]])}
+    done = subprocess.run(
+        [sys.executable, "-c", LOOKING, str(pristine_bundle)], capture_output=True, text=True, env=environment
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "heard"), done.stderr

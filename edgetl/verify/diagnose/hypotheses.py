@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgetl.verify.report import Finding
+from edgetl_runtime.classifier import softmax
 from edgetl_runtime.comparison import sqnr_db
 
 __all__ = [
@@ -83,9 +84,9 @@ def _probabilities(reference: Logits, variant: Logits, now: float) -> Explanatio
     def is_probability(rows: Logits) -> bool:
         return bool((rows >= -1e-3).all() and np.abs(rows.sum(axis=1) - 1).max() < 0.02)
 
-    once = _softmax(reference)
+    once = softmax(reference)
     if is_probability(variant) and not is_probability(reference):
-        twice_db, once_db = sqnr_db(_softmax(once), variant), sqnr_db(once, variant)
+        twice_db, once_db = sqnr_db(softmax(once), variant), sqnr_db(once, variant)
         times = "twice" if twice_db > max(once_db, _EXPLAINED_DB) else "once"
         finding = Finding(
             "the output is probabilities, not logits: softmax in the model",
@@ -162,12 +163,6 @@ def _rescaled(reference: Logits, variant: Logits, now: float) -> Explanation | N
         "export the variant again; for an int8 output, correct scale and zero_point in the manifest",
     )
     return Explanation(found, finding)
-
-
-def _softmax(logits: Logits) -> Logits:
-    powers = np.exp((logits - logits.max(axis=1, keepdims=True)).astype(np.float64))
-    shares: Logits = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
-    return shares
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from edgetl.data.dataset import Sample
 from edgetl.stats import mcnemar
 from edgetl.verify.report import MOST_CHANGED, ChangedPrediction, ChangedPredictions, LabelChanges
+from edgetl_runtime.classifier import softmax
 
 __all__ = ["changed_predictions", "worst_labels"]
 
@@ -85,11 +86,6 @@ def _label_changes(right: npt.NDArray[np.bool_], still_right: npt.NDArray[np.boo
 def _margins(logits: _Logits) -> npt.NDArray[np.float64]:
     """Probability of the first label minus that of the second, (n,) float64; 1 where there is but one label."""
     parts = (logits[start : start + _AT_ONCE] for start in range(0, len(logits), _AT_ONCE))
-    return np.concatenate([_margins_at_once(part) for part in parts])
-
-
-def _margins_at_once(logits: _Logits) -> npt.NDArray[np.float64]:
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    shares = np.sort(shifted / shifted.sum(axis=1, keepdims=True), axis=1)
-    margins: npt.NDArray[np.float64] = shares[:, -1] - (shares[:, -2] if shares.shape[1] > 1 else 0.0)
+    best = np.concatenate([np.sort(softmax(part), axis=1)[:, -2:] for part in parts])
+    margins: npt.NDArray[np.float64] = best[:, -1] - (best[:, 0] if best.shape[1] > 1 else 0.0)
     return margins

@@ -13,11 +13,9 @@ import numpy.typing as npt
 
 from edgetl.data.dataset import Sample
 from edgetl.verify.report import MOST_WORST, LabelScores, Original, WorstImage
+from edgetl_runtime.classifier import softmax
 
 __all__ = ["confusion_of", "most_confused"]
-
-
-_AT_ONCE = 4096  # rows of logits, in float64
 
 
 def confusion_of(
@@ -33,10 +31,10 @@ def confusion_of(
     `thumbnail` gives a data URI and is asked for the worst images only.
     """
     answers = logits.argmax(axis=1)
-    log_shares = np.concatenate([_log_softmax(logits[at : at + _AT_ONCE]) for at in range(0, len(logits), _AT_ONCE)])
-    rows = np.arange(len(truth))
-    losses = -log_shares[rows, truth]
+    # As a sum of logarithms, because the probability of a label may be too small for a float.
+    losses = np.logaddexp.reduce(logits, axis=1, dtype=np.float64) - logits[np.arange(len(truth)), truth]
     worst = np.argsort(-losses, kind="stable")[:MOST_WORST]
+    probabilities = softmax(logits[worst])
     return Original(
         loss=float(losses.mean()),
         per_label=_per_label(truth, answers, labels),
@@ -46,12 +44,12 @@ def confusion_of(
                 image=samples[index].name,
                 truth=labels[truth[index]],
                 answer=labels[answers[index]],
-                probability=float(np.exp(log_shares[index, answers[index]])),
-                truth_probability=float(np.exp(log_shares[index, truth[index]])),
+                probability=float(row[answers[index]]),
+                truth_probability=float(row[truth[index]]),
                 loss=float(losses[index]),
                 thumbnail=None if thumbnail is None else thumbnail(samples[index]),
             )
-            for index in worst
+            for index, row in zip(worst, probabilities, strict=True)
         ),
     )
 
@@ -95,10 +93,4 @@ def _confusion(
     found: dict[str, dict[str, int]] = {}
     for (label, answer), n in sorted(Counter(zip(truth.tolist(), answers.tolist(), strict=True)).items()):
         found.setdefault(labels[label], {})[labels[answer]] = n
-    return found
-
-
-def _log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    found: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return found

@@ -22,6 +22,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from edgetl.data.content import content_of
 from edgetl_runtime.bundle import Bundle
 from edgetl_runtime.errors import BundleError, DataError, OutputError
 from edgetl_runtime.manifest import Manifest
@@ -65,7 +66,7 @@ class KeptOutputs:
     """
 
     logits: _Logits
-    rows: dict[bytes, int]
+    rows: dict[str, int]
     features: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
 
     def __call__(self, images: _Images) -> _Logits:
@@ -78,7 +79,7 @@ class KeptOutputs:
         return {"logits": self.logits[found], **{name: values[found] for name, values in self.features.items()}}
 
     def _found(self, images: _Images) -> npt.NDArray[np.int64]:
-        found = [self.rows.get(_digest(image)) for image in images]
+        found = [self.rows.get(content_of(image)) for image in images]
         if None in found:
             raise DataError(
                 f"{found.count(None)} of {len(images)} images are not among the {len(self.rows)} whose answers "
@@ -108,7 +109,7 @@ class RecordingOriginal:
     def outputs(self, images: _Images) -> dict[str, npt.NDArray[np.float32]]:
         """What `model` says."""
         given = self.model.outputs(images) if isinstance(self.model, FeatureModel) else {"logits": self.model(images)}
-        self._digests += [_digest(image) for image in images]
+        self._digests += [bytes.fromhex(content_of(image)) for image in images]
         self._answers.append(given)
         return given
 
@@ -173,7 +174,7 @@ def read_kept_outputs(bundle: Bundle) -> KeptOutputs | None:
     logits, images = arrays.pop("logits"), arrays.pop("images")
     if logits.shape != (n, len(manifest.labels)) or any(len(rows) != n for rows in (images, *arrays.values())):
         raise BundleError(f"{_LOGITS} in {bundle.path} holds {logits.shape} logits of {n} images", fix=_AGAIN)
-    return KeptOutputs(logits, {image.tobytes(): row for row, image in enumerate(images)}, arrays)
+    return KeptOutputs(logits, {image.tobytes().hex(): row for row, image in enumerate(images)}, arrays)
 
 
 def _arrays(content: bytes, where: str, features: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
@@ -186,7 +187,3 @@ def _arrays(content: bytes, where: str, features: Sequence[str]) -> dict[str, np
             return found
     except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
         raise BundleError(f"{where}: {error!r}", fix=_AGAIN) from None
-
-
-def _digest(image: npt.NDArray[np.uint8]) -> bytes:
-    return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest()

@@ -79,7 +79,8 @@ class OpenVinoSession(Session):
         return tuple(found)
 
     def _close(self) -> None:
-        with self._lock:
+        # It may go in another thread than it came in, whose signal stack it would put back here.
+        with self._lock, kept_signal_stack():
             self._request = None
             self._compiled = None
 
@@ -93,12 +94,12 @@ def open_session(model: ModelBytes, signature: Signature, execution: Execution) 
     where = f"{model.name} in openvino {installed('openvino')}"
     weights = openvino.Tensor(np.frombuffer(model.weights or b"", np.uint8))
     try:
-        core = openvino.Core()
-        # Or threads of TBB are left over when the session goes, and a forked process, which has none of them, aborts.
-        core.set_property({"FORCE_TBB_TERMINATE": True})
-        device, members = _device(execution, core)
-        read = core.read_model(model.main, weights)
-        with kept_signal_stack():
+        with kept_signal_stack():  # looking for devices changes it too
+            core = openvino.Core()
+            # Or threads of TBB are left over when the session goes, and a forked process, which has none, aborts.
+            core.set_property({"FORCE_TBB_TERMINATE": True})
+            device, members = _device(execution, core)
+            read = core.read_model(model.main, weights)
             compiled = core.compile_model(read, device, _hints(device, members, execution))
             places = dict(core.query_model(read, device)) if device.startswith("HETERO") else {}
     except RuntimeError as error:
@@ -107,7 +108,8 @@ def open_session(model: ModelBytes, signature: Signature, execution: Execution) 
     session.device = execution.device
     # AUTO and MULTI are free to choose; what HETERO cannot place on its first device goes to the next.
     if members and execution.kind not in ANYWHERE and not device.startswith(("AUTO", "MULTI")):
-        session.wanted = tuple(found for found in core.available_devices if _is_a(found, members[0]))
+        with kept_signal_stack():
+            session.wanted = tuple(found for found in core.available_devices if _is_a(found, members[0]))
     return session
 
 

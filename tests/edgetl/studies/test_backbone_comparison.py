@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from edgetl import pipeline
 from edgetl.cli.main import main
 from edgetl.models.backbones import size_of
+from edgetl.models.training_history import Epoch, History
 from edgetl.recipe import Recipe
 from edgetl.studies import backbone_comparison
 from edgetl.studies.backbone_comparison import CompareOptions, compare_backbones
@@ -29,8 +30,11 @@ from edgetl.studies.backbone_comparison_views import (
     render_comparison_terminal,
 )
 from edgetl.studies.backbone_results import BackboneResult, Comparison, MeasuredVariant
+from edgetl.studies.learning_curve import TRANSFER, CurvePoint, LearningCurve
 from edgetl.studies.side_by_side import time_side_by_side
+from edgetl.verify.inspect import LayerInspection, VariantInspection
 from edgetl.verify.options import VerifyOptions
+from edgetl_runtime.decoding import parse
 from edgetl_runtime.errors import (
     CheckpointError,
     EngineError,
@@ -229,6 +233,16 @@ def test_the_page_the_table_and_the_markdown(comparison: Comparison, check_page:
     assert "- odd failed: an image \\| too small" in markdown
     nothing = replace(comparison, backbones=comparison.backbones[2:])
     check_page(render_comparison_page(nothing))
+
+
+def test_numbers_that_json_lacks_are_null(tmp_path: Path) -> None:
+    nan, inf = float("nan"), float("inf")
+    comparison = Comparison("dots", 8, "val", 1, 0.01, {"load": nan}, (BackboneResult("a", "none", "full", top1=nan),))
+    curve = LearningCurve("dots", "a", "head", None, 8, "val", (CurvePoint(TRANSFER, 1.0, 4, 0, nan, 1, inf, ""),))
+    history = History((Epoch(1, nan, inf, 0.5, None, 1.0),))
+    layers = LayerInspection("b", 8, nan, (VariantInspection("onnx.int8", sqnr_db=-inf),))
+    for text in (comparison.to_json(), curve.to_json(), history.to_json(), layers.to_json()):
+        assert "null" in json.dumps(parse(text))
 
 
 def test_models_take_turns_and_one_that_fails_is_left_out() -> None:

@@ -202,7 +202,7 @@ def test_a_test_split_is_judged_and_not_the_one_that_chose_the_epoch(
         ({"model": {"weights": "none"}}, {}, "no transfer"),
         ({}, {"fractions": (0.0,)}, "fractions"),
         ({}, {"fractions": ()}, "fractions"),
-        ({}, {"seeds": 0}, "1 seed or more"),
+        ({}, {"seeds": 0}, "1 to 1000 seeds"),
     ],
 )
 def test_options_without_sense(
@@ -217,9 +217,13 @@ def test_folders_that_are_something_else_are_left_alone(recipe: Recipe, data: Da
     (tmp_path / "holiday" / "beach.jpg").write_bytes(b"")
     with pytest.raises(OutputError, match=r"no points\.json"):
         learning_curve(recipe, tmp_path / "holiday", dataset=data)
-    (tmp_path / "holiday" / "points.json").write_text("{}")
-    with pytest.raises(OutputError, match="cannot read"):
-        learning_curve(recipe, tmp_path / "holiday", dataset=data)
+    point = (
+        '{"start": "transfer", "fraction": 1, "n": 4, "seed": 0, "top1": "all", "epochs": 1, "seconds": 1, "key": ""}'
+    )
+    for text in ("{}", "[]", '{"points": {}}', '{"points": NaN}', f'{{"points": [{point}]}}', "[" * 100_000):
+        (tmp_path / "holiday" / "points.json").write_text(text)
+        with pytest.raises(OutputError, match="cannot read"):
+            learning_curve(recipe, tmp_path / "holiday", dataset=data)
 
 
 def curve_of(transfer: dict[int, tuple[float, ...]], scratch: dict[int, tuple[float, ...]]) -> LearningCurve:

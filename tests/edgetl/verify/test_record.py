@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from edgetl.reports import recording
 from edgetl.reports.html import render_html
 from edgetl.reports.phrases import measured_apart
+from edgetl.reports.recording import record_report
 from edgetl.verify import record
 from edgetl.verify.gate.limits import Gate, judge
-from edgetl.verify.record import check_record, merge_reports, record_report
+from edgetl.verify.record import check_record, merge_reports
 from edgetl.verify.report import (
     BaselineComparison,
     Change,
@@ -265,8 +267,8 @@ def test_the_page_says_what_was_measured_apart(whole: Report, part: Part, manife
 def folder(tmp_path: Path, fake_bundle: Any, report: Report, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A bundle's folder; the bundle in it is a fake one."""
     bundle = fake_bundle({variant.id: None for variant in report.variants[:-1]})
-    monkeypatch.setattr(record, "open_bundle", lambda path: bundle)
-    monkeypatch.setattr(record, "write_report", lambda report, files: files.json.write_text(report.to_json()))
+    monkeypatch.setattr(recording, "open_bundle", lambda path: bundle)
+    monkeypatch.setattr(recording, "write_report", lambda report, files: files.json.write_text(report.to_json()))
     return tmp_path
 
 
@@ -279,7 +281,7 @@ def test_two_at_once_lose_nothing(folder: Path, part: Part, monkeypatch: pytest.
         time.sleep(0.2)
         files.json.write_text(report.to_json())
 
-    monkeypatch.setattr(record, "write_report", slow)
+    monkeypatch.setattr(recording, "write_report", slow)
     ids = ["onnx.fp32", "onnx.int8", "tflite.fp32", "openvino.fp16"]
     threads = [threading.Thread(target=record_report, args=(part(id_), folder)) for id_ in ids]
     for thread in threads:

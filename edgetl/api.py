@@ -8,14 +8,15 @@ from typing import Any
 
 from edgetl import pipeline
 from edgetl.models.checkpoint import Checkpoint
+from edgetl.models.image_size import ImageSize, image_size_of
 from edgetl.recipe import ExportSection, Recipe
 from edgetl.reports.recording import record_report
 from edgetl.verify.gate.limits import Gate, read_gate
 from edgetl.verify.gate.regression import Baseline
 from edgetl.verify.report import Report
 from edgetl.verify.verify import VerifyOptions
-from edgetl_export.progress import Track, silent
-from edgetl_runtime.errors import ExportError
+from edgetl_export.progress import Tell, Track, silent, untold
+from edgetl_runtime.errors import ExportError, UsageError
 
 __all__ = ["Checkpoint", "Report", "export", "finetune", "verify"]
 
@@ -27,13 +28,14 @@ def finetune(
     weights: str | Path | None = None,
     strategy: str | None = None,
     epochs: int | None = None,
-    image_size: int | None = None,
+    image_size: ImageSize | str | None = None,
     channels: int | None = None,
     recipe: Recipe | None = None,
     track: Track = silent,
 ) -> Checkpoint:
     """Fine-tune a backbone on a folder (or CSV) of labelled photos.
 
+    `image_size` is in pixels: the side of a square, or (height, width), also as ``"192x320"``.
     What is not given is taken from `recipe`, which has every other option too. Raises `UsageError` for options that
     make no sense, `DataError` for photos that cannot be used, `CheckpointError` for weights that cannot be had.
     """
@@ -57,6 +59,11 @@ def export(
     *,
     calibration: str | Path,
     out: str | Path,
+    backbone: str | None = None,
+    labels: str | Path | Sequence[str] | None = None,
+    image_size: ImageSize | str | None = None,
+    channels: int | None = None,
+    decode: str | None = None,
     targets: Sequence[str] | None = None,
     precisions: Sequence[str] | None = None,
     calibration_samples: int | None = None,
@@ -76,16 +83,39 @@ def export(
     skip_bad: bool = False,
     force: bool = False,
     track: Track = silent,
+    tell: Tell = untold,
 ) -> Path:
-    """Export a checkpoint (or the folder of one) to a bundle; `calibration` is a folder of photos like the device's,
-    or a CSV of them. With `skip_bad` others are taken instead of photos that cannot be read.
+    """Export a checkpoint, or a plain torchvision weights file, to a bundle: ``edgetl export`` from Python.
 
-    The keywords from `targets` to `features` are those of the ``[export]`` section of a recipe, and of ``edgetl export
-    -h --all``; what is not given is taken from `options`, or has its default.
+    Nothing in the bundle is verified yet: `verify` with ``record=True`` does that.
 
-    Returns the bundle's path. Nothing in it is verified yet: `verify` with ``record=True`` does that. Raises
-    `UsageError` for options that make no sense, `OutputError` when `out` exists and not `force`, and `ExportError` when
-    a variant could not be written - the bundle then holds the others.
+    Args:
+        checkpoint: A checkpoint, the folder of one, or a weights file (``.pth``, ``.safetensors`` ...).
+        calibration: A folder of photos like the device's, or a CSV of them.
+        out: The bundle.
+        backbone: Architecture of a weights file, which needs it. A checkpoint knows it, as it does the next three.
+        labels: Labels of a weights file in the order of its logits: a file of them, or their names. Without it they
+            are the folders of `calibration`, where these are as many, else numbers.
+        image_size: Pixels that a weights file takes, by default the backbone's own.
+        channels: Channels that a weights file takes, by default those that it has weights for.
+        decode: How JPEG files are decoded, ``"exact"`` or ``"scaled"``, by default as the checkpoint says.
+        targets: What is written; this and all up to `features` are keys of the section ``[export]`` of a recipe, as in
+            ``edgetl export -h --all``.
+        options: That section as a whole: what is not given by a keyword is taken from it, or has its default.
+        skip_bad: Take others instead of photos that cannot be read.
+        force: Replace the bundle if it exists.
+        track: Shows progress.
+        tell: Is called with each line that the command would print about weights, labels and photos.
+
+    Returns:
+        The bundle's path.
+
+    Raises:
+        UsageError: For a weights file without its backbone, a checkpoint with what it knows itself, senseless options.
+        CheckpointError: When weights or labels cannot be read or do not fit.
+        DataError: For photos that cannot be calibrated on.
+        OutputError: When `out` exists and not `force`, or cannot be written.
+        ExportError: When a variant could not be written. The bundle then holds the others.
     """
     given = {
         "targets": _listed(targets),
@@ -107,9 +137,23 @@ def export(
     recipe = Recipe() if options is None else Recipe(export=options)
     chosen = recipe.updated({"export": _without_none(given)}, where="export()").export
     if isinstance(checkpoint, Checkpoint):
-        opened, came_from = checkpoint, None
+        known = {"backbone": backbone, "labels": labels, "image_size": image_size, "channels": channels}
+        extra = [name for name, value in known.items() if value is not None]
+        if extra:
+            raise UsageError(f"a checkpoint knows its own {', '.join(extra)}", fix="leave them out")
+        opened, came_from = checkpoint.decoding(decode), None
     else:
-        opened, came_from = Checkpoint.load(Path(checkpoint)), Path(checkpoint)
+        came_from = Path(checkpoint)
+        opened = pipeline.open_to_export(
+            came_from,
+            Path(calibration),
+            backbone=backbone,
+            labels=Path(labels) if isinstance(labels, str) else labels,
+            image_size=None if image_size is None else image_size_of(image_size),
+            channels=channels,
+            decode=decode,
+            tell=tell,
+        )
     exported = pipeline.export_checkpoint(
         opened,
         Path(calibration),
@@ -119,6 +163,7 @@ def export(
         skip_bad=skip_bad,
         force=force,
         track=track,
+        tell=tell,
     )
     if exported.failed:
         reasons = "; ".join(f"{variant}: {reason}" for variant, reason in exported.failed.items())

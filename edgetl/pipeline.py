@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,8 @@ from edgetl.data.augmentation import was_mirrored
 from edgetl.data.dataset import Dataset, Sample, load_dataset, load_labelled, load_photos, pick, pick_readable
 from edgetl.data.splits import find_photos
 from edgetl.models.backbones import build, preset
-from edgetl.models.checkpoint import CHECKPOINT_FILE, Checkpoint
+from edgetl.models.checkpoint import CHECKPOINT_FILE, Checkpoint, open_checkpoint
+from edgetl.models.image_size import ImageSize
 from edgetl.models.training_history import HISTORY_FILE
 from edgetl.recipe import ExportSection, Recipe, verify_options
 from edgetl.reports.writing import ReportFiles, write_report
@@ -50,6 +52,7 @@ __all__ = [
     "export_checkpoint",
     "find_rate",
     "labelled_by_folders",
+    "open_to_export",
     "photos_of",
     "run",
     "train",
@@ -275,6 +278,42 @@ def export_checkpoint(
         if came_from is not None and (came_from / HISTORY_FILE).is_file():
             shutil.copyfile(came_from / HISTORY_FILE, folder / REFERENCE / HISTORY_FILE)
     return exported
+
+
+def open_to_export(
+    path: Path,
+    calibration: Path,
+    *,
+    backbone: str | None = None,
+    labels: Path | Sequence[str] | None = None,
+    image_size: ImageSize | None = None,
+    channels: int | None = None,
+    decode: str | None = None,
+    tell: Tell = untold,
+) -> Checkpoint:
+    """A checkpoint folder, or a plain weights file with its labels: `open_checkpoint`, else `labelled_by_folders`.
+
+    What was done to the weights, and where the labels are from, is told.
+    """
+    opened = open_checkpoint(
+        path, backbone=backbone, labels=labels, image_size=image_size, channels=channels, decode=decode
+    )
+    if path.is_file():
+        tell(f"{path.name}: {opened.training['loading']}")
+        if labels is None:
+            opened, note = labelled_by_folders(opened, calibration)
+            tell(note)
+        elif numbered := _numbered(opened.labels):
+            tell(numbered)
+    return opened
+
+
+def _numbered(labels: Sequence[Label]) -> str:
+    """Which labels got a number for an id, because others have their name; empty when none did."""
+    times = Counter(label.name for label in labels)
+    twice = [f"{label.name} ({label.id})" for label in labels if times[label.name] > 1]
+    more = f" and {len(twice) - 6} more" if len(twice) > 6 else ""
+    return f"labels whose name is there twice, with their ids: {', '.join(twice[:6])}{more}" if twice else ""
 
 
 def labelled_by_folders(checkpoint: Checkpoint, photos: Path) -> tuple[Checkpoint, str]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from edgetl.data.augmentation import AugmentOptions
 from edgetl.data.options import DataOptions
+from edgetl.models.image_size import ImageSize, image_size_of, size_text
 from edgetl.models.options import ModelOptions, device_option
 from edgetl.option import Option, Section, option, options_of, within
 from edgetl.toml_file import read_toml
@@ -160,6 +161,8 @@ class Recipe:
             section: {key: _plain(value) for key, value in values.items() if value is not None}
             for section, values in dataclasses.asdict(self).items()
         }
+        if self.model.image_size is not None and not isinstance(self.model.image_size, int):
+            document["model"]["image_size"] = size_text(self.model.image_size)
         for section, options in declared_options().items():
             for one in options:
                 if one.key != one.name and one.name in document[section]:
@@ -242,6 +245,8 @@ def _with_present_names(options: Sequence[Option], values: Mapping[str, Any], wh
 
 def _value(kind: Any, value: Any, where: str) -> Any:
     """`value` as the annotation `kind` wants it: scalars, paths, tuples of strings or of numbers, each perhaps None."""
+    if kind == ImageSize | None:
+        return None if value is None else image_size_of(value, where=where)
     wanted = [part for part in typing.get_args(kind) if part is not type(None)]
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
         return None if value is None else _value(wanted[0], value, where)

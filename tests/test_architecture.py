@@ -357,7 +357,7 @@ def test_no_module_hides_what_a_package_offers(package: str) -> None:
 
 
 ROOMS = (
-    ("edgetl.stats", "edgetl.option", "edgetl.toml_file", "edgetl.figure_file"),
+    ("edgetl.stats", "edgetl.toml_file", "edgetl.figure_file", "edgetl.option"),
     ("edgetl.data",),
     ("edgetl.models",),
     ("edgetl.training", "edgetl.verify"),

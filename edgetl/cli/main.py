@@ -10,7 +10,6 @@ import argparse
 import dataclasses
 import sys
 import warnings
-from collections import Counter
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -181,23 +180,18 @@ def _lr_range(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     """Export a checkpoint, or a plain torchvision weights file, to a bundle."""
     from edgetl import pipeline
-    from edgetl.models.checkpoint import open_checkpoint
 
-    checkpoint = open_checkpoint(
+    recipe = _recipe(arguments)
+    checkpoint = pipeline.open_to_export(
         arguments.checkpoint,
+        arguments.calibration,
         backbone=arguments.backbone,
         labels=arguments.labels,
-        image_size=arguments.image_size,
+        image_size=recipe.model.image_size,
         channels=arguments.channels,
+        decode=arguments.decode,
+        tell=say,
     )
-    if arguments.checkpoint.is_file():
-        say(f"{arguments.checkpoint.name}: {checkpoint.training['loading']}")
-    if arguments.checkpoint.is_file() and arguments.labels is None:
-        checkpoint, note = pipeline.labelled_by_folders(checkpoint, arguments.calibration)
-        say(note)
-    if arguments.labels is not None:
-        _tell_numbered(checkpoint)
-    recipe = _recipe(arguments)
     exported = pipeline.export_checkpoint(
         checkpoint,
         arguments.calibration,
@@ -220,15 +214,6 @@ def _export(arguments: argparse.Namespace) -> int:
         say(f"FAIL  {variant_id}: {reason}")
     say(f"{arguments.out}: not verified yet - edgetl verify {arguments.out} --data FOLDER --record")
     return 1 if exported.failed or exported.over_budget else 0
-
-
-def _tell_numbered(checkpoint: Checkpoint) -> None:
-    """Which labels got a number for an id, because others have their name."""
-    times = Counter(label.name for label in checkpoint.labels)
-    twice = [f"{label.name} ({label.id})" for label in checkpoint.labels if times[label.name] > 1]
-    if twice:
-        more = f" and {len(twice) - 6} more" if len(twice) > 6 else ""
-        say(f"labels whose name is there twice, with their ids: {', '.join(twice[:6])}{more}")
 
 
 def _tell_rungs(rungs: Sequence[Rung]) -> None:

@@ -134,6 +134,7 @@ def _export_options(parser: Parser) -> None:
     parser.group(plain).add_argument("--labels", metavar="FILE", type=Path, help="its labels")
     _take_as(parser, "model", "image_size", "pixels of its images", title=plain)
     _take_as(parser, "model", "channels", "of its images", usual="what it has", title=plain)
+    _take(parser, "model", "decode")
     _take(parser, "export")
     _output(parser, "BUNDLE", "the bundle")
 

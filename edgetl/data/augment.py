@@ -118,7 +118,8 @@ def _window(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Width and height of what is seen, and its centre from the image's, in pixels: (B,) each.
 
-    Inception's random resized crop, but that a side which is too long for the image is cut to it, not drawn again.
+    Inception's random resized crop, but that a side which is too long for the image is cut to it, not drawn again, and
+    that a ratio is relative to the crop's: else a wide crop would mostly show images stretched, as no photo is later.
     """
     (height, width), (rows, columns) = crop, size
     if augmentation.area is None:
@@ -126,7 +127,7 @@ def _window(
         return still + width, still + height, still, still
     area = _between(drawn["area"], augmentation.area) * (rows * columns)
     low, high = augmentation.ratio
-    ratio = _between(drawn["ratio"], (math.log(low), math.log(high))).exp()
+    ratio = _between(drawn["ratio"], (math.log(low), math.log(high))).exp() * (width / height)
     seen_x, seen_y = (area * ratio).sqrt().clamp(max=columns), (area / ratio).sqrt().clamp(max=rows)
     return seen_x, seen_y, (drawn["left"] - 0.5) * (columns - seen_x), (drawn["top"] - 0.5) * (rows - seen_y)
 

@@ -24,11 +24,12 @@ _OUTSIDE = ("reflect", "edge", "black")
 class Augmentation:
     """How a training image may differ from how evaluation sees it; all zeros and ones are evaluation itself.
 
-    ``area`` is the share of the image's centre square that is seen (random resized crop; None: evaluation's crop),
-    ``ratio`` the span of its width : height. ``mirror`` and ``flip`` are the probabilities of left for right and top
-    for bottom. ``rotate`` and ``shear`` are degrees to either side, ``scale`` a span of factors, ``shift`` a share of
-    the crop. ``brightness``, ``contrast`` and ``saturation`` are the most by which a factor differs from 1.
-    ``outside`` is what is seen beyond the image: ``reflect``, ``edge`` (its last pixel) or ``black``.
+    ``area`` is the share of the image's centre that is seen (random resized crop; None: evaluation's crop), ``ratio``
+    the span of its width : height, where 1 means the proportions of the network's input. ``mirror`` and ``flip`` are
+    the probabilities of left for right and top for bottom. ``rotate`` and ``shear`` are degrees to either side,
+    ``scale`` a span of factors, ``shift`` a share of the crop. ``brightness``, ``contrast`` and ``saturation`` are the
+    most by which a factor differs from 1. ``outside`` is what is seen beyond the image: ``reflect``, ``edge`` (its last
+    pixel) or ``black``.
     Raises `UsageError` for values that make no sense.
     """
 

@@ -135,7 +135,7 @@ def margin(spec: Preprocess) -> Preprocess:
     A multiple of 4 more than the crop, because offsets are half of what is left over, rounded to even: only so are
     two crops the same as one.
     """
-    height, width = (size + max(0, spec.resize - size) // 4 * 4 for size in spec.crop)
+    height, width = (size + max(0, least - size) // 4 * 4 for size, least in zip(spec.crop, spec.covered, strict=True))
     return dataclasses.replace(spec, crop=(height, width))
 
 

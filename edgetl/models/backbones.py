@@ -15,6 +15,7 @@ import torchvision
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from edgetl.models.image_size import ImageSize, height_and_width, size_text
 from edgetl_runtime.errors import UsageError, nearest
 from edgetl_runtime.manifest import Normalize, Preprocess
 
@@ -81,10 +82,10 @@ def backbone_names() -> list[str]:
     return list(torchvision.models.list_models(module=torchvision.models))
 
 
-def build(name: str, num_classes: int, *, image_size: int | None = None, channels: int = 3) -> nn.Module:
+def build(name: str, num_classes: int, *, image_size: ImageSize | None = None, channels: int = 3) -> nn.Module:
     """A randomly initialised network: float32 (N, `channels`, H, W) to logits (N, `num_classes`), one tensor.
 
-    `image_size` (pixels) matters to transformers only, whose weights depend on it.
+    `image_size`, in pixels the side or (height, width), matters to transformers only, whose weights depend on it.
     Raises `UsageError` for an unknown name, and for a size or channels that the architecture cannot have.
     """
     _require_known(name)
@@ -135,16 +136,22 @@ def _require_channels(name: str, channels: int) -> None:
         )
 
 
-def _size_arguments(name: str, image_size: int) -> dict[str, Any]:
+def _size_arguments(name: str, image_size: ImageSize) -> dict[str, Any]:
+    height, width = height_and_width(image_size)
     arguments: dict[str, Any]
     if name.startswith("vit_"):
-        step, arguments = int(name.rsplit("_", 1)[1]), {"image_size": image_size}
+        step, arguments = int(name.rsplit("_", 1)[1]), {"image_size": height}
     elif name.startswith("maxvit_"):
-        step, arguments = 224, {"input_size": (image_size, image_size)}
+        step, arguments = 224, {"input_size": (height, width)}
     else:
         return {}
-    if image_size % step:
-        raise UsageError(f"{name} cannot take {image_size} x {image_size} pixels", fix=f"a multiple of {step}")
+    if height != width:
+        raise UsageError(
+            f"{name} takes square images only, not {size_text(image_size)}: torchvision's has positions for a square",
+            fix=f"one number, a multiple of {step}, or another backbone, such as swin_t or mobilenet_v2",
+        )
+    if height % step:
+        raise UsageError(f"{name} cannot take {height} x {width} pixels", fix=f"a multiple of {step}")
     return arguments
 
 
@@ -227,9 +234,19 @@ def published_weights(name: str, which: WeightsPreset) -> Any:
 
 
 def preset(
-    name: str, image_size: int | None = None, *, which: WeightsPreset = "first", channels: int = 3
+    name: str,
+    image_size: ImageSize | None = None,
+    *,
+    which: WeightsPreset = "first",
+    channels: int = 3,
+    decode: str = "exact",
 ) -> tuple[Preprocess, Normalize]:
     """The preprocessing that published weights were made for; `image_size` keeps the ratio of resize to crop.
+
+    For a square of side s the photo's shorter side becomes s times that ratio. For (height, width) the photo becomes
+    as small as covers both sides times that ratio, its proportions kept; the centre is cut out. So a photo of the
+    crop's own proportions loses as much on all sides as it would of a square, and none is stretched or padded.
+    `decode` is how JPEG files are decoded, see `Preprocess`.
 
     One channel is normalised with the average of the published means and of the published deviations, more than three
     with theirs in turns. Raises `UsageError` for an unknown name, and for a size or channels that the backbone cannot
@@ -238,15 +255,26 @@ def preset(
     published = published_weights(name, which).transforms()
     _require_channels(name, channels)
     resize, crop = int(published.resize_size[0]), int(published.crop_size[0])
+    sides = height_and_width(crop if image_size is None else image_size)
     if image_size is not None:
-        if image_size < _SMALLEST_IMAGE:
-            raise UsageError(f"image size {image_size} is too small", fix=f"{_SMALLEST_IMAGE} pixels or more")
-        if image_size > _LARGEST_IMAGE:
-            raise UsageError(f"image size {image_size} is too large", fix=f"{_LARGEST_IMAGE} pixels or fewer")
+        if min(sides) < _SMALLEST_IMAGE:
+            raise UsageError(
+                f"image size {size_text(image_size)} is too small", fix=f"{_SMALLEST_IMAGE} pixels or more on each side"
+            )
+        if max(sides) > _LARGEST_IMAGE:
+            raise UsageError(
+                f"image size {size_text(image_size)} is too large", fix=f"{_LARGEST_IMAGE} pixels or fewer on each side"
+            )
         _size_arguments(name, image_size)
-        resize, crop = round(image_size * resize / crop), image_size
+    height, width = (round(side * resize / crop) for side in sides)
     return (
-        Preprocess(resize=resize, crop=(crop, crop), interpolation=published.interpolation.value, channels=channels),
+        Preprocess(
+            resize=height if sides[0] == sides[1] else (height, width),
+            crop=sides,
+            interpolation=published.interpolation.value,
+            channels=channels,
+            decode=decode,
+        ),
         Normalize(mean=_for_channels(published.mean, channels), std=_for_channels(published.std, channels)),
     )
 
@@ -257,14 +285,14 @@ def _for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
     return tuple(values[index % len(values)] for index in range(channels))
 
 
-def size_of(name: str, num_classes: int, image_size: int, *, channels: int = 3) -> tuple[int, int]:
+def size_of(name: str, num_classes: int, image_size: ImageSize, *, channels: int = 3) -> tuple[int, int]:
     """Parameters, and multiply-accumulates for one image of so many pixels in convolutions and matrix products."""
     # Without memory: only shapes are computed.
     with torch.device("meta"):
         model = build(name, num_classes, image_size=image_size, channels=channels).eval()
         counter = FlopCounterMode(display=False)
         with counter, torch.no_grad():
-            model(torch.empty(1, channels, image_size, image_size))
+            model(torch.empty(1, channels, *height_and_width(image_size)))
     return sum(parameter.numel() for parameter in model.parameters()), counter.get_total_flops() // 2
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from safetensors.torch import save as write_safetensors
 from torch import nn
 
 from edgetl.models.backbones import add_hidden_layer, build, preset
+from edgetl.models.image_size import ImageSize
 from edgetl.models.weight_files import CHECKPOINT_WEIGHTS, State, read_state
 from edgetl.models.weights import fit, infer_channels, infer_num_classes
 from edgetl_export.soundness import check_decides
@@ -24,7 +26,7 @@ from edgetl_runtime.decoding import decode, parse
 from edgetl_runtime.errors import BundleError, CheckpointError, UsageError
 from edgetl_runtime.escaping import json_value
 from edgetl_runtime.files import read_regular
-from edgetl_runtime.manifest import LARGEST_MANIFEST, Label, Normalize, Preprocess, check_label_names
+from edgetl_runtime.manifest import DECODINGS, LARGEST_MANIFEST, Label, Normalize, Preprocess, check_label_names
 
 __all__ = ["CHECKPOINT_FILE", "Checkpoint", "load_labels", "open_checkpoint"]
 
@@ -63,7 +65,7 @@ class Checkpoint:
         *,
         backbone: str,
         labels: tuple[Label, ...] | None = None,
-        image_size: int | None = None,
+        image_size: ImageSize | None = None,
         channels: int | None = None,
     ) -> Checkpoint:
         """A plain torchvision state dict (see `edgetl.models.weight_files`) as a checkpoint.
@@ -89,7 +91,7 @@ class Checkpoint:
                 f"{path.name} gives {outputs} logits, but there are {len(labels)} labels",
                 fix="give one label for each logit, in their order",
             )
-        model = build(backbone, outputs, image_size=preprocess.crop[0], channels=found)
+        model = build(backbone, outputs, image_size=preprocess.crop, channels=found)
         done = fit(model, file.state, backbone, where=str(path), keep_head=True)
         return cls.of(
             model,
@@ -127,11 +129,20 @@ class Checkpoint:
     def build(self) -> nn.Module:
         """The network in eval mode: normalised float32 (N, C, H, W) to logits (N, labels)."""
         spec = self.preprocess
-        model = build(self.backbone, len(self.labels), image_size=spec.crop[0], channels=spec.channels)
+        model = build(self.backbone, len(self.labels), image_size=spec.crop, channels=spec.channels)
         if self.hidden is not None:
             add_hidden_layer(model, self.hidden)
         fit(model, self.state, self.backbone, where="the checkpoint", keep_head=True)
         return model.eval()
+
+    def decoding(self, decode: str | None) -> Checkpoint:
+        """The same network for images that are decoded in another way: `Preprocess.decode`; None leaves it as it is."""
+        if decode is None:
+            return self
+        preprocess = replace(self.preprocess, decode=decode)
+        if preprocess.problem is not None:
+            raise UsageError(preprocess.problem, fix=" or ".join(DECODINGS))
+        return replace(self, preprocess=preprocess)
 
     @cached_property
     def _bytes(self) -> bytes:
@@ -158,7 +169,7 @@ class Checkpoint:
             "schema": _SCHEMA,
             "backbone": self.backbone,
             "labels": [asdict(label) for label in self.labels],
-            "preprocess": asdict(self.preprocess),
+            "preprocess": self.preprocess.fields(),
             "normalize": asdict(self.normalize),
             "hidden": self.hidden,
             "sha256": self.sha256,
@@ -172,39 +183,42 @@ def open_checkpoint(
     path: Path,
     *,
     backbone: str | None = None,
-    labels: Path | None = None,
-    image_size: int | None = None,
+    labels: Path | Sequence[str] | None = None,
+    image_size: ImageSize | None = None,
     channels: int | None = None,
+    decode: str | None = None,
 ) -> Checkpoint:
-    """A checkpoint folder, or a plain weights file of `backbone` with labels from a file.
+    """A checkpoint folder, or a plain weights file of `backbone` with `labels` from a file or by name.
 
-    Raises `UsageError` when a weights file comes without a backbone, or a folder, which knows all that itself, with
-    other options.
+    `decode` is how JPEG files are decoded from here on (see `Preprocess`), by default as the checkpoint says. Raises
+    `UsageError` when a weights file comes without a backbone, or a folder, which knows all else itself, with other
+    options.
     """
     if path.is_file():
         if backbone is None:
             raise UsageError(f"{path} is a plain weights file: of which architecture?", fix="--backbone NAME")
         known = None if labels is None else load_labels(labels)
-        return Checkpoint.from_weights(path, backbone=backbone, labels=known, image_size=image_size, channels=channels)
+        opened = Checkpoint.from_weights(
+            path, backbone=backbone, labels=known, image_size=image_size, channels=channels
+        )
+        return opened.decoding(decode)
     given = {"--backbone": backbone, "--labels": labels, "--image-size": image_size, "--channels": channels}
     extra = [name for name, value in given.items() if value is not None]
     if extra and path.is_dir():
         raise UsageError(f"{path} is a checkpoint, which knows its own {', '.join(extra)}", fix="leave them out")
-    return Checkpoint.load(path)
+    return Checkpoint.load(path).decoding(decode)
 
 
-def load_labels(path: Path) -> tuple[Label, ...]:
-    """Labels in the order of the logits: a JSON list of ``{"id", "name"}`` or of strings, or a text file, one a line.
+def load_labels(path: Path | Sequence[str]) -> tuple[Label, ...]:
+    """Labels in the order of the logits: a list of their names, or a file.
 
+    A file is a JSON list of ``{"id", "name"}`` or of strings, or a text file, one a line.
     Strings may be there twice, as ImageNet has two "crane": such a label keeps its name, and its id is its place among
     the logits, from 0 on, as labels without names have it. Raises `CheckpointError` when the file is missing, holds
     something else, fewer than two labels, one without a name, gives an id twice, or all labels the same name.
     """
-    text = _text_of(path, "labels")
-    try:
-        rows: Any = parse(text) if path.suffix.lower() == ".json" else text.split("\n")
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"cannot read labels from {path}: {error}", fix=_LABELS_FIX) from error
+    rows: Any = _rows_of(path) if isinstance(path, Path) else list(path)
+    where = str(path) if isinstance(path, Path) else "the list of labels"
     if isinstance(rows, list) and all(isinstance(row, str) for row in rows):
         names = [row.strip() for row in rows if row.strip()]
         often = Counter(names)
@@ -215,16 +229,25 @@ def load_labels(path: Path) -> tuple[Label, ...]:
     elif isinstance(rows, list) and all(_is_label(row) for row in rows):
         labels = tuple(Label(row["id"], row.get("name", row["id"])) for row in rows)
     else:
-        raise CheckpointError(f"{path} is not a list of labels", fix=_LABELS_FIX)
-    nameless = [f"label {place} of {path}" for place, label in enumerate(labels, 1) if not _is_named(label)]
+        raise CheckpointError(f"{where} is not a list of labels", fix=_LABELS_FIX)
+    nameless = [f"label {place} of {where}" for place, label in enumerate(labels, 1) if not _is_named(label)]
     if nameless:
         raise CheckpointError(f"{nameless[0]} has no name", fix=_LABELS_FIX)
-    check_label_names((text for label in labels for text in (label.id, label.name)), str(path))
+    check_label_names((text for label in labels for text in (label.id, label.name)), where)
     twice = sorted(id_ for id_, n in Counter(label.id for label in labels).items() if n > 1)
     if twice or len(labels) < 2:
         what = f"gives labels twice: {', '.join(twice[:5])}" if twice else f"has {len(labels) or 'no'} labels"
-        raise CheckpointError(f"{path} {what}", fix=_LABELS_FIX if twice else f"two at least: {_LABELS_FIX}")
+        raise CheckpointError(f"{where} {what}", fix=_LABELS_FIX if twice else f"two at least: {_LABELS_FIX}")
     return labels
+
+
+def _rows_of(path: Path) -> Any:
+    """What a file of labels lists."""
+    text = _text_of(path, "labels")
+    try:
+        return parse(text) if path.suffix.lower() == ".json" else text.split("\n")
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"cannot read labels from {path}: {error}", fix=_LABELS_FIX) from error
 
 
 def _is_label(row: Any) -> bool:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from edgetl.models.image_size import ImageSize, height_and_width, image_size_of, size_text
 from edgetl.option import OneOf, Section, option, within
+from edgetl_runtime.errors import UsageError
+from edgetl_runtime.manifest import DECODINGS
 
 __all__ = ["DEVICES", "ModelOptions", "device_option"]
 
@@ -26,6 +30,12 @@ def device_option() -> str:
     )
 
 
+def _check_image_size(name: str, value: Any) -> None:
+    size = image_size_of(value)
+    if not all(1 <= side <= _LARGEST_IMAGE for side in height_and_width(size)):
+        raise UsageError(f"{name} = {size_text(size)} makes no sense", fix=f"from 1 to {_LARGEST_IMAGE}")
+
+
 @dataclass(frozen=True)
 class ModelOptions(Section):
     """What is trained. Raises `UsageError` for values that make no sense."""
@@ -34,8 +44,12 @@ class ModelOptions(Section):
         "mobilenet_v2", "network to start from; `edgetl backbones` lists all", metavar="NAME", shown=True
     )
     weights: str = option("imagenet", "what to start from", metavar="imagenet|none|FILE")
-    image_size: int | None = option(
-        None, "pixels", usual="the backbone's own, often 224", check=within(1, _LARGEST_IMAGE)
+    image_size: ImageSize | None = option(
+        None,
+        "pixels of a square, or height x width",
+        usual="the backbone's own, often 224",
+        metavar="N|HxW",
+        check=_check_image_size,
     )
     channels: int | None = option(
         None,
@@ -43,3 +57,14 @@ class ModelOptions(Section):
         usual="those that the weights are for, often 3",
         check=within(1, _MOST_CHANNELS),
     )
+    decode: str = option(
+        "exact",
+        "how JPEG files are decoded, here and on devices; scaled: large ones at a fraction of their size",
+        metavar="exact|scaled",
+        check=OneOf(DECODINGS, fix=" or ".join(DECODINGS)),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.image_size is not None:  # a list or a text is what it says
+            object.__setattr__(self, "image_size", image_size_of(self.image_size))

@@ -16,6 +16,7 @@ from edgetl.reports.phrases import (
     all_changed_predictions_in_words,
     change_rows,
     feature_table,
+    input_in_words,
     measured_apart,
     slower_than_float,
     undecided_checks,
@@ -125,6 +126,7 @@ def render_html(report: Report, *, bundle: Path | None = None) -> str:
             for check in report.verdict.checks
         ],
         machine=_flat(report.machine),
+        input=input_in_words(report),
         provenance=_flat({name: value for name, value in report.provenance.items() if name not in PROVENANCE}),
     )
 

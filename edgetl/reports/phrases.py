@@ -20,6 +20,7 @@ __all__ = [
     "class_in_words",
     "feature_table",
     "features_in_words",
+    "input_in_words",
     "label_name",
     "measured_apart",
     "most_changed_labels",
@@ -188,6 +189,15 @@ def class_in_words(label: str, found: LabelChanges, report: Report) -> str:
 def label_name(label: str, report: Report) -> str:
     """The name of a label id; the empty id is no decision at all."""
     return report.labels.get(label, label) if label else "no decision"
+
+
+def input_in_words(report: Report) -> str | None:
+    """What the network takes, the height first; None for a report that does not know."""
+    shape = (report.contract.get("input") or {}).get("shape")
+    if not isinstance(shape, (list, tuple)) or len(shape) != 4:
+        return None
+    _, height, width, channels = shape
+    return f"{height} x {width} pixels (height x width), {channels} {'channel' if channels == 1 else 'channels'}"
 
 
 def _change_row(change: Change) -> ChangeRow:

@@ -14,6 +14,7 @@ from pathlib import Path
 from edgetl import pipeline
 from edgetl.data.dataset import Dataset, Sample
 from edgetl.models.backbones import backbone_names, size_of
+from edgetl.models.image_size import image_size_of
 from edgetl.recipe import Recipe
 from edgetl.stats import Spread
 from edgetl.studies.backbone_results import BackboneResult, Comparison, MeasuredVariant
@@ -153,14 +154,14 @@ def _run(recipe: Recipe, bundle: Path, dataset: Dataset, *, force: bool, track: 
 def _result(recipe: Recipe, bundle: Path, report: Report) -> BackboneResult:
     manifest = open_bundle(bundle).manifest
     spec = manifest.preprocess
-    params, macs = size_of(recipe.model.backbone, len(manifest.labels), spec.crop[0], channels=spec.channels)
+    params, macs = size_of(recipe.model.backbone, len(manifest.labels), spec.crop, channels=spec.channels)
     failed = {check.variant for check in report.verdict.failed}
     return BackboneResult(
         backbone=recipe.model.backbone,
         weights=_name(recipe.model.weights),
         strategy=recipe.train.strategy,
         bundle=bundle.name,
-        image_size=spec.crop[0],
+        image_size=image_size_of(spec.crop),
         params=params,
         macs=macs,
         top1=report.reference.top1,

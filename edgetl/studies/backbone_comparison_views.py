@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from edgetl.models.image_size import size_text
 from edgetl.reports.label_placement import Mark, add_labels
 from edgetl.reports.markdown_text import escape, text_table
 from edgetl.reports.page import render_page
@@ -177,7 +178,7 @@ def _row(result: BackboneResult, targets: Sequence[str]) -> tuple[str, ...]:
         result.backbone,
         _EMPTY if result.params is None else f"{result.params / 1e6:.2f}",
         _EMPTY if result.macs is None else f"{result.macs / 1e6:.0f}",
-        _EMPTY if result.image_size is None else str(result.image_size),
+        _EMPTY if result.image_size is None else size_text(result.image_size),
         _EMPTY if result.top1 is None else f"{100 * result.top1:.1f}",
         _EMPTY if int8 is None or int8.top1 is None else f"{100 * int8.top1:.1f}",
         *(_fastest(result, target) for target in targets),

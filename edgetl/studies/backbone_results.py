@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from edgetl.models.image_size import ImageSize
 from edgetl.reports.pareto import dominated
 from edgetl.studies.result_key import json_text
 
@@ -49,7 +50,7 @@ class BackboneResult:
     strategy: str
     error: str | None = None
     bundle: str | None = None
-    image_size: int | None = None
+    image_size: ImageSize | None = None
     params: int | None = None
     macs: int | None = None
     top1: float | None = None

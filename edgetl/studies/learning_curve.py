@@ -18,6 +18,7 @@ import numpy as np
 from edgetl import pipeline
 from edgetl.data.dataset import Dataset, Sample, share_of
 from edgetl.models.checkpoint import Checkpoint
+from edgetl.models.image_size import ImageSize
 from edgetl.recipe import Recipe
 from edgetl.studies.result_key import json_text, read_kept, result_key, write_kept
 from edgetl.training.finetune import check_start
@@ -93,7 +94,7 @@ class LearningCurve:
     data: str
     backbone: str
     strategy: str
-    image_size: int | None
+    image_size: ImageSize | None
     held_out: int
     split: str
     points: tuple[CurvePoint, ...]

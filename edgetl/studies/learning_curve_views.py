@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgetl.models.image_size import size_text
 from edgetl.reports.page import render_page
 from edgetl.reports.plot_style import Plot, finished
 from edgetl.reports.svg import COLOURS, new_figure, page_style
@@ -33,6 +34,7 @@ def render_curve_page(curve: LearningCurve) -> str:
         conclusions=curve.conclusions(),
         seconds=sum(point.seconds for point in curve.points),
         machine=describe_workbench(),
+        size_text=size_text,
     )
 
 

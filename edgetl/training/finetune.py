@@ -112,7 +112,8 @@ def input_channels(model: ModelOptions) -> int:
 def input_spec(model: ModelOptions) -> Preprocess:
     """How images become the network's input."""
     which: WeightsPreset = "best" if parse_weights(model.weights) == "imagenet" else "first"
-    return preset(model.backbone, model.image_size, which=which, channels=input_channels(model))[0]
+    channels = input_channels(model)
+    return preset(model.backbone, model.image_size, which=which, channels=channels, decode=model.decode)[0]
 
 
 def finetune(
@@ -183,7 +184,7 @@ def _open(start: ModelOptions | Checkpoint, num_classes: int, options: TrainOpti
     """A network with a head for `num_classes` labels and whatever weights there are for the rest."""
     if isinstance(start, Checkpoint):
         spec = start.preprocess
-        model = build(start.backbone, num_classes, image_size=spec.crop[0], channels=spec.channels)
+        model = build(start.backbone, num_classes, image_size=spec.crop, channels=spec.channels)
         hidden = options.hidden if options.hidden is not None else start.hidden
         if hidden is not None and hidden == start.hidden:
             add_hidden_layer(model, hidden)
@@ -196,8 +197,8 @@ def _open(start: ModelOptions | Checkpoint, num_classes: int, options: TrainOpti
         return Opened(model, start.backbone, spec, start.normalize, note, True, hidden)
     weights, channels = parse_weights(start.weights), input_channels(start)
     which: WeightsPreset = "best" if weights == "imagenet" else "first"
-    spec, normalize = preset(start.backbone, start.image_size, which=which, channels=channels)
-    model = build(start.backbone, num_classes, image_size=spec.crop[0], channels=channels)
+    spec, normalize = preset(start.backbone, start.image_size, which=which, channels=channels, decode=start.decode)
+    model = build(start.backbone, num_classes, image_size=spec.crop, channels=channels)
     note = load_weights(model, start.backbone, weights)
     if options.hidden is not None:
         add_hidden_layer(model, options.hidden)
@@ -227,6 +228,7 @@ def _about(job: Job, opened: Opened) -> dict[str, Any]:
         "backbone": opened.backbone,
         "image size": list(opened.spec.crop),
         "channels": opened.spec.channels,
+        "decode": None if opened.spec.decode == "exact" else opened.spec.decode,  # as where nothing was said of it
         "processes": job.processes.world,
         **dataclasses.asdict(job.plan.options),
         **{f"augment.{name}": value for name, value in dataclasses.asdict(job.augmentation).items()},

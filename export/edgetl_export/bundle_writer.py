@@ -51,11 +51,11 @@ def write_golden(folder: Path, source: Source, originals: Sequence[ImageSource])
     from what is stored: so a device whose JPEG decoder differs can still be held to every pixel.
     """
     spec = source.preprocess
-    shortest = round(_GOLDEN_MARGIN * spec.resize)
+    least = round(_GOLDEN_MARGIN * spec.covered[0]), round(_GOLDEN_MARGIN * spec.covered[1])
     images: list[FileEntry] = []
     tensors = []
     for index, original in enumerate(originals):
-        suffix, content = _without_loss([_reduced(band, shortest) for band in load_bands(original, spec.channels)])
+        suffix, content = _without_loss([_reduced(band, least) for band in load_bands(original, spec.channels)])
         images.append(write_file(folder, f"golden/{index:02d}{suffix}", content))
         tensors.append(preprocess(content, spec))
     stacked = np.stack(tensors)
@@ -103,8 +103,9 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     (folder / "manifest.json").write_bytes(content)
 
 
-def _reduced(image: Image.Image, shortest: int) -> Image.Image:
-    scale = shortest / min(image.size)
+def _reduced(image: Image.Image, least: tuple[int, int]) -> Image.Image:
+    """As small as covers `least` = (height, width), or as it is."""
+    scale = max(least[0] / image.height, least[1] / image.width)
     if scale >= 1:
         return image
     return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))

@@ -24,7 +24,7 @@ from edgetl_runtime.commands import EXIT_CODES, CommandParser, run_command, spli
 from edgetl_runtime.engines import DEVICES, ENGINES, engine_info, import_for
 from edgetl_runtime.errors import EngineError, ImageError, UsageError
 from edgetl_runtime.machine import cpu_features, describe_machine
-from edgetl_runtime.manifest import Variant
+from edgetl_runtime.manifest import Preprocess, Variant
 from edgetl_runtime.placement import FallbackWarning, Placement
 from edgetl_runtime.preflight import Obstacle, obstacle
 from edgetl_runtime.selftest import SelfTest, self_test
@@ -166,7 +166,7 @@ def _info(arguments: argparse.Namespace) -> int:
         f"input      {manifest.input.name} {manifest.input.dtype} {list(manifest.input.shape)}",
         f"output     {manifest.output.name} {manifest.output.dtype} {list(manifest.output.shape)}",
         *(f"feature    {spec.name} {spec.dtype} {list(spec.shape)}" for spec in manifest.features),
-        f"preprocess shorter side to {spec.resize}, {spec.interpolation}; centre crop {spec.crop[0]}x{spec.crop[1]}",
+        f"preprocess {_preprocessing(spec)}; decode {spec.decode}",
         f"golden     {manifest.golden.n if manifest.golden else 'no'} samples",
         "",
         *console.table(["variant", "size", "engine", "state"], rows),
@@ -176,6 +176,14 @@ def _info(arguments: argparse.Namespace) -> int:
     contract = {key: value for key, value in json.loads(manifest.to_json()).items() if key != "variants"}
     console.show(lines, {"bundle": str(bundle.path), **contract, "variants": variants}, arguments.json)
     return 0
+
+
+def _preprocessing(spec: Preprocess) -> str:
+    """In words; what is not square says which side is which."""
+    (height, width), (rows, columns) = spec.crop, spec.covered
+    resize = f"shorter side to {rows}" if isinstance(spec.resize, int) else f"as small as covers {rows}x{columns}"
+    which = "" if height == width and rows == columns else " (height x width)"
+    return f"{resize}, {spec.interpolation}; centre crop {height}x{width}{which}"
 
 
 def _placed(bundle: Bundle, variant: Variant, arguments: argparse.Namespace) -> tuple[Placement | None, str]:

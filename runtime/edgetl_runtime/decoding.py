@@ -48,8 +48,10 @@ def decode(kind: Any, value: Any, where: str) -> Any:
         if value is None:
             return None
         inner = [arg for arg in args if arg is not type(None)]
-        # A number or a text, whichever stands there.
-        return decode(str if str in inner and isinstance(value, str) else inner[0], value, where)
+        # A number, a text or a list, whichever stands there.
+        wanted = tuple if isinstance(value, list) else type(value)
+        fitting = [arg for arg in inner if (typing.get_origin(arg) or arg) is wanted]
+        return decode((fitting or inner)[0], value, where)
     if kind is typing.Any:
         return value
     if origin is tuple:

@@ -40,7 +40,7 @@ def fake_classifier(
         task="classification",
         labels=tuple(Label(label, label) for label in labels),
         input=TensorSpec("image", "uint8", (1, height, width, channels), layout="NHWC"),
-        preprocess=Preprocess(resize=min(size), crop=size, channels=channels),
+        preprocess=Preprocess(resize=height if height == width else (height, width), crop=size, channels=channels),
         normalize=Normalize((0.0,) * channels, (1.0,) * channels),
         output=TensorSpec("logits", "float32", (1, len(labels))),
         variants=(Variant("fake.fp32", "fake", "fp32", (), Requires(FakeSession.engine)),),

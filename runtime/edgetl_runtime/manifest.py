@@ -19,6 +19,7 @@ from edgetl_runtime.escaping import encodable, json_value
 from edgetl_runtime.frozen import dataclass, field
 
 __all__ = [
+    "DECODINGS",
     "LARGEST_MANIFEST",
     "METADATA_KEY",
     "SCHEMA",
@@ -47,6 +48,8 @@ _MOST_CHANNELS = 256
 _LONGEST_VERSION = 64
 _DTYPES = ("uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
 _INTERPOLATIONS = ("bilinear", "bicubic")
+DECODINGS = ("exact", "scaled")
+"""How JPEG files are decoded: at full size, or at a fraction of it (`edgetl_runtime.reduced`)."""
 _OF_THE_BUNDLE = ("ladder", "methods")
 """Provenance about all variants, which would only make every model file larger."""
 
@@ -79,26 +82,45 @@ class Preprocess:
     """Image to tensor, as torchvision's presets do on PIL images.
 
     EXIF orientation, RGB, shorter side to ``resize`` pixels (``interpolation``: bilinear or bicubic, antialiased),
-    then a centre crop of ``crop`` = (height, width) pixels. With ``channels`` = 1 it is grey instead of RGB; any other
-    number than 3 is that of the image itself, and every channel is resized and cropped as a grey image is.
+    then a centre crop of ``crop`` = (height, width) pixels. Where ``resize`` is (height, width) too, the image becomes
+    as small as covers both: one side is what that says, the other at least that, its proportions kept. With
+    ``channels`` = 1 it is grey instead of RGB; any other number than 3 is that of the image itself, and every channel
+    is resized and cropped as a grey image is.
+    ``decode`` is ``exact``, or ``scaled``: JPEG files are decoded at 1/2, 1/4 or 1/8 of their size where that leaves at
+    least twice the pixels of ``resize``. All else - other files, arrays, PIL images, small photos - is then as ever.
     """
 
-    resize: int
+    resize: int | tuple[int, int]
     crop: tuple[int, int]
     interpolation: str = "bilinear"
     channels: int = 3
+    decode: str = "exact"
+
+    @property
+    def covered(self) -> tuple[int, int]:
+        """(height, width) in pixels that every image covers when it is resized, before the crop."""
+        return (self.resize, self.resize) if isinstance(self.resize, int) else self.resize
 
     @property
     def problem(self) -> str | None:
         """Why no image can be brought to that, None when images can."""
-        sides = (self.resize, *self.crop)
+        sides = (*self.covered, *self.crop)
         if min(sides) < 1 or max(sides) > _LARGEST_SIDE:
             return f"the sizes to resize and crop to must be positive, and at most {_LARGEST_SIDE}"
         if not 1 <= self.channels <= _MOST_CHANNELS:
             return f"an image has 1 to {_MOST_CHANNELS} channels"
         if self.interpolation not in _INTERPOLATIONS:
             return f"interpolation {self.interpolation!r:.60} is not one of {', '.join(_INTERPOLATIONS)}"
+        if self.decode not in DECODINGS:
+            return f"decode {self.decode!r:.60} is not one of {', '.join(DECODINGS)}"
         return None
+
+    def fields(self) -> dict[str, Any]:
+        """What files say of it, as JSON has it. A file without ``decode`` means ``exact``, as before there was one."""
+        found = dataclasses.asdict(self)
+        if self.decode == "exact":
+            del found["decode"]
+        return found
 
 
 @dataclass(frozen=True)
@@ -218,7 +240,7 @@ class Manifest:
     def to_json(self, *, compact: bool = False) -> str:
         """JSON with keys in the order of the contract: indented for people, or `compact` for inside a model file."""
         order = ("schema", "name", "task", "labels", "input", "preprocess", "normalize", "output")
-        fields = json_value(dataclasses.asdict(self))
+        fields = json_value({**dataclasses.asdict(self), "preprocess": self.preprocess.fields()})
         if not self.features:
             del fields["features"]  # so that a file without any is what it was before there were features
         layout: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 1}

@@ -12,7 +12,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -20,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from edgetl_runtime.errors import ImageError, UsageError
 from edgetl_runtime.files import mode_of, read_regular
 from edgetl_runtime.manifest import Preprocess
+from edgetl_runtime.reduced import View, least_side, reduce_jpeg, upright_view
 from edgetl_runtime.resizing import resize_part
 from edgetl_runtime.sources import HasBytes, HasRead, ImageSource, name_of, read_source
 
@@ -88,13 +89,12 @@ def preprocess(source: ImageSource, spec: Preprocess, *, color: ColorOrder = "RG
     channel order of a numpy array of colours (OpenCV frames are "BGR"); other sources know their own.
     Raises `ImageError` when the image cannot be read or has another number of channels.
     """
-    if spec.channels != 3:
-        bands = load_bands(source, spec.channels, color=color)
-        return stack_bands([resize_and_crop(band, spec) for band in bands])
-    if isinstance(source, np.ndarray) and isinstance(color, str) and color == "BGR":
+    if spec.channels == 3 and isinstance(source, np.ndarray) and isinstance(color, str) and color == "BGR":
         # Channels are resized each by itself, so they may change places at the end, where there are fewer pixels.
         return np.ascontiguousarray(np.asarray(resize_and_crop(load_image(source), spec))[:, :, ::-1])
-    return np.asarray(resize_and_crop(load_image(source, color=color), spec))
+    bands, view = _decoded(source, spec.channels, color, least_side(spec))
+    small = [resize_and_crop(band, spec, view) for band in bands]
+    return np.asarray(small[0]) if spec.channels == 3 else stack_bands(small)
 
 
 def load_image(source: ImageSource, *, color: ColorOrder = "RGB") -> Image.Image:
@@ -112,24 +112,36 @@ def load_bands(source: ImageSource, channels: int, *, color: ColorOrder = "RGB")
     is then a uint8 array (H, W, channels), a ``.npy`` file of one, or an image file with so many bands (RGBA for 4).
     Raises `ImageError` when it cannot be read or has another number of channels.
     """
+    return _decoded(source, channels, color, None).bands
+
+
+class _Decoded(NamedTuple):
+    """Upright images, and where the whole photo lies in each when they are reduced."""
+
+    bands: tuple[Image.Image, ...]
+    view: View | None = None
+
+
+def _decoded(source: ImageSource, channels: int, color: ColorOrder, side: int | None) -> _Decoded:
+    """`load_bands`; JPEG files reduced, as long as their shorter side keeps `side` pixels."""
     _check_asked(color, channels)
     if isinstance(source, np.ndarray):
-        return _from_array(source, color, channels)
+        return _Decoded(_from_array(source, color, channels))
     if isinstance(source, Image.Image):
         with _readable("image object"):
-            bands = _upright_bands(source, channels, "image object")
-            return tuple(band.copy() if band is source else band for band in bands)
+            bands = _upright_bands(source, channels, "image object", None).bands
+            return _Decoded(tuple(band.copy() if band is source else band for band in bands))
     if isinstance(source, (bytes, bytearray, memoryview)):
         content = bytes(source)
-        return _from_bytes(content, f"image of {len(content)} bytes", color, channels)
+        return _from_bytes(content, f"image of {len(content)} bytes", color, channels, side)
     if isinstance(source, (str, os.PathLike)):
         with _readable_file(source) as path:
             if path.lower().endswith(".npy"):
                 with open(path, "rb") as file:
-                    return _from_npy(file, path, color, channels)
+                    return _Decoded(_from_npy(file, path, color, channels))
             with _opened(path, path) as image:
-                return _upright_bands(image, channels, path)
-    return _from_bytes(_read(source), name_of(source), color, channels)
+                return _upright_bands(image, channels, path, side)
+    return _from_bytes(_read(source), name_of(source), color, channels, side)
 
 
 def file_content(source: ImageSource) -> bytes | Image.Image | npt.NDArray[np.uint8]:
@@ -173,38 +185,56 @@ def stack_bands(bands: Sequence[Image.Image]) -> npt.NDArray[np.uint8]:
     return pixels if pixels.ndim == 3 else pixels[:, :, np.newaxis]
 
 
-def resize_and_crop(image: Image.Image, spec: Preprocess) -> Image.Image:
-    """Shorter side to ``spec.resize``, then the centre ``spec.crop``.
+def resize_and_crop(image: Image.Image, spec: Preprocess, view: View | None = None) -> Image.Image:
+    """Shorter side to ``spec.resize``, or as small as covers it where it is (height, width); then the centre
+    ``spec.crop``.
 
-    Sizes and offsets are torchvision's: the longer side is truncated, the crop offset is rounded half to even.
+    Sizes and offsets are torchvision's: the other side is truncated, the crop offset is rounded half to even. With
+    `view` they are those of the whole photo that the image is a reduced one of.
     """
     if spec.interpolation not in _FILTERS:
         raise UsageError(f"unknown interpolation {spec.interpolation!r}", fix=f"one of: {', '.join(_FILTERS)}")
     crop_height, crop_width = spec.crop
-    if min(spec.resize, *spec.crop) < 1 or crop_height * crop_width * max(1, spec.channels / 3) > _MAX_PIXELS:
+    if min(*spec.covered, *spec.crop) < 1 or crop_height * crop_width * max(1, spec.channels / 3) > _MAX_PIXELS:
         raise UsageError(
             f"cannot resize to {spec.resize} and crop to {list(spec.crop)} pixels", fix="positive sizes, as the model's"
         )
-    width, height = image.size
-    short, long = min(width, height), max(width, height)
-    size = image.size
-    if short != spec.resize:
-        new_long = int(spec.resize * long / short)
-        if spec.resize * new_long > _MAX_PIXELS:
-            raise ImageError(
-                f"an image of {width}x{height} pixels is too long and thin: resized it has {spec.resize}x{new_long}",
-                fix="crop it first",
-            )
-        size = (spec.resize, new_long) if width <= height else (new_long, spec.resize)
+    whole = image.size if view is None else view.size
+    size = _resized(whole, spec.covered)
     resample, (width, height) = _FILTERS[spec.interpolation], size
     top, left = round((height - crop_height) / 2.0), round((width - crop_width) / 2.0)
     part = (left, top, left + crop_width, top + crop_height)
     if crop_height <= height and crop_width <= width:
-        return image.crop(part) if size == image.size else resize_part(image, size, part, resample)
-    padded = _pad_to(image if size == image.size else image.resize(size, resample), crop_height, crop_width)
+        if view is not None:
+            return image.resize((crop_width, crop_height), resample, _part_of(view, size, part))
+        return image.crop(part) if size == whole else resize_part(image, size, part, resample)
+    box = None if view is None else view.box
+    padded = _pad_to(image if size == whole else image.resize(size, resample, box), crop_height, crop_width)
     width, height = padded.size
     top, left = round((height - crop_height) / 2.0), round((width - crop_width) / 2.0)
     return padded.crop((left, top, left + crop_width, top + crop_height))
+
+
+def _resized(size: tuple[int, int], covered: tuple[int, int]) -> tuple[int, int]:
+    """(width, height) of an image of `size` = (width, height), made as small as covers `covered` = (height, width)."""
+    (width, height), (rows, columns) = size, covered
+    if rows * width >= columns * height:
+        new_width, new_height = int(rows * width / height), rows
+    else:
+        new_width, new_height = columns, int(columns * height / width)
+    if (width, height) != (new_width, new_height) and new_width * new_height > _MAX_PIXELS:
+        raise ImageError(
+            f"an image of {width}x{height} pixels is too long and thin: resized it has {new_width}x{new_height}",
+            fix="crop it first",
+        )
+    return new_width, new_height
+
+
+def _part_of(view: View, size: tuple[int, int], part: tuple[int, int, int, int]) -> tuple[float, float, float, float]:
+    """Where `part` (left, top, right, bottom) of a photo resized to `size` lies in its reduced image."""
+    left, top, right, bottom = view.box
+    across, down = (right - left) / size[0], (bottom - top) / size[1]
+    return left + part[0] * across, top + part[1] * down, left + part[2] * across, top + part[3] * down
 
 
 def _pad_to(image: Image.Image, height: int, width: int) -> Image.Image:
@@ -215,11 +245,11 @@ def _pad_to(image: Image.Image, height: int, width: int) -> Image.Image:
     return padded
 
 
-def _from_bytes(content: bytes, what: str, color: ColorOrder, channels: int) -> tuple[Image.Image, ...]:
+def _from_bytes(content: bytes, what: str, color: ColorOrder, channels: int, side: int | None) -> _Decoded:
     if content.startswith(_NPY):
-        return _from_npy(io.BytesIO(content), what, color, channels)
+        return _Decoded(_from_npy(io.BytesIO(content), what, color, channels))
     with _readable(what), _opened(io.BytesIO(content), what) as image:
-        return _upright_bands(image, channels, what)
+        return _upright_bands(image, channels, what, side)
 
 
 def _opened(file: str | BinaryIO, what: str) -> Image.Image:
@@ -294,7 +324,7 @@ def _advice(shape: tuple[int, ...], channels: int) -> str:
     return f"(height, width, {channels}), channels last"
 
 
-def _upright_bands(image: Image.Image, channels: int, what: str) -> tuple[Image.Image, ...]:
+def _upright_bands(image: Image.Image, channels: int, what: str, side: int | None) -> _Decoded:
     kind, (width, height) = image.format, image.size
     if kind in _PROGRAMS:
         raise ValueError(f"{kind} files are drawings, not pixels")
@@ -302,8 +332,11 @@ def _upright_bands(image: Image.Image, channels: int, what: str) -> tuple[Image.
         raise ValueError("it has no pixels")
     if width * height > _MAX_PIXELS:
         raise ValueError(f"{width}x{height} pixels are too many")
+    view = None if side is None else reduce_jpeg(image, side)
     image.load()  # in some formats what is known of an image stands behind its pixels
     method = _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
+    if view is not None:
+        view = upright_view(view, method, image.size)
     if method is not None:
         # Not Pillow's exif_transpose, which also copies images that are upright, and writes all of EXIF again.
         image = image.transpose(method)
@@ -318,14 +351,14 @@ def _upright_bands(image: Image.Image, channels: int, what: str) -> tuple[Image.
                 fix=f"give it {'an RGBA image or ' if channels == 4 else ''}a uint8 array (H, W, {channels}), also as "
                 "a .npy file",
             )
-        return image.split()
+        return _Decoded(image.split(), view)
     if image.mode.startswith("I;16") or (image.mode == "I" and kind == "PNG"):
         # Pillow's convert clips 16-bit greys at 255, which leaves a white image; the high byte is what it takes of
         # 16-bit colours.
         image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise ValueError(f"pixels of mode {image.mode!r} have no known range, convert them to 8 bits first")
-    return (_converted(image, _MODES[channels]),)
+    return _Decoded((_converted(image, _MODES[channels]),), view)
 
 
 def _converted(image: Image.Image, mode: str) -> Image.Image:

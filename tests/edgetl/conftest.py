@@ -21,8 +21,9 @@ from tests.edgetl.made_up_reports import (
     report,
     samples,
 )
+from tests.edgetl.tiny_backbone import tiny
 
-__all__ = ["bundle_path", "fake_bundle", "fake_manifest", "full_report", "linear", "report", "samples"]
+__all__ = ["bundle_path", "fake_bundle", "fake_manifest", "full_report", "linear", "report", "samples", "tiny"]
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 MakePhotos = Callable[[Path, Mapping[str, int]], Path]

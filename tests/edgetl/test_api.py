@@ -1,92 +1,117 @@
-"""The Python API: its keywords are the options of a recipe."""
+"""``api.export`` of a plain weights file: what the command line does, with the same errors."""
 
 from __future__ import annotations
 
-import inspect
-import typing
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from edgetl import api, pipeline
-from edgetl.models.checkpoint import Checkpoint
-from edgetl.option import options_of
+from edgetl import api
+from edgetl.cli.main import main
+from edgetl.models.backbones import build
+from edgetl.models.checkpoint import open_checkpoint
 from edgetl.recipe import ExportSection
-from edgetl_runtime.errors import UsageError
+from edgetl_runtime import open_bundle
+from edgetl_runtime.errors import EdgetlError, UsageError
+from edgetl_runtime.manifest import Label, Preprocess
+
+NAME = "squeezenet1_1"
+OPTIONS = ExportSection(targets=("onnx",), precisions=("fp32",))
 
 
 @pytest.fixture
-def exported(monkeypatch: pytest.MonkeyPatch) -> list[ExportSection]:
-    """The options of each `api.export`, which exports nothing."""
-    found: list[ExportSection] = []
-
-    def note(checkpoint: Any, calibration: Path, out: Path, options: ExportSection, **named: Any) -> SimpleNamespace:
-        found.append(options)
-        return SimpleNamespace(failed={})
-
-    monkeypatch.setattr(pipeline, "export_checkpoint", note)
-    monkeypatch.setattr(Checkpoint, "load", lambda path: None)
-    return found
+def photos(make_photos: Callable[..., Path], tmp_path: Path) -> Path:
+    return make_photos(tmp_path / "photos", {"blue": 5, "green": 5, "red": 5})
 
 
-def test_export_has_a_keyword_for_every_option() -> None:
-    keywords = inspect.signature(api.export).parameters
-    hints = typing.get_type_hints(api.export)
-    for option in options_of(ExportSection):
-        assert keywords[option.name].default is None
-        kinds = {"tuple": "Sequence", "Path": "Path"}
-        assert kinds.get(option.kind.__name__, option.kind.__name__) in str(hints[option.name])
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    save_file(build(NAME, 3).state_dict(), tmp_path / "weights.safetensors")
+    return tmp_path / "weights.safetensors"
 
 
-def test_keywords_arrive(exported: list[ExportSection]) -> None:
-    given: dict[str, Any] = {
-        "targets": ("tflite",),
-        "precisions": ("int8",),
-        "calibration_samples": 9,
-        "quantize": "distill",
-        "max_drop": 0.25,
-        "tune_data": Path("t"),
-        "ranges": "minmax",
-        "int8_safe": True,
-        "io": "int8",
-        "activation": "relu6",
-        "no_se": True,
-        "distill_epochs": 2,
-        "distill_minutes": 0.5,
-        "device": "cpu",
-        "features": ("pooled",),
-    }
-    assert set(given) == {option.name for option in options_of(ExportSection)}
-    api.export("c", calibration="p", out="b", **given)
-    api.export("c", calibration="p", out="b", targets=["tflite"], tune_data="t", distill_minutes=1)
-    assert exported[0] == ExportSection(**given)
-    assert exported[1] == ExportSection(targets=("tflite",), tune_data=Path("t"), distill_minutes=1.0)
+def test_it_is_the_command_line_from_python(weights: Path, photos: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    given: dict[str, Any] = {"backbone": NAME, "image_size": 48, "decode": "scaled"}
+    out = api.export(
+        str(weights), calibration=photos, out=tmp_path / "a.edgetl", options=OPTIONS, tell=told.append, **given
+    )
+    assert out == tmp_path / "a.edgetl"
+    words = ["export", str(weights), "--calibration", str(photos), "--out", str(tmp_path / "b.edgetl")]
+    words += ["--targets", "onnx", "--precisions", "fp32", "--backbone", NAME, "--image-size", "48"]
+    assert main([*words, "--decode", "scaled"]) == 0
+    ours, theirs = open_bundle(out).manifest, open_bundle(tmp_path / "b.edgetl").manifest
+    assert [label.id for label in ours.labels] == ["blue", "green", "red"]
+    assert ours.preprocess == Preprocess(55, (48, 48), decode="scaled")
+    for part in ("labels", "preprocess", "normalize", "input", "output", "golden"):
+        assert getattr(ours, part) == getattr(theirs, part)
+    assert ours.provenance["checkpoint_sha256"] == theirs.provenance["checkpoint_sha256"]
+    assert any("labels are those of" in line for line in told)
 
 
-def test_keywords_go_over_options(exported: list[ExportSection]) -> None:
-    base = ExportSection(("onnx",), ("fp32",), int8_safe=True)
-    api.export("c", calibration="p", out="b", options=base, precisions=["int8"], int8_safe=False)
-    api.export("c", calibration="p", out="b", options=base)
-    api.export("c", calibration="p", out="b")
-    assert exported == [ExportSection(("onnx",), ("int8",)), base, ExportSection()]
+@pytest.mark.parametrize("kind", ["file", "list", "tuple"])
+def test_labels_are_a_file_or_names(kind: str, weights: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("crane\ncrane\nheron\n")
+    given: Any = {"file": str(tmp_path / "labels.txt"), "list": ["crane", "crane", "heron"]}.get(
+        kind, ("crane", "crane", "heron")
+    )
+    told: list[str] = []
+    out = api.export(
+        weights, backbone=NAME, image_size=48, labels=given, calibration=photos, out=tmp_path / "a.edgetl",
+        options=OPTIONS, tell=told.append,
+    )  # fmt: skip
+    expected = (Label("0", "crane"), Label("1", "crane"), Label("heron", "heron"))
+    assert open_bundle(out).manifest.labels == expected
+    assert "labels whose name is there twice, with their ids: crane (0), crane (1)" in told
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("given", "words"),
     [
-        ({"targets": "onnx"}, "targets must be a list of strings, not 'onnx'"),
-        ({"max_drop": 1.0}, "max_drop = 1 makes no sense"),
-        ({"calibration_samples": 0}, "calibration_samples = 0 makes no sense"),
-        ({"device": "tpu"}, "device = 'tpu' makes no sense"),
-        ({"int8_safe": "yes"}, "int8_safe must be true or false"),
+        ({}, []),
+        ({"backbone": "resnet18"}, ["--backbone", "resnet18"]),
+        ({"backbone": NAME, "channels": 1}, ["--backbone", NAME, "--channels", "1"]),
+        ({"backbone": NAME, "image_size": 8}, ["--backbone", NAME, "--image-size", "8"]),
+        ({"backbone": NAME, "labels": "two.txt"}, ["--backbone", NAME, "--labels", "two.txt"]),
+        ({"backbone": NAME, "labels": "gone.txt"}, ["--backbone", NAME, "--labels", "gone.txt"]),
     ],
+    ids=str,
 )
-def test_what_makes_no_sense_is_said_as_of_a_recipe(
-    given: dict[str, Any], says: str, exported: list[ExportSection]
+def test_errors_are_those_of_the_command_line(
+    given: dict[str, Any],
+    words: list[str],
+    weights: Path,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with pytest.raises(UsageError, match=says) as caught:
-        api.export("c", calibration="p", out="b", **given)
-    assert "export(): [export]" in str(caught.value)
-    assert not exported
+    monkeypatch.chdir(tmp_path)
+    Path("two.txt").write_text("a\nb\n")
+    with pytest.raises(EdgetlError) as raised:
+        api.export(weights, calibration=photos, out="a.edgetl", **given)
+    assert main(["export", str(weights), "--calibration", str(photos), "--out", "a.edgetl", *words]) == 2
+    assert str(raised.value) in capsys.readouterr().err
+    assert not Path("a.edgetl").exists()
+
+
+@pytest.mark.parametrize(
+    "given", [{"backbone": NAME}, {"labels": ["a", "b", "c"]}, {"image_size": 64}, {"channels": 3}]
+)
+def test_a_checkpoint_knows_all_that_itself(given: dict[str, Any], weights: Path, photos: Path, tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(weights, backbone=NAME, image_size=48)
+    checkpoint.save(tmp_path / "checkpoint")
+    for which in (checkpoint, tmp_path / "checkpoint"):
+        with pytest.raises(UsageError, match="knows its own"):
+            api.export(which, calibration=photos, out=tmp_path / "a.edgetl", **given)
+
+
+@pytest.mark.parametrize("labels", [["a", "b"], ["a", "b", ""], ["a", "a", "a"], ["a", "b", 3], []])
+def test_a_list_that_cannot_be_labels(labels: Any, weights: Path, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(EdgetlError, match="labels"):
+        api.export(weights, backbone=NAME, labels=labels, calibration=photos, out=tmp_path / "a.edgetl")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +14,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
-from torch import nn
-from torchvision.models._api import BUILTIN_MODELS, Weights, WeightsEnum
-from torchvision.transforms._presets import ImageClassification
 
 from edgetl import pipeline
 from edgetl.data.dataset import DataOptions, Sample, load_dataset, load_labelled, load_photos
@@ -38,51 +33,11 @@ from edgetl_runtime import DataError, Label, Preprocess, UsageError, load, open_
 from edgetl_runtime.cli import main as run_on_device
 from edgetl_runtime.errors import CheckpointError
 from edgetl_runtime.selftest import self_test
+from tests.edgetl.tiny_backbone import TINY_SIZE
 
 Pixels = npt.NDArray[np.uint8]
 
 KINDS = ("checks", "plain", "stripes")
-SIZE = 32
-
-
-class TinyNet(nn.Module):
-    """Two convolutions, a depthwise one between them, and a linear head: a backbone that is trained in seconds."""
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-
-        def conv(i: int, o: int, kernel: int, stride: int, groups: int = 1) -> list[nn.Module]:
-            layer = nn.Conv2d(i, o, kernel, stride, kernel // 2, groups=groups, bias=False)
-            return [layer, nn.BatchNorm2d(o), nn.ReLU6()]
-
-        self.features = nn.Sequential(*conv(3, 16, 3, 2), *conv(16, 16, 3, 1, 16), *conv(16, 32, 1, 1))
-        self.classifier = nn.Sequential(nn.Dropout(0.0), nn.Linear(32, num_classes))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.classifier(self.features(x).mean((2, 3)))
-        return logits
-
-
-class TinyWeights(WeightsEnum):  # type: ignore[misc] # torchvision is untyped
-    IMAGENET1K_V1 = Weights(
-        url="",
-        transforms=partial(ImageClassification, crop_size=SIZE, resize_size=36),
-        meta={"num_params": 1, "_ops": 0.0, "_metrics": {"ImageNet-1K": {"acc@1": 0.0}}},
-    )
-    DEFAULT = IMAGENET1K_V1
-
-
-def tinynet(*, weights: TinyWeights | None = None, num_classes: int = 1000, **_: Any) -> TinyNet:
-    return TinyNet(num_classes)
-
-
-@pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> str:
-    """A backbone among torchvision's, for the length of a test."""
-    monkeypatch.setattr(tinynet, "__module__", "torchvision.models.tinynet")
-    monkeypatch.setitem(tinynet.__annotations__, "weights", TinyWeights | None)
-    monkeypatch.setitem(BUILTIN_MODELS, "tinynet", tinynet)
-    return "tinynet"
 
 
 def pictures(kind: str, n: int, channels: int, seed: int) -> Pixels:
@@ -149,11 +104,11 @@ def check_bundle(path: Path, channels: int) -> None:
     opened = open_bundle(path)
     opened.check()
     manifest, golden = opened.manifest, opened.golden()
-    assert manifest.input.shape == (1, SIZE, SIZE, channels)
+    assert manifest.input.shape == (1, TINY_SIZE, TINY_SIZE, channels)
     assert manifest.preprocess.channels == channels
     assert len(manifest.normalize.mean) == len(manifest.normalize.std) == channels
     assert golden is not None
-    assert golden.tensors.shape == (16, SIZE, SIZE, channels)
+    assert golden.tensors.shape == (16, TINY_SIZE, TINY_SIZE, channels)
     assert all(name.endswith(".png") for name in golden.names)
     assert self_test(opened).passed
 

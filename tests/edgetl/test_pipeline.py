@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from safetensors.torch import save_file
 
 from edgetl import api
@@ -16,7 +18,8 @@ from edgetl.models.checkpoint import open_checkpoint
 from edgetl.pipeline import labelled_by_folders, run, train_to, verify_bundle
 from edgetl.recipe import Recipe
 from edgetl_export.targets import onnx_file
-from edgetl_runtime import load, open_bundle
+from edgetl_runtime import load, open_bundle, preprocess, self_test
+from edgetl_runtime.cli import main as device_main
 from edgetl_runtime.errors import CheckpointError, DataError, OutputError, UsageError
 
 SMALL = Recipe().updated(
@@ -184,3 +187,33 @@ def test_a_layer_that_the_backbone_lacks_is_found_before_training(tmp_path: Path
     # With names that are right it goes on to the photos.
     with pytest.raises(DataError):
         run(recipe.updated({"export": {"features": ["pooled", "features.18"]}}), tmp_path / "x.edgetl")
+
+
+def test_the_way_of_decoding_goes_from_training_to_the_device(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in photos.rglob("*.jpg"):  # 36 pixels are needed, 144 and more are reduced
+        with Image.open(path) as image:
+            image.resize((480, 400), Image.Resampling.BICUBIC).save(path)
+    photo = next((photos / "red").iterdir())
+    recipe = with_photos(photos).updated({"model": {"decode": "scaled"}})
+    out = tmp_path / "scaled.edgetl"
+    outcome = run(recipe, out)
+    spec = open_bundle(out).manifest.preprocess
+    assert spec.decode == "scaled"
+    assert outcome.report.contract["preprocess"]["decode"] == "scaled"
+    assert json.loads((out / "reference" / "checkpoint.json").read_text())["preprocess"]["decode"] == "scaled"
+    with load(out) as classifier:
+        expected = classifier.interpret(classifier.logits(preprocess(photo, spec)))
+        assert classifier.predict(photo).scores == expected.scores
+    assert (preprocess(photo, spec) != preprocess(photo, replace(spec, decode="exact"))).any()
+    assert self_test(open_bundle(out)).pixels == 0
+    assert device_main(["info", str(out)]) == 0
+    assert "decode scaled" in capsys.readouterr().out
+    # A checkpoint can be taken to devices in the other way; what says nothing of it decodes in full, as ever.
+    back = open_checkpoint(out / "reference", decode="exact")
+    bundle = api.export(back, calibration=photos, out=tmp_path / "exact.edgetl", options=SMALL.export)
+    assert "decode" not in (bundle / "manifest.json").read_text() + (bundle / "reference/checkpoint.json").read_text()
+    assert open_bundle(bundle).manifest.preprocess == replace(spec, decode="exact")
+    with pytest.raises(UsageError, match="decode 'half'"):
+        open_checkpoint(out / "reference", decode="half")

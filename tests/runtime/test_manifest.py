@@ -71,6 +71,10 @@ def test_what_is_no_json_object_is_refused(text: str | bytes) -> None:
         (lambda raw: raw.update(labels="red"), "labels: expected a list"),
         (lambda raw: raw["preprocess"].update(resize="big"), "resize: expected int"),
         (lambda raw: raw["preprocess"].update(resize=True), "resize: expected int"),
+        (lambda raw: raw["preprocess"].update(resize=[30]), "resize: expected 2 items"),
+        (lambda raw: raw["preprocess"].update(resize=[30, "40"]), r"resize\[1\]: expected int"),
+        (lambda raw: raw["preprocess"].update(resize=[30, 0]), "must be positive"),
+        (lambda raw: raw["preprocess"].update(resize=[30, 2**20]), "must be positive"),
         (lambda raw: raw["preprocess"].update(crop=[1]), "crop: expected 2 items"),
         (lambda raw: raw["preprocess"].update(crop=[0, 9]), "must be positive"),
         (lambda raw: raw.update(input=3), "input: expected an object"),
@@ -86,6 +90,14 @@ def test_damage_is_named(change: Callable[[Raw], object], message: str, raw: Raw
         Manifest.from_json(json.dumps(raw), where="here")
 
 
+def test_what_an_image_covers_is_a_side_or_height_and_width(raw: Raw) -> None:
+    assert Manifest.from_json(json.dumps(raw), where="here").preprocess.covered == (28, 28)
+    raw["preprocess"].update(resize=[30, 50])
+    manifest = Manifest.from_json(json.dumps(raw), where="here")
+    assert manifest.preprocess.resize == manifest.preprocess.covered == (30, 50)
+    assert Manifest.from_json(manifest.to_json(), where="here") == manifest
+
+
 @pytest.mark.parametrize("literal", ["NaN", "Infinity", "-1e999", "9" * 5000, '"\\ud800"', "[" * 70 + "]" * 70])
 def test_what_only_python_reads_is_refused(literal: str, raw: Raw) -> None:
     raw["provenance"]["odd"] = "@@"
@@ -98,6 +110,7 @@ def test_what_only_python_reads_is_refused(literal: str, raw: Raw) -> None:
     [
         (lambda raw: raw["preprocess"].update(crop=[10**6, 10**6]), "at most 16384"),
         (lambda raw: raw["preprocess"].update(interpolation="nearest"), "interpolation 'nearest'"),
+        (lambda raw: raw["preprocess"].update(decode="half"), "decode 'half'"),
         (lambda raw: raw["normalize"].update(mean=[10**400, 0, 0]), "expected a number"),
         (lambda raw: raw["input"].update(dtype="pixels"), "a dtype or a shape that none has"),
         (lambda raw: raw["output"].update(shape=[0, 4]), "a dtype or a shape that none has"),

@@ -67,6 +67,55 @@ def test_odd_sizes_equal_torchvision(preset: str, torchvision_preset: Preset) ->
         np.testing.assert_array_equal(preprocess(image, spec), expected, err_msg=str(size))
 
 
+@pytest.mark.parametrize("covered", [(64, 107), (107, 64), (40, 41), (9, 300)])
+def test_a_rectangle_is_covered_without_stretching_or_borders(
+    covered: tuple[int, int], torchvision_preset: Preset
+) -> None:
+    """By torchvision's own resize: the shorter side such that the image covers the rectangle, not one pixel more."""
+    rows, columns = covered
+    spec = Preprocess(resize=covered, crop=(rows - 4, columns - 3), interpolation="bicubic")
+    for seed, (width, height) in enumerate(ODD_SIZES):
+        image = noise((width, height), seed=seed)
+        if max(rows / height, columns / width) * max(width, height) > 4000:
+            continue
+        scaled = max(rows / height, columns / width)
+        size = (
+            (rows, int(rows * width / height)) if rows / height == scaled else (int(columns * height / width), columns)
+        )
+        assert size[0] >= rows
+        assert size[1] >= columns
+        alone = image.resize(size[::-1], Image.Resampling.BICUBIC)
+        expected = torchvision_preset(alone, Preprocess(resize=min(size), crop=spec.crop, interpolation="bicubic"))
+        np.testing.assert_array_equal(preprocess(image, spec), expected, err_msg=str((width, height)))
+
+
+def test_a_square_is_covered_as_by_its_side() -> None:
+    for seed, size in enumerate(ODD_SIZES):
+        image = noise(size, seed=seed)
+        both = (Preprocess(resize=resize, crop=(56, 50)) for resize in (64, (64, 64)))
+        np.testing.assert_array_equal(*(preprocess(image, spec) for spec in both), err_msg=str(size))
+
+
+def test_a_long_image_that_would_not_fit_the_memory_is_refused() -> None:
+    thin = Image.new("L", (1, 60_000))
+    with pytest.raises(ImageError, match="too long and thin: resized it has 400x24000000"):
+        preprocess(thin, Preprocess(resize=(100, 400), crop=(100, 400)))
+
+
+def test_a_wide_fake_sees_all_of_a_wide_image() -> None:
+    seen: list[npt.NDArray[np.uint8]] = []
+
+    def answer(pixels: npt.NDArray[np.uint8]) -> dict[str, float]:
+        seen.append(pixels)
+        return {"a": 0.9}
+
+    classifier = fake_classifier(["a", "b"], answer, size=(20, 40))
+    for width, height in ((40, 20), (80, 40), (30, 30), (20, 400)):
+        classifier.predict(Image.new("RGB", (width, height), (200, 200, 200)))
+    assert [pixels.shape for pixels in seen] == [(20, 40, 3)] * 4
+    assert all((pixels == 200).all() for pixels in seen)  # no black borders
+
+
 @pytest.mark.data
 @pytest.mark.parametrize("preset", ["mobilenet", "bicubic"])
 def test_real_photos_equal_torchvision(preset: str, torchvision_preset: Preset) -> None:

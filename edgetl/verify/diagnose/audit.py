@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgetl.models.image_size import height_and_width, size_text
 from edgetl.verify.layers.file_weights import FileWeights, read_file_weights
 from edgetl.verify.report import Check, Finding
 from edgetl_runtime.bundle import Bundle
@@ -105,9 +106,9 @@ def _prepared(
     others: dict[str, dict[str, Any]] = {
         f"the resize filter is {spec.interpolation} where it was {other}": {"interpolation": other}
     }
-    for resize in {*range(spec.resize - 4, spec.resize + 5), min(spec.crop), 256, 232} - {spec.resize, 0}:
-        cause = f"the image is resized to {spec.resize} pixels where it was {resize}"
-        others[cause] = {"resize": max(1, resize)}
+    for resize in _resizes(spec):
+        cause = f"the image is resized to {_pixels_of(spec.resize)} where it was {_pixels_of(resize)}"
+        others[cause] = {"resize": resize}
     for cause, change in others.items():
         changed = dataclasses.replace(spec, **change)
         yield [preprocess(image, changed) for image in golden.images], tensors, cause
@@ -116,6 +117,23 @@ def _prepared(
             moved = [_overlap(pixels, rows, columns) for pixels in made]
             kept = [_overlap(pixels, -rows, -columns) for pixels in tensors]
             yield moved, kept, f"the centre crop is off by one pixel ({rows} rows, {columns} columns)"
+
+
+def _resizes(spec: Preprocess) -> list[int | tuple[int, int]]:
+    """What the images may have been resized to instead: a little more or less, what others do, the sides exchanged."""
+    usual = [min(spec.crop), 256, 232]
+    found: list[int | tuple[int, int]]
+    if isinstance(spec.resize, int):
+        found = [*range(spec.resize - 4, spec.resize + 5), *usual]
+    else:
+        height, width = spec.resize
+        found = [*usual, max(spec.crop), height, width, spec.crop, (width, height)]
+        found += [(height + more, width + round(more * width / height)) for more in range(-4, 5)]
+    return [size for size in dict.fromkeys(found) if size != spec.resize and min(height_and_width(size)) > 0]
+
+
+def _pixels_of(size: int | tuple[int, int]) -> str:
+    return f"{size_text(size)} pixels"
 
 
 def _overlap(pixels: npt.NDArray[np.uint8], rows: int, columns: int) -> npt.NDArray[np.uint8]:

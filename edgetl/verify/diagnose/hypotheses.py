@@ -208,16 +208,28 @@ def _channel_changes(channels: int) -> Iterator[_Change]:
         )
 
 
+def _transpositions(height: int, width: int) -> Iterator[_Change]:
+    """The pixels in the order of columns, in a tensor of the same shape: of a rectangle there are two such mistakes."""
+    cause, again = "height and width are swapped", f"{_EXPORT_AGAIN} layout and colour order into the file"
+    yield _Change(
+        cause,
+        "with rows and columns swapped" if height == width else "with the bytes laid out column by column",
+        again,
+        lambda x: np.ascontiguousarray(x.transpose(0, 2, 1, 3)).reshape(x.shape),
+    )
+    if height != width:
+        yield _Change(
+            cause,
+            f"with the bytes of {width} rows of {height} pixels laid out column by column",
+            again,
+            lambda x: np.ascontiguousarray(x.reshape(len(x), width, height, -1).transpose(0, 2, 1, 3)),
+        )
+
+
 def _image_changes(images: Images) -> Iterator[_Change]:
     again = f"{_EXPORT_AGAIN} layout and colour order into the file"
     yield from _channel_changes(images.shape[3])
-    if images.shape[1] == images.shape[2]:
-        yield _Change(
-            "height and width are swapped",
-            "with rows and columns swapped",
-            again,
-            lambda x: np.ascontiguousarray(x.transpose(0, 2, 1, 3)),
-        )
+    yield from _transpositions(*images.shape[1:3])
     yield _Change("the image is mirrored", "mirrored", again, lambda x: np.ascontiguousarray(x[:, :, ::-1]))
     yield _Change("the image is upside down", "upside down", again, lambda x: np.ascontiguousarray(x[:, ::-1]))
     yield _Change("the grey levels are inverted", "as its negative", again, lambda x: 255 - x)

@@ -16,6 +16,7 @@ def contract_of(manifest: Manifest) -> dict[str, Any]:
     """What an app on the device relies on, as JSON has it: input, preprocessing, normalisation, output and features."""
     parts = ("input", "preprocess", "normalize", "output")
     found = {name: _as_json(dataclasses.asdict(getattr(manifest, name))) for name in parts}
+    found["preprocess"] = _as_json(manifest.preprocess.fields())  # so that an older report has the same
     if manifest.features:
         found["features"] = [_as_json(dataclasses.asdict(spec)) for spec in manifest.features]
     return found

@@ -110,6 +110,7 @@ def fails(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> F
         (["--weights", "gone.pth"], ["no weights file at gone.pth"]),
         (["--epochs", "0"], ["epochs", "from 1 to"]),
         (["--image-size", "0"], ["image"]),
+        (["--decode", "half"], ["decode", "half", "exact or scaled"]),
         (["--calibration-samples", "0"], ["calibration_samples", "from 1 to"]),
         (["--seed", "-1"], ["seed", "from 0 to"]),
         (["--threads", "0"], ["threads"]),

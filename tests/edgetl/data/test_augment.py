@@ -50,6 +50,8 @@ def ramp(size: int = 40) -> Tensor:
         Preprocess(resize=37, crop=(32, 32), interpolation="bicubic"),
         Preprocess(resize=41, crop=(30, 38)),
         Preprocess(resize=20, crop=(24, 24)),
+        Preprocess(resize=(37, 62), crop=(32, 54)),
+        Preprocess(resize=(63, 37), crop=(55, 32), interpolation="bicubic"),
     ],
     ids=str,
 )
@@ -144,6 +146,34 @@ def test_a_random_crop_has_the_area_and_the_ratio_that_were_asked_for() -> None:
     assert float(seen[:, :2].max()) > 95  # and no window leaves the image: all of it is the ramp
     steps = seen[:, 0, :, 2:-1] - seen[:, 0, :, 1:-2]
     assert float((steps - width[:, None, None] / 32).abs().max()) < 0.01
+
+
+@pytest.mark.parametrize(("size", "crop"), [((48, 84), (40, 72)), ((84, 48), (72, 40)), ((36, 132), (32, 128))])
+def test_a_random_crop_of_a_rectangle_is_stretched_no_more_than_that_of_a_square(
+    size: tuple[int, int], crop: tuple[int, int]
+) -> None:
+    """The ratio that was asked for is how much wider a thing in the photo may become than it is."""
+    augmentation = Augmentation(area=(0.2, 0.4), ratio=(3 / 4, 4 / 3))
+    rows, columns = (torch.arange(n, dtype=torch.float32) for n in size)
+    image = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
+    image = torch.cat((image, image[..., :1]), dim=-1).to(torch.uint8)[None].expand(2000, -1, -1, -1)
+    seen = augmented(image, epoch_draws(2000, 0, 0), augmentation, crop)
+    per_row = (seen[:, 0, -2, 5] - seen[:, 0, 1, 5]) / (crop[0] - 3)
+    per_column = (seen[:, 1, 5, -2] - seen[:, 1, 5, 1]) / (crop[1] - 3)
+    stretched = (per_column / per_row).double()
+    assert (float(stretched.min()), float(stretched.max())) == pytest.approx((3 / 4, 4 / 3), abs=0.02)
+    assert float(stretched.median()) == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize("crop", [(40, 72), (72, 40)])
+def test_a_rectangle_is_turned_without_being_stretched(crop: tuple[int, int]) -> None:
+    rows, columns = (torch.arange(100, dtype=torch.float32) for _ in range(2))
+    image = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
+    image = torch.cat((image, image[..., :1]), dim=-1).to(torch.uint8)[None]
+    seen = augmented(image, drawn(1, rotate=1.0), Augmentation(rotate=90.0), crop)[0]
+    across = seen[:2, :, 1:] - seen[:2, :, :-1]
+    inner = across[:, 5:-5, 5:-5].abs()
+    assert sorted(inner.mean((1, 2)).tolist()) == pytest.approx([0.0, 1.0], abs=1e-3)
 
 
 def test_a_window_that_is_too_wide_is_cut_to_the_image() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from edgetl.data.augment import augmented, epoch_draws, evaluation_crop
 from edgetl.data.augmentation import PRESETS
 from edgetl.data.dataset import Sample, load_dataset
-from edgetl.data.loader import Normalizer, Pixels, ahead, evaluation_batches
+from edgetl.data.loader import Normalizer, Pixels, ahead, evaluation_batches, margin
 from edgetl_runtime.errors import DataError, ImageError
 from edgetl_runtime.manifest import Normalize, Preprocess
 from edgetl_runtime.preprocess import preprocess
@@ -58,12 +59,20 @@ def test_evaluation_is_the_runtimes_preprocessing(fresh: Fresh, cache: Path) -> 
     assert len(rows_of(cache)) == 1
 
 
-@pytest.mark.parametrize("spec", [SPEC, Preprocess(resize=36, crop=(31, 29)), Preprocess(resize=20, crop=(24, 24))])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        SPEC,
+        *(Preprocess(*sizes) for sizes in ((36, (31, 29)), (20, (24, 24)), ((27, 46), (24, 40)), ((46, 30), (40, 26)))),
+    ],
+)
 def test_training_sees_a_margin_around_what_evaluation_sees(fresh: Fresh, spec: Preprocess) -> None:
     train, val = Pixels(fresh(), spec, kind="train"), Pixels(fresh(), spec, kind="eval")
     order = range(len(train))
     if spec is SPEC:
         assert train.shape == (36, 36, 3)
+    if spec.resize == (27, 46):
+        assert train.shape == (24, 44, 3)  # as much as there is on each side, in steps of 4
     assert torch.equal(evaluation_crop(train.read(order), spec.crop).permute(0, 2, 3, 1), val.read(order).float())
 
 
@@ -98,6 +107,9 @@ def test_what_the_pixels_depend_on_is_in_the_key(fresh: Fresh, cache: Path) -> N
     Pixels(fresh()[1:], SPEC, kind="eval")
     Pixels(fresh()[::-1], SPEC, kind="eval")
     assert len(rows_of(cache)) == 5
+    for number, spec in enumerate((((36, 36), (32, 24)), (36, (32, 24)), ((36, 36), (24, 32)), ((40, 36), (32, 24)))):
+        Pixels(fresh(), Preprocess(*spec), kind="eval")
+        assert len(rows_of(cache)) == 6 + number
 
 
 def test_a_source_that_changed_is_another_image(fresh: Fresh, cache: Path) -> None:
@@ -222,3 +234,19 @@ def test_training_and_evaluation_are_normalised_alike(fresh: Fresh) -> None:
     assert seen.is_contiguous(memory_format=torch.channels_last)
     expected = (val.numpy() / 255 - [0.5, 0.4, 0.3]) / [0.2, 0.3, 0.1]
     np.testing.assert_allclose(seen.permute(0, 2, 3, 1), expected, atol=1e-5)
+
+
+def test_large_photos_are_reduced_in_training_too_and_kept_apart(tmp_path: Path, cache: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    path = tmp_path / "large.jpg"
+    Image.fromarray(noise).resize((800, 600), Image.Resampling.BICUBIC).save(path)
+    scaled = replace(SPEC, decode="scaled")
+    read = {}
+    for spec in (SPEC, scaled, SPEC, scaled):
+        pixels = Pixels([Sample(path, 0, "large")], spec, kind="eval")
+        read[spec.decode] = pixels.read([0])[0].numpy()
+        np.testing.assert_array_equal(read[spec.decode], preprocess(path, spec))
+        train = Pixels([Sample(path, 0, "large")], spec, kind="train")
+        np.testing.assert_array_equal(train.read([0])[0].numpy(), preprocess(path, margin(spec)))
+    assert (read["exact"] != read["scaled"]).any()
+    assert len(rows_of(cache)) == 4

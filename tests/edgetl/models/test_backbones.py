@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from edgetl.models.backbones import TRIED, backbone_names, build, head_of, list_backbones, preset, stages
+from edgetl.models.backbones import TRIED, backbone_names, build, head_of, list_backbones, preset, size_of, stages
+from edgetl.models.image_size import ImageSize
 from edgetl_export.features import with_features
 from edgetl_runtime.errors import UsageError
 from edgetl_runtime.manifest import Preprocess
@@ -69,9 +70,35 @@ def test_presets_keep_the_ratio_of_resize_to_crop() -> None:
     assert normal.std == (0.229, 0.224, 0.225)
 
 
-@pytest.mark.parametrize(("name", "size"), [("mobilenet_v2", 16), ("vit_b_16", 100), ("maxvit_t", 160)])
-def test_a_size_that_the_backbone_cannot_have_is_refused(name: str, size: int) -> None:
-    with pytest.raises(UsageError, match=str(size)):
+def test_a_rectangle_keeps_the_ratio_on_both_sides() -> None:
+    assert preset("mobilenet_v2", (192, 320))[0] == Preprocess((219, 366), (192, 320), "bilinear")
+    assert preset("mobilenet_v2", (320, 192), which="best")[0] == Preprocess((331, 199), (320, 192), "bilinear")
+    assert preset("efficientnet_b0", (96, 160), channels=1)[0] == Preprocess((110, 183), (96, 160), "bicubic", 1)
+    assert preset("mobilenet_v2", (224, 224)) == preset("mobilenet_v2", 224) == preset("mobilenet_v2")
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "resnet18", "efficientnet_b0", "swin_t", "swin_v2_t", "vgg11"])
+def test_backbones_take_rectangles(name: str) -> None:
+    square, wide = (size_of(name, 2, size) for size in (128, (64, 256)))
+    assert wide[0] == square[0]  # not one parameter more
+    assert wide[1] == pytest.approx(square[1], rel=0.35)
+    assert size_of(name, 2, (256, 64)) == wide
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "said"),
+    [
+        *(("mobilenet_v2", 16, "16"), ("vit_b_16", 100, "100"), ("maxvit_t", 160, "160")),
+        *(("mobilenet_v2", (16, 320), "16x320 is too small"), ("mobilenet_v2", (320, 16), "320x16 is too small")),
+        *(
+            ("resnet18", (64, 2**15), "64x32768 is too large"),
+            ("vit_b_16", (192, 320), "square images only, not 192x320"),
+        ),
+        *(("vit_b_32", (320, 192), "square images only"), ("maxvit_t", (224, 448), "square images only, not 224x448")),
+    ],
+)
+def test_a_size_that_the_backbone_cannot_have_is_refused(name: str, size: ImageSize, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
         preset(name, size)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgetl.verify.diagnose.audit import audit_bundle, audit_labels, audit_variant
+from edgetl.verify.diagnose.audit import _pixels, audit_bundle, audit_labels, audit_variant
 from edgetl.verify.diagnose.damaged_files import explain_error
 from edgetl_export.bundle_writer import write_manifest
 from edgetl_runtime.bundle import open_bundle
@@ -94,6 +94,19 @@ def test_other_pixels_than_the_golden_ones_are_told_apart(bundle: Path, cause: s
     assert faults[0].check.value > 0
     assert cause in faults[0].finding.cause
     assert len(audit_bundle(open_bundle(bundle), None, ["onnx.fp32"])) == 1
+
+
+@pytest.mark.parametrize("made", [24, 37, (26, 36), (24, 32)])
+def test_rectangles_that_were_resized_otherwise_are_told_apart(bundle: Path, made: int | tuple[int, int]) -> None:
+    """Wide images of which the manifest says that they cover 27 rows of 37 pixels."""
+    golden = open_bundle(bundle).golden()
+    assert golden is not None
+    spec = Preprocess(resize=(27, 37), crop=(24, 32))
+    others = [preprocess(image, dataclasses.replace(spec, resize=made)) for image in golden.images]
+    found = _pixels(dataclasses.replace(golden, tensors=np.stack(others)), spec)
+    assert found is not None
+    was = made if isinstance(made, int) else f"{made[0]}x{made[1]}"
+    assert found[1].cause == f"the image is resized to 27x37 pixels where it was {was} pixels"
 
 
 def test_another_reference_is_noticed(bundle: Path, original: Reference) -> None:

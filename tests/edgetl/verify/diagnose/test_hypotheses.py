@@ -53,6 +53,30 @@ def answers(images: Images, source: Source, variant: Model) -> FewOutputs:
     return FewOutputs(images, source.reference()(images), variant(images))
 
 
+@pytest.mark.parametrize("sides", [(12, 12), (12, 18), (18, 12), (6, 24)])
+@pytest.mark.parametrize("back", [False, True])
+def test_rows_taken_for_columns_are_recognised(sides: tuple[int, int], *, back: bool) -> None:
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(20, 236, (12, sides[0] // 3, sides[1] // 3, 3))
+    pictures = coarse.repeat(3, axis=1).repeat(3, axis=2).astype(np.uint8)
+    weights = rng.normal(0, 1, (pictures[0].size, 5)).astype(np.float32)
+
+    def original(images: Images) -> Logits:
+        logits: Logits = images.reshape(len(images), -1).astype(np.float32) @ weights
+        return logits
+
+    def variant(images: Images) -> Logits:
+        if back:
+            return original(images.transpose(0, 2, 1, 3))
+        return original(images.reshape(len(images), sides[1], sides[0], 3).transpose(0, 2, 1, 3))
+
+    few = FewOutputs(pictures, original(pictures), variant(pictures))
+    found = explain_by_images(few, variant)
+    assert found is not None
+    assert found.finding.cause == "height and width are swapped"
+    assert explain_by_images(FewOutputs(pictures, few.reference, few.reference), original) is None
+
+
 def with_normalisation(source: Source, change: Callable[[torch.Tensor], torch.Tensor]) -> Model:
     def run(images: Images) -> Logits:
         with torch.inference_mode():

@@ -27,14 +27,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgetl.cli.main import main
+from edgetl.cli import main as workbench_cli
 from edgetl_runtime import cli as device_cli
 from edgetl_runtime import open_bundle
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = ("README.md", "runtime/README.md", "edgetl/training/README.md")
-PROGRAMS = {"edgetl": main, "edgetl-run": device_cli}
+PROGRAMS = {"edgetl": workbench_cli, "edgetl-run": device_cli}
 PHOTOS = "photos, random weights"
 VIDEO = "video"
 FEATURES = "features"

@@ -122,13 +122,14 @@ def example(option: Option) -> tuple[list[str], Any]:
     """Words of the command line for `option`, and the value that a recipe has then; it is not the default."""
     if option.kind is bool:
         return [option.flag], True
+    if option.key == "image_size":
+        return [option.flag, "64x48"], (64, 48)
     if option.kind is tuple:
         return [option.flag, "a, b"], ("a", "b")
     texts: dict[type, tuple[str, Any]] = {int: ("7", 7), float: ("0.25", 0.25), Path: ("a/b", Path("a/b"))}
     text, value = texts.get(option.kind, ("", ""))
     if option.kind is str:
-        choices = {"strategy": ("full",), "imbalance": ("focal",), "augment": ("shift",), "train_precision": ("bf16",)}
-        (text,) = choices.get(option.key, ("cpu",))
+        text = {"strategy": "full"}.get(option.key) or next((c for c in option.choices if c != option.default), "cpu")
         value = text
     return [option.flag, text], value
 

@@ -6,6 +6,7 @@ which targets a backbone has been taken to. A network of another make is exporte
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -120,7 +121,8 @@ def _reading(convolution: nn.Conv2d, channels: int) -> nn.Conv2d:
         bias=convolution.bias is not None,
     )
     with torch.no_grad():
-        made.weight.normal_(std=float(convolution.weight.std()) * (convolution.in_channels / channels) ** 0.5)
+        # By a tensor, because on the meta device, where sizes are computed, it has no value.
+        made.weight.normal_().mul_(convolution.weight.std() * (convolution.in_channels / channels) ** 0.5)
         if made.bias is not None and convolution.bias is not None:
             made.bias.copy_(convolution.bias)
     return made
@@ -266,6 +268,7 @@ def preset(
                 f"image size {size_text(image_size)} is too large", fix=f"{_LARGEST_IMAGE} pixels or fewer on each side"
             )
         _size_arguments(name, image_size)
+        _check_layers_take(name, sides, channels)
     height, width = (round(side * resize / crop) for side in sides)
     return (
         Preprocess(
@@ -287,13 +290,36 @@ def _for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
 
 def size_of(name: str, num_classes: int, image_size: ImageSize, *, channels: int = 3) -> tuple[int, int]:
     """Parameters, and multiply-accumulates for one image of so many pixels in convolutions and matrix products."""
-    # Without memory: only shapes are computed.
-    with torch.device("meta"):
-        model = build(name, num_classes, image_size=image_size, channels=channels).eval()
-        counter = FlopCounterMode(display=False)
-        with counter, torch.no_grad():
-            model(torch.empty(1, channels, *height_and_width(image_size)))
+    model = _without_memory(name, num_classes, image_size, channels)
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        model(torch.empty(1, channels, *height_and_width(image_size), device="meta"))
     return sum(parameter.numel() for parameter in model.parameters()), counter.get_total_flops() // 2
+
+
+def _without_memory(name: str, num_classes: int, image_size: ImageSize, channels: int) -> nn.Module:
+    """The network in eval mode without values: it computes shapes, and nothing else."""
+    try:
+        with torch.device("meta"):
+            return build(name, num_classes, image_size=image_size, channels=channels).eval()
+    except NotImplementedError:  # RegNets compute their widths with tensors
+        return build(name, num_classes, image_size=image_size, channels=channels).to("meta").eval()
+
+
+@functools.cache
+def _check_layers_take(name: str, sides: tuple[int, int], channels: int) -> None:
+    """Raise `UsageError` for a size of which a layer in the middle has nothing left to look at."""
+    model = _without_memory(name, 2, sides, channels)
+    try:
+        with torch.no_grad():
+            model(torch.empty(1, channels, *sides, device="meta"))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        own = int(published_weights(name, "first").transforms().crop_size[0])
+        raise UsageError(
+            f"{name} cannot take {size_text(sides)} pixels (height x width): {reason}",
+            fix=f"longer sides: its own are {own}, or another backbone, such as mobilenet_v2",
+        ) from None
 
 
 def list_backbones() -> list[BackboneInfo]:

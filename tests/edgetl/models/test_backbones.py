@@ -77,6 +77,19 @@ def test_a_rectangle_keeps_the_ratio_on_both_sides() -> None:
     assert preset("mobilenet_v2", (224, 224)) == preset("mobilenet_v2", 224) == preset("mobilenet_v2")
 
 
+def test_the_size_of_a_network_whose_widths_are_computed() -> None:
+    parameters, macs = size_of("regnet_y_400mf", 1000, 224)
+    assert parameters == 4_344_144
+    assert macs == pytest.approx(0.4e9, rel=0.02)
+    assert preset("regnet_y_400mf", (64, 96))[0].crop == (64, 96)
+
+
+def test_the_size_of_a_network_of_other_channels() -> None:
+    grey, colours = (size_of("mobilenet_v2", 2, (64, 96), channels=channels) for channels in (1, 3))
+    assert colours[0] - grey[0] == 2 * 32 * 9  # of the first layer
+    assert colours[1] - grey[1] == 2 * 32 * 9 * 32 * 48
+
+
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "resnet18", "efficientnet_b0", "swin_t", "swin_v2_t", "vgg11"])
 def test_backbones_take_rectangles(name: str) -> None:
     square, wide = (size_of(name, 2, size) for size in (128, (64, 256)))
@@ -95,6 +108,8 @@ def test_backbones_take_rectangles(name: str) -> None:
             ("vit_b_16", (192, 320), "square images only, not 192x320"),
         ),
         *(("vit_b_32", (320, 192), "square images only"), ("maxvit_t", (224, 448), "square images only, not 224x448")),
+        *(("alexnet", 48, "48x48 pixels"), ("alexnet", (33, 301), "alexnet cannot take 33x301 pixels")),
+        *(("inception_v3", 64, "64x64 pixels"), ("inception_v3", (301, 60), "inception_v3 cannot take 301x60 pixels")),
     ],
 )
 def test_a_size_that_the_backbone_cannot_have_is_refused(name: str, size: ImageSize, said: str) -> None:

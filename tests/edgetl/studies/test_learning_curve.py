@@ -291,3 +291,10 @@ def test_the_command_trains_and_leaves_a_page(
     assert main(words) == 0
     assert "seed 0:" not in capsys.readouterr().err
     assert main([*words[:-4], "--fractions", "half", *words[-4:]]) == 2
+
+
+@pytest.mark.parametrize(("size", "said"), [(96, "96 pixels"), ((96, 160), "96x160 pixels")])
+def test_a_page_says_the_size_as_people_write_it(size: int | tuple[int, int], said: str) -> None:
+    curve = replace(curve_of({10: (0.5,), 20: (0.6,)}, {}), image_size=size)
+    assert said in render_curve_page(curve)
+    assert json.loads(curve.to_json())["image_size"] == (list(size) if isinstance(size, tuple) else size)

@@ -1,4 +1,4 @@
-"""Inputs tried in child processes, a hundred in each, beside a canary that must stay as it is.
+"""Inputs tried in child processes, some hundreds in each, beside a canary that must stay as it is.
 
 Every input gives an answer or an `EdgetlError` with a fix. A child that dies or takes too long is found, and another
 one goes on behind the input that it died of.
@@ -27,7 +27,7 @@ __all__ = ["Canary", "Found", "Kinds", "Random", "main", "one", "run"]
 
 Random = np.random.Generator
 Kinds = Mapping[str, Callable[[Random, Path], None]]
-_AT_ONCE = 100
+_AT_ONCE = 300
 _SECONDS = 20
 
 

@@ -3,7 +3,7 @@
     python tests/fuzz/fuzz_weights.py [--n 4000] [--seed 0] [--only KIND[:INDEX]]
 
 Every input is a sound file that something was done to. Reading it gives an answer or an `EdgetlError` with a fix;
-children read a hundred each, so that one that dies is found. The exit code is 1 when anything was found.
+children read some hundreds each, so that one that dies is found. The exit code is 1 when anything was found.
 """
 
 from __future__ import annotations

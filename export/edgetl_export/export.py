@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -198,7 +197,7 @@ def _build_integers(
     climbed = Climbed()
     if options.int8.max_drop is not None:
         with clock("quantize"):
-            climbed = quantizer.climb(built.writers(captured, options), options.int8.max_drop)
+            climbed = quantizer.climb(built.writers(options.int8.io), options.int8.max_drop)
         built.artifacts.update(climbed.artifacts)
         built.failed.update(climbed.failed)
         built.quantizations.update(climbed.quantizations)
@@ -274,21 +273,14 @@ class _Built:
             self.failed[variant] = reason
             self.quantizations.pop(variant, None)
 
-    def writers(self, captured: Captured, options: ExportOptions) -> dict[str, Callable[[Quantized], Artifact | str]]:
-        """For every target a function that writes its int8 variant, or says why there is none.
-
-        A variant that ends its process is none: whoever asks for it is going to run it in this one.
-        """
+    def writers(self, io: str) -> dict[str, Callable[[Quantized], Artifact | str]]:
+        """For every target a function that writes its int8 variant, or says why there is none."""
 
         def writer(name: str, target: Target) -> Callable[[Quantized], Artifact | str]:
             def write(quantized: Quantized) -> Artifact | str:
                 self.risks.remember(name, quantized)
                 with chatter_to(self.log):
-                    artifact = _attempt(partial(target.quantize, quantized, io=options.int8.io))
-                    if isinstance(artifact, str):
-                        return artifact
-                    manifest = _manifest(captured, {f"{name}.int8": artifact}, options, {})
-                    return _unable_to_run(manifest, target, artifact) or artifact
+                    return _attempt(partial(target.quantize, quantized, io=io))
 
             return write
 
@@ -318,15 +310,6 @@ def _attempt(build: Callable[[], Artifact]) -> Artifact | str:
         return _told(error)
     except Exception as error:  # noqa: BLE001 - one converter's bug must not take the other targets with it
         return _told(error)
-
-
-def _unable_to_run(manifest: Manifest, target: Target, artifact: Artifact) -> str | None:
-    """Why the one variant of `manifest` cannot be run, None when it can be or nobody can say."""
-    (variant,) = manifest.variants
-    with tempfile.TemporaryDirectory(prefix="edgetl-") as place:
-        whole = target.embed(artifact, manifest.embedded(variant.id).to_json(compact=True))
-        reasons, _ = try_files(Path(place), [write_variant(Path(place), variant, whole)])
-    return reasons.get(variant.id)
 
 
 def _operated(

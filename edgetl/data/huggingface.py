@@ -36,7 +36,10 @@ class SavedImage:
 
     def read_bytes(self) -> bytes:
         """The image file. Raises `DataError` for a row without an image, or whose file is gone."""
-        image = self.rows[self.index][self.column]
+        try:
+            image = self.rows[self.index][self.column]
+        except Exception as error:
+            raise DataError(f"cannot read {self}: {_in_a_line(error)}", fix="save it again: save_to_disk") from error
         if image is None or (image.get("bytes") is None and image.get("path") is None):
             raise DataError(f"{self} has no image", fix="leave such rows out: Dataset.filter, then save_to_disk")
         try:
@@ -66,14 +69,22 @@ def read_saved_dataset(path: Path, *, labelled: bool) -> dict[str, dict[str, lis
     _check_regular(path)
     try:
         loaded = datasets.load_from_disk(str(path))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"cannot read the data set {path}: {error}", fix="save it again: save_to_disk") from error
-    if isinstance(loaded, datasets.DatasetDict):
-        return {
-            split: _by_label(rows, path / split, datasets.Image, datasets.ClassLabel, labelled=labelled)
-            for split, rows in loaded.items()
-        }
-    return {"": _by_label(loaded, path, datasets.Image, datasets.ClassLabel, labelled=labelled)}
+        if isinstance(loaded, datasets.DatasetDict):
+            return {
+                split: _by_label(rows, path / split, datasets.Image, datasets.ClassLabel, labelled=labelled)
+                for split, rows in loaded.items()
+            }
+        return {"": _by_label(loaded, path, datasets.Image, datasets.ClassLabel, labelled=labelled)}
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"cannot read the data set {path}: {_in_a_line(error)}", fix="save it again: save_to_disk"
+        ) from error
+
+
+def _in_a_line(error: Exception) -> str:
+    return f"{' '.join(str(error).split()) or type(error).__name__:.300}"
 
 
 def _check_regular(path: Path) -> None:
@@ -118,6 +129,12 @@ def _labels(rows: Any, where: Path, label_type: Any, *, labelled: bool) -> Seque
     values: list[Any] = list(rows[columns[0]])
     if columns[0] in typed:
         names: list[str] = rows.features[columns[0]].names
+        beyond = [value for value in values if value is not None and value >= len(names)]
+        if beyond:
+            raise DataError(
+                f"{where}: column {columns[0]!r} has label {beyond[0]}, of {len(names)} names",
+                fix="save the data set again: save_to_disk",
+            )
         return ["" if value is None or value < 0 else label_name(names[value]) for value in values]
     if any(isinstance(value, (list, dict, float, bool)) for value in values):
         raise DataError(

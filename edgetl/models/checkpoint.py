@@ -108,7 +108,7 @@ class Checkpoint:
         about = _read_about(folder)
         file = folder / CHECKPOINT_WEIGHTS
         try:
-            raw = file.read_bytes()
+            raw = read_regular(file)
             state = read_safetensors(raw) if hashlib.sha256(raw).hexdigest() == about.sha256 else None
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
@@ -230,7 +230,7 @@ def load_labels(path: Path | Sequence[str]) -> tuple[Label, ...]:
         labels = tuple(Label(row["id"], row.get("name", row["id"])) for row in rows)
     else:
         raise CheckpointError(f"{where} is not a list of labels", fix=_LABELS_FIX)
-    nameless = [f"label {place} of {where}" for place, label in enumerate(labels, 1) if not _is_named(label)]
+    nameless = [f"label {place} of {where}" for place, label in enumerate(labels, 1) if not label.is_named]
     if nameless:
         raise CheckpointError(f"{nameless[0]} has no name", fix=_LABELS_FIX)
     check_label_names((text for label in labels for text in (label.id, label.name)), where)
@@ -252,10 +252,6 @@ def _rows_of(path: Path) -> Any:
 
 def _is_label(row: Any) -> bool:
     return isinstance(row, dict) and isinstance(row.get("id"), str) and isinstance(row.get("name", ""), str)
-
-
-def _is_named(label: Label) -> bool:
-    return bool(label.id.strip() and label.name.strip())
 
 
 def _text_of(path: Path, what: str) -> str:
@@ -316,6 +312,7 @@ def _senseless(about: _About) -> str | None:
         return "the mean and the deviation to normalise with do not fit the channels"
     if about.hidden is not None and not 1 <= about.hidden <= _WIDEST:
         return f"a head with {about.hidden} hidden units"
-    if not all(map(_is_named, about.labels)) or len({label.id for label in about.labels}) < len(about.labels):
+    ids = {label.id for label in about.labels}
+    if not all(label.is_named for label in about.labels) or len(ids) < len(about.labels):
         return "a label has no name, or stands there twice"
     return None

@@ -11,12 +11,14 @@ from typing import Any
 from edgetl.figure_file import write_figure
 from edgetl_runtime.errors import CheckpointError, MissingDependency
 from edgetl_runtime.escaping import json_value
+from edgetl_runtime.files import read_regular
 from edgetl_runtime.writing import write_file
 
 __all__ = ["HISTORY_FILE", "Epoch", "History", "read_rows"]
 
 HISTORY_FILE = "history.json"
 """What a history is called beside its checkpoint."""
+_LARGEST = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,6 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     try:
-        return [dict(row) for row in json.loads(path.read_text(encoding="utf-8"))["epochs"]]
+        return [dict(row) for row in json.loads(read_regular(path, limit=_LARGEST))["epochs"]]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"cannot read the history {path}: {error!r}", fix="copy the folder again") from error

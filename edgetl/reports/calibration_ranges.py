@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,13 @@ from typing import Any
 
 from edgetl.reports.plot_style import Plot, finished, literal
 from edgetl.reports.svg import COLOURS, new_figure, page_style
+from edgetl_runtime.decoding import parse
 from edgetl_runtime.errors import BundleError
+from edgetl_runtime.files import read_regular
 
 __all__ = ["ActivationRange", "RangeSet", "draw_ranges", "read_ranges"]
 
+_LARGEST = 256 * 2**20
 _MOST_NAMES = 24
 _MOST_WIDE = 3
 
@@ -58,9 +60,9 @@ def read_ranges(path: Path) -> tuple[RangeSet, ...]:
     if not path.is_file():
         return ()
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = parse(read_regular(path, limit=_LARGEST))
         return tuple(map(_range_set, raw["quantizations"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise BundleError(f"{path.name} is damaged: {error!r:.100}", fix="export the bundle again") from None
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from edgetl.data.dataset import Sample, load_labelled
 from edgetl.models.training_history import HISTORY_FILE, read_rows
-from edgetl.verify.measure.original_outputs import RecordingOriginal, read_kept_outputs
+from edgetl.verify.measure.original_outputs import RecordingOriginal, check_keeps_more, read_kept_outputs
 from edgetl.verify.measure.outputs import OriginalModel
 from edgetl.verify.options import RunFacts, VerifyOptions
 from edgetl.verify.record import check_record
@@ -82,6 +82,8 @@ def verify_bundle(
         notes.append("held against the original's answers that the bundle keeps; layers need torch and the checkpoint")
         if keep_reference:
             raise UsageError("there are no new answers to keep", fix="leave --keep-reference out")
+    if keep_reference and not force:
+        check_keeps_more(opened, len(samples))
     if record:
         check_record(bundle, manifest, samples, variants=variants, force=force)
     recording = RecordingOriginal(answering)

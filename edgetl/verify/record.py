@@ -20,8 +20,10 @@ from edgetl.verify.gate.quantities import QUANTITIES
 from edgetl.verify.measure.outputs import fingerprint_of
 from edgetl.verify.report import NOT_EXPORTED, REPORT_FILE, BaselineComparison, Check, Report, VariantReport, Verdict
 from edgetl_runtime.errors import OutputError, UsageError
+from edgetl_runtime.files import read_regular
 from edgetl_runtime.manifest import Manifest
 from edgetl_runtime.preflight import obstacle
+from edgetl_runtime.verification import LARGEST_REPORT
 
 __all__ = ["check_files", "check_record", "merge_reports", "read_record"]
 
@@ -99,7 +101,7 @@ def read_record(bundle: Path) -> Report | None:
         )
     file = bundle / REPORT_FILE
     try:
-        content = file.read_bytes()
+        content = read_regular(file, limit=LARGEST_REPORT)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -63,7 +64,7 @@ class CommandParser(argparse.ArgumentParser):
             if given[0] == "help":
                 given = [*given[1:2], "-h", *given[2:]]
         self._refuse_unknown(given)
-        return super().parse_known_args(given, namespace)
+        return super().parse_known_args(list(map(_at_home, given)), namespace)
 
     def print_usage(self, file: Any = None) -> None:
         """One line: the whole is what ``-h`` shows."""
@@ -102,6 +103,14 @@ class CommandParser(argparse.ArgumentParser):
     def _print_message(self, message: str, file: Any = None) -> None:
         # Words of the command line may be file names that a shell put in.
         super()._print_message("\n".join(map(printable, message.split("\n"))), file)
+
+
+def _at_home(word: str) -> str:
+    """``--out=~/x`` as ``--out ~/x`` would be: shells replace a ``~`` only where a word begins with it."""
+    option, equals, value = word.partition("=")
+    if not (equals and option.startswith("--") and (value == "~" or value.startswith("~/"))):
+        return word
+    return f"{option}={os.path.expanduser(value)}"  # noqa: PTH111 - pathlib takes long to import
 
 
 def split_names(text: str) -> list[str]:

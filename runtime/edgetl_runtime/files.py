@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from edgetl_runtime.errors import BundleError
 from edgetl_runtime.frozen import dataclass
@@ -164,14 +164,18 @@ def read_regular(path: str | os.PathLike[str], *, limit: int = LARGEST_FILE) -> 
     Raises `OSError` with a ``strerror`` for what is no regular file, as `is_file`, and for more than `limit` bytes.
     """
     with open(path, "rb", opener=_open_at_once) as file:
-        about = os.fstat(file.fileno())
-        if not stat.S_ISREG(about.st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file, but a pipe or a device", os.fspath(path))
-        if about.st_size > limit:
-            raise OSError(
-                errno.EFBIG, f"it has {about.st_size} bytes, more than the {limit} it may have", os.fspath(path)
-            )
+        size = _regular_size(file, path)
+        if size > limit:
+            raise OSError(errno.EFBIG, f"it has {size} bytes, more than the {limit} it may have", os.fspath(path))
         return file.read(limit)
+
+
+def _regular_size(file: BinaryIO, path: str | os.PathLike[str]) -> int:
+    """The size of an open file. What was opened is asked, not what is at its path by now."""
+    about = os.fstat(file.fileno())
+    if not stat.S_ISREG(about.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file, but a pipe or a device", os.fspath(path))
+    return about.st_size
 
 
 def _open_at_once(path: str, flags: int) -> int:
@@ -185,10 +189,12 @@ def read_file(path: str) -> bytes:
 
 
 def _content(path: str, relative: str, where: str, limit: int) -> bytes:
-    size = _size(path, relative, where)
-    check_size(relative, where, size, limit)
     try:
-        with open(path, "rb") as file:
+        if not is_file(path):  # a folder cannot be opened, and a device may do something when it is
+            raise missing_file(relative, where)
+        with open(path, "rb", opener=_open_at_once) as file:
+            size = _regular_size(file, path)
+            check_size(relative, where, size, limit)
             return file.read(size)
     except (OSError, MemoryError) as error:
         raise unreadable_file(relative, where, error) from error

@@ -65,6 +65,11 @@ class Label:
     id: str
     name: str
 
+    @property
+    def is_named(self) -> bool:
+        """Whether it has an id and a name that can be seen."""
+        return bool(self.id.strip() and self.name.strip())
+
 
 @dataclass(frozen=True)
 class TensorSpec:
@@ -326,6 +331,7 @@ def _check_consistent(manifest: Manifest, where: str) -> None:
         "it has no variants": not ids,
         "two variants have the same id": len(set(ids)) < len(ids),
         str(spec.problem): spec.problem is not None,
+        "a label has no name": not all(label.is_named for label in manifest.labels),
         "a tensor has a dtype or a shape that none has": not all(map(_is_possible, tensors)),
         f"{len(manifest.labels)} labels for an output of {list(manifest.output.shape)}": (
             manifest.task == "classification" and manifest.output.shape[-1:] != (len(manifest.labels),)

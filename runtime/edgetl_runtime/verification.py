@@ -12,10 +12,10 @@ from edgetl_runtime.frozen import dataclass
 from edgetl_runtime.manifest import Manifest
 from edgetl_runtime.quantities import told_apart
 
-__all__ = ["COSTS", "FailedCheck", "Verified", "is_cost", "read_failed_checks", "read_verified"]
+__all__ = ["COSTS", "LARGEST_REPORT", "FailedCheck", "Verified", "is_cost", "read_failed_checks", "read_verified"]
 
 _REPORT = "report.json"
-_LARGEST_REPORT = 32 * 2**20
+LARGEST_REPORT = 32 * 2**20
 _Found = TypeVar("_Found")
 _AGAIN = "remove that file, and verify again: edgetl verify BUNDLE --data DIR --record"
 
@@ -96,7 +96,7 @@ def _read(bundle: BundleContents, find: Callable[[Any, Manifest], dict[str, _Fou
     """What `find` finds in the bundle's report. All of it is input: any value may be of any type."""
     if not bundle.has(_REPORT):
         return {}
-    content = bundle.read(_REPORT, limit=_LARGEST_REPORT)
+    content = bundle.read(_REPORT, limit=LARGEST_REPORT)
     try:
         return find(parse(content), bundle.manifest)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:

@@ -3,7 +3,7 @@
     python tests/fuzz/fuzz_weights.py [--n 4000] [--seed 0] [--only KIND[:INDEX]]
 
 Every input is a sound file that something was done to. Reading it gives an answer or an `EdgetlError` with a fix;
-children read a hundred each, so that one that dies is found. The exit code is 1 when anything was found.
+children read some hundreds each, so that one that dies is found. The exit code is 1 when anything was found.
 """
 
 from __future__ import annotations
@@ -11,49 +11,33 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import subprocess
 import sys
-import tempfile
 import zipfile
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(folder) for folder in (ROOT, ROOT / "export", ROOT / "runtime")]
+sys.path[:0] = [str(folder) for folder in (Path(__file__).parent, ROOT, ROOT / "export", ROOT / "runtime")]
 
 import torch  # noqa: E402
+from children import Kinds, Random, main  # noqa: E402
 from safetensors.torch import save as save_tensors  # noqa: E402
 
 from edgetl.models.backbones import build  # noqa: E402
 from edgetl.models.checkpoint import CHECKPOINT_FILE, Checkpoint, load_labels  # noqa: E402
 from edgetl.models.weight_files import CHECKPOINT_WEIGHTS, read_state  # noqa: E402
 from edgetl.training.resume import Keeping  # noqa: E402
-from edgetl_runtime.errors import EdgetlError  # noqa: E402
 from edgetl_runtime.manifest import Label, Normalize, Preprocess  # noqa: E402
 
-__all__ = ["KINDS", "Found", "main", "run"]
+__all__ = ["KINDS", "damaged", "senseless"]
 
-Random = np.random.Generator
-_AT_ONCE = 100
 _SENSELESS: tuple[str, ...] = (
     *("null", "true", "[]", "{}", '""', '" "', "-1", "0", "1", "1e308", "1e999", "NaN", "-0.0", "1" + "0" * 400),
     *('"\\ud800"', '"\\u0000"', "[" * 80 + "]" * 80, "[" * 50_000, '{"a":' * 70 + "1" + "}" * 70, '"x"', "[[1, 2], 3]"),
     *('["a", "a"]', '[{"id": ""}]', '[{"id": "a", "name": ""}, {"id": "b"}]', "1.5", '"' + "y" * 5000 + '"'),
 )
-
-
-@dataclass(frozen=True)
-class Found:
-    """What happened: ``right``, ``error`` (of ours, with a fix), or what is wrong."""
-
-    kind: str
-    index: int
-    outcome: str
 
 
 def _state() -> dict[str, torch.Tensor]:
@@ -68,7 +52,7 @@ def _saved(value: object, *, zipped: bool = True) -> bytes:
     return stream.getvalue()
 
 
-def _damaged(content: bytes, rng: Random) -> bytes:
+def damaged(content: bytes, rng: Random) -> bytes:
     """Some bytes changed, taken out, doubled, or the end cut off."""
     data = bytearray(content)
     for _ in range(int(rng.integers(1, 8))):
@@ -92,11 +76,11 @@ def _inner_damaged(content: bytes, rng: Random) -> bytes:
     with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(stream, "w") as new:
         for name in old.namelist():
             data = old.read(name)
-            new.writestr(name, _damaged(data, rng) if name.endswith(("data.pkl", "byteorder", "version")) else data)
+            new.writestr(name, damaged(data, rng) if name.endswith(("data.pkl", "byteorder", "version")) else data)
     return stream.getvalue()
 
 
-def _senseless(value: object, rng: Random) -> bytes:
+def senseless(value: object, rng: Random) -> bytes:
     """JSON with one or two of its values replaced by what makes no sense, or left out."""
     marker = "@@senseless@@"
     raw = json.loads(json.dumps(value))
@@ -115,7 +99,7 @@ def _senseless(value: object, rng: Random) -> bytes:
         else:
             holder[key] = marker
     text = json.dumps(raw).replace(f'"{marker}"', str(rng.choice(np.array(_SENSELESS, object))))
-    return _damaged(text.encode(), rng) if rng.random() < 0.1 else text.encode()
+    return damaged(text.encode(), rng) if rng.random() < 0.1 else text.encode()
 
 
 def _checkpoint(folder: Path) -> dict[str, Any]:
@@ -148,7 +132,7 @@ def _wrapped(rng: Random) -> object:
 
 
 def _pth(rng: Random, folder: Path) -> None:
-    _read_weights("w.pth", _damaged(_saved(_wrapped(rng)), rng), folder)
+    _read_weights("w.pth", damaged(_saved(_wrapped(rng)), rng), folder)
 
 
 def _pickle_in_pth(rng: Random, folder: Path) -> None:
@@ -156,17 +140,17 @@ def _pickle_in_pth(rng: Random, folder: Path) -> None:
 
 
 def _old_pth(rng: Random, folder: Path) -> None:
-    _read_weights("w.pth", _damaged(_saved(_wrapped(rng), zipped=False), rng), folder)
+    _read_weights("w.pth", damaged(_saved(_wrapped(rng), zipped=False), rng), folder)
 
 
 def _safetensors(rng: Random, folder: Path) -> None:
-    _read_weights("w.safetensors", _damaged(save_tensors(_state()), rng), folder)
+    _read_weights("w.safetensors", damaged(save_tensors(_state()), rng), folder)
 
 
 def _safetensors_header(rng: Random, folder: Path) -> None:
     content = save_tensors(_state())
     size = int.from_bytes(content[:8], "little")
-    header = _senseless(json.loads(content[8 : 8 + size]), rng)
+    header = senseless(json.loads(content[8 : 8 + size]), rng)
     _read_weights("w.safetensors", len(header).to_bytes(8, "little") + header + content[8 + size :], folder)
 
 
@@ -174,7 +158,7 @@ def _checkpoint_json(rng: Random, folder: Path) -> None:
     target = folder / "checkpoint"
     about = _checkpoint(target)
     try:
-        (target / CHECKPOINT_FILE).write_bytes(_senseless(about, rng))
+        (target / CHECKPOINT_FILE).write_bytes(senseless(about, rng))
         Checkpoint.load(target).build()
     finally:
         (target / CHECKPOINT_FILE).write_text(json.dumps(about))
@@ -185,7 +169,7 @@ def _checkpoint_weights(rng: Random, folder: Path) -> None:
     _checkpoint(target)
     whole = (target / CHECKPOINT_WEIGHTS).read_bytes()
     try:
-        (target / CHECKPOINT_WEIGHTS).write_bytes(_damaged(whole[:4096], rng))
+        (target / CHECKPOINT_WEIGHTS).write_bytes(damaged(whole[:4096], rng))
         Checkpoint.load(target)
     finally:
         (target / CHECKPOINT_WEIGHTS).write_bytes(whole)
@@ -194,7 +178,7 @@ def _checkpoint_weights(rng: Random, folder: Path) -> None:
 def _labels(rng: Random, folder: Path) -> None:
     labels = [{"id": "n01", "name": "crane"}, {"id": "n02", "name": "crane"}, "b"][: int(rng.integers(1, 4))]
     suffix = str(rng.choice(["json", "txt"]))
-    (folder / f"labels.{suffix}").write_bytes(_senseless(labels, rng))
+    (folder / f"labels.{suffix}").write_bytes(senseless(labels, rng))
     for label in load_labels(folder / f"labels.{suffix}"):
         label.name.encode()
 
@@ -202,12 +186,12 @@ def _labels(rng: Random, folder: Path) -> None:
 def _training_state(rng: Random, folder: Path) -> None:
     about = {"photos": "x", "seed": 3}
     content = _saved({"schema": 1, "about": about, "model": _state()})
-    damage = _damaged if rng.random() < 0.5 else _inner_damaged
+    damage = damaged if rng.random() < 0.5 else _inner_damaged
     (folder / "snapshot.pt").write_bytes(damage(content, rng))
     Keeping(folder, resume=True).read(about)
 
 
-KINDS: dict[str, Callable[[Random, Path], None]] = {
+KINDS: Kinds = {
     "pth": _pth,
     "pickle_in_pth": _pickle_in_pth,
     "old_pth": _old_pth,
@@ -220,64 +204,5 @@ KINDS: dict[str, Callable[[Random, Path], None]] = {
 }
 
 
-def one(kind: str, index: int, seed: int, folder: Path) -> Found:
-    """Make the input and read it."""
-    rng = np.random.default_rng([seed, list(KINDS).index(kind), index])
-    try:
-        KINDS[kind](rng, folder)
-    except EdgetlError as error:
-        lines = str(error).splitlines()
-        told = error.fix and len(lines) == 2 and "weights_only" not in str(error) and "\0" not in str(error)
-        return Found(kind, index, "error" if told else f"error that does not help: {error}")
-    except Exception as error:  # noqa: BLE001 - this is what is looked for
-        return Found(kind, index, f"{type(error).__name__}: {error}"[:200])
-    return Found(kind, index, "right")
-
-
-def run(work: list[tuple[str, int]], seed: int) -> list[Found]:
-    """Read all inputs, a hundred in a child; what a child did not come to after the one that it died of is lost."""
-    found = []
-    for start in range(0, len(work), _AT_ONCE):
-        part = work[start : start + _AT_ONCE]
-        command = [sys.executable, __file__, "--seed", str(seed), "--serve"]
-        done = subprocess.run(command, input=json.dumps(part), capture_output=True, text=True, check=False)
-        lines = [Found(**json.loads(line)) for line in done.stdout.splitlines() if line.startswith("{")]
-        found += lines
-        if len(lines) < len(part):
-            found.append(Found(*part[len(lines)], f"the process died: {done.returncode}"))
-    return found
-
-
-def _serve(seed: int) -> None:
-    with tempfile.TemporaryDirectory(prefix="edgetl-fuzz-") as folder:
-        for kind, index in json.load(sys.stdin):
-            result = one(kind, index, seed, Path(folder))
-            print(json.dumps(vars(result)), flush=True)
-
-
-def main(words: list[str] | None = None) -> int:
-    """Run the fuzzer; see the module."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--n", type=int, default=4000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", metavar="KIND[:INDEX]")
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
-    given = parser.parse_args(words)
-    if given.serve:
-        _serve(given.seed)
-        return 0
-    kind, _, index = (given.only or "").partition(":")
-    kinds = [kind] if kind else list(KINDS)
-    work = [(kinds[place % len(kinds)], place // len(kinds)) for place in range(given.n)]
-    found = run([(kind, int(index))] if index else work, given.seed)
-    counts = Counter((one.kind, one.outcome if one.outcome in ("right", "error") else "BAD") for one in found)
-    for name in kinds:
-        print(f"{name:20}", *(f"{outcome} {counts[name, outcome]:5}" for outcome in ("right", "error", "BAD")))
-    bad = [one for one in found if one.outcome not in ("right", "error")]
-    for one_bad in bad[:50]:
-        print(f"{one_bad.kind}:{one_bad.index}: {one_bad.outcome}")
-    return 1 if bad else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__file__, KINDS, __doc__ or ""))

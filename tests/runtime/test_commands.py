@@ -193,3 +193,23 @@ def test_names_of_bundles_are_shown_escaped(name: str, capsys: Capture) -> None:
     assert sum(line.startswith("edgetl-run: error") for line in said.splitlines()) == 1
     assert "\x1b" not in said
     assert "\u202e" not in said
+
+
+@pytest.mark.parametrize(
+    ("word", "means"),
+    [
+        ("--out=~/x", "/home/me/x"),
+        ("--out=~", "/home/me"),
+        ("--out=a~/x", "a~/x"),
+        ("--out=~me", "~me"),
+        ("~/x", "~/x"),
+    ],
+)
+def test_a_home_folder_behind_an_equals_sign(word: str, means: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shells replace a ``~`` only at the beginning of a word."""
+    monkeypatch.setenv("HOME", "/home/me")
+    parser = CommandParser(prog="prog")
+    parser.add_argument("--out")
+    parser.add_argument("rest", nargs="*")
+    found = parser.parse_args([word])
+    assert (found.out or found.rest[0]) == means

@@ -131,3 +131,10 @@ def test_emoji_are_no_halves_of_surrogate_pairs(raw: Raw) -> None:
 def test_a_manifest_is_only_parsed_when_it_is_small() -> None:
     with pytest.raises(BundleError, match="9000000 bytes"):
         Manifest.from_json(b" " * 9_000_000, where="here")
+
+
+@pytest.mark.parametrize("label", [{"id": "", "name": "x"}, {"id": "x", "name": ""}, {"id": " ", "name": "x"}])
+def test_a_label_has_a_name(label: Raw, raw: Raw) -> None:
+    raw["labels"][1] = label
+    with pytest.raises(BundleError, match="a label has no name"):
+        Manifest.from_json(json.dumps(raw), where="here")

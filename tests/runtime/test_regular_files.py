@@ -56,3 +56,25 @@ def test_a_file_larger_than_any_image_is_not_read(tmp_path: Path) -> None:
     for function in (read_image, file_content):
         with pytest.raises(ImageError, match="more than the"):
             function(str(tmp_path / "large.png"))
+
+
+@pytest.mark.parametrize("what", ["Folder(sys.argv[1]).read('x')", "read_file(sys.argv[1] + '/x')"])
+@pytest.mark.parametrize("kind", ["pipe", "zero"])
+def test_a_file_of_a_bundle_that_is_exchanged_after_the_look(what: str, kind: str, tmp_path: Path) -> None:
+    """What counts is what was opened, not what was at the path before."""
+    if kind == "pipe":
+        os.mkfifo(tmp_path / "x")
+    else:
+        (tmp_path / "x").symlink_to("/dev/zero")
+    code = f"""
+import sys
+from edgetl_runtime import files
+from edgetl_runtime.errors import BundleError
+from edgetl_runtime.files import Folder, read_file
+files.is_file = lambda path: True
+try:
+    {what}
+except BundleError as error:
+    print(error)
+"""
+    assert "but a pipe or a device" in in_time(code, str(tmp_path))

@@ -236,7 +236,7 @@ def _grids(bundle: Bundle, variant_id: str) -> dict[str, tuple[float, float]]:
             if variant_id in entry["variants"]
             for node, grid in entry["activations"].items()
         }
-    except (BundleError, ValueError, KeyError, TypeError, AttributeError):
+    except (BundleError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return {}
 
 

@@ -28,7 +28,7 @@ from edgetl_runtime.errors import BundleError, DataError, OutputError
 from edgetl_runtime.manifest import Manifest
 from edgetl_runtime.writing import write_file
 
-__all__ = ["KEPT_FILES", "FeatureModel", "KeptOutputs", "RecordingOriginal", "read_kept_outputs"]
+__all__ = ["KEPT_FILES", "FeatureModel", "KeptOutputs", "RecordingOriginal", "check_keeps_more", "read_kept_outputs"]
 
 _Images: TypeAlias = npt.NDArray[np.uint8]
 _Logits: TypeAlias = npt.NDArray[np.float32]
@@ -144,6 +144,20 @@ class RecordingOriginal:
             raise OutputError(
                 f"cannot keep the answers in {bundle}: {error.strerror}", fix="make room for it"
             ) from None
+
+
+def check_keeps_more(bundle: Bundle, n: int) -> None:
+    """`OutputError` when `bundle` keeps answers to more than `n` photos: fewer do not replace more unasked."""
+    try:
+        kept = read_kept_outputs(bundle)
+    except BundleError:  # of another model, or damaged: nothing is lost
+        return
+    if kept is not None and n < len(kept.logits):
+        raise OutputError(
+            f"{bundle.path} keeps the original's answers to {len(kept.logits)} photos, and these are {n}: fewer do not "
+            "replace more",
+            fix="verify on as many, leave --keep-reference out, or replace them: --keep-reference --force",
+        )
 
 
 def read_kept_outputs(bundle: Bundle) -> KeptOutputs | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import sys
 from pathlib import Path
@@ -113,6 +114,26 @@ def test_what_cannot_be_used_is_said(hugging: Any, tmp_path: Path) -> None:
     (tmp_path / "bad" / "state.json").write_text("{")
     with pytest.raises(DataError, match="cannot read the data set"):
         load_dataset(tmp_path / "bad")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("what", {"names": ["a"], "_type": "ClassLabel"}, "label 1, of 1 names"),
+        ("picture", {}, "cannot read the data set"),
+        ("what", {"_type": "Value", "dtype": "int9"}, "cannot read the data set"),
+        ("what", 3, "cannot read the data set"),
+    ],
+)
+def test_senseless_descriptions_are_one_error(hugging: Any, tmp_path: Path, key: str, value: Any, said: str) -> None:
+    rows(hugging, 0, 9).save_to_disk(str(tmp_path / "a"))
+    file = tmp_path / "a" / "dataset_info.json"
+    raw = json.loads(file.read_text())
+    raw["features"][key] = value
+    file.write_text(json.dumps(raw))
+    with pytest.raises(DataError, match=said) as error:
+        load_dataset(tmp_path / "a")
+    assert len(str(error.value).splitlines()) == 2
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with a name")

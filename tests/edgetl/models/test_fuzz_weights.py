@@ -9,6 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "fuzz"))
 
+import children
 import fuzz_weights
 
 OUTCOMES = {"right", "error"}
@@ -16,7 +17,8 @@ OUTCOMES = {"right", "error"}
 
 def test_damaged_files_end_in_an_answer_or_an_error_that_helps() -> None:
     kinds = list(fuzz_weights.KINDS)
-    found = fuzz_weights.run([(kinds[place % len(kinds)], place // len(kinds)) for place in range(180)], seed=20261130)
+    work = [(kinds[place % len(kinds)], place // len(kinds)) for place in range(180)]
+    found = children.run(fuzz_weights.__file__, work, seed=20261130)
     assert len(found) == 180
     assert [one for one in found if one.outcome not in OUTCOMES] == []
     assert {one.outcome for one in found} == OUTCOMES
@@ -28,4 +30,4 @@ def test_anything_else_is_found(broken: Exception, monkeypatch: pytest.MonkeyPat
         raise broken
 
     monkeypatch.setattr(fuzz_weights, "read_state", read)
-    assert fuzz_weights.one("pth", 0, 0, tmp_path).outcome.startswith(type(broken).__name__)
+    assert children.one(fuzz_weights.KINDS, "pth", 0, 0, tmp_path).outcome.startswith(type(broken).__name__)

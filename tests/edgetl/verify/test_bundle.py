@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from edgetl.cli.main import main
-from edgetl.verify.measure.original_outputs import RecordingOriginal
+from edgetl.verify.measure.original_outputs import RecordingOriginal, check_keeps_more
 from edgetl.verify.report import Report
 from edgetl_runtime import load
 from edgetl_runtime.bundle import open_bundle
@@ -349,6 +349,20 @@ def test_a_baseline_that_nothing_is_worse_than(run: Verify, bundle: Path, tmp_pa
 
 def test_answers_are_only_kept_where_they_are_made(refuses: Callable[..., None]) -> None:
     refuses(["--keep-reference"], "no new answers to keep")
+
+
+def test_kept_answers_are_not_replaced_by_fewer(bundle: Path) -> None:
+    """As with reports: fewer photos never replace more unasked, the same number may."""
+    opened = open_bundle(bundle)
+    n = EACH * len(opened.manifest.labels)
+    for fewer in (n - 1, 1):
+        with pytest.raises(OutputError, match=rf"answers to {n} photos, and these are {fewer}.*\n.*--force"):
+            check_keeps_more(opened, fewer)
+    check_keeps_more(opened, n)
+    (bundle / "reference" / "logits.json").write_text("{")
+    check_keeps_more(open_bundle(bundle), 1)
+    (bundle / "reference" / "logits.json").unlink()
+    check_keeps_more(open_bundle(bundle), 1)
 
 
 def test_no_images(refuses: Callable[..., None], tmp_path: Path) -> None:

@@ -69,7 +69,8 @@ class ExportSection:
     folder ``tune_data`` or on held-out calibration photos. ``ranges`` is ``mse``, ``percentile`` or ``minmax``;
     ``int8_safe`` is for CPUs without VNNI; ``io`` is ``float`` or ``int8``. ``activation`` (``relu6``, ``hardswish``)
     and ``no_se`` change the network first. ``device``, one of `DEVICES`, is where it is distilled. ``features`` are
-    given besides the logits: ``pooled``, or names of layers.
+    given besides the logits: ``pooled``, or names of layers. ``opset`` is the operator set of ONNX files for old
+    runtimes.
     """
 
     targets: tuple[str, ...] = ("onnx", "tflite", "openvino")
@@ -87,6 +88,7 @@ class ExportSection:
     distill_minutes: float = 8.0
     device: str = "auto"
     features: tuple[str, ...] = ()
+    opset: int | None = None
 
     def __post_init__(self) -> None:
         if self.max_drop is not None:

@@ -84,7 +84,7 @@ def _check_reports(arguments: argparse.Namespace) -> None:
 _EXPORT_KEYS = (
     *("targets", "precisions", "calibration_samples", "quantize", "max_drop", "tune_data", "ranges", "int8_safe"),
     *("io", "activation", "no_se", "distill_epochs", "distill_minutes", "features"),
-    "device",
+    *("device", "opset"),
 )
 
 _TRAIN_KEYS = (

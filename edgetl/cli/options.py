@@ -213,6 +213,7 @@ def _export_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--features", metavar="pooled|NAME,...", help="outputs besides the logits: what the head is given, or layers"
     )
+    group.add_argument("--opset", type=int, metavar="N", help="operator set of ONNX files, for old runtimes (13 to 20)")
     int8 = parser.add_argument_group("int8")
     int8.add_argument("--max-drop", type=float, metavar="SHARE", help="climb until no more photos change their label")
     int8.add_argument("--tune-data", metavar="DIR", type=Path, help="photos that judge it (default: held-out ones)")

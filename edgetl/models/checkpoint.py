@@ -216,7 +216,8 @@ def load_labels(path: Path | Sequence[str]) -> tuple[Label, ...]:
     the logits, from 0 on, as labels without names have it. Raises `CheckpointError` when the file is missing, holds
     something else, fewer than two labels, one without a name, gives an id twice, or all labels the same name.
     """
-    rows, where = (_rows_of(path), str(path)) if isinstance(path, Path) else (list(path), "the list of labels")
+    rows: Any = _rows_of(path) if isinstance(path, Path) else list(path)
+    where = str(path) if isinstance(path, Path) else "the list of labels"
     if isinstance(rows, list) and all(isinstance(row, str) for row in rows):
         names = [row.strip() for row in rows if row.strip()]
         often = Counter(names)

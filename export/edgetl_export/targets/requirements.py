@@ -23,8 +23,8 @@ _OPENVINO = {"openvino": "2024.0.0"}
 LEAST_OF_OPSET: Mapping[tuple[int, str], Mapping[str, str]] = {
     (opset, precision): {"onnxruntime": "1.15.0"} for opset in (13, 15, 17) for precision in ("fp32", "int8", "w8")
 }
-"""By opset and precision, for older opsets that were tried (1.15.0 is the oldest for Python 3.11, 1.17.3 was tried too; a
-small network of convolutions, ReLU6, sums and a pool). What was not tried needs what is written by default needs."""
+"""By opset and precision, for older opsets that were tried: 1.15.0 is the oldest for Python 3.11, 1.17.3 was tried too,
+on a small network of convolutions, ReLU6, sums and a pool. For all else the table below holds."""
 
 LEAST: Mapping[tuple[str, str], Mapping[str, str]] = {
     ("onnx", "fp32"): _ONNX,

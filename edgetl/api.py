@@ -79,6 +79,7 @@ def export(
     distill_minutes: float | None = None,
     device: str | None = None,
     features: Sequence[str] | None = None,
+    opset: int | None = None,
     options: ExportSection | None = None,
     skip_bad: bool = False,
     force: bool = False,
@@ -99,7 +100,7 @@ def export(
         image_size: Pixels that a weights file takes, by default the backbone's own.
         channels: Channels that a weights file takes, by default those that it has weights for.
         decode: How JPEG files are decoded, ``"exact"`` or ``"scaled"``, by default as the checkpoint says.
-        targets: What is written; this and all up to `features` are keys of the section ``[export]`` of a recipe, as in
+        targets: What is written; this and all up to `opset` are keys of the section ``[export]`` of a recipe, as in
             ``edgetl export -h --all``.
         options: That section as a whole: what is not given by a keyword is taken from it, or has its default.
         skip_bad: Take others instead of photos that cannot be read.
@@ -133,6 +134,7 @@ def export(
         "distill_minutes": distill_minutes,
         "device": device,
         "features": _listed(features),
+        "opset": opset,
     }
     recipe = Recipe() if options is None else Recipe(export=options)
     chosen = recipe.updated({"export": _without_none(given)}, where="export()").export

@@ -391,7 +391,7 @@ def _check_export(options: ExportSection) -> None:
     int8 = Int8Options(
         quantize=options.quantize, max_drop=options.max_drop, ranges=options.ranges, labels=labels, io=options.io
     )
-    ExportOptions(options.targets, options.precisions, int8, surgery=_surgery(options))
+    ExportOptions(options.targets, options.precisions, int8, surgery=_surgery(options), opset=options.opset)
 
 
 def _check_layers(recipe: Recipe) -> None:
@@ -425,6 +425,7 @@ def _export_options(checkpoint: Checkpoint, photos: Photos, options: ExportSecti
             ),
         ),
         surgery=_surgery(options),
+        opset=options.opset,
         provenance={"backbone": checkpoint.backbone, **photos.facts},
     )
 

@@ -113,6 +113,9 @@ class ExportSection(Section):
     features: tuple[str, ...] = option(
         (), "outputs besides the logits: what the head is given, or layers", metavar="pooled|NAME,..."
     )
+    opset: int | None = option(
+        None, "operator set of ONNX files, for old runtimes (13 to 20)", usual="the newest that is needed"
+    )
 
 
 @dataclass(frozen=True)

@@ -159,7 +159,7 @@ def write_photos(folder: Path) -> None:
 
 
 def write_random_weights(cache: Path, backbone: str) -> None:
-    """What torchvision would download for `backbone`, but never trained."""
+    """What torchvision would download for `backbone`, but never trained; a copy beside the cache."""
     import torch
     import torchvision
 
@@ -168,6 +168,7 @@ def write_random_weights(cache: Path, backbone: str) -> None:
     path.parent.mkdir(parents=True)
     torch.manual_seed(0)
     torch.save(torchvision.models.get_model(backbone).state_dict(), path)
+    shutil.copyfile(path, cache.parent / f"{backbone}.pth")
 
 
 def write_video(path: Path) -> None:

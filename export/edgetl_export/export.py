@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -38,13 +39,14 @@ from edgetl_export.targets import (
     check_installed,
     check_io,
     check_names,
+    check_opset,
     converters,
     open_target,
 )
 from edgetl_export.targets.requirements import requires
 from edgetl_export.trying import try_files, without_variants
 from edgetl_runtime import __version__
-from edgetl_runtime.errors import EdgetlError, ExportError, UsageError
+from edgetl_runtime.errors import EdgetlError, EngineError, ExportError, UsageError
 from edgetl_runtime.manifest import Manifest, Variant
 from edgetl_runtime.preprocess import ImageSource, preprocess
 from edgetl_runtime.timing import Stopwatch
@@ -65,18 +67,21 @@ _COVERED_IMAGES, _DIVERGING_IMAGES = 8, 16
 class ExportOptions:
     """Which variants: every target at every precision, and how integers are found for those that need them.
 
-    ``surgery`` replaces what is slow in integers. ``provenance`` is added to the manifest's.
+    ``surgery`` replaces what is slow in integers. ``opset`` is the operator set of ONNX files, for old runtimes.
+    ``provenance`` is added to the manifest's.
     """
 
     targets: tuple[str, ...] = tuple(TARGETS)
     precisions: tuple[str, ...] = PRECISIONS
     int8: Int8Options = field(default_factory=Int8Options)
     surgery: Surgery | None = None
+    opset: int | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_names(self.targets, self.precisions)
         check_io(self.int8.io, self.targets, self.precisions)
+        check_opset(self.opset, self.targets)
         if self.int8.max_drop is not None and "int8" not in self.precisions:
             raise UsageError("a drop is only limited for int8", fix="add int8 to --precisions, or leave --max-drop out")
 
@@ -112,8 +117,8 @@ def export(
     A target that fails does not stop the others: its reason is in `Exported.failed`. So is that of a file that was
     written and does not run: each is tried in a child process. Raises `ExportError` for a network that is not sound
     (`check_sound`) or when no variant could be written, `DataError` for images that cannot be calibrated on,
-    `MissingDependency` before anything else when a converter is not installed, and what `Source.network` raises for
-    features.
+    `MissingDependency` before anything else when a converter is not installed, `UsageError` when the network needs
+    operators that ``opset`` has not, and what `Source.network` raises for features.
     """
     check_installed(options.targets)
     check_features(source.features, io=options.int8.io, precisions=options.precisions)
@@ -129,7 +134,11 @@ def export(
         captured = capture(source if options.surgery is None else changed)
         with clock("export"), chatter_to(log):
             _ = captured.program
-        built = _Built({name: open_target(name) for name in options.targets}, log)
+        built = _Built({name: open_target(name, opset=options.opset) for name in options.targets}, log)
+        if options.opset is not None:
+            with clock("export"), chatter_to(log), suppress(EngineError):  # each variant of that target says it
+                built.targets["onnx"].write(captured, "fp32")  # kept; refused here, before minutes of calibration
+            facts["opset"] = options.opset
         climbed = _build_integers(built, source, captured, samples, options, clock, track)
         floats = [precision for precision in options.precisions if precision not in CALIBRATED]
         jobs = [(name, precision) for name in options.targets for precision in floats]
@@ -347,7 +356,7 @@ def _manifest(
                 target,
                 precision,
                 (),
-                requires(target, precision),
+                requires(target, precision, opset=options.opset),
                 quantization and {**quantization, "int8_safe": options.int8.safe},
                 input=artifact.input,
                 output=artifact.output,

@@ -59,6 +59,7 @@ def test_keywords_arrive(exported: list[ExportSection]) -> None:
         "distill_minutes": 0.5,
         "device": "cpu",
         "features": ("pooled",),
+        "opset": 17,
     }
     assert set(given) == {option.name for option in options_of(ExportSection)}
     api.export(TRAINED, calibration="p", out="b", **given)

@@ -23,6 +23,7 @@ __all__ = [
     "ALL_PRECISIONS",
     "BORDERS",
     "CALIBRATED",
+    "OPSETS",
     "PRECISIONS",
     "TARGETS",
     "Target",
@@ -30,6 +31,7 @@ __all__ = [
     "check_installed",
     "check_io",
     "check_names",
+    "check_opset",
     "check_supported",
     "converters",
     "open_target",
@@ -44,6 +46,9 @@ faster; ``w8a16``: int8 weights, int16 activations, from the calibration like in
 
 CALIBRATED = ("int8", "w8a16")
 """Precisions whose activations are rounded to grids that the calibration found."""
+
+OPSETS = range(13, 21)
+"""Operator sets that ONNX files can have: from 13 on weights have a scale for each channel, 20 is the exporter's."""
 
 BORDERS = ("float", "int8")
 """What a variant takes and gives: uint8 pixels and float32 logits, or int8 both."""
@@ -127,12 +132,16 @@ class _Unusable:
         raise self.error
 
 
-def open_target(name: str) -> Target:
-    """The target called `name`, one of `TARGETS`. Where its library cannot be imported, all it is asked for fails with
-    that `EngineError`, so that the other targets go on."""
+def open_target(name: str, *, opset: int | None = None) -> Target:
+    """The target called `name`, one of `TARGETS`; `opset` is ONNX's alone (see `check_opset`).
+
+    Where its library cannot be imported, all it is asked for fails with that `EngineError`, so that the other targets
+    go on.
+    """
     module, _, attribute = TARGETS[name].where.partition(":")
     try:
-        target: Target = getattr(import_for(TARGETS[name].engine, module), attribute)()
+        make = getattr(import_for(TARGETS[name].engine, module), attribute)
+        target: Target = make() if opset is None or name != "onnx" else make(opset)
     except EngineError as error:
         return _Unusable(error)
     return target
@@ -183,6 +192,22 @@ def check_supported(targets: tuple[str, ...], precisions: tuple[str, ...]) -> No
                     f"{target} cannot be written at {precision}: {info.refused[precision]}",
                     fix=f"--precisions {','.join(info.precisions)} for {target}; {precision} has {', '.join(able)}",
                 )
+
+
+def check_opset(opset: int | None, targets: tuple[str, ...]) -> None:
+    """`UsageError` for an operator set that is not written, or without ONNX files.
+
+    Whether a network fits is only known when it is there: `edgetl_export.targets.onnx_opset.lowered`.
+    """
+    if opset is None:
+        return
+    if "onnx" not in targets:
+        raise UsageError("--opset is for ONNX files, and none are written", fix="add onnx to --targets")
+    if opset not in OPSETS:
+        raise UsageError(
+            f"opset {opset} is not written: {OPSETS[-1]} is what edgetl writes, older ones are for old runtimes",
+            fix=f"--opset {OPSETS[0]} to {OPSETS[-1]}, or leave it out",
+        )
 
 
 def check_io(io: str, targets: tuple[str, ...], precisions: tuple[str, ...]) -> None:

@@ -13,6 +13,7 @@ import torch
 from edgetl_export.artifact import Artifact
 from edgetl_export.capture import Captured
 from edgetl_export.quantize.quantization import Quantized
+from edgetl_export.targets.onnx_opset import lowered
 from edgetl_export.targets.onnx_qdq import quantize_qdq
 from edgetl_export.targets.onnx_weights import multiply_dynamically, round_weights
 from edgetl_export.targets.summaries import weight_summary
@@ -23,10 +24,16 @@ from edgetl_runtime.seal import with_room_for_seal
 __all__ = ["OnnxTarget", "half_weights"]
 
 
+_OLDEST_EXPORTED = 18
+"""The oldest operator set that PyTorch's exporter writes of itself."""
+
+
 class OnnxTarget:
     """Writes ``.onnx`` files for ONNX Runtime and everything else that reads them."""
 
-    def __init__(self) -> None:
+    def __init__(self, opset: int | None = None) -> None:
+        """`opset` is the operator set of the files, by default the exporter's."""
+        self._opset = opset
         self._converted: dict[Captured, onnx.ModelProto] = {}
 
     def write(self, captured: Captured, precision: str) -> Artifact:
@@ -52,7 +59,11 @@ class OnnxTarget:
 
     def _float(self, captured: Captured) -> onnx.ModelProto:
         if captured not in self._converted:
-            self._converted[captured] = _exported(captured)
+            if self._opset is None:
+                self._converted[captured] = _exported(captured)
+            else:
+                exported = _exported(captured, opset=max(self._opset, _OLDEST_EXPORTED))
+                self._converted[captured] = lowered(exported, self._opset)
         return self._converted[captured]
 
     def embed(self, artifact: Artifact, manifest_json: str) -> Artifact:
@@ -69,11 +80,12 @@ def _artifact(model: onnx.ModelProto, quantization: dict[str, object] | None = N
     return Artifact({".onnx": model.SerializeToString()}, quantization)
 
 
-def _exported(captured: Captured) -> onnx.ModelProto:
+def _exported(captured: Captured, *, opset: int | None = None) -> onnx.ModelProto:
     program = torch.onnx.export(
         captured.program,
         (),
         dynamo=True,
+        opset_version=opset,
         input_names=[captured.input.name],
         output_names=[captured.output.name, *map(_placeholder, range(len(captured.all_outputs) - 1))],
         verbose=False,

@@ -8,7 +8,7 @@ from edgetl_export.targets import TARGETS
 from edgetl_runtime.engines import ENGINES
 from edgetl_runtime.manifest import Requires
 
-__all__ = ["LEAST", "requires"]
+__all__ = ["LEAST", "LEAST_OF_OPSET", "requires"]
 
 # Found by tests/matrix/engine_versions.py, 2026-11-22, Python 3.11 on x86-64 with VNNI: the larger of what MobileNetV2
 # (ImageNet) and EfficientNet-B0 (flowers) need, int8 also with --int8-safe and, for tflite, --io int8; for onnx and
@@ -19,6 +19,12 @@ _TFLITE = {"ai_edge_litert": "1.1.1", "tflite_runtime": "2.14.0"}
 _TFLITE_FP16 = {**_TFLITE, "ai_edge_litert": "1.4.0"}
 # Max-pooling needs 2024.0.0; without it attention needs 2023.3.0, everything else 2023.1.0.
 _OPENVINO = {"openvino": "2024.0.0"}
+
+LEAST_OF_OPSET: Mapping[tuple[int, str], Mapping[str, str]] = {
+    (opset, precision): {"onnxruntime": "1.15.0"} for opset in (13, 15, 17) for precision in ("fp32", "int8", "w8")
+}
+"""By opset and precision, for older opsets that were tried: 1.15.0 is the oldest for Python 3.11, 1.17.3 was tried too,
+on a small network of convolutions, ReLU6, sums and a pool. For all else the table below holds."""
 
 LEAST: Mapping[tuple[str, str], Mapping[str, str]] = {
     ("onnx", "fp32"): _ONNX,
@@ -41,8 +47,13 @@ LEAST: Mapping[tuple[str, str], Mapping[str, str]] = {
 """By target and precision: module of a library -> the oldest tried version that passed, as all newer tried ones did."""
 
 
-def requires(target: str, precision: str) -> Requires:
-    """What a variant of `target` at `precision` needs; no versions where none was tried."""
+def requires(target: str, precision: str, *, opset: int | None = None) -> Requires:
+    """What a variant of `target` at `precision` needs; no versions where none was tried.
+
+    `opset` is that of ONNX files which are older than what is written by default.
+    """
     engine = ENGINES[TARGETS[target].engine]
     least = LEAST.get((target, precision), {})
+    if target == "onnx" and opset is not None:
+        least = LEAST_OF_OPSET.get((opset, precision), least)
     return Requires(engine.name, least.get(engine.libraries[0].module), dict(least))

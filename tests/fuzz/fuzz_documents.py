@@ -44,7 +44,7 @@ from edgetl.verify.record import read_record  # noqa: E402
 
 __all__ = ["KINDS"]
 
-PLACES = (
+PLACES: tuple[str, ...] = (
     "../canary/secret",
     "../canary/pixels",
     "../canary/pipe",

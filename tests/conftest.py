@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -50,6 +51,10 @@ def reference_logits(tensors: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """The original model, in float64: (n, H, W, 3) uint8 to (n, labels)."""
     weights, bias = colour_weights()
     return (tensors.mean(axis=(1, 2), dtype=np.float64) @ weights.T.astype(np.float64) + bias).astype(np.float32)
+
+
+def pytest_configure() -> None:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `edgetl` sets it, before anything imports torch
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

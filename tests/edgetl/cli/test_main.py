@@ -411,3 +411,15 @@ def test_the_former_name_of_the_training_precision(run_words: list[str], fails: 
     assert "--precision is called --train-precision now" in said
     assert "train_precision = 'int8'" in said
     fails([*run_words, "--precision", "fp32", "--train-precision", "fp32"], "both are given")
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_waiting_threads_leave_the_cores_to_others(
+    monkeypatch: pytest.MonkeyPatch, before: str | None, after: str
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", before or "")
+    if before is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert os.environ["OMP_WAIT_POLICY"] == after

@@ -76,14 +76,12 @@ def test_a_failed_replacement_leaves_the_old_one(
     tmp_path: Path, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint.save(tmp_path / "c")
-    rename = Path.rename
 
-    def fail_for_new(self: Path, target: Path) -> Path:
-        if self.name == "new":
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return rename(self, target)
+    def full(*_: object) -> bool:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "rename", fail_for_new)
+    monkeypatch.setattr("edgetl_export.renaming._renameat2", full)
+    monkeypatch.setattr(Path, "rename", full)
     with pytest.raises(OutputError, match="No space"):
         checkpoint.save(tmp_path / "c", force=True)
     assert Checkpoint.load(tmp_path / "c").sha256 == checkpoint.sha256
@@ -150,10 +148,10 @@ def test_labels_are_read_from_regular_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.txt")
     (tmp_path / "latin1.txt").write_bytes(b"caf\xe9\nb\n")
     for name, said in (
-        ("pipe.txt", "no file"),
-        ("missing.txt", "not there"),
+        ("pipe.txt", "no regular file"),
+        ("missing.txt", "No such file"),
         ("latin1.txt", "not UTF-8"),
-        (".", "no file"),
+        (".", "directory"),
     ):
         with pytest.raises(CheckpointError, match=said):
             load_labels(tmp_path / name)

@@ -11,7 +11,6 @@ import torch
 from edgetl_export.capture import Captured, capture
 from edgetl_export.quantize.calibrate import calibrate
 from edgetl_export.quantize.layers import before_layers, layers, module_of, rounded, softened
-from edgetl_export.quantize.pixels import on_pixels
 from edgetl_export.quantize.static import quantize_static
 from edgetl_export.targets import TARGETS, open_target
 from edgetl_runtime.comparison import sqnr_db
@@ -114,7 +113,7 @@ class Masked(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def masked(trained: Trained) -> Captured:
-    return on_pixels(capture(replace(trained.source, module=Masked().eval())))
+    return capture(replace(trained.source, module=Masked().eval()))
 
 
 def test_nodes_have_one_name_however_many_images_there_are(masked: Captured) -> None:

@@ -19,6 +19,7 @@ from edgetl_export.quantize.pixels import on_pixels
 from edgetl_export.quantize.quantization import Quantized
 from edgetl_export.quantize.static import quantize_static
 from edgetl_export.targets import TARGETS, Target, open_target
+from edgetl_runtime.engines.signal_stack import kept_signal_stack
 from edgetl_runtime.manifest import Label, Normalize, Preprocess
 from tests.tiny_training import train
 
@@ -231,7 +232,8 @@ def logits_of_file(target: str, artifact: Artifact, tensors: npt.NDArray[np.uint
         import openvino
 
         model = openvino.Core().read_model(artifact.files[".xml"], artifact.files[".bin"])
-        compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        with kept_signal_stack():
+            compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         return np.concatenate([np.array(compiled([tensor[None]])[0]) for tensor in tensors])
     from ai_edge_litert.interpreter import Interpreter
 

@@ -21,6 +21,7 @@ from edgetl_export.quantize.simulate import Simulation
 from edgetl_export.quantize.tie_free import LARGEST, odd_fraction, tie_free
 from edgetl_export.targets import openvino_fake_quantize, tflite_flatbuffer
 from edgetl_runtime.comparison import sqnr_db
+from edgetl_runtime.engines.signal_stack import kept_signal_stack
 from tests.export.conftest import Inverted
 
 if TYPE_CHECKING:
@@ -206,7 +207,8 @@ def read_by_last_layer(target: str, artifact: Artifact, small: Int8) -> npt.NDAr
         read = openvino.Core().read_model(artifact.files[".xml"], artifact.files[".bin"])
         layer = [node for node in read.get_ordered_ops() if node.get_type_name() in ("Convolution", "MatMul")][-1]
         read.add_outputs([layer.input_value(0)])
-        compiled = openvino.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        with kept_signal_stack():
+            compiled = openvino.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         return np.concatenate([np.array(compiled([image[None]])[1]) for image in images])
     opened = tflite_flatbuffer.opened(artifact.files[".tflite"])
     graph = opened.subgraphs[0]

@@ -190,7 +190,7 @@ def test_images_that_were_left_out_are_counted(data: Dataset, weights: str) -> N
 
 def test_divergence_is_an_error(data: Dataset, weights: str) -> None:
     with pytest.raises(UsageError, match="diverged in epoch 1"):
-        finetune(data, start(weights), TrainOptions("full", epochs=1, lr=1e30, augment="none"))
+        finetune(data, start(weights), TrainOptions("full", epochs=1, lr=1000.0, augment="none"))
 
 
 def test_frozen_features_are_those_of_the_network(data: Dataset, weights: str) -> None:

@@ -20,6 +20,7 @@ from edgetl.recipe import ExportSection, Recipe, TrainOptions
 from edgetl.training import qat
 from edgetl.training.finetune import Trained
 from edgetl_export import Source
+from edgetl_export.progress import untold
 from edgetl_export.quantize.distill import DistillOptions
 from edgetl_runtime.errors import UsageError
 from edgetl_runtime.manifest import Label, Normalize, Preprocess
@@ -142,7 +143,9 @@ def test_folders_are_matched_to_labels_by_id_or_name(
     make_photos: Callable[..., Path], tmp_path: Path, checkpoint: Checkpoint
 ) -> None:
     make_photos(tmp_path / "photos" / "train", {"blue": 6, "n2": 6})
-    photos = pipeline._available(tmp_path / "photos", checkpoint, ExportSection(quantize="qat"))
+    photos = pipeline._available(
+        tmp_path / "photos", checkpoint, ExportSection(quantize="qat"), skip_bad=False, tell=untold
+    )
     options = pipeline._export_options(checkpoint, pipeline.Photos(photos, photos[:1]), ExportSection(quantize="qat"))
     assert [Path(str(photo.source)).parent.name for photo in photos] == ["blue"] * 6 + ["n2"] * 6
     assert options.int8.labels == (2,) * 6 + (1,) * 6

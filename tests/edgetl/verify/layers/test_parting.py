@@ -93,7 +93,7 @@ def test_nothing_was_taken_apart(report: Report) -> None:
     assert find_place(report.variant(ID), report.variants) is None
 
 
-@pytest.mark.parametrize(("limit", "looked"), [("bytes = 1", False), ("sqnr_db = 300", True), ("top1 = 1.0", True)])
+@pytest.mark.parametrize(("limit", "looked"), [("bytes = 1_000", False), ("sqnr_db = 200", True), ("top1 = 1.0", True)])
 def test_causes_are_looked_for_where_answers_are_wrong(
     fake_bundle: Any,
     linear: Any,

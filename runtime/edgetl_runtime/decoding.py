@@ -76,7 +76,7 @@ def decode(kind: Any, value: Any, where: str) -> Any:
         except OverflowError:
             raise _mismatch(where, "a number", value) from None
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise _mismatch(where, kind.__name__, value)
+        raise _mismatch(where, "a number" if kind is float else kind.__name__, value)
     return value
 
 

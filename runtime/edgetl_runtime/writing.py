@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from edgetl_runtime.errors import OutputError
-from edgetl_runtime.escaping import encodable
 
 fcntl: Any
 try:
@@ -51,7 +50,7 @@ def write_file(path: str | os.PathLike[str], content: bytes | str) -> None:
     What UTF-8 cannot hold, the bytes of a file name that is none, is written as an escape. Raises `OutputError`.
     """
     # Before anything is opened: a text that cannot be encoded must not cost the file that is there.
-    data = encodable(content).encode() if isinstance(content, str) else content
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     with replacing(path) as file:
         file.write(data)
 

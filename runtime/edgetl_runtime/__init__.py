@@ -14,7 +14,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from edgetl_runtime.bundle import Bundle, open_bundle
-from edgetl_runtime.classifier import Classifier, Prediction, Score, load, softmax
 from edgetl_runtime.engines import DEVICES, ENGINES, installed
 from edgetl_runtime.errors import (
     BundleError,
@@ -28,6 +27,7 @@ from edgetl_runtime.errors import (
     OutputError,
     UsageError,
 )
+from edgetl_runtime.loading import load
 from edgetl_runtime.manifest import (
     FileEntry,
     Golden,
@@ -43,6 +43,7 @@ from edgetl_runtime.placement import FallbackWarning, OperatorPlace, Placement
 from edgetl_runtime.placing import Placed
 from edgetl_runtime.preprocess import load_image, preprocess, preprocess_placed
 from edgetl_runtime.session import FakeSession, Session
+from edgetl_runtime.tasks.classification import Classifier, Prediction, Score, softmax
 
 if TYPE_CHECKING:
     from edgetl_runtime.choice import Candidate, Choice, Wish, choose

@@ -19,15 +19,16 @@ from edgetl_runtime import console
 from edgetl_runtime.advice import Advice, Recommendation, advise
 from edgetl_runtime.bench import BenchOptions, bench_image, bench_variants
 from edgetl_runtime.bundle import Bundle, open_bundle
-from edgetl_runtime.classifier import load
 from edgetl_runtime.commands import EXIT_CODES, CommandParser, run_command, split_names
 from edgetl_runtime.engines import DEVICES, ENGINES, engine_info, import_for
 from edgetl_runtime.errors import EngineError, ImageError, UsageError
+from edgetl_runtime.loading import load
 from edgetl_runtime.machine import cpu_features, describe_machine
 from edgetl_runtime.manifest import Preprocess, Variant
 from edgetl_runtime.placement import FallbackWarning, Placement
 from edgetl_runtime.preflight import Obstacle, obstacle
 from edgetl_runtime.selftest import SelfTest, self_test
+from edgetl_runtime.tasks import TASKS, PredictOption, predict_options, task_of
 from edgetl_runtime.verification import read_verified
 
 __all__ = ["main"]
@@ -37,8 +38,8 @@ _UNREADABLE = 2
 _PROGRAM = "edgetl-run"
 _ABOUT = {
     "info": "Show the manifest and, for each variant, whether it runs here and passed verification.",
-    "predict": "Classify images with the fastest variant that runs here and is accurate enough, or the one that is "
-    "named.",
+    "predict": "Say what images are, with the fastest variant that runs here and is accurate enough, or the one that "
+    "is named.",
     "embed": "Give the features of images: with --json their values, else their sizes and lengths.",
     "bench": "Measure every variant that runs here - load, first run, preprocessing, steady state - and say which to "
     "ship.",
@@ -102,7 +103,9 @@ def _parser() -> argparse.ArgumentParser:
         return commands.add_parser(name, help=help, description=_ABOUT[name], meant=_MEANT)
 
     info = add("info", help="what is in a bundle and what of it runs here")
-    predict = add("predict", help="classify images")
+    predict = add(
+        "predict", help="say what images are: labels with probabilities, or what the task of the bundle gives"
+    )
     embed = add("embed", help="features of images, from a bundle that was exported with some")
     bench = add("bench", help="measure latency of every variant that runs here")
     test = add("self-test", help="check that this device computes what was verified")
@@ -129,11 +132,16 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--min-top1", type=float, metavar="SHARE", help="least recorded accuracy, 0.8 is 80 %%")
     predict.add_argument("--max-drop", type=float, metavar="SHARE", help="most that it may lie below the original's")
     predict.add_argument("--explain", action="store_true", help="say what the variant was chosen from")
-    predict.add_argument("--top", type=int, default=5, metavar="K", help="labels per image (default: 5)")
-    predict.add_argument("--threshold", type=float, default=0.0, metavar="P", help="leave out labels less probable")
+    for name, option in _task_options().items():
+        predict.add_argument(f"--{name.replace('_', '-')}", type=option.type, metavar=option.metavar, help=option.help)
     bench.add_argument("--seconds", type=float, default=2.0, metavar="S", help="time per variant (default: 2)")
     bench.add_argument("--image", metavar="FILE", help="image to measure with (default: a golden sample)")
     return parser
+
+
+def _task_options() -> dict[str, PredictOption]:
+    """What `predict` can be asked in any task, by name."""
+    return {option.name: option for task in TASKS for option in task_of(task).options}
 
 
 def _info(arguments: argparse.Namespace) -> int:
@@ -241,8 +249,9 @@ def _saturating(variants: Sequence[Variant]) -> list[str]:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    """Classify images with the fastest variant that runs here and is accurate enough, or the one that is named."""
+    """Say what images are, with the fastest variant that runs here and is accurate enough, or the one that is named."""
     bundle = open_bundle(arguments.bundle)
+    options = predict_options(bundle.manifest.task, {name: getattr(arguments, name) for name in _task_options()})
     with load(
         bundle,
         variant=arguments.variant,
@@ -252,14 +261,14 @@ def _predict(arguments: argparse.Namespace) -> int:
         min_top1=arguments.min_top1,
         max_drop=arguments.max_drop,
         **_on_device(arguments),
-    ) as classifier:
-        session, chosen = classifier.session, classifier.variant.id
+    ) as predictor:
+        session, chosen = predictor.session, predictor.variant.id
         console.note(f"{chosen} in {session.engine} {session.engine_version}")
         if chosen in bundle.failed_variants():
             console.note(f"warning: {chosen} failed verification; it runs because it was named")
         if arguments.explain:
-            console.note(str(classifier.choice or f"{chosen}: it was named"))
-        predict = partial(classifier.predict, top=arguments.top, threshold=arguments.threshold)
+            console.note(str(predictor.choice or f"{chosen}: it was named"))
+        predict = partial(predictor.predict, **options)
         found, failed = _of_each(arguments.images, predict)
     results = [
         {"image": image, **(failed[image] if image in failed else dataclasses.asdict(found[image]))}

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgetl_runtime.classifier import Classifier
 from edgetl_runtime.errors import UsageError
 from edgetl_runtime.manifest import Label, Manifest, Normalize, Preprocess, Requires, TensorSpec, Variant
 from edgetl_runtime.session import FakeSession, Tensors
+from edgetl_runtime.tasks.classification import Classifier
 
 __all__ = ["fake_classifier"]
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgetl_runtime.bundle import Bundle
-from edgetl_runtime.comparison import least_sqnr_db, same_label, sqnr_db
+from edgetl_runtime.comparison import least_sqnr_db, sqnr_db
 from edgetl_runtime.errors import EngineError
 from edgetl_runtime.frozen import dataclass
 from edgetl_runtime.golden import GoldenSamples
@@ -19,13 +19,10 @@ from edgetl_runtime.preflight import obstacle
 from edgetl_runtime.preprocess import preprocess
 from edgetl_runtime.results import Result
 from edgetl_runtime.session import Session, Tensors
+from edgetl_runtime.tasks import TASKS, Task, task_of
 from edgetl_runtime.trial import refusing, try_variants
 
 __all__ = ["FeatureTest", "Limits", "OtherDecision", "SelfTest", "VariantTest", "limits_for", "self_test"]
-
-
-LOGITS = "logits"
-"""The output that has a label's place in every row."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ _QUANTISED = Limits(agreement=12 / 16, sqnr_db=6.0)
 
 @dataclass(frozen=True)
 class OtherDecision:
-    """A golden sample that a variant here takes for another label than the original did."""
+    """A golden sample that a variant here decides otherwise than the original did; both decisions in words."""
 
     sample: str
     original: str
@@ -69,11 +66,11 @@ class FeatureTest:
 class VariantTest:
     """One variant on this machine.
 
-    ``agreement`` (0..1) is the share of labels that are the original model's: of images, in a map of places; None where
-    it gives no logits. ``sqnr_db`` and ``max_abs`` compare its outputs, the worst where there are several. All three
-    are None without golden samples. ``others`` are the golden samples that it decides otherwise. ``counted`` is False
-    for a variant that failed verification when it was exported: it is shown, but says nothing about this device.
-    ``features`` compares what it gives besides. ``problem`` is one line, None when it passed.
+    ``agreement`` (0..1) is the share of decisions that are the original model's, as the task counts them; None for a
+    task that is not known here. ``sqnr_db`` and ``max_abs`` compare its outputs, the worst where there are several.
+    All three are None without golden samples. ``others`` are the golden samples that it decides otherwise.
+    ``counted`` is False for a variant that failed verification when it was exported: it is shown, but says nothing
+    about this device. ``features`` compares what it gives besides. ``problem`` is one line, None when it passed.
     """
 
     id: str
@@ -201,9 +198,10 @@ def _test(
                 features = tuple(
                     _feature_test(name, expected, tensors[name]) for name, expected in golden.features.items()
                 )
-                if LOGITS in outputs:
-                    agreement = float(same_label(golden.logits, outputs[LOGITS]).mean())
-                    others = _other_decisions(golden, outputs[LOGITS], [label.name for label in bundle.manifest.labels])
+                if bundle.manifest.task in TASKS:
+                    task = task_of(bundle.manifest.task)
+                    agreement = float(task.agreement(golden.outputs, outputs).mean())
+                    others = _other_decisions(task, golden, outputs, bundle.manifest)
                 problem = _problem(variant, agreement, outputs, noise, features)
     except EngineError as error:
         problem = error.what
@@ -249,13 +247,18 @@ def _largest(reference: npt.NDArray[np.float32], values: npt.NDArray[np.float32]
 
 
 def _other_decisions(
-    golden: GoldenSamples, logits: npt.NDArray[np.float32], labels: Sequence[str]
+    task: Task, golden: GoldenSamples, outputs: Tensors, manifest: Manifest
 ) -> tuple[OtherDecision, ...]:
-    """The samples with another label; of a map, which has a label for every place, none are named."""
-    if logits.ndim != 2:
-        return ()
-    pairs = zip(golden.names, golden.logits.argmax(axis=1), logits.argmax(axis=1), strict=True)
-    return tuple(OtherDecision(name, labels[one], labels[other]) for name, one, other in pairs if one != other)
+    """The samples that are decided otherwise, of a task whose decisions can be said in words."""
+    others = []
+    for index, name in enumerate(golden.names):
+        original, here = (
+            task.decision({key: values[index] for key, values in given.items()}, manifest)
+            for given in (golden.outputs, outputs)
+        )
+        if original is not None and here is not None and original != here:
+            others.append(OtherDecision(name, original, here))
+    return tuple(others)
 
 
 def _problem(

@@ -35,9 +35,9 @@ from workloads import data_folder
 import edgetl_runtime
 from edgetl.data.dataset import load_photos, pick
 from edgetl_runtime.bundle import Bundle, open_bundle
-from edgetl_runtime.classifier import Classifier
 from edgetl_runtime.engines import ENGINES
 from edgetl_runtime.errors import DataError, EdgetlError, UsageError, nearest
+from edgetl_runtime.tasks.classification import Classifier
 
 __all__ = ["PARTS", "Given", "agreement", "main", "overhead_us", "parse", "photos_of_side"]
 

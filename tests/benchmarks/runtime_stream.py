@@ -10,9 +10,9 @@ from runtime_lines import Line, compared, in_rounds
 
 import edgetl_runtime
 from edgetl_runtime.bundle import Bundle
-from edgetl_runtime.classifier import Classifier
 from edgetl_runtime.errors import DataError
 from edgetl_runtime.machine import usable_cores
+from edgetl_runtime.tasks.classification import Classifier
 
 __all__ = ["stream_lines"]
 

@@ -13,9 +13,9 @@ from edgetl_export.quantize.layers import layers
 from edgetl_export.targets import check_io, tflite_flatbuffer
 from edgetl_export.targets.tflite_integer_io import INTEGER_OPERATORS, with_integer_borders
 from edgetl_runtime.bundle import open_bundle
-from edgetl_runtime.classifier import load
 from edgetl_runtime.comparison import sqnr_db
 from edgetl_runtime.errors import BundleError, ExportError, UsageError
+from edgetl_runtime.loading import load
 from edgetl_runtime.manifest import Manifest, Requires, TensorSpec, Variant
 from edgetl_runtime.session import FakeSession, IntegerSession
 

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgetl.verify.report import Finding
-from edgetl_runtime.classifier import softmax
 from edgetl_runtime.comparison import sqnr_db
+from edgetl_runtime.tasks.classification import softmax
 
 __all__ = [
     "FITTED_DB",

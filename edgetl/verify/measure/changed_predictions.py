@@ -14,7 +14,7 @@ import numpy.typing as npt
 from edgetl.data.dataset import Sample
 from edgetl.stats import mcnemar
 from edgetl.verify.report import MOST_CHANGED, ChangedPrediction, ChangedPredictions, LabelChanges
-from edgetl_runtime.classifier import softmax
+from edgetl_runtime.tasks.classification import softmax
 
 __all__ = ["changed_predictions", "worst_labels"]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from edgetl.data.augmentation import was_mirrored
-from edgetl.data.dataset import Dataset, Sample, load_dataset, load_labelled, load_photos, pick, pick_readable
+from edgetl.data.dataset import Dataset, Sample, load_photos, pick, pick_readable
 from edgetl.data.splits import find_photos
 from edgetl.models.backbones import build, preset
 from edgetl.models.checkpoint import CHECKPOINT_FILE, Checkpoint, open_checkpoint
@@ -21,6 +21,7 @@ from edgetl.models.image_size import ImageSize
 from edgetl.models.training_history import HISTORY_FILE
 from edgetl.recipe import ExportSection, Recipe, verify_options
 from edgetl.reports.writing import ReportFiles, write_report
+from edgetl.tasks import task_of
 from edgetl.training.finetune import Trained, check_start, finetune, input_channels, input_spec
 from edgetl.training.lr_finder import LrRange, lr_range
 from edgetl.training.qat import train_quantized
@@ -38,6 +39,7 @@ from edgetl_export.progress import Tell, Track, silent, untold
 from edgetl_export.quantize.distill import DistillOptions
 from edgetl_export.staging import check_destination, staged
 from edgetl_export.targets import check_installed, check_names
+from edgetl_runtime import tasks as device_tasks
 from edgetl_runtime.bundle import open_bundle
 from edgetl_runtime.errors import DataError, UsageError
 from edgetl_runtime.escaping import printable
@@ -122,7 +124,7 @@ def run(
             )
             trained.history.save(folder / REFERENCE / HISTORY_FILE)
             answering = exported.captured.source.reference()
-            recording = RecordingOriginal(answering)
+            recording = RecordingOriginal(answering, exported.captured.output.name)
             report = verify(
                 folder,
                 held_out,
@@ -186,7 +188,8 @@ def photos_of(recipe: Recipe, *, track: Track = silent) -> Dataset:
     """The data set that the recipe names. Raises `UsageError` when it names none, and what `load_dataset` raises."""
     if recipe.data.path is None:
         raise UsageError("no photos to train on", fix="--data FOLDER")
-    return load_dataset(recipe.data.path, recipe.data, spec=input_spec(recipe.model), track=track)
+    task = task_of(recipe.data.task)
+    return task.read(recipe.data.path, recipe.data, spec=input_spec(recipe.model), track=track)
 
 
 def train_along(recipe: Recipe, out: Path, *, resume: bool = False) -> None:
@@ -358,7 +361,9 @@ def _available(
     if options.quantize != "qat":
         return load_photos(path, spec=spec, tell=tell)
     try:
-        return load_labelled(path, checkpoint.labels, spec=spec, training=True, skip_bad=skip_bad, tell=tell)[0]
+        return task_of(checkpoint.task).read_labelled(
+            path, checkpoint.labels, spec=spec, training=True, skip_bad=skip_bad, track=silent, tell=tell
+        )[0]
     except DataError as error:
         raise UsageError(
             f"qat trains on labels: {error.what}", fix=f"{error.fix}; --quantize distill needs no labels"
@@ -414,6 +419,7 @@ def _export_options(checkpoint: Checkpoint, photos: Photos, options: ExportSecti
             if sources and options.max_drop is not None
             else None,
             labels=tuple(photo.label for photo in photos.calibration) if options.quantize == "qat" else (),
+            agreement=device_tasks.task_of(checkpoint.task).agreement,
             ranges=options.ranges,
             safe=options.int8_safe,
             io=options.io,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +25,14 @@ __all__ = [
     "is_significant",
     "mcnemar",
     "mcnemar_worse",
+    "mean_interval",
     "median_spread",
+    "pack_shares",
     "percentile_ratio_spread",
     "percentile_spread",
     "ratio_spread",
     "share_below",
+    "unpack_shares",
 ]
 
 ALPHA = 0.05
@@ -39,6 +43,9 @@ _MOST_IMAGES = 1_000_000
 _RESAMPLES_OF_ROUNDS = 1000
 _SEED = 0
 _MOST_OF_A_ROUND = 200
+_MOST_DRAWN = 2000  # images
+_Z_95 = 1.959963984540054  # the 0.975 quantile of the standard normal distribution
+_HALVES = "f2:"
 
 Spread = tuple[float, tuple[float, float]]
 """A value and its 95 % interval."""
@@ -109,6 +116,40 @@ def bootstrap_delta(broken: int, repaired: int, n: int, *, seed: int = 0) -> tup
     shares: npt.NDArray[np.float64] = np.array([broken, repaired, n - broken - repaired], np.float64) / n
     drawn = np.random.default_rng(seed).multinomial(n, shares, size=RESAMPLES)
     return _interval((drawn[:, 1] - drawn[:, 0]) / n)
+
+
+def mean_interval(values: npt.NDArray[np.float64], *, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of the mean of `values` (n,), one for each image; of differences it is the paired interval.
+
+    Images are drawn again with replacement; of many images the mean is normal, and its standard error says the same.
+    """
+    n = len(values)
+    if n > _MOST_DRAWN:
+        half = _Z_95 * float(values.std()) / math.sqrt(n)
+        return float(values.mean()) - half, float(values.mean()) + half
+    drawn = np.random.default_rng(seed).integers(0, n, (RESAMPLES, n))
+    return _interval(values[drawn].mean(axis=1))
+
+
+def pack_shares(values: npt.NDArray[Any]) -> str:
+    """(n,) shares, 0 to 1, one for each image, as text: where all are 0 or 1 a bit each in hexadecimal, four a digit,
+    else ``f2:`` and the hexadecimal digits of 16-bit floats."""
+    if np.isin(values, (0, 1)).all():
+        return np.packbits(values.astype(np.bool_)).tobytes().hex()
+    return _HALVES + values.astype("<f2").tobytes().hex()
+
+
+def unpack_shares(text: str, n: int) -> npt.NDArray[np.float64] | None:
+    """What `pack_shares` was given, ``None`` when `text` does not hold `n` of them."""
+    halves = text.startswith(_HALVES)
+    try:
+        packed = bytes.fromhex(text.removeprefix(_HALVES))
+    except ValueError:
+        return None
+    if len(packed) != (2 * n if halves else (n + 7) // 8):
+        return None
+    values = np.frombuffer(packed, "<f2") if halves else np.unpackbits(np.frombuffer(packed, np.uint8))[:n]
+    return values.astype(np.float64)
 
 
 def images_to_decide(counts: Sequence[int], n: int, *, test: str, limit: float = 0.0) -> int | None:

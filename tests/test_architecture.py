@@ -359,6 +359,7 @@ ROOMS = (
     ("edgetl.stats", "edgetl.toml_file", "edgetl.figure_file", "edgetl.option"),
     ("edgetl.data",),
     ("edgetl.models",),
+    ("edgetl.tasks",),
     ("edgetl.training", "edgetl.verify"),
     ("edgetl.reports",),
     ("edgetl.recipe", "edgetl.pipeline", "edgetl.api"),

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from edgetl.data.content import content_of
 from edgetl.data.duplicates import Known, find_duplicates
@@ -47,11 +48,16 @@ USUAL = Preprocess(resize=256, crop=(224, 224))
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One image: where it is read from (a path, or uint8 (H, W, C)), the index of its label, a name for reports."""
+    """One image: where it is read from (a path, or uint8 (H, W, C)), the index of its label, a name for reports.
+
+    ``target`` is what it should give in a task where that is more than a label; images are then drawn from all labels
+    alike, as they are where the label is all.
+    """
 
     source: ImageSource
     label: int
     name: str
+    target: npt.NDArray[Any] | None = None
 
     @cached_property
     def content(self) -> str:
@@ -61,7 +67,8 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Labelled images in splits. ``labels`` are in the order of the logits, ``bad`` are the unreadable images left out.
+    """Labelled images in splits. ``labels`` are in the order of the logits, ``bad`` are the unreadable images left out,
+    ``task`` is what the images are labelled for.
 
     ``left_out`` counts the files that are in no split, by ending; ``remarks`` are sentences on how it was read.
     """
@@ -74,6 +81,7 @@ class Dataset:
     bad: tuple[BadImage, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    task: str = "classification"
 
     @property
     def held_out(self) -> tuple[tuple[Sample, ...], str]:
@@ -86,7 +94,7 @@ class Dataset:
         digest = hashlib.sha256()
         for split, samples in self._by_split.items():
             contents_of(samples)
-            rows = sorted(f"{split} {self.labels[s.label].id} {s.content}" for s in samples)
+            rows = sorted(f"{split} {self.labels[s.label].id} {s.content}{_target_digest(s)}" for s in samples)
             digest.update("\n".join([*rows, ""]).encode())
         return digest.hexdigest()
 
@@ -104,6 +112,13 @@ class Dataset:
         ]
         told = [*self.remarks, left_out_in_words(self.left_out), _unreadable_in_words(self.bad)]
         return (*filter(None, told), *find_duplicates(known).warnings())
+
+
+def _target_digest(sample: Sample) -> str:
+    if sample.target is None:
+        return ""
+    values = np.ascontiguousarray(sample.target)
+    return f" {values.dtype} {values.shape} {hashlib.sha256(values.tobytes()).hexdigest()}"
 
 
 def load_dataset(

@@ -55,7 +55,8 @@ class Pixels:
     """Samples as uint8 images of one size, decoded once where there is room to keep them.
 
     ``train`` images are the centre with a margin around the crop (see `margin`), for augmentation to choose from;
-    ``eval`` images are exactly `edgetl_runtime.preprocess.preprocess`. ``labels`` is int64 (n,).
+    ``eval`` images are exactly `edgetl_runtime.preprocess.preprocess`. ``labels`` is int64 (n,); `targets` (n, ...) are
+    what the images should give, by default their labels.
     Without `cache`, or room for it, every image is decoded each time that it is read: the same pixels, and a note.
     Raises `DataError` for an image that cannot be read or is no longer what it was.
     """
@@ -66,12 +67,14 @@ class Pixels:
         spec: Preprocess,
         *,
         kind: Literal["train", "eval"],
+        targets: Tensor | None = None,
         cache: bool = True,
         track: Track = silent,
     ) -> None:
         self._samples = tuple(samples)
         self._spec = margin(spec) if kind == "train" else spec
         self.labels = torch.tensor([sample.label for sample in self._samples], dtype=torch.int64)
+        self.targets = self.labels if targets is None else targets
         self._cache: PixelCache | None = None
         self._not_kept: str | None = None
         folder = cache_folder() if cache else None
@@ -142,14 +145,14 @@ def margin(spec: Preprocess) -> Preprocess:
 def ahead(
     pixels: Pixels, batches: Iterable[Sequence[int]], *, pin: bool = False
 ) -> Iterator[tuple[Tensor, Tensor, Sequence[int]]]:
-    """Pixels uint8 (B, H, W, C), labels (B,) int64 and the indices, for each batch of indices, in the order given.
+    """Pixels uint8 (B, H, W, C), targets (B, ...) and the indices, for each batch of indices, in the order given.
 
     Threads read a few batches ahead; with `pin` into page-locked memory, from where a GPU takes them while it works.
     An image that cannot be read raises `DataError` when its batch is due.
     """
     parts = ((batch, torch.empty((len(batch), *pixels.shape), dtype=torch.uint8, pin_memory=pin)) for batch in batches)
     for (batch, read), _ in in_threads(parts, lambda part: pixels.jobs(*part), ahead=_BATCHES_AHEAD):
-        yield read, pixels.labels[torch.as_tensor(batch, dtype=torch.int64)], batch
+        yield read, pixels.targets[torch.as_tensor(batch, dtype=torch.int64)], batch
 
 
 def filled(pixels: Tensor, size: int, device: torch.device) -> Tensor:
@@ -165,7 +168,7 @@ def filled(pixels: Tensor, size: int, device: torch.device) -> Tensor:
 
 
 def evaluation_batches(pixels: Pixels, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """All of `pixels` in their order: uint8 (B, H, W, C) and labels (B,) int64."""
+    """All of `pixels` in their order: uint8 (B, H, W, C) and targets (B, ...)."""
     order = range(len(pixels))
-    for read, labels, _ in ahead(pixels, (order[start : start + batch_size] for start in order[::batch_size])):
-        yield read, labels
+    for read, targets, _ in ahead(pixels, (order[start : start + batch_size] for start in order[::batch_size])):
+        yield read, targets

@@ -28,5 +28,6 @@ class DataOptions:
         flag=None,
     )
     seed: int = option(0, "draws what is held out", check=SEED, flag=None)
+    task: str = option("classification", "what is learned of the photos", metavar="TASK")
     skip_bad: bool = option(False, "go on without unreadable images")
     min_per_class: int = option(5, "photos that a label needs", check=within(0, _MOST), flag=None)

@@ -32,6 +32,7 @@ __all__ = ["CHECKPOINT_FILE", "Checkpoint", "load_labels", "open_checkpoint"]
 
 _SCHEMA = 1
 _WIDEST = 2**16
+_USUAL_TASK = "classification"
 CHECKPOINT_FILE = "checkpoint.json"
 _LABELS_FIX = 'a JSON list of {"id": ..., "name": ...} or of strings, or a text file with one label a line'
 
@@ -41,7 +42,7 @@ class Checkpoint:
     """A trained network that rebuilds itself without the data and without a connection.
 
     ``state`` is the state dict, floating point tensors in float32; ``training`` says how it was made (plain JSON).
-    ``hidden`` is the width of the head's hidden layer, when it has one.
+    ``hidden`` is the width of the head's hidden layer, when it has one; ``task`` is what it was trained for.
     """
 
     backbone: str
@@ -51,6 +52,7 @@ class Checkpoint:
     state: State
     training: dict[str, Any] = field(default_factory=dict)
     hidden: int | None = None
+    task: str = _USUAL_TASK
 
     @classmethod
     def of(cls, model: nn.Module, *, backbone: str, labels: tuple[Label, ...], **about: Any) -> Checkpoint:
@@ -124,6 +126,7 @@ class Checkpoint:
             state=state,
             training=about.training,
             hidden=about.hidden,
+            task=about.task,
         )
 
     def build(self) -> nn.Module:
@@ -175,6 +178,8 @@ class Checkpoint:
             "sha256": self.sha256,
             "training": self.training,
         }
+        if self.task != _USUAL_TASK:  # so that one of a classifier is what it was before there were other tasks
+            about["task"] = self.task
         (folder / CHECKPOINT_WEIGHTS).write_bytes(self._bytes)
         (folder / CHECKPOINT_FILE).write_text(json.dumps(json_value(about), indent=2) + "\n", encoding="utf-8")
 
@@ -276,6 +281,7 @@ class _About:
     sha256: str
     training: dict[str, Any]
     hidden: int | None = None
+    task: str = _USUAL_TASK
 
 
 def _read_about(folder: Path) -> _About:
@@ -299,7 +305,8 @@ def _read_about(folder: Path) -> _About:
     problem = _senseless(about)
     if problem is not None:
         raise CheckpointError(f"{file} is damaged: {problem}", fix="copy the folder again")
-    check_decides(len(about.labels), str(folder))
+    if about.task == _USUAL_TASK:
+        check_decides(len(about.labels), str(folder))
     return about
 
 

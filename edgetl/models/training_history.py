@@ -23,7 +23,8 @@ _LARGEST = 16 * 2**20
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over the training images; losses are cross-entropies in nats, ``val_top1`` is a fraction.
+    """One pass over the training images; losses are those of the task (cross-entropies in nats), ``val_top1`` is its
+    quality on the validation images, a fraction: top-1 where a label is all, whence the name.
 
     ``train_loss`` has class weights and label smoothing in it, ``val_loss`` has not. ``lr`` is the head's at the end
     of the epoch, ``None`` where the solver has none. ``seconds`` counts from the start of training. ``phase`` is
@@ -95,7 +96,7 @@ class History:
         losses.legend()
         accuracy.plot(at, [epoch.val_top1 * 100 for epoch in self.epochs], color="C1")
         accuracy.plot([self.best.epoch], [self.best.val_top1 * 100], "o", color="C1", label=f"{self.best.val_top1:.1%}")
-        accuracy.set(xlabel="epoch", ylabel="validation top-1 (%)")
+        accuracy.set(xlabel="epoch", ylabel="validation quality (%)")
         accuracy.legend()
         for panel in others:
             panel.plot(*zip(*rates, strict=True), color="C2")

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from edgetl.reports.phrases import label_name
 from edgetl.stats import is_significant
-from edgetl.verify.report import ChangedPrediction, LabelChanges, Report, VariantReport
+from edgetl.tasks.classification.results import ChangedPrediction, LabelChanges
+from edgetl.verify.report import Report, VariantReport
 
 __all__ = ["ChangedPredictionCard", "ClassCell", "ClassRow", "ClassTable", "changed_prediction_cards", "class_table"]
 

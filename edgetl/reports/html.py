@@ -18,22 +18,24 @@ from edgetl.reports.phrases import (
     feature_table,
     input_in_words,
     measured_apart,
+    quality_in_words,
     slower_than_float,
     undecided_checks,
 )
 from edgetl.reports.plot_style import Plot
 from edgetl.reports.plots import draw_layers, draw_pareto, draw_plots
 from edgetl.reports.table import (
-    HEADINGS,
     describe,
     describe_limit,
     describe_value,
+    headings,
     name_of,
     rows,
     speed_up,
     verdict_line,
 )
 from edgetl.reports.training_plots import draw_training, training_in_words
+from edgetl.tasks import task_of
 from edgetl.verify.layers.layer_error import AS_GOOD_AS_EXACT_DB
 from edgetl.verify.measure.cross_format import formats_in_words
 from edgetl.verify.report import Check, Latency, LayerError, Memory, Report, VariantReport
@@ -44,10 +46,10 @@ __all__ = ["render_html"]
 _NOTHING: tuple[object, ...] = (None, "", [], {})
 
 _COLUMN_HELP = {
-    "agree": "share of images with the same top-1 label as the original, %",
-    "SQNR dB": "signal to quantisation noise ratio of the logits against the original",
+    "agree": "share of decisions that are the original's, %",
+    "SQNR dB": "signal to quantisation noise ratio of the outputs against the original",
     "top-1": "accuracy, %",
-    "delta": "accuracy minus the original's, percentage points",
+    "delta": "the column before it minus the original's, percentage points",
     "p50 ms": "median latency of one image",
     "p95 ms": "95th percentile of latency",
     "speed": "how many times faster than fp32 of the same target",
@@ -101,7 +103,9 @@ def render_html(report: Report, *, bundle: Path | None = None) -> str:
         ranges=ranges,
         ranges_error=ranges_error,
         cards=_cards(report),
-        headings=[(heading, _COLUMN_HELP.get(heading, "")) for heading in HEADINGS],
+        quality=quality_in_words(report, "95 % interval "),
+        quality_name=task_of(report.task).quality,
+        headings=[(heading, _COLUMN_HELP.get(heading, "")) for heading in headings(report)],
         rows=rows(report),
         slower=slower_than_float(report),
         apart=measured_apart(report),
@@ -147,9 +151,12 @@ def _mark(check: Check) -> str:
 
 def _cards(report: Report) -> list[_Card]:
     """What a reader wants first: the original, and the best of the variants that pass."""
-    reference = report.reference
-    low, high = reference.ci95
-    cards = [_Card("Original, top-1", f"{reference.top1:.1%}", f"{low:.1%} to {high:.1%} over {report.data.n} images")]
+    cards = []
+    if (quality := report.known_quality) is not None:
+        between = "" if quality.ci95 is None else f"{quality.ci95[0]:.1%} to {quality.ci95[1]:.1%} "
+        cards.append(
+            _Card(f"Original, {quality.name}", f"{quality.value:.1%}", f"{between}over {report.data.n} images")
+        )
     failed = {check.variant for check in report.verdict.failed}
     passed = [variant for variant in report.variants if variant.id not in failed]
     timed = [(variant.latency.p50_ms, variant) for variant in passed if variant.latency]

@@ -17,21 +17,23 @@ from edgetl.reports.phrases import (
     feature_table,
     label_name,
     measured_apart,
+    quality_in_words,
     slower_than_float,
     undecided_checks,
 )
 from edgetl.reports.table import (
-    HEADINGS,
     Row,
     describe,
     describe_limit,
     describe_value,
+    headings,
     name_of,
     rows,
     verdict_line,
     where_it_goes_wrong,
 )
-from edgetl.verify.measure.changed_predictions import worst_labels
+from edgetl.tasks import task_of
+from edgetl.tasks.classification.changed_predictions import worst_labels
 from edgetl.verify.measure.cross_format import formats_in_words
 from edgetl.verify.report import Report, VariantReport
 
@@ -50,7 +52,6 @@ def render_markdown(report: Report) -> str:
 
     Ends with a newline.
     """
-    reference = report.reference
     blocks = [
         f"## {escape(report.bundle)}",
         f"**{escape(verdict_line(report))}**",
@@ -59,13 +60,14 @@ def render_markdown(report: Report) -> str:
         _bullets(where_it_goes_wrong(report)),
         _bullets([f"undecided: {text}" for text in undecided_checks(report)]),
         _main_table(report),
-        f"Reference top-1 {reference.top1:.1%} (95 % interval {reference.ci95[0]:.1%} to {reference.ci95[1]:.1%}) "
-        f"over {report.data.n} images. Agreement, top-1 and delta in percent; speed against fp32 of the same target.",
+        f"Reference {quality_in_words(report, '95 % interval ')} over {report.data.n} images. Agreement, "
+        f"{task_of(report.task).quality} and delta in percent; speed against fp32 of the same target.",
         _bullets(slower_than_float(report)),
         _bullets(measured_apart(report)),
         *_features(report),
         *_changes(report),
         *_damage(report),
+        *_task_tables(report),
         _folded(f"All {len(report.verdict.checks)} checks", [_checks(report)]),
         _folded("How int8 was made", _int8(report)),
         _bullets(report.about_photos),
@@ -93,7 +95,8 @@ def _main_table(report: Report) -> str:
     def cells(row: Row) -> tuple[str, ...]:
         return (row.id, _MARKS[row.mark], *row.cells[1:-1])
 
-    return _table((HEADINGS[0], HEADINGS[-1], *HEADINGS[1:-1]), map(cells, rows(report)), left=2)
+    names = headings(report)
+    return _table((names[0], names[-1], *names[1:-1]), map(cells, rows(report)), left=2)
 
 
 def _features(report: Report) -> list[str]:
@@ -135,6 +138,11 @@ def _damage(report: Report) -> list[str]:
             )
         )
     return ["### Changed decisions", *blocks] if blocks else []
+
+
+def _task_tables(report: Report) -> list[str]:
+    """What the task shows besides, folded."""
+    return [_folded(found.title, [_table(found.headings, found.rows)]) for found in report.tables]
 
 
 def _changed_prediction_tables(variant: VariantReport, report: Report) -> list[str]:

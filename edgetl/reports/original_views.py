@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgetl.reports.phrases import label_name
-from edgetl.verify.measure.original import most_confused
-from edgetl.verify.report import LabelScores, Original, Report, WorstImage
+from edgetl.tasks.classification.original import most_confused
+from edgetl.tasks.classification.results import LabelScores, Original, WorstImage
+from edgetl.verify.report import Report
 
 __all__ = ["ConfusionCell", "ConfusionRow", "LabelRow", "OriginalView", "WorstCard", "view_original"]
 

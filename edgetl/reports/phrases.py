@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from edgetl.reports.table import decibels_in_words, name_of
 from edgetl.stats import is_significant
-from edgetl.verify.measure.changed_predictions import worst_labels
-from edgetl.verify.report import Change, ChangedPredictions, LabelChanges, Measured, Report, VariantReport
+from edgetl.tasks.classification.changed_predictions import worst_labels
+from edgetl.tasks.classification.results import ChangedPredictions, LabelChanges
+from edgetl.verify.report import Change, Measured, Report, VariantReport
 from edgetl_runtime.quantities import number_in_words, told_apart
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "label_name",
     "measured_apart",
     "most_changed_labels",
+    "quality_in_words",
     "slower_than_float",
     "undecided_checks",
 ]
@@ -108,6 +110,15 @@ def features_in_words(report: Report) -> list[str]:
         for column, name in enumerate(table[0] if table else ())
         if column
     ]
+
+
+def quality_in_words(report: Report, interval: str = "") -> str:
+    """Name and value of the original's quality, with its interval, in front of which stands `interval`."""
+    quality = report.known_quality
+    if quality is None:
+        return "quality not measured"
+    between = "" if quality.ci95 is None else f" ({interval}{quality.ci95[0]:.1%} to {quality.ci95[1]:.1%})"
+    return f"{quality.name} {quality.value:.1%}{between}"
 
 
 def undecided_checks(report: Report) -> list[str]:

@@ -121,7 +121,7 @@ def _bars(title: str, axis: str, bars: Sequence[tuple[VariantReport, float, str]
 
 def _classes(report: Report) -> Plot | None:
     """Top-1 of each label: a ring for the original, a mark for every variant."""
-    reference = report.reference.per_class
+    reference = {} if report.reference is None else report.reference.per_class
     if not 2 <= len(reference) <= _MOST_CLASSES:
         return None
     labels = list(reference)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgetl.tasks import task_of
 from edgetl.verify.gate.quantities import QUANTITIES
 from edgetl.verify.layers.parting import find_place
 from edgetl.verify.report import SQNR_LIMIT_DB, Check, LayerError, Report, VariantReport
 from edgetl_runtime.quantities import number_in_words, told_apart
 
 __all__ = [
-    "HEADINGS",
     "Row",
     "decibels_in_words",
     "describe",
     "describe_limit",
     "describe_value",
+    "headings",
     "is_of_parity",
     "name_of",
     "rows",
@@ -25,13 +26,12 @@ __all__ = [
     "wrong_layers",
 ]
 
-HEADINGS = ("variant", "agree", "SQNR dB", "top-1", "delta", "p50 ms", "p95 ms", "speed", "size MB", "gate")
 _EMPTY = "-"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One variant: ``cells`` go with `HEADINGS`; speed is how many times faster than fp32 of the same target.
+    """One variant: ``cells`` go with `headings`; speed is how many times faster than fp32 of the same target.
 
     ``undecided``: it passed, but not all of its checks could be decided.
     """
@@ -45,6 +45,12 @@ class Row:
     def mark(self) -> str:
         """``pass``, ``open`` (undecided) or ``fail``."""
         return "fail" if not self.passed else "open" if self.undecided else "pass"
+
+
+def headings(report: Report) -> tuple[str, ...]:
+    """Of the columns; the quality is called what the task calls it."""
+    quality = task_of(report.task).quality
+    return ("variant", "agree", "SQNR dB", quality, "delta", "p50 ms", "p95 ms", "speed", "size MB", "gate")
 
 
 def rows(report: Report) -> list[Row]:
@@ -145,14 +151,14 @@ def speed_up(variant: VariantReport, report: Report) -> float | None:
 
 
 def _row(variant: VariantReport, report: Report, *, passed: bool, undecided: bool) -> Row:
-    parity, accuracy, latency = variant.parity, variant.accuracy, variant.latency
+    parity, quality, latency = variant.parity, variant.known_quality, variant.latency
     faster = speed_up(variant, report)
     cells = (
         variant.id,
-        _EMPTY if parity is None else _share(parity.top1_agreement),
+        _EMPTY if parity is None else _share(parity.decided_alike),
         _EMPTY if parity is None else decibels_in_words(parity.sqnr_db),
-        _EMPTY if accuracy is None else _share(accuracy.top1),
-        _EMPTY if accuracy is None or accuracy.delta is None else f"{100 * accuracy.delta:+.1f}",
+        _EMPTY if quality is None else _share(quality.value),
+        _EMPTY if quality is None or quality.delta is None else f"{100 * quality.delta:+.1f}",
         _EMPTY if latency is None else f"{latency.p50_ms:.2f}",
         _EMPTY if latency is None else f"{latency.p95_ms:.2f}",
         _EMPTY if faster is None else f"{faster:.2f}x",

@@ -18,10 +18,11 @@ from edgetl.reports.phrases import (
     class_in_words,
     features_in_words,
     most_changed_labels,
+    quality_in_words,
     slower_than_float,
     undecided_checks,
 )
-from edgetl.reports.table import HEADINGS, describe, rows, verdict_line, where_it_goes_wrong
+from edgetl.reports.table import describe, headings, rows, verdict_line, where_it_goes_wrong
 from edgetl.verify.measure.cross_format import formats_in_words
 from edgetl.verify.report import Report
 from edgetl_runtime.console import table
@@ -36,10 +37,9 @@ def render_terminal(report: Report) -> str:
     """Plain text, lines of at most 100 characters, no trailing newline."""
     lines = [
         f"{printable(report.bundle)}: {len(report.variants)} variants, {report.data.n} images, "
-        f"reference top-1 {report.reference.top1:.1%} "
-        f"({report.reference.ci95[0]:.1%} to {report.reference.ci95[1]:.1%})",
+        f"reference {quality_in_words(report)}",
         "",
-        *table(HEADINGS, [row.cells for row in rows(report)], left=[0], ruled=True),
+        *table(headings(report), [row.cells for row in rows(report)], left=[0], ruled=True),
     ]
     surgery = surgery_line(report)
     for paragraph in (

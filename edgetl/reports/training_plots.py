@@ -7,6 +7,7 @@ from typing import Any
 
 from edgetl.reports.plot_style import Plot, finished, literal
 from edgetl.reports.svg import COLOURS, new_figure, page_style
+from edgetl.tasks import task_of
 from edgetl.verify.report import Report
 
 __all__ = ["draw_training", "training_in_words"]
@@ -23,8 +24,8 @@ def draw_training(report: Report) -> list[Plot]:
     shares = [key for key in keys if "top1" in key or "accuracy" in key]
     rates = [key for key in keys if key == "lr" or key.endswith("_lr")]
     panels = [
-        ("Loss by epoch", "cross-entropy, nats", losses, 1.0),
-        ("Accuracy by epoch", "top-1, %", shares, 100.0),
+        ("Loss by epoch", "loss of the training", losses, 1.0),
+        ("Quality by epoch", f"{task_of(report.task).quality}, %", shares, 100.0),
         ("Learning rate by epoch", "learning rate", rates, 1.0),
     ]
     spent = list(dict.fromkeys(part for row in report.history for part in row.get("spent") or {}))

@@ -156,6 +156,7 @@ def _result(recipe: Recipe, bundle: Path, report: Report) -> BackboneResult:
     spec = manifest.preprocess
     params, macs = size_of(recipe.model.backbone, len(manifest.labels), spec.crop, channels=spec.channels)
     failed = {check.variant for check in report.verdict.failed}
+    quality = report.known_quality
     return BackboneResult(
         backbone=recipe.model.backbone,
         weights=_name(recipe.model.weights),
@@ -164,8 +165,8 @@ def _result(recipe: Recipe, bundle: Path, report: Report) -> BackboneResult:
         image_size=image_size_of(spec.crop),
         params=params,
         macs=macs,
-        top1=report.reference.top1,
-        ci95=report.reference.ci95,
+        top1=None if quality is None else quality.value,
+        ci95=None if quality is None else quality.ci95,
         train_seconds=report.seconds.get("train"),
         variants=tuple(
             MeasuredVariant(
@@ -174,8 +175,8 @@ def _result(recipe: Recipe, bundle: Path, report: Report) -> BackboneResult:
                 target=variant.target,
                 precision=variant.precision,
                 bytes=variant.bytes,
-                top1=None if variant.accuracy is None else variant.accuracy.top1,
-                delta=None if variant.accuracy is None else variant.accuracy.delta,
+                top1=None if variant.known_quality is None else variant.known_quality.value,
+                delta=None if variant.known_quality is None else variant.known_quality.delta,
                 passed=variant.id not in failed,
             )
             for variant in report.variants

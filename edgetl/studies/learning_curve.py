@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from edgetl import pipeline
 from edgetl.data.dataset import Dataset, Sample, share_of
@@ -21,6 +22,7 @@ from edgetl.models.checkpoint import Checkpoint
 from edgetl.models.image_size import ImageSize
 from edgetl.recipe import Recipe
 from edgetl.studies.result_key import json_text, read_kept, result_key, write_kept
+from edgetl.tasks import task_of
 from edgetl.training.finetune import check_start
 from edgetl.training.options import MOST_EPOCHS
 from edgetl.verify.bundle import source_of
@@ -218,21 +220,21 @@ def _train_point(
         n=len(part.train),
         seed=seed,
         # Of the validation photos training has told already.
-        top1=best.val_top1 if split == "val" else _top1(trained.checkpoint, held_out),
+        top1=best.val_top1 if split == "val" else _quality(trained.checkpoint, held_out),
         epochs=len(trained.history.epochs),
         seconds=trained.seconds,
         key=key,
     )
 
 
-def _top1(checkpoint: Checkpoint, samples: tuple[Sample, ...]) -> float:
+def _quality(checkpoint: Checkpoint, samples: tuple[Sample, ...]) -> float:
     answer = source_of(checkpoint, checkpoint.backbone).reference()
-    right = 0
+    task, total = task_of(checkpoint.task), 0.0
     for at in range(0, len(samples), _AT_ONCE):
         batch = samples[at : at + _AT_ONCE]
-        logits = answer(np.stack([preprocess(sample.source, checkpoint.preprocess) for sample in batch]))
-        right += int(np.count_nonzero(logits.argmax(axis=1) == [sample.label for sample in batch]))
-    return right / len(samples)
+        outputs = answer(np.stack([preprocess(sample.source, checkpoint.preprocess) for sample in batch]))
+        total += float(task.score(torch.from_numpy(outputs), task.targets(batch))[1])
+    return total / len(samples)
 
 
 def _read_points(out: Path) -> dict[str, CurvePoint]:

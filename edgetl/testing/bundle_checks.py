@@ -20,6 +20,7 @@ from edgetl.data.content import content_of
 from edgetl.data.dataset import Sample
 from edgetl.reports.phrases import causes
 from edgetl.reports.table import describe, is_of_parity, where_it_goes_wrong
+from edgetl.tasks import task_of
 from edgetl.verify.bundle import REFERENCE, verify_bundle
 from edgetl.verify.gate.limits import Gate, read_gate
 from edgetl.verify.gate.quantities import QUANTITIES
@@ -42,6 +43,8 @@ WORKS = "works"
 """The check that every variant has: it loads and runs, and nothing else is wrong that no limit is about."""
 
 _FEWEST_GOLDEN = 1
+_AGAINST_TRUTH = ("accuracy", "known_quality", "quality")
+"""Parts of a report that labelled photos are needed for."""
 _SHOWN_FLIPS = 5
 _CHECKPOINT = "checkpoint.json"
 
@@ -99,7 +102,12 @@ class BundleChecks:
         return {
             variant.id: [
                 WORKS,
-                *self.gate.limits_for(variant.id, target=variant.target, precision=variant.precision),
+                *self.gate.limits_for(
+                    variant.id,
+                    target=variant.target,
+                    precision=variant.precision,
+                    task=self.bundle.manifest.task,
+                ),
             ]
             for variant in self.bundle.manifest.variants
         }
@@ -114,7 +122,7 @@ class BundleChecks:
             limits = self.names()[variant_id]
             wrong = [check for check in checks if not check.passed and check.what not in limits[1:]]
             return Outcome("failed", self._why(wrong)) if wrong else Outcome("passed")
-        if self.source == "golden" and QUANTITIES[what].part == "accuracy":
+        if self.source == "golden" and QUANTITIES[what].part.partition(".")[0] in _AGAINST_TRUTH:
             return Outcome("skipped", "golden samples have no labels: --edgetl-data FOLDER, where torch is installed")
         for check in checks:
             if check.what == what:
@@ -168,22 +176,34 @@ class _Golden:
         golden = bundle.golden()
         if golden is None or len(golden.names) < _FEWEST_GOLDEN:
             raise BundleError(f"{bundle.path} has no golden samples", fix="export the bundle again")
-        labels = golden.logits.argmax(axis=1)
+        task = task_of(bundle.manifest.task)
         self.samples = [
-            Sample(image, int(label), name)
-            for image, label, name in zip(golden.images, labels, golden.names, strict=True)
+            Sample(image, label, name, target)
+            for row, (image, name) in enumerate(zip(golden.images, golden.names, strict=True))
+            for label, target in [task.truth({key: values[row] for key, values in golden.outputs.items()})]
         ]
-        self._logits = golden.logits
+        self._outputs = golden.outputs
         self._rows = {content_of(tensor): row for row, tensor in enumerate(golden.tensors)}
 
+    @property
+    def features(self) -> tuple[str, ...]:
+        """None are held against the original's."""
+        return ()
+
     def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        outputs = self.outputs(images)
+        return outputs[next(iter(outputs))]
+
+    def outputs(self, images: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
+        """Those of the golden samples with these tensors."""
         rows = [self._rows.get(content_of(image)) for image in images]
         if None in rows:
             raise DataError(
                 "preprocessing gives other pixels here than where the bundle was made",
                 fix="edgetl-run self-test BUNDLE says how far apart; compare the versions of Pillow",
             )
-        return self._logits[np.array(rows, dtype=np.int64)]
+        found = np.array(rows, dtype=np.int64)
+        return {name: values[found] for name, values in self._outputs.items()}
 
 
 def assert_parity(
@@ -215,8 +235,8 @@ def assert_parity(
         raise GateError(f"the sessions give logits of shapes {list(a.shape)} and {list(b.shape)}")
     parity = compare(a, b)
     wrong = []
-    if top1_agreement is not None and parity.top1_agreement < top1_agreement:
-        equal = round(parity.top1_agreement * parity.n)
+    if top1_agreement is not None and parity.decided_alike < top1_agreement:
+        equal = round(parity.decided_alike * parity.n)
         least = percent_in_words(top1_agreement)
         wrong.append(f"{equal} of {parity.n} decisions are equal, at least {least} asked for")
     if sqnr_db is not None and parity.sqnr_db < sqnr_db:

@@ -1,21 +1,11 @@
-"""Labels that occur unequally often: weights for the loss, or an order that shows every label alike."""
+"""Labels that occur unequally often: an order that shows every label alike."""
 
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor
 
-__all__ = ["balanced_order", "class_weights"]
-
-
-def class_weights(labels: Tensor, n: int) -> Tensor:
-    """float32 (n,), inversely proportional to how often each of `n` labels occurs; 1 on average over the images.
-
-    `labels` is int64 (images,). A label without an image weighs 0.
-    """
-    counts = torch.bincount(labels, minlength=n)
-    return torch.where(counts > 0, len(labels) / (n * counts.clamp(min=1)).float(), 0.0)
+__all__ = ["balanced_order"]
 
 
 def balanced_order(labels: Tensor, seed: int, epoch: int) -> list[int]:

@@ -23,10 +23,10 @@ _BATCH = 32
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """``values`` (n, d) float32: what the head is given for each image; ``labels`` (n,) int64."""
+    """``values`` (n, d) float32: what the head is given for each image; ``targets`` (n, ...): what it should give."""
 
     values: Tensor
-    labels: Tensor
+    targets: Tensor
 
 
 def has_separate_head(model: nn.Module) -> bool:

@@ -21,7 +21,6 @@ from torch import nn
 
 from edgetl.data.augmentation import AugmentOptions
 from edgetl.data.dataset import Dataset
-from edgetl.data.loader import Pixels
 from edgetl.models.backbones import WeightsPreset, add_hidden_layer, build, head_block, preset
 from edgetl.models.checkpoint import Checkpoint
 from edgetl.models.options import ModelOptions
@@ -36,7 +35,7 @@ from edgetl.models.weights import (
     put_back,
 )
 from edgetl.training.features import Features, extract, frozen_backbone, has_separate_head
-from edgetl.training.head import head_epochs, loss_and_top1
+from edgetl.training.head import head_epochs
 from edgetl.training.job import Job, Progress
 from edgetl.training.network import train_network
 from edgetl.training.options import TrainOptions
@@ -157,6 +156,7 @@ def finetune(
         preprocess=opened.spec,
         normalize=opened.normalize,
         hidden=opened.hidden,
+        task=data.task,
         training=_told_of(job, opened, history),
     )
     notes = (opened.note, *_unused(options, job.plan), *data.notes, *dict.fromkeys(job.notes))
@@ -258,7 +258,8 @@ def _train_head(job: Job, progress: Progress) -> None:
     passes = head_epochs(head, train, objective, strength=job.plan.head_decay, epochs=job.plan.head_epochs)
     for number, train_loss in enumerate(passes, start=1):
         with torch.inference_mode():
-            val_loss, val_top1 = loss_and_top1(head(val.values), val.labels)
+            loss, quality = job.task.score(head(val.values), val.targets)
+        val_loss, val_top1 = float(loss) / len(val.targets), float(quality) / len(val.targets)
         if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
             job.notes.append(progress.diverged(train_loss, f"epoch {number} of the head", has_rate=False))
             break
@@ -276,11 +277,9 @@ def _features(job: Job) -> tuple[Features, Features]:
     backbone = frozen_backbone(job.model)
     found = []
     for samples in (job.data.train, job.data.val):
-        pixels = Pixels(
-            job.processes.share(samples), job.spec, kind="eval", cache=job.plan.options.cache, track=job.track
-        )
+        pixels = job.pixels(job.processes.share(samples), "eval")
         own = extract(backbone, pixels, job.normalize, device=job.device, track=job.track)
-        found.append(Features(job.processes.gathered(own.values), job.processes.gathered(own.labels)))
+        found.append(Features(job.processes.gathered(own.values), job.processes.gathered(own.targets)))
     return found[0], found[1]
 
 

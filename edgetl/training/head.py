@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgetl.tasks.task import Objective, Targets
 from edgetl.training.features import Features
-from edgetl.training.losses import Objective, Targets
 
-__all__ = ["head_epochs", "loss_and_top1"]
+__all__ = ["head_epochs"]
 
 _HIDDEN = 0.02
 """Times the decay of a linear head: matrices that multiply each other are drawn with a size that matters."""
@@ -24,7 +23,7 @@ _HIDDEN = 0.02
 def head_epochs(
     head: nn.Module, train: Features, objective: Objective, *, strength: float, epochs: int
 ) -> Iterator[float]:
-    """Train `head` in place; gives the training loss (nats) of each epoch."""
+    """Train `head` in place; gives the training loss of each epoch."""
     matrices = [parameter for parameter in head.parameters() if parameter.ndim > 1]
     if not isinstance(head, nn.Linear):
         strength *= _HIDDEN
@@ -37,7 +36,7 @@ def head_epochs(
     solver = torch.optim.LBFGS(
         head.parameters(), max_iter=1, max_eval=25, history_size=10, line_search_fn="strong_wolfe"
     )
-    targets = Targets(train.labels)
+    targets = Targets(train.targets)
 
     def loss_and_gradients() -> Tensor:
         solver.zero_grad()
@@ -50,8 +49,3 @@ def head_epochs(
     for _ in range(epochs):
         loss: Tensor = solver.step(loss_and_gradients)  # type: ignore[no-untyped-call]
         yield loss.item()
-
-
-def loss_and_top1(logits: Tensor, truth: Tensor) -> tuple[float, float]:
-    """Mean cross-entropy in nats and the share that is right."""
-    return float(F.cross_entropy(logits, truth)), float((logits.argmax(1) == truth).float().mean())

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from edgetl.data.augmentation import Augmentation
-from edgetl.data.dataset import Dataset
-from edgetl.data.loader import Normalizer
+from edgetl.data.dataset import Dataset, Sample
+from edgetl.data.loader import Normalizer, Pixels
 from edgetl.models.training_history import Epoch, History
 from edgetl.models.weight_files import State
-from edgetl.training.class_balance import class_weights
-from edgetl.training.losses import Objective
+from edgetl.tasks import task_of
+from edgetl.tasks.task import Objective, Task
 from edgetl.training.plan import Plan
 from edgetl.training.processes import ALONE, Processes
 from edgetl_export.progress import Tell, Track, silent, untold
@@ -48,17 +48,25 @@ class Job:
         """Grey levels to what the network takes."""
         return Normalizer(self.normalize, self.device)
 
+    def pixels(self, samples: Sequence[Sample], kind: Literal["train", "eval"]) -> Pixels:
+        """`samples` as images of one size, with what they should give."""
+        return Pixels(
+            samples,
+            self.spec,
+            kind=kind,
+            targets=self.task.targets(samples),
+            cache=self.plan.options.cache,
+            track=self.track,
+        )
+
     @property
-    def train_labels(self) -> Tensor:
-        """(n,) int64."""
-        return torch.tensor([sample.label for sample in self.data.train])
+    def task(self) -> Task:
+        """What is learned."""
+        return task_of(self.data.task)
 
     def objective(self, device: torch.device, *, smoothing: float) -> Objective:
-        """The loss that the options ask for, of logits that are on `device`."""
-        options = self.plan.options
-        weighs = options.imbalance in ("weights", "focal")
-        weights = class_weights(self.train_labels, len(self.data.labels)).to(device) if weighs else None
-        return Objective(smoothing, weights, options.imbalance == "focal", options.teacher_weight, options.temperature)
+        """The loss that the options ask for, of outputs that are on `device`."""
+        return self.task.objective(self.data, self.plan.options, device, smoothing=smoothing)
 
 
 @dataclass(eq=False)

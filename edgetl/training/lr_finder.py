@@ -97,6 +97,7 @@ def lr_range(
     device = device_named(options.device)
     with torch.random.fork_rng():
         job, _ = prepared(data, start, options, augment, device=device)
+        job.track = track
         full = job.plan.options
         if not job.plan.network:
             raise UsageError("strategy head has no learning rate to look for", fix="--strategy full or last:N")
@@ -107,7 +108,7 @@ def lr_range(
         layers = Layers(job.model, frozen_statistics=full.batch_norm == "frozen")
         layers.train_last(unfreezing(full, job.model, 1)(1))
         layers.mode_of_training()
-        pixels = Pixels(data.train, job.spec, kind="train", cache=full.cache, track=track)
+        pixels = job.pixels(data.train, "train")
         stepper = Stepper(job, parameter_groups(job.model, full))
         stepper.wrap()
         rates = [lowest * (highest / lowest) ** (step / max(1, steps - 1)) for step in range(steps)]
@@ -131,9 +132,9 @@ def _batches(pixels: Pixels, options: TrainOptions, n: int, device: torch.device
         epoch += 1
         order = shuffled(pixels.labels, options, epoch, size, 1, device)
         draws = epoch_draws(len(order) * size, options.seed, epoch)
-        for place, (images, labels, _) in enumerate(ahead(pixels, order)):
+        for place, (images, targets, _) in enumerate(ahead(pixels, order)):
             first = place * size
-            yield Batch(images, labels, draws[first : first + len(labels)], images=len(labels), at=(epoch, place))
+            yield Batch(images, targets, draws[first : first + len(targets)], images=len(targets), at=(epoch, place))
             step += 1
             if step == n:
                 return

@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from edgetl.data.augment import epoch_draws
-from edgetl.data.loader import Pixels, ahead, filled
+from edgetl.data.loader import ahead, filled
 from edgetl.models.training_history import Epoch
 from edgetl.models.weights import put_back
 from edgetl.training.class_balance import balanced_order
@@ -74,8 +73,7 @@ class _Training:
         self.layers = Layers(job.model, frozen_statistics=options.batch_norm == "frozen")
         self.trained_in = unfreezing(options, job.model, options.epochs)
         with job.processes.one_after_the_first():
-            self.train = Pixels(job.data.train, job.spec, kind="train", cache=options.cache, track=job.track)
-            self.val = Pixels(job.data.val, job.spec, kind="eval", cache=options.cache, track=job.track)
+            self.train, self.val = job.pixels(job.data.train, "train"), job.pixels(job.data.val, "eval")
         self.stepper = Stepper(job, parameter_groups(job.model, options))
         self.average = Average(job.model, options.ema) if options.ema > 0 else None
         self.size = options.batch_size * job.processes.world
@@ -106,11 +104,11 @@ class _Training:
         todo = self.batches_of(self.epoch)[self.step :]
         batches = ahead(self.train, map(job.processes.share, todo), pin=job.device.type == "cuda")
         shown = job.track(batches, what=f"epoch {self.epoch}/{self.epochs}", total=len(todo))
-        for whole, (pixels, labels, _) in zip(todo, self.watch.waited(shown), strict=True):
+        for whole, (pixels, targets, _) in zip(todo, self.watch.waited(shown), strict=True):
             first = self.step * self.size
             batch = Batch(
                 pixels,
-                labels,
+                targets,
                 draws[first : first + len(whole)][job.processes.part(len(whole))],
                 images=len(whole),
                 at=(self.epoch, self.step),
@@ -185,21 +183,19 @@ class _Training:
         return True
 
     def judged(self) -> tuple[float, float]:
-        """Loss and top-1 of the validation images as the device will see them, in float32; each is judged once."""
+        """Loss and quality of the validation images as the device will see them, in float32; each is judged once."""
         job = self.job
         job.model.eval()
         own = job.processes.share(range(len(self.val)))
         parts = [own[start : start + self.size] for start in range(0, len(own), self.size)]
         sums = torch.zeros(2, dtype=torch.float64, device=job.device)
         with torch.inference_mode():
-            for pixels, labels, _ in ahead(self.val, parts, pin=job.device.type == "cuda"):
-                truth = labels.to(job.device, non_blocking=True)
+            for pixels, targets, _ in ahead(self.val, parts, pin=job.device.type == "cuda"):
+                truth = targets.to(job.device, non_blocking=True)
                 given = job.model(job.normalized(filled(pixels, min(self.size, len(own)), job.device)))
-                logits = given[: len(truth)].float()
-                right = (logits.argmax(1) == truth).sum()
-                sums += torch.stack([F.cross_entropy(logits, truth, reduction="sum"), right])
-        loss, right = (job.processes.summed(sums) / len(self.val)).tolist()
-        return loss, right
+                sums += torch.stack(job.task.score(given[: len(truth)].float(), truth))
+        loss, quality = (job.processes.summed(sums) / len(self.val)).tolist()
+        return loss, quality
 
     @property
     def epoch_number(self) -> int:

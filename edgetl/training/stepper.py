@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from edgetl.data.augment import augmented
+from edgetl.tasks.task import Targets
 from edgetl.training.job import Job
-from edgetl.training.losses import Targets
 from edgetl.training.mixing import Mix
 from edgetl.training.stopwatch import Stopwatch
 from edgetl.training.teacher import open_teacher
@@ -26,13 +26,13 @@ _LEAST_PART = 2
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """This process's images of a step: uint8 (B, H, W, C), labels (B,), and augmentation's draws (B, K).
+    """This process's images of a step: uint8 (B, H, W, C), targets (B, ...), and augmentation's draws (B, K).
 
     ``images`` counts those of all processes; ``at`` is (epoch, step), which everything random follows from.
     """
 
     pixels: Tensor
-    labels: Tensor
+    targets: Tensor
     draws: Tensor
     images: int
     at: tuple[int, int]
@@ -85,11 +85,11 @@ class Stepper:
         return loss
 
     def _halve(self, batch: Batch) -> None:
-        smallest = len(batch.labels) // (2 * self.parts)
+        smallest = len(batch.targets) // (2 * self.parts)
         if smallest < _LEAST_PART or self._job.processes.world > 1:
             raise UsageError(
-                f"the GPU's memory is too small for {len(batch.labels)} images in {self.parts} parts",
-                fix=f"--batch-size {max(2, len(batch.labels) // 2)} or --accumulate {2 * self.parts}",
+                f"the GPU's memory is too small for {len(batch.targets)} images in {self.parts} parts",
+                fix=f"--batch-size {max(2, len(batch.targets) // 2)} or --accumulate {2 * self.parts}",
             )
         self.parts *= 2
         torch.cuda.empty_cache()
@@ -103,8 +103,8 @@ class Stepper:
         torch.manual_seed(_seed(job.plan.options.seed, *batch.at, job.processes.rank))
         self.optimizer.zero_grad()
         total = torch.zeros((), device=job.device)
-        parts = max(1, min(self.parts, len(batch.labels) // _LEAST_PART))
-        slices = [slice(rows[0], rows[-1] + 1) for rows in np.array_split(np.arange(len(batch.labels)), parts)]
+        parts = max(1, min(self.parts, len(batch.targets) // _LEAST_PART))
+        slices = [slice(rows[0], rows[-1] + 1) for rows in np.array_split(np.arange(len(batch.targets)), parts)]
         for rows in slices:
             with self._synchronised(last=rows is slices[-1]):
                 with watch("forward"):
@@ -118,8 +118,8 @@ class Stepper:
 
     def _losses(self, batch: Batch, rows: slice) -> Tensor:
         job, device = self._job, self._job.device
-        pixels, labels, draws = (
-            value[rows].to(device, non_blocking=True) for value in (batch.pixels, batch.labels, batch.draws)
+        pixels, targets, draws = (
+            value[rows].to(device, non_blocking=True) for value in (batch.pixels, batch.targets, batch.draws)
         )
         levels, share = augmented(pixels, draws, job.augmentation, job.spec.crop), 1.0
         if batch.mix is not None:
@@ -127,8 +127,8 @@ class Stepper:
         teacher = None if self._teacher is None else self._teacher(levels)
         images = job.normalized.levels(levels)
         with torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32):
-            logits = self._network(images)
-        return self._objective(logits, Targets(labels, share, teacher))
+            outputs = self._network(images)
+        return self._objective(outputs, Targets(targets, share, teacher))
 
     def _synchronised(self, *, last: bool) -> AbstractContextManager[None]:
         """Gradients of all but the last part stay with their process."""

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgetl.data.dataset import Sample, load_labelled
+from edgetl.data.dataset import Sample
 from edgetl.models.training_history import HISTORY_FILE, read_rows
+from edgetl.tasks import task_of
 from edgetl.verify.measure.original_outputs import RecordingOriginal, check_keeps_more, read_kept_outputs
 from edgetl.verify.measure.outputs import OriginalModel
 from edgetl.verify.options import RunFacts, VerifyOptions
@@ -72,8 +73,14 @@ def verify_bundle(
     notes: list[str] = []
     about_photos = _training_warnings(manifest)
     if isinstance(data, Path):
-        samples, split = load_labelled(
-            data, manifest.labels, spec=manifest.preprocess, skip_bad=skip_bad, track=track, tell=about_photos.append
+        samples, split = task_of(manifest.task).read_labelled(
+            data,
+            manifest.labels,
+            spec=manifest.preprocess,
+            training=False,
+            skip_bad=skip_bad,
+            track=track,
+            tell=about_photos.append,
         )
         notes.append(f"verified on {len(samples)} photos of {data} ({split})")
     else:
@@ -86,7 +93,7 @@ def verify_bundle(
         check_keeps_more(opened, len(samples))
     if record:
         check_record(bundle, manifest, samples, variants=variants, force=force)
-    recording = RecordingOriginal(answering)
+    recording = RecordingOriginal(answering, manifest.output.name)
     asked = recording if keep_reference else answering
     facts = RunFacts(history=read_rows(bundle / REFERENCE / HISTORY_FILE), about_photos=about_photos)
     report = verify(bundle, samples, asked, options, variants=variants, original=original, track=track, facts=facts)
@@ -107,6 +114,8 @@ def source_of(checkpoint: Checkpoint, name: str, features: Sequence[str] = ()) -
         preprocess=checkpoint.preprocess,
         normalize=checkpoint.normalize,
         checkpoint_sha256=checkpoint.sha256,
+        task=checkpoint.task,
+        outputs=task_of(checkpoint.task).outputs,
         features=tuple(features),
     )
 

@@ -24,7 +24,6 @@ from edgetl.verify.diagnose.diagnosis import Evidence, diagnose
 from edgetl.verify.layers.layer_error import find_suspects
 from edgetl.verify.layers.parting import find_place
 from edgetl.verify.measure.outputs import collect_outputs
-from edgetl.verify.measure.parity import compare
 from edgetl.verify.report import NOT_EXPORTED, Finding, LayerError, VariantReport
 from edgetl_export.progress import silent
 from edgetl_runtime.bundle import Bundle, open_bundle
@@ -170,16 +169,15 @@ def _inspected(
         if name in answers.errors:
             reports.append(replace(report, error=answers.errors[name].what))
         elif isinstance(layers, EdgetlError):
-            reports.append(
-                replace(report, parity=compare(answers.reference, answers.variants[name]), error=layers.what)
-            )
+            reports.append(replace(report, parity=answers.parity[name], error=layers.what))
         else:
-            parity = compare(answers.reference, answers.variants[name])
+            parity = answers.parity[name]
             reports.append(replace(report, parity=parity, layers=layers, suspects=find_suspects(layers)))
     found = []
     for report in reports:
-        logits = answers.variants.get(report.id)
-        evidence = Evidence(opened, samples, answers.reference, logits, source)
+        metric = answers.variants.get(report.id)
+        logits = None if metric is None else metric.logits
+        evidence = Evidence(opened, samples, answers.original.logits, logits, source)
         causes = [fault.finding for fault in audit_variant(opened, report.id)] + list(diagnose(report, evidence))
         # Both know coarse weights; the layers know the modules they belong to.
         by_cause = {finding.cause: finding for finding in causes}
@@ -190,7 +188,7 @@ def _inspected(
 def _one(report: VariantReport, reports: Sequence[VariantReport], causes: tuple[Finding, ...]) -> VariantInspection:
     return VariantInspection(
         id=report.id,
-        agreement=None if report.parity is None else report.parity.top1_agreement,
+        agreement=None if report.parity is None else report.parity.decided_alike,
         sqnr_db=None if report.parity is None else report.parity.sqnr_db,
         parts_at=find_place(report, reports),
         layers=report.layers,

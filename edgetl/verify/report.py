@@ -10,40 +10,32 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgetl.tasks.classification.results import Accuracy, ChangedPredictions, Original, quality_of_accuracy
+from edgetl.tasks.task import Quality, Table
 from edgetl_runtime.decoding import decode, parse
 from edgetl_runtime.errors import BundleError, UsageError
 from edgetl_runtime.escaping import json_value
 
 __all__ = [
-    "MOST_CHANGED",
-    "MOST_WORST",
     "NOT_EXPORTED",
     "REPORT_FILE",
     "SCHEMA",
     "SQNR_LIMIT_DB",
-    "Accuracy",
     "BaselineComparison",
     "Change",
-    "ChangedPrediction",
-    "ChangedPredictions",
     "Check",
-    "ClassAccuracy",
     "CrossFormatParity",
     "Data",
     "FeatureParity",
     "Finding",
-    "LabelChanges",
-    "LabelScores",
     "Latency",
     "LayerError",
     "Measured",
     "Memory",
-    "Original",
     "Parity",
     "Report",
     "VariantReport",
     "Verdict",
-    "WorstImage",
 ]
 
 SCHEMA = 1
@@ -60,12 +52,6 @@ SQNR_LIMIT_DB = 200.0
 +200 dB stands for identical outputs (float32 arithmetic in another order gives 100 to 140 dB), -200 dB for outputs
 that are not finite.
 """
-
-MOST_CHANGED = 24
-"""Flips that a report keeps of each variant; their number is kept in any case."""
-
-MOST_WORST = 12
-"""Images of the highest loss that a report keeps."""
 
 
 @dataclass(frozen=True)
@@ -90,22 +76,33 @@ class Measured:
 
 @dataclass(frozen=True)
 class Parity:
-    """How one variant's logits compare with the reference's, over ``n`` images.
+    """How one variant's outputs compare with the original's, over ``n`` images.
 
-    ``top1_agreement`` is the share of images with the same top-1 label; an image whose logits are not finite counts
-    as a disagreement. ``sqnr_db`` is over all logits of all images, clipped to `SQNR_LIMIT_DB`. ``max_abs`` is the
-    largest difference of a logit, ``cosine`` the mean over images of the cosine between the two rows of logits;
-    both are ``None`` when a logit is not finite. ``non_finite`` counts the images with such logits. ``agrees`` has a
-    bit for each image, 1 where the label is the same (`edgetl.verify.measure.accuracy.pack_bits`).
+    ``agreement`` is the mean share of each image's decisions that are the original's, as the task counts them, and
+    ``agreement_ci95`` its 95 % interval where that is no count of images; None in older reports. ``top1_agreement`` is
+    the same where a decision is a label, else None; an image whose outputs are not finite counts as a disagreement.
+    ``sqnr_db`` is over all values of all images, clipped to `SQNR_LIMIT_DB`, of the output that is farthest from the
+    original's; ``outputs`` has all of them where there are several. ``max_abs`` is its largest difference, ``cosine``
+    the mean over images of the cosine between the two; both are ``None`` when a value is not finite. ``non_finite``
+    counts the images with such values. ``agrees`` packs the shares of the images (`edgetl.stats.pack_shares`).
     """
 
     n: int
-    top1_agreement: float
+    top1_agreement: float | None
     sqnr_db: float
     max_abs: float | None
     cosine: float | None
     non_finite: int = 0
     agrees: str | None = None
+    agreement: float | None = None
+    agreement_ci95: tuple[float, float] | None = None
+    outputs: tuple[FeatureParity, ...] = ()
+
+    @property
+    def decided_alike(self) -> float:
+        """The agreement, of older reports too."""
+        share = self.top1_agreement if self.agreement is None else self.agreement
+        return 0.0 if share is None else share
 
 
 @dataclass(frozen=True)
@@ -118,42 +115,6 @@ class FeatureParity:
     max_abs: float | None
     cosine: float | None
     non_finite: int = 0
-
-
-@dataclass(frozen=True)
-class ClassAccuracy:
-    """Of the ``n`` images of one label, the share ``top1`` that got it."""
-
-    n: int
-    top1: float
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Accuracy over ``n`` images, as shares of 1.
-
-    ``top5`` is top-k for k = min(5, number of labels). ``ci95`` is the 95 % Wilson interval of top1. ``per_class`` goes
-    by label id and leaves out labels without images. ``right`` has a bit for each image, in order, 1 where top-1 is
-    right, in hexadecimal: what a later run on the same images is paired with.
-
-    Against the original, on the same images; ``None`` where there is none to compare with: ``delta`` is top1 minus the
-    original's, ``delta_ci95`` its 95 % bootstrap interval; ``broken`` and ``repaired`` count the images that went from
-    right to wrong and from wrong to right. ``class_delta`` is the delta of the label that lost most (``worst_class``)
-    among those whose loss is significant (`worst_class_of`), 0 where none is.
-    """
-
-    n: int
-    top1: float
-    top5: float
-    delta: float | None
-    ci95: tuple[float, float]
-    per_class: dict[str, ClassAccuracy] = field(default_factory=dict)
-    delta_ci95: tuple[float, float] | None = None
-    broken: int | None = None
-    repaired: int | None = None
-    class_delta: float | None = None
-    worst_class: str | None = None
-    right: str | None = None
 
 
 @dataclass(frozen=True)
@@ -238,53 +199,6 @@ class LayerError:
 
 
 @dataclass(frozen=True)
-class ChangedPrediction:
-    """One image that a variant decides otherwise than the original.
-
-    ``image`` is its name, ``truth``, ``original`` and ``variant`` are label ids; ``variant`` is empty when its logits
-    are not finite and decide nothing. ``original_margin`` is how sure the original was: the softmax probability of its
-    first label minus that of its second, 0 to 1. A flip of a large margin is damage, one of a small margin was a draw.
-    ``thumbnail`` is a data URI, ``None`` where the report holds enough of them.
-    """
-
-    image: str
-    truth: str
-    original: str
-    variant: str
-    original_margin: float
-    thumbnail: str | None = None
-
-
-@dataclass(frozen=True)
-class LabelChanges:
-    """The ``n`` images of one label: shares that the ``original`` and the ``variant`` got right (top-1).
-
-    ``p_value`` is of the exact McNemar test, two-sided: how often chance alone breaks and repairs this unevenly.
-    """
-
-    n: int
-    original: float
-    variant: float
-    p_value: float
-
-
-@dataclass(frozen=True)
-class ChangedPredictions:
-    """How the decisions of a variant differ from the original's, image by image.
-
-    ``flipped`` decisions differ; of them ``broken`` were right and are wrong, ``repaired`` were wrong and are right,
-    the others are wrong either way. ``flips`` are at most `MOST_CHANGED` of them, those of the largest margin first.
-    ``per_class`` goes by label id and leaves out labels without images.
-    """
-
-    flips: tuple[ChangedPrediction, ...]
-    flipped: int
-    broken: int
-    repaired: int
-    per_class: dict[str, LabelChanges]
-
-
-@dataclass(frozen=True)
 class Finding:
     """A recognised cause: ``evidence`` has the numbers that show it, ``fix`` the option or action that removes it."""
 
@@ -302,9 +216,11 @@ class VariantReport:
     differ from the original's; ``findings``: the usual causes that were recognised; ``features``: how what it gives
     besides the logits compares.
 
-    ``files_sha256`` says which files it is about: by path in the bundle; older reports do not. ``measured`` is None
-    in older reports, which were measured in one go, and where no engine here could run it. ``earlier``: parts that
-    were kept from another measurement of the same files (``memory``, ``layers`` ...), and from which.
+    ``quality`` is the task's number against the truth, ``accuracy`` the same of a classifier in more detail; older
+    reports have the latter alone. ``files_sha256`` says which files it is about: by path in the bundle; older reports
+    do not. ``measured`` is None in older reports, which were measured in one go, and where no engine here could run
+    it. ``earlier``: parts that were kept from another measurement of the same files (``memory``, ``layers`` ...), and
+    from which.
     """
 
     id: str
@@ -327,53 +243,17 @@ class VariantReport:
     files_sha256: dict[str, str] = field(default_factory=dict)
     measured: Measured | None = None
     earlier: dict[str, Measured] = field(default_factory=dict)
+    quality: Quality | None = None
+
+    @property
+    def known_quality(self) -> Quality | None:
+        """Its quality, of older reports too."""
+        return self.quality or _quality_of(self.accuracy)
 
     @property
     def features_sqnr_db(self) -> float | None:
         """SQNR of the feature that is farthest from the original's; None when none was measured."""
         return min((feature.sqnr_db for feature in self.features), default=None)
-
-
-@dataclass(frozen=True)
-class LabelScores:
-    """Of the ``n`` images of one label the share ``recall`` got it; of those ``answered`` with it the share
-    ``precision`` have it. ``None`` is a share of no images."""
-
-    n: int
-    recall: float | None
-    answered: int
-    precision: float | None
-
-
-@dataclass(frozen=True)
-class WorstImage:
-    """An image by its name; ``truth`` and ``answer`` are label ids, with their softmax probabilities, 0 to 1.
-
-    ``loss`` is the cross-entropy in nats, ``thumbnail`` a data URI, ``None`` where the report holds enough of them.
-    """
-
-    image: str
-    truth: str
-    answer: str
-    probability: float
-    truth_probability: float
-    loss: float
-    thumbnail: str | None = None
-
-
-@dataclass(frozen=True)
-class Original:
-    """The original on the photos of a report; ``loss`` is its mean cross-entropy in nats.
-
-    ``per_label`` goes by label id and leaves out labels that no image has and none is answered with. ``confusion`` is
-    by true label, then by answer, the number of images; what never happened is left out. ``worst`` are at most
-    `MOST_WORST` images, the highest loss first.
-    """
-
-    loss: float
-    per_label: dict[str, LabelScores] = field(default_factory=dict)
-    confusion: dict[str, dict[str, int]] = field(default_factory=dict)
-    worst: tuple[WorstImage, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -454,7 +334,8 @@ class BaselineComparison:
 class Report:
     """Everything that one verification found.
 
-    ``reference`` is the accuracy of the original model on the same tensors; ``seconds`` goes by stage: train,
+    ``task`` is the manifest's; ``quality`` is that of the original model on the same tensors, ``reference`` the same of
+    a classifier in more detail; ``tables`` are the task's own; ``seconds`` goes by stage: train,
     calibrate, quantize, export, verify; ``labels`` are names by id. ``history`` is the training history, one dictionary
     per epoch; ``provenance`` is the manifest's; ``created`` is ISO 8601 in UTC. ``baseline``: what changed since an
     accepted report; ``disturbances``: what changed on the machine while latency was measured; ``contract``: input,
@@ -468,7 +349,7 @@ class Report:
     created: str
     machine: dict[str, Any]
     data: Data
-    reference: Accuracy
+    reference: Accuracy | None
     seconds: dict[str, float]
     variants: tuple[VariantReport, ...]
     verdict: Verdict
@@ -482,7 +363,15 @@ class Report:
     twins: tuple[CrossFormatParity, ...] = ()
     left_out: tuple[str, ...] | None = None
     about_photos: tuple[str, ...] = ()
+    task: str = "classification"
+    quality: Quality | None = None
+    tables: tuple[Table, ...] = ()
     schema: int = SCHEMA
+
+    @property
+    def known_quality(self) -> Quality | None:
+        """The quality of the original, of older reports too."""
+        return self.quality or _quality_of(self.reference)
 
     def variant(self, variant_id: str) -> VariantReport:
         """The part about `variant_id`; `UsageError` with the known ones when there is none."""
@@ -520,6 +409,10 @@ class Report:
             raise _unreadable(where, error.what) from None
         assert isinstance(report, cls)
         return report
+
+
+def _quality_of(accuracy: Accuracy | None) -> Quality | None:
+    return None if accuracy is None else quality_of_accuracy(accuracy)
 
 
 def _unreadable(where: str, why: str) -> UsageError:

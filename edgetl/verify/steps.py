@@ -1,4 +1,4 @@
-"""What is measured of variants one after the other: latency, memory, layers, damage, causes. Each adds its part."""
+"""What is measured of variants one after the other: latency, memory, layers, causes. Each adds its part."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from edgetl.data.dataset import Sample
-from edgetl.data.thumbnails import BUDGET, Thumbnails
+from edgetl.data.thumbnails import Thumbnails
+from edgetl.tasks import task_of
+from edgetl.tasks.task import Details
 from edgetl.verify.diagnose.diagnosis import Evidence, diagnose
 from edgetl.verify.gate.limits import checks_of
 from edgetl.verify.gate.quantities import QUANTITIES
 from edgetl.verify.gate.regression import latency_decision
 from edgetl.verify.layers.layer_error import find_suspects
-from edgetl.verify.measure.changed_predictions import changed_predictions
 from edgetl.verify.measure.latency import Latencies, LatencyOptions, measure_latency, median_preprocess_ms
 from edgetl.verify.measure.memory import measure_memory
-from edgetl.verify.measure.original import confusion_of
 from edgetl.verify.measure.outputs import Outputs
 from edgetl.verify.options import VerifyOptions
-from edgetl.verify.report import Finding, Latency, LayerError, Original, VariantReport
+from edgetl.verify.report import Finding, Latency, LayerError, VariantReport
 from edgetl_runtime.bundle import Bundle
 from edgetl_runtime.errors import EdgetlError
 from edgetl_runtime.preprocess import preprocess
@@ -36,7 +35,6 @@ __all__ = ["Measuring", "with_error"]
 
 _IMAGES_FOR_PREPROCESS_TIME = 16
 _IMAGES_FOR_LAYERS = 4
-_BUDGET_OF_WORST = 128 * 1024  # bytes of thumbnails
 _EQUAL_ENOUGH_DB = 80.0
 """Logits nearer to the original's than this leave nothing to look for in the layers."""
 _PRECISE = 0.05
@@ -45,7 +43,7 @@ _PRECISE = 0.05
 
 @dataclass(frozen=True, eq=False)
 class Measuring:
-    """The bundle and the photos, and how they are measured. Every method gives reports with one part more.
+    """The bundle and the photos, and how they are measured. Most methods give reports with one part more.
 
     ``answers`` are those of all models to ``samples``; ``original`` is the network behind them, when it is at hand.
     A variant that fails on the way is reported with its error.
@@ -58,32 +56,11 @@ class Measuring:
     options: VerifyOptions
     original: Source | Captured | None = None
 
-    def with_changed_predictions(self, reports: Sequence[VariantReport]) -> list[VariantReport]:
-        """Which decisions differ from the original's, with thumbnails."""
-        labels = [label.id for label in self.bundle.manifest.labels]
-        thumbnails, truth = self._thumbnails(BUDGET), self._truth()
-        return [
-            replace(
-                report,
-                damage=changed_predictions(
-                    self.samples,
-                    truth,
-                    self.answers.reference,
-                    self.answers.variants[report.id],
-                    labels,
-                    thumbnail=thumbnails,
-                ),
-            )
-            if report.id in self.answers.variants
-            else report
-            for report in reports
-        ]
-
-    def original_model(self) -> Original:
-        """What the original takes for what, and the images that it is most wrong about, with thumbnails."""
-        labels = [label.id for label in self.bundle.manifest.labels]
-        thumbnails = self._thumbnails(_BUDGET_OF_WORST)
-        return confusion_of(self.samples, self._truth(), self.answers.reference, labels, thumbnail=thumbnails)
+    def details(self) -> Details:
+        """What the task says of the outputs: parts of the report, tables, faults of labels or photos."""
+        return task_of(self.bundle.manifest.task).details(
+            self.answers.original, self.answers.variants, self.samples, self.bundle.manifest, self._thumbnails
+        )
 
     def with_latency(self, reports: Sequence[VariantReport]) -> tuple[list[VariantReport], tuple[str, ...]]:
         """Latencies, measured longer while gate or baseline are undecided; and what disturbed the measurement."""
@@ -146,8 +123,8 @@ class Measuring:
         return Evidence(
             bundle=self.bundle,
             samples=self.samples,
-            reference=self.answers.reference,
-            logits=self.answers.variants.get(variant),
+            reference=self.answers.original.logits,
+            logits=None if variant not in self.answers.variants else self.answers.variants[variant].logits,
             original=self.original,
             threads=self.options.threads,
         )
@@ -161,7 +138,11 @@ class Measuring:
             if report.id not in latencies:
                 continue
             timed = replace(report, latency=latencies[report.id])
-            checks = [check for check in checks_of(timed, self.options.gate) if QUANTITIES[check.what].kind == "time"]
+            checks = [
+                check
+                for check in checks_of(timed, self.options.gate, task=self.bundle.manifest.task)
+                if QUANTITIES[check.what].kind == "time"
+            ]
             since = latency_decision(timed, before[report.id]) if report.id in before else None
             if (
                 any(check.undecided for check in checks)
@@ -181,9 +162,6 @@ class Measuring:
 
     def _thumbnails(self, budget: int) -> Thumbnails:
         return Thumbnails(budget, channels=self.bundle.manifest.preprocess.channels)
-
-    def _truth(self) -> npt.NDArray[np.int64]:
-        return np.array([sample.label for sample in self.samples], dtype=np.int64)
 
 
 def with_error(report: VariantReport, error: EdgetlError) -> VariantReport:

@@ -10,21 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from edgetl.data.dataset import Sample
-from edgetl.verify.diagnose.audit import Fault, audit_bundle, audit_labels, audit_variant
+from edgetl.tasks.task import Details
+from edgetl.verify.diagnose.audit import Fault, audit_bundle, audit_variant, faults_of
 from edgetl.verify.gate.limits import Gate, judge
 from edgetl.verify.gate.provenance import contract_of
 from edgetl.verify.gate.regression import check_covers, check_same_model, compare_reports
-from edgetl.verify.measure.accuracy import score
-from edgetl.verify.measure.cross_format import compare_formats
 from edgetl.verify.measure.machine import describe_workbench
 from edgetl.verify.measure.original_outputs import KeptOutputs
 from edgetl.verify.measure.outputs import OriginalModel, Outputs, collect_outputs
-from edgetl.verify.measure.parity import compare
 from edgetl.verify.options import RunFacts, VerifyOptions
-from edgetl.verify.report import NOT_EXPORTED, Accuracy, Data, Finding, Measured, Report, VariantReport, Verdict
+from edgetl.verify.report import NOT_EXPORTED, Data, Finding, Measured, Report, VariantReport, Verdict
 from edgetl.verify.steps import Measuring, with_error
 from edgetl_export.progress import Track, silent
 from edgetl_runtime.bundle import Bundle, open_bundle
@@ -56,8 +52,9 @@ def verify(
     """Run `samples` through `reference` and through `variants` of `bundle` (by default all), and judge.
 
     `original` is the network behind `reference`; layers are compared when it is given.
-    A sample's label is an index into the manifest's labels. A variant that cannot be loaded or run, or that ends the
-    child process in which it is tried first, is reported with its error and fails the verdict; the others go on.
+    A sample's label is an index into the manifest's labels, its target what the manifest's task makes of it. A variant
+    that cannot be loaded or run, or that ends the child process in which it is tried first, is reported with its error
+    and fails the verdict; the others go on.
     Raises `DataError` when there are no samples or a label is out of range, `UsageError` when `variants` or the gate
     name a variant that is not there or the baseline is of another model, `CheckpointError` when the reference does not
     fit the bundle.
@@ -79,10 +76,11 @@ def verify(
         for variant in chosen
     }
     answers = collect_outputs(openers, reference, samples, manifest, threads=options.threads, track=track)
-    # After the photos: what a reference is asked first is what it may keep (`RecordingOriginal`).
-    faults = _audit(opened, reference, answers, samples, [variant.id for variant in chosen])
     measuring = Measuring(opened, bundle, samples, answers, options, original)
-    accuracy, reports = _compare_and_score(chosen, answers, samples, manifest)
+    details = measuring.details()
+    # After the photos: what a reference is asked first is what it may keep (`RecordingOriginal`).
+    faults = _audit(opened, reference, details, [variant.id for variant in chosen])
+    reports = [_compared(variant, answers, details) for variant in chosen]
     reports, disturbances = _with_parts(reports, measuring, options)
     machine = describe_workbench()
     created, data = datetime.now(UTC).isoformat(timespec="seconds"), Data(len(samples), answers.fingerprint)
@@ -92,7 +90,7 @@ def verify(
         created=created,
         machine=machine,
         data=data,
-        reference=accuracy,
+        reference=None,
         seconds=dict(facts.seconds),
         variants=(*reports, *(_not_exported(id_, reason) for id_, reason in facts.not_exported.items())),
         verdict=Verdict(False, ()),
@@ -102,10 +100,12 @@ def verify(
         disturbances=disturbances,
         about_photos=tuple(facts.about_photos),
         contract=contract_of(manifest),
-        original=measuring.original_model(),
-        twins=compare_formats(chosen, answers.variants),
+        twins=answers.cross_format,
         left_out=tuple(variant.id for variant in manifest.variants if variant not in chosen),
+        task=manifest.task,
+        quality=answers.original.compute(),
     )
+    report = replace(report, **details.report)
     report = _with_findings(_judged(report, options, faults, variants), measuring, faults)
     return replace(report, seconds={**facts.seconds, "verify": time.monotonic() - start})
 
@@ -143,28 +143,19 @@ def _check_samples(samples: Sequence[Sample], manifest: Manifest) -> None:
             raise DataError(f"{sample.name}: label {sample.label} is not one of the bundle's {len(manifest.labels)}")
 
 
-def _compare_and_score(
-    variants: Sequence[Variant], answers: Outputs, samples: Sequence[Sample], manifest: Manifest
-) -> tuple[Accuracy, list[VariantReport]]:
-    """Accuracy of the reference, and a report with engine, size, parity and accuracy for each variant."""
-    truth = np.array([sample.label for sample in samples], dtype=np.int64)
-    labels = [label.id for label in manifest.labels]
-    reports = []
-    for variant in variants:
-        engine, version = answers.engines.get(variant.id, (variant.requires.engine, None))
-        report = VariantReport(variant.id, variant.target, variant.precision, engine, version, variant.bytes)
-        if variant.id in answers.errors:
-            report = with_error(report, answers.errors[variant.id])
-        else:
-            logits = answers.variants[variant.id]
-            report = replace(
-                report,
-                parity=compare(answers.reference, logits),
-                accuracy=score(logits, truth, labels=labels, original=answers.reference),
-                features=answers.features.get(variant.id, ()),
-            )
-        reports.append(report)
-    return score(answers.reference, truth, labels=labels), reports
+def _compared(variant: Variant, answers: Outputs, details: Details) -> VariantReport:
+    """A report with engine, size, parity and quality of one variant."""
+    engine, version = answers.engines.get(variant.id, (variant.requires.engine, None))
+    report = VariantReport(variant.id, variant.target, variant.precision, engine, version, variant.bytes)
+    if variant.id in answers.errors:
+        return with_error(report, answers.errors[variant.id])
+    return replace(
+        report,
+        parity=answers.parity[variant.id],
+        quality=answers.variants[variant.id].compute(answers.original),
+        features=answers.features.get(variant.id, ()),
+        **details.variants.get(variant.id, {}),
+    )
 
 
 def _with_parts(
@@ -178,7 +169,7 @@ def _with_parts(
         reports = measuring.with_memory(reports)
     if options.layers:
         reports = measuring.with_layers(reports)
-    return measuring.with_changed_predictions(reports), disturbances
+    return reports, disturbances
 
 
 def _stamped(reports: Sequence[VariantReport], variants: Sequence[Variant], measured: Measured) -> list[VariantReport]:
@@ -194,14 +185,11 @@ def _stamped(reports: Sequence[VariantReport], variants: Sequence[Variant], meas
     ]
 
 
-def _audit(
-    bundle: Bundle, reference: OriginalModel, answers: Outputs, samples: Sequence[Sample], variants: Sequence[str]
-) -> list[Fault]:
+def _audit(bundle: Bundle, reference: OriginalModel, details: Details, variants: Sequence[str]) -> list[Fault]:
     """What no comparison of answers shows: each is a check that fails. Raises `BundleError` for damaged samples."""
-    truth = np.array([sample.label for sample in samples], dtype=np.int64)
     # Answers that were kept may be those of other images than the golden samples.
-    of_all = audit_bundle(bundle, None if isinstance(reference, KeptOutputs) else reference)
-    faults = [*of_all, *audit_labels(answers.reference, truth, bundle.manifest.labels, variants)]
+    faults = [*audit_bundle(bundle, None if isinstance(reference, KeptOutputs) else reference)]
+    faults += faults_of(details.faults, variants)
     faults += [fault for variant in variants for fault in audit_variant(bundle, variant)]
     return [fault for fault in faults if fault.check.variant in variants]
 
@@ -213,7 +201,7 @@ def _judged(report: Report, options: VerifyOptions, faults: Sequence[Fault], ask
         comparison, since = compare_reports(report, options.baseline, only=asked)
         report = replace(report, baseline=comparison)
         checks += since
-    return replace(report, verdict=judge(report.variants, options.gate, also=checks))
+    return replace(report, verdict=judge(report.variants, options.gate, task=report.task, also=checks))
 
 
 def _with_findings(report: Report, measuring: Measuring, faults: Sequence[Fault]) -> Report:

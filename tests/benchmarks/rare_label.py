@@ -19,10 +19,10 @@ from edgetl.data.dataset import Dataset, load_dataset
 from edgetl.data.loader import Pixels
 from edgetl.models.checkpoint import Checkpoint
 from edgetl.recipe import ModelOptions
+from edgetl.tasks.classification.original import confusion_of
 from edgetl.training.finetune import finetune
 from edgetl.training.options import IMBALANCE, TrainOptions
 from edgetl.verify.bundle import source_of
-from edgetl.verify.measure.original import confusion_of
 
 BATCH = 32
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from gate_noise import CROWDED, Slower, acceptable, keep_busy, verdict_of
 
-from edgetl.verify.report import Accuracy, Check, Data, Report, Verdict
+from edgetl.tasks.classification.results import Accuracy
+from edgetl.verify.report import Check, Data, Report, Verdict
 from edgetl_runtime.manifest import TensorSpec
 from edgetl_runtime.session import FakeSession
 

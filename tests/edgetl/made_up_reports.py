@@ -13,28 +13,30 @@ import pytest
 
 import edgetl.verify.verify as verify_module
 from edgetl.data.dataset import Sample
-from edgetl.verify.gate.limits import Gate, judge
-from edgetl.verify.measure.accuracy import wilson_interval
-from edgetl.verify.report import (
+from edgetl.tasks.classification.accuracy import wilson_interval
+from edgetl.tasks.classification.results import (
     Accuracy,
-    BaselineComparison,
-    Change,
     ChangedPrediction,
     ChangedPredictions,
-    Check,
     ClassAccuracy,
-    Data,
-    Finding,
     LabelChanges,
     LabelScores,
+    Original,
+    WorstImage,
+)
+from edgetl.verify.gate.limits import Gate, judge
+from edgetl.verify.report import (
+    BaselineComparison,
+    Change,
+    Check,
+    Data,
+    Finding,
     Latency,
     Memory,
-    Original,
     Parity,
     Report,
     VariantReport,
     Verdict,
-    WorstImage,
 )
 from edgetl_runtime.engines import ModelBytes
 from edgetl_runtime.errors import BundleError, MissingDependency

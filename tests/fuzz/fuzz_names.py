@@ -35,21 +35,14 @@ from edgetl.reports.junit import render_junit
 from edgetl.reports.markdown import render_markdown
 from edgetl.reports.markdown_text import code, escape, summary
 from edgetl.reports.terminal import render_terminal
-from edgetl.verify.report import (
+from edgetl.tasks.classification.results import (
     Accuracy,
-    BaselineComparison,
-    Change,
     ChangedPrediction,
     ChangedPredictions,
-    Check,
     ClassAccuracy,
-    Data,
-    Finding,
     LabelChanges,
-    Report,
-    VariantReport,
-    Verdict,
 )
+from edgetl.verify.report import BaselineComparison, Change, Check, Data, Finding, Report, VariantReport, Verdict
 from edgetl_runtime.cli import main as run_on_device
 from edgetl_runtime.commands import run_command
 from edgetl_runtime.console import note, out, show

@@ -3,14 +3,14 @@
 Original and variant get the same pixels and are judged by the same labels, so pixels or labels that are wrong for
 both, or a file that is another one in disguise, leave parity as it was. Here are held against each other: the golden
 samples' pixels and the manifest's preprocessing, the file's own manifest and the bundle's, stored weights and the
-precision, the original's decisions and the photos' labels.
+precision. What a task holds against the photos' labels is its own (`edgetl.tasks.task.Details.faults`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgetl.models.image_size import height_and_width, size_text
+from edgetl.tasks.task import TaskFault
 from edgetl.verify.layers.file_weights import FileWeights, read_file_weights
 from edgetl.verify.report import Check, Finding
 from edgetl_runtime.bundle import Bundle
@@ -28,7 +29,7 @@ from edgetl_runtime.manifest import MODES, Label, Manifest, Preprocess, Variant
 from edgetl_runtime.modelfile import embedded_text
 from edgetl_runtime.preprocess import preprocess
 
-__all__ = ["Fault", "audit_bundle", "audit_labels", "audit_variant"]
+__all__ = ["Fault", "audit_bundle", "audit_variant", "faults_of"]
 
 OriginalModel = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 
@@ -36,8 +37,6 @@ _AGAIN = "export the bundle again"
 _SAME_MODEL_DB = 40.0
 """Another machine computes float32 in another order, 100 dB; another model is at 0."""
 _LEAST_INTEGER = 0.1
-_LEAST_PER_LABEL = 5
-_MOSTLY = 0.5
 _IN_INTEGERS = ("int8", "w8", "w8a16")
 
 
@@ -47,6 +46,18 @@ class Fault:
 
     check: Check
     finding: Finding
+
+
+def faults_of(task: Iterable[TaskFault], variants: Sequence[str]) -> tuple[Fault, ...]:
+    """What the task found wrong with labels or photos: a failed check of each of `variants`."""
+    return tuple(
+        Fault(
+            Check(id_, found.what, found.limit, found.value, False, found.relation, note=found.cause),
+            Finding(found.cause, found.evidence, found.fix),
+        )
+        for found in task
+        for id_ in variants
+    )
 
 
 def audit_bundle(
@@ -65,9 +76,10 @@ def audit_bundle(
     found = _pixels(golden, bundle.manifest.preprocess)
     about = [] if found is None else [("preprocessing", 0.0, "<=", *found)]
     if reference is not None:
-        near = sqnr_db(golden.logits, reference(golden.tensors))
+        output = bundle.manifest.output.name
+        near = sqnr_db(golden.outputs[output], reference(golden.tensors))
         if near < _SAME_MODEL_DB:
-            evidence = f"its logits for the {len(golden.names)} golden samples are {near:.0f} dB near the stored ones"
+            evidence = f"its {output} for the {len(golden.names)} golden samples are {near:.0f} dB near the stored ones"
             fix = "verify with the checkpoint that the bundle was exported from: --reference CHECKPOINT"
             value = float(np.clip(near, -200, 200))
             finding = Finding("the reference is not the model that the bundle came from", evidence, fix)
@@ -151,42 +163,6 @@ def _difference(made: Sequence[npt.NDArray[np.uint8]], expected: Sequence[npt.ND
             return 255.0
         largest = max(largest, int(np.abs(pixels.astype(np.int16) - other.astype(np.int16)).max()))
     return float(largest)
-
-
-def audit_labels(
-    reference: npt.NDArray[np.float32], truth: npt.NDArray[np.int64], labels: Sequence[Label], variants: Sequence[str]
-) -> tuple[Fault, ...]:
-    """Whether the original mostly takes one label for another, by a permutation: then the labels are shuffled.
-
-    `reference` is (n, classes), `truth` (n,) label indices; labels of fewer than 5 photos say nothing. The check
-    ``labels`` has the share of those photos that got their own label, at least half of what the permutation gives.
-    """
-    decided = reference.argmax(axis=1)
-    taken: dict[int, int] = {}
-    for label in np.unique(truth):
-        own = decided[truth == label]
-        counts = np.bincount(own, minlength=reference.shape[1])
-        if len(own) >= _LEAST_PER_LABEL and counts.max() > _MOSTLY * len(own):
-            taken[int(label)] = int(counts.argmax())
-    moved = {label: other for label, other in taken.items() if label != other}
-    # Two labels that one takes for the other, and everything else in its place, can be a hard pair of labels.
-    if len(moved) < 2 or len(set(taken.values())) < len(taken):
-        return ()
-    known = np.isin(truth, list(taken))
-    right = float((decided[known] == truth[known]).mean())
-    restored = float((decided[known] == np.array([taken[int(label)] for label in truth[known]])).mean())
-    if right > restored / 2:
-        return ()
-    shown = ", ".join(f"{labels[a].name!r} as {labels[b].name!r}" for a, b in list(moved.items())[:3])
-    finding = Finding(
-        "the labels are shuffled: the original takes them for each other by a permutation",
-        f"{len(moved)} of {len(taken)} labels are mostly taken for another ({shown}); of {int(known.sum())} photos "
-        f"{right:.0%} are right as labelled, {restored:.0%} when the labels are put in order",
-        "give the labels in the order of the logits: edgetl export --labels FILE",
-    )
-    return tuple(
-        Fault(Check(id_, "labels", restored / 2, right, False, ">=", note=finding.cause), finding) for id_ in variants
-    )
 
 
 def audit_variant(bundle: Bundle, variant_id: str) -> tuple[Fault, ...]:

@@ -40,13 +40,15 @@ class Evidence:
     """What `diagnose` may look at: the open ``bundle``, and the images of the verification with all answers to them.
 
     ``samples`` are those that the logits belong to, in order: ``reference`` (n, classes) float32 of the original and
-    ``logits`` of the variant, None when it could not be run. ``original`` is the network behind the reference, None
-    on a device without torch: hypotheses that need it are left out then. ``threads`` is what a session uses.
+    ``logits`` of the variant, None when it could not be run. Both are None in a task whose outputs are other than a row
+    of logits for each image: causes are then looked for in the layers alone. ``original`` is the network behind the
+    reference, None on a device without torch: hypotheses that need it are left out then. ``threads`` is what a session
+    uses.
     """
 
     bundle: Bundle
     samples: Sequence[Sample]
-    reference: npt.NDArray[np.float32]
+    reference: npt.NDArray[np.float32] | None
     logits: npt.NDArray[np.float32] | None = None
     original: Source | Captured | None = None
     threads: int = 1
@@ -73,6 +75,8 @@ def diagnose(report: VariantReport, evidence: Evidence) -> tuple[Finding, ...]:
 
     if report.error is not None:
         return explain_error(evidence.bundle, report.id, report.error)
+    if evidence.reference is None:
+        return _explain_without_logits(report, evidence)
     if evidence.logits is None:
         return ()
     if _is_sound(report.precision, evidence.reference, evidence.logits):
@@ -85,6 +89,20 @@ def diagnose(report: VariantReport, evidence: Evidence) -> tuple[Finding, ...]:
     layers = _layers(report, evidence)
     shown = explain_by_layers(report, layers, evidence.bundle, evidence.original)
     return shown or _explain_by_fit(evidence, layers) or explain_by_place(layers)
+
+
+def _explain_without_logits(report: VariantReport, evidence: Evidence) -> tuple[Finding, ...]:
+    """What the layers say, where outputs are no logits that hypotheses could be tried on."""
+    from edgetl.verify.diagnose.layer_causes import explain_by_facts, explain_by_layers, explain_by_place
+
+    parity = report.parity
+    agreement, near = _SOUND.get(report.precision, _SOUND_QUANTISED)
+    if parity is None:
+        return ()
+    if parity.decided_alike >= agreement and parity.sqnr_db >= near:
+        return explain_by_facts(report.layers)
+    layers = _layers(report, evidence)
+    return explain_by_layers(report, layers, evidence.bundle, evidence.original) or explain_by_place(layers)
 
 
 def _is_sound(precision: str, reference: npt.NDArray[np.float32], logits: npt.NDArray[np.float32]) -> bool:
@@ -112,6 +130,7 @@ def _explain_answers(report: VariantReport, evidence: Evidence) -> tuple[Finding
     from edgetl.verify.diagnose.hypotheses import explain_by_images, explain_by_logits
 
     assert evidence.logits is not None
+    assert evidence.reference is not None
     few, source = _few_outputs(evidence), _source(evidence)
     found = [explain_by_logits(evidence.reference, evidence.logits)]
     name, output = evidence.bundle.manifest.input.name, evidence.bundle.manifest.output.name
@@ -156,6 +175,7 @@ def _few_outputs(evidence: Evidence) -> FewOutputs:
     from edgetl.verify.diagnose.hypotheses import FewOutputs
 
     assert evidence.logits is not None
+    assert evidence.reference is not None
     places = _some(evidence, _IMAGES)
     return FewOutputs(_images(evidence, places), evidence.reference[places], evidence.logits[places])
 

@@ -10,6 +10,9 @@ chance: when McNemar's exact one-sided test says that broken decisions outnumber
 (p = 0.125), 12 are (p = 0.0002). With -0.02 and 367 images a drop of 8 images fails, one of 7 holds the limit. On 50
 images 4 broken (8 %) are not enough to say (p = 0.06); the note says how many images would be.
 
+**Means over images** of other tasks, where an image may be right in part, and changes of them fail when the limit lies
+above all of the 95 % interval, that of changes paired image by image.
+
 A limit that no share can reach (above 1) fails: chance excuses only what more images could show to be within.
 
 **Times** (latencies, their ratios, speed-ups) have an interval. All of it within the limit passes, all of it beyond
@@ -32,7 +35,7 @@ from dataclasses import dataclass
 
 from edgetl.stats import images_to_decide, is_significant, mcnemar_worse, share_below
 
-__all__ = ["Decision", "decide_change", "decide_interval", "decide_plain", "decide_share"]
+__all__ = ["Decision", "decide_change", "decide_interval", "decide_mean", "decide_plain", "decide_share"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,17 @@ def decide_change(
     enough = images_to_decide((broken, repaired), n, test="mcnemar")
     note = f"{broken} broken, {repaired} repaired: {_too_few(p_value, n, enough)}"
     return Decision(True, note, interval=interval, p_value=p_value)
+
+
+def decide_mean(value: float, limit: float, interval: tuple[float, float] | None) -> Decision:
+    """A mean over images that must be at least `limit`, with its 95 % interval where chance has a part in it.
+
+    A limit on a change that is above zero asks for an improvement: that is compared as it is.
+    """
+    if value >= limit or interval is None or interval[1] < limit:
+        return Decision(value >= limit, interval=interval)
+    note = f"misses the limit, but the 95 % interval {interval[0]:.4g} to {interval[1]:.4g} holds it"
+    return Decision(True, note, interval=interval)
 
 
 def decide_interval(

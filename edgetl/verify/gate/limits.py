@@ -26,8 +26,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgetl.tasks import task_of
 from edgetl.toml_file import read_toml
-from edgetl.verify.gate.decision import Decision, decide_change, decide_interval, decide_plain, decide_share
+from edgetl.verify.gate.decision import (
+    Decision,
+    decide_change,
+    decide_interval,
+    decide_mean,
+    decide_plain,
+    decide_share,
+)
 from edgetl.verify.gate.quantities import QUANTITIES
 from edgetl.verify.report import Check, VariantReport, Verdict
 from edgetl_runtime.errors import UsageError, nearest
@@ -37,11 +45,10 @@ __all__ = ["Gate", "Limits", "checks_of", "decide", "judge", "read_gate"]
 Limits = Mapping[str, float]
 """Quantity to limit; whether that is the least or the most allowed stands in `QUANTITIES`."""
 
-_BUILT_IN: dict[str, Limits] = {
-    "fp32": {"top1_agreement": 0.995, "sqnr_db": 60.0},
-    "fp16": {"top1_agreement": 0.99, "sqnr_db": 30.0},
-}
-_BUILT_IN_QUANTISED: Limits = {"top1_agreement": 0.95, "delta": -0.02, "sqnr_db": 6.0}
+_AGREEMENT = {"fp32": 0.995, "fp16": 0.99}
+_AGREEMENT_QUANTISED = 0.95
+_BUILT_IN: dict[str, Limits] = {"fp32": {"sqnr_db": 60.0}, "fp16": {"sqnr_db": 30.0}}
+_BUILT_IN_QUANTISED: Limits = {"delta": -0.02, "sqnr_db": 6.0}
 
 _BUILT_IN_FEATURES = {"fp32": 80.0, "fp16": 30.0}
 _BUILT_IN_FEATURES_QUANTISED = 6.0
@@ -81,13 +88,22 @@ class Gate:
         sections = [self.default, *(limits for group in groups for limits in group.values())]
         return any(QUANTITIES[name].part == part for limits in sections for name in limits)
 
-    def limits_for(self, variant_id: str, *, target: str, precision: str, features: bool = False) -> dict[str, float]:
+    def limits_for(
+        self,
+        variant_id: str,
+        *,
+        target: str,
+        precision: str,
+        features: bool = False,
+        task: str = "classification",
+    ) -> dict[str, float]:
         """The limits that hold for one variant, more specific ones over less specific ones.
 
-        `features`: whether it gives any, which have a built-in limit too.
+        `features`: whether it gives any, which have a built-in limit too; `task` has its own name for the agreement.
         """
         of_features = _BUILT_IN_FEATURES.get(precision, _BUILT_IN_FEATURES_QUANTISED)
         limits = {
+            task_of(task).agreement: _AGREEMENT.get(precision, _AGREEMENT_QUANTISED),
             **_BUILT_IN.get(precision, _BUILT_IN_QUANTISED),
             **({"features_sqnr_db": of_features} if features else {}),
             **self.default,
@@ -98,18 +114,20 @@ class Gate:
         return {name: float(limit) for name, limit in limits.items()}
 
 
-def judge(variants: Iterable[VariantReport], gate: Gate, *, also: Iterable[Check] = ()) -> Verdict:
+def judge(
+    variants: Iterable[VariantReport], gate: Gate, *, task: str = "classification", also: Iterable[Check] = ()
+) -> Verdict:
     """Hold what was measured against `gate`; `also` are checks from elsewhere. Nothing to check is a failure."""
-    checks = (*(check for variant in variants for check in checks_of(variant, gate)), *also)
+    checks = (*(check for variant in variants for check in checks_of(variant, gate, task=task)), *also)
     return Verdict(passed=bool(checks) and all(check.passed for check in checks), checks=checks)
 
 
-def checks_of(variant: VariantReport, gate: Gate) -> list[Check]:
+def checks_of(variant: VariantReport, gate: Gate, *, task: str = "classification") -> list[Check]:
     """One variant held against its limits; that it does not work is the only check when it does not."""
     if variant.error is not None:
         return [Check(variant.id, "works", limit=None, value=None, passed=False, note=variant.error)]
     limits = gate.limits_for(
-        variant.id, target=variant.target, precision=variant.precision, features=bool(variant.features)
+        variant.id, target=variant.target, precision=variant.precision, features=bool(variant.features), task=task
     )
     return [_check(variant, what, limit) for what, limit in limits.items()]
 
@@ -132,6 +150,8 @@ def decide(variant: VariantReport, what: str, value: float, limit: float) -> Dec
             n=accuracy.n,
             interval=quantity.interval_of(variant),
         )
+    if quantity.kind in ("change", "mean"):
+        return decide_mean(value, limit, quantity.interval_of(variant))
     if quantity.kind in ("time", "start"):
         return decide_interval(
             lambda time: quantity.holds(time, limit),

@@ -30,6 +30,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgetl.stats import is_significant, mcnemar_worse, share_below
+from edgetl.tasks import task_of
 from edgetl.verify.gate.limits import read_gate
 from edgetl.verify.gate.quantities import QUANTITIES
 from edgetl.verify.gate.regression import PEAK_MARGIN, latency_limit
@@ -119,14 +120,16 @@ def _about_part(report: Report) -> list[str]:
 
 def _about_photos(report: Report) -> list[str]:
     """That there are few, of all or of a label."""
-    counts = {label: found.n for label, found in report.reference.per_class.items()}
+    judges_labels = report.reference is not None  # by top-1, for which each label needs photos of its own
+    counts = {} if report.reference is None else {id_: part.n for id_, part in report.reference.per_class.items()}
     rarest = min(report.labels or counts, key=lambda label: counts.get(label, 0), default=None)
-    fewest = report.data.n if rarest is None else counts.get(rarest, 0)
+    fewest = report.data.n if rarest is None or not judges_labels else counts.get(rarest, 0)
     if report.data.n >= _FEW_IMAGES and fewest >= _FEW_OF_A_LABEL:
         return []
     of_a_label = f"{fewest} of the label that has fewest" if fewest else "none of some labels"
+    of_a_label = f", and {of_a_label}" if judges_labels else ""
     return [
-        f"few photos: {report.data.n}, and {of_a_label}. Limits on decisions are as wide as chance is with so few; "
+        f"few photos: {report.data.n}{of_a_label}. Limits on decisions are as wide as chance is with so few; "
         f"{_FEW_IMAGES} photos, {_FEW_OF_A_LABEL} of each label, make them tighter"
     ]
 
@@ -153,7 +156,7 @@ def _limits(variant: VariantReport, report: Report) -> dict[str, float]:
 
     found: dict[str, float] = {}
     if variant.parity is not None:
-        found["top1_agreement"] = _least_agreement(variant.parity.top1_agreement, variant.parity.n)
+        found[task_of(report.task).agreement] = _least_agreement(variant.parity.decided_alike, variant.parity.n)
     for name in ("sqnr_db", "features_sqnr_db"):
         decibels = value(name)
         if decibels is not None:
@@ -184,7 +187,8 @@ def _least_agreement(share: float, n: int) -> float:
 
 def _fewest(variant: VariantReport) -> int:
     """Photos of the label that lost most, else of the one that has fewest."""
-    assert variant.accuracy is not None
+    if variant.accuracy is None:
+        return 0 if variant.parity is None else variant.parity.n
     per_class, worst = variant.accuracy.per_class, variant.accuracy.worst_class
     counts = [per_class[worst].n] if worst in per_class else [found.n for found in per_class.values()]
     return min(counts, default=variant.accuracy.n)

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from edgetl.tasks import task_of
+from edgetl.tasks.task import Quality
 from edgetl.verify.report import Change, Report
 from edgetl_runtime.manifest import Manifest
 
@@ -31,7 +33,7 @@ def provenance_changes(before: Report, after: Report) -> Iterator[Change]:
             f"{before.data.n} ({before.data.fingerprint[:12]})",
             f"{after.data.n} ({after.data.fingerprint[:12]})",
         ),
-        "original top1": (before.reference.top1, after.reference.top1),
+        f"original {task_of(after.task).quality_quantity}": (_value(before.known_quality), _value(after.known_quality)),
         "checkpoint": (
             _start(before.provenance.get("checkpoint_sha256")),
             _start(after.provenance.get("checkpoint_sha256")),
@@ -45,6 +47,10 @@ def provenance_changes(before: Report, after: Report) -> Iterator[Change]:
             contract = what.startswith("contract.")
             note = "what an app on the device relies on" if contract else "told, does not count"
             yield Change("", what, _plain(was), _plain(now), contract, False, note)
+
+
+def _value(quality: Quality | None) -> float | None:
+    return None if quality is None else quality.value
 
 
 def _versions(before: Report, after: Report) -> dict[str, tuple[object, object]]:

@@ -19,10 +19,14 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgetl.stats import fisher_worse, is_significant, mcnemar_worse
+import numpy as np
+import numpy.typing as npt
+
+from edgetl.stats import fisher_worse, is_significant, mcnemar_worse, mean_interval, unpack_shares
+from edgetl.tasks import task_of
+from edgetl.tasks.classification.accuracy import changed
 from edgetl.verify.gate.decision import Decision, decide_interval
 from edgetl.verify.gate.provenance import contract_of, provenance_changes
-from edgetl.verify.measure.accuracy import changed, unpack_bits
 from edgetl.verify.report import BaselineComparison, Change, Check, Latency, Report, VariantReport
 from edgetl_runtime.errors import UsageError
 from edgetl_runtime.escaping import printable
@@ -188,14 +192,12 @@ class _Compared:
 
 def _compare(before: Report, after: Report, was: VariantReport, now: VariantReport) -> Iterator[_Compared]:
     same_images = before.measured_of(was).data.fingerprint == after.measured_of(now).data.fingerprint
-    if was.accuracy and now.accuracy:
-        a, b = was.accuracy, now.accuracy
-        yield _shares("top1", (a.n, a.top1, a.right), (b.n, b.top1, b.right), same_images)
+    task, a, b = task_of(after.task), was.known_quality, now.known_quality
+    if a and b:
+        yield _shares(task.quality_quantity, (a.n, a.value, a.per_image), (b.n, b.value, b.per_image), same_images)
     if was.parity and now.parity:
         c, d = was.parity, now.parity
-        yield _shares(
-            "top1_agreement", (c.n, c.top1_agreement, c.agrees), (d.n, d.top1_agreement, d.agrees), same_images
-        )
+        yield _shares(task.agreement, (c.n, c.decided_alike, c.agrees), (d.n, d.decided_alike, d.agrees), same_images)
         if same_images:
             yield _least("sqnr_db", c.sqnr_db, d.sqnr_db, c.sqnr_db - _SQNR_DB, "a fall of more than 1 dB counts")
     latency = _latency(before, after, was, now)
@@ -213,10 +215,14 @@ def _shares(
 ) -> _Compared:
     """Two shares of images: paired where both reports have the decisions on the same images."""
     (n_was, before, bits_was), (n_now, after, bits_now) = was, now
-    old = unpack_bits(bits_was or "", n_was) if same_images and n_was == n_now else None
-    new = unpack_bits(bits_now or "", n_now)
+    old = unpack_shares(bits_was or "", n_was) if same_images and n_was == n_now else None
+    new = unpack_shares(bits_now or "", n_now)
+    if old is not None and new is not None and not _are_counts(old, new):
+        low, high = mean_interval(new - old)
+        rule = f"the 95 % interval of the change is {low:+.4f} to {high:+.4f}, paired on the same images (bootstrap)"
+        return _Compared(what, before, after, ">=", Decision(high >= 0), low > 0, before, rule)
     if old is not None and new is not None:
-        broken, repaired = changed(new, old)
+        broken, repaired = changed(new > 0, old > 0)
         worse, better = mcnemar_worse(broken, repaired), mcnemar_worse(repaired, broken)
         rule = f"{broken} images lost and {repaired} won, paired on the same images (exact McNemar)"
     else:
@@ -226,6 +232,11 @@ def _shares(
     failed = after < before and is_significant(worse)
     decision = Decision(not failed, p_value=min(worse, better))
     return _Compared(what, before, after, ">=", decision, after > before and is_significant(better), before, rule)
+
+
+def _are_counts(*shares: npt.NDArray[np.float64]) -> bool:
+    """Whether every image is right or wrong, and none in part."""
+    return all(np.isin(values, (0.0, 1.0)).all() for values in shares)
 
 
 def _latency(before: Report, after: Report, was: VariantReport, now: VariantReport) -> _Compared | None:

@@ -2,7 +2,8 @@
 
 ::
 
-    reference/logits.npz     logits (n, classes) float32, images (n, 32) uint8, labels (n,) int64, features by name
+    reference/logits.npz     outputs by name (n, ...) float32, as logits (n, classes), images (n, 32) uint8,
+                             labels (n,) int64, features by name
     reference/logits.json    schema, n, the SHA-256 of logits.npz, label ids, checkpoint_sha256
 
 An image is known by the SHA-256 of its tensor: of the pixels as preprocessing left them, whatever the file is called.
@@ -31,7 +32,6 @@ from edgetl_runtime.writing import write_file
 __all__ = ["KEPT_FILES", "FeatureModel", "KeptOutputs", "RecordingOriginal", "check_keeps_more", "read_kept_outputs"]
 
 _Images: TypeAlias = npt.NDArray[np.uint8]
-_Logits: TypeAlias = npt.NDArray[np.float32]
 
 _SCHEMA = 1
 _LOGITS, _INDEX = "reference/logits.npz", "reference/logits.json"
@@ -42,10 +42,10 @@ _AGAIN = "keep the answers again, where torch is: edgetl verify BUNDLE --data DI
 
 @runtime_checkable
 class FeatureModel(Protocol):
-    """A `OriginalModel` that gives more than logits."""
+    """A `OriginalModel` that gives several outputs, or features."""
 
-    def __call__(self, images: _Images) -> _Logits:
-        """The logits alone."""
+    def __call__(self, images: _Images) -> npt.NDArray[np.float32]:
+        """The first output alone."""
         ...
 
     @property
@@ -54,7 +54,7 @@ class FeatureModel(Protocol):
         ...
 
     def outputs(self, images: _Images) -> dict[str, npt.NDArray[np.float32]]:
-        """(batch, H, W, C) uint8 to ``logits`` and features by name, (batch, ...) float32 each."""
+        """(batch, H, W, C) uint8 to outputs and features by name, (batch, ...) float32 each."""
         ...
 
 
@@ -62,21 +62,28 @@ class FeatureModel(Protocol):
 class KeptOutputs:
     """A `OriginalModel` that looks answers up: for an image that it does not know it has none.
 
-    ``logits`` (n, classes) float32 are in the order of ``rows``, by image the row of its answer; so are ``features``.
+    ``values`` are the outputs by name, (n, ...) float32, the first of them first, in the order of ``rows``, by image
+    the row of its answer; so are ``features``.
     """
 
-    logits: _Logits
+    values: Mapping[str, npt.NDArray[np.float32]]
     rows: dict[str, int]
     features: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
 
-    def __call__(self, images: _Images) -> _Logits:
-        """(batch, H, W, C) uint8 to (batch, classes) float32. Raises `DataError` for an image without an answer."""
-        return self.logits[self._rows_of(images)]
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __call__(self, images: _Images) -> npt.NDArray[np.float32]:
+        """(batch, H, W, C) uint8 to the first output, (batch, ...) float32.
+
+        Raises `DataError` for an image without an answer.
+        """
+        return next(iter(self.values.values()))[self._rows_of(images)]
 
     def outputs(self, images: _Images) -> dict[str, npt.NDArray[np.float32]]:
-        """Logits and features of these images by name. Raises `DataError` for an image without an answer."""
+        """Outputs and features of these images by name. Raises `DataError` for an image without an answer."""
         rows = self._rows_of(images)
-        return {"logits": self.logits[rows], **{name: values[rows] for name, values in self.features.items()}}
+        return {name: values[rows] for name, values in {**self.values, **self.features}.items()}
 
     def _rows_of(self, images: _Images) -> npt.NDArray[np.int64]:
         rows = [self.rows.get(content_of(image)) for image in images]
@@ -91,24 +98,27 @@ class KeptOutputs:
 
 @dataclass
 class RecordingOriginal:
-    """A `OriginalModel` that remembers what `model` answered to every image."""
+    """A `OriginalModel` that remembers what `model` answered to every image; `output` is its first output."""
 
-    model: Callable[[_Images], _Logits]
+    model: Callable[[_Images], npt.NDArray[np.float32]]
+    output: str = "logits"
     _digests: list[bytes] = field(default_factory=list)
     _answers: list[dict[str, npt.NDArray[np.float32]]] = field(default_factory=list)
 
     @property
     def features(self) -> Collection[str]:
-        """What `model` gives besides logits."""
+        """What `model` gives besides its outputs."""
         return self.model.features if isinstance(self.model, FeatureModel) else ()
 
-    def __call__(self, images: _Images) -> _Logits:
-        """The logits of `model`."""
-        return self.outputs(images)["logits"]
+    def __call__(self, images: _Images) -> npt.NDArray[np.float32]:
+        """The first output of `model`."""
+        return self.outputs(images)[self.output]
 
     def outputs(self, images: _Images) -> dict[str, npt.NDArray[np.float32]]:
         """What `model` says."""
-        outputs = self.model.outputs(images) if isinstance(self.model, FeatureModel) else {"logits": self.model(images)}
+        outputs = (
+            self.model.outputs(images) if isinstance(self.model, FeatureModel) else {self.output: self.model(images)}
+        )
         self._digests += [bytes.fromhex(content_of(image)) for image in images]
         self._answers.append(outputs)
         return outputs
@@ -152,9 +162,9 @@ def check_keeps_more(bundle: Bundle, n: int) -> None:
         kept = read_kept_outputs(bundle)
     except BundleError:  # of another model, or damaged: nothing is lost
         return
-    if kept is not None and n < len(kept.logits):
+    if kept is not None and n < len(kept):
         raise OutputError(
-            f"{bundle.path} keeps the original's answers to {len(kept.logits)} photos, and these are {n}: fewer do not "
+            f"{bundle.path} keeps the original's answers to {len(kept)} photos, and these are {n}: fewer do not "
             "replace more",
             fix="verify on as many, leave --keep-reference out, or replace them: --keep-reference --force",
         )
@@ -184,20 +194,23 @@ def read_kept_outputs(bundle: Bundle) -> KeptOutputs | None:
     content = bundle.read(_LOGITS)
     if hashlib.sha256(content).hexdigest() != digest:
         raise BundleError(f"{_LOGITS} in {bundle.path} is damaged: the SHA-256 differs", fix=_AGAIN)
-    arrays = _arrays(content, where, [spec.name for spec in manifest.features])
-    logits, images = arrays.pop("logits"), arrays.pop("images")
-    if logits.shape != (n, len(manifest.labels)) or any(len(rows) != n for rows in (images, *arrays.values())):
-        raise BundleError(f"{_LOGITS} in {bundle.path} holds {logits.shape} logits of {n} images", fix=_AGAIN)
-    return KeptOutputs(logits, {image.tobytes().hex(): row for row, image in enumerate(images)}, arrays)
+    names = [spec.name for spec in manifest.outputs]
+    arrays = _arrays(content, where, names, [spec.name for spec in manifest.features])
+    images, outputs = arrays.pop("images"), {name: arrays.pop(name) for name in names}
+    for spec in manifest.outputs:
+        shape = outputs[spec.name].shape
+        if shape != (n, *spec.shape[1:]) or any(len(rows) != n for rows in (images, *arrays.values())):
+            raise BundleError(f"{_LOGITS} in {bundle.path} holds {shape} {spec.name} of {n} images", fix=_AGAIN)
+    return KeptOutputs(outputs, {image.tobytes().hex(): row for row, image in enumerate(images)}, arrays)
 
 
-def _arrays(content: bytes, where: str, features: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
-    """``images``, ``logits``, and those of the `features` that are there."""
+def _arrays(content: bytes, where: str, outputs: Sequence[str], features: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+    """``images``, `outputs`, and those of the `features` that are there."""
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            outputs = {"images": arrays["images"].astype(np.uint8, copy=False)}
-            for name in ("logits", *(feature for feature in features if feature in arrays)):
-                outputs[name] = arrays[name].astype(np.float32, copy=False)
-            return outputs
+            found = {"images": arrays["images"].astype(np.uint8, copy=False)}
+            for name in (*outputs, *(feature for feature in features if feature in arrays)):
+                found[name] = arrays[name].astype(np.float32, copy=False)
+            return found
     except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
         raise BundleError(f"{where}: {error!r}", fix=_AGAIN) from None

@@ -1,62 +1,68 @@
-"""The same images through the original model and every variant, in bounded memory: only the logits are kept, and those
-of many images on disk; features are compared as they come."""
+"""The same images through the original model and every variant, in bounded memory: outputs are compared and judged as
+they come, and only what a metric keeps of them stays."""
 
 from __future__ import annotations
 
 import hashlib
-import tempfile
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import combinations
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from edgetl.data.dataset import Sample
+from edgetl.tasks import task_of
+from edgetl.tasks.task import Metric
+from edgetl.tasks.task import Outputs as Arrays
+from edgetl.verify.measure.cross_format import is_compared
 from edgetl.verify.measure.original_outputs import FeatureModel
-from edgetl.verify.measure.parity import FeatureSums
-from edgetl.verify.report import FeatureParity
+from edgetl.verify.measure.parity import FeatureSums, ParitySums
+from edgetl.verify.report import CrossFormatParity, FeatureParity, Parity
 from edgetl_export.progress import Track
+from edgetl_runtime import tasks as device_tasks
 from edgetl_runtime.errors import CheckpointError, EdgetlError, EngineError
 from edgetl_runtime.machine import usable_cores
 from edgetl_runtime.manifest import Manifest
 from edgetl_runtime.preprocess import preprocess
 from edgetl_runtime.session import Session
 
-__all__ = ["Images", "Logits", "OriginalModel", "Outputs", "collect_outputs", "fingerprint_of"]
+__all__ = ["Images", "OriginalModel", "Outputs", "collect_outputs", "fingerprint_of"]
 
 Images: TypeAlias = npt.NDArray[np.uint8]
-Logits: TypeAlias = npt.NDArray[np.float32]
-OriginalModel: TypeAlias = Callable[[Images], Logits] | FeatureModel
-"""The original model: (batch, height, width, C) uint8 to (batch, classes) float32 logits."""
+OriginalModel: TypeAlias = Callable[[Images], npt.NDArray[np.float32]] | FeatureModel
+"""The original model: (batch, height, width, C) uint8 to its output, (batch, ...) float32, or all of them by name."""
 
 CHUNK = 64
-"""Images held at a time."""
-
-_MOST_IN_MEMORY = 2**25
-"""Bytes of the logits of one model; more of them lie in a temporary file that is mapped into memory."""
+"""Images held at a time, with the outputs of all models for them: fewer where those are large."""
+_MOST_OF_A_CHUNK = 2**24  # bytes of outputs of one model
 
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """What the models said, image by image in the order of the samples.
+    """What the models said to the samples, as far as it is kept.
 
-    ``reference`` is (n, classes) float32; ``variants`` the same by variant id, for those in ``errors`` missing.
-    ``engines`` has name and version by variant id. ``first_image`` is (1, H, W, C) uint8, ``fingerprint`` a SHA-256
-    over the tensors and labels of all images. ``features`` compares the features by variant id; of a reference that
-    gives none there are none.
+    ``original`` and ``variants`` (by variant id, those in ``errors`` missing) are the full metrics of the task;
+    ``parity`` compares each variant with the original, ``cross_format`` every two variants that were written from the
+    same integers. ``engines`` has name and version by variant id. ``first_image`` is (1, H, W, C) uint8,
+    ``fingerprint`` a SHA-256 over the tensors and labels of all images. ``features`` compares the features by variant
+    id; of an original that gives none there are none.
     """
 
-    reference: Logits
-    variants: dict[str, Logits]
+    original: Metric
+    variants: dict[str, Metric]
+    parity: dict[str, Parity]
     engines: dict[str, tuple[str, str]]
     errors: dict[str, EdgetlError]
     first_image: Images
     fingerprint: str
     features: dict[str, tuple[FeatureParity, ...]] = field(default_factory=dict)
+    cross_format: tuple[CrossFormatParity, ...] = ()
 
 
 def collect_outputs(
@@ -71,48 +77,62 @@ def collect_outputs(
     """Stream `samples`, at least one, through `reference` and through the session that each opener loads.
 
     A variant that cannot be loaded or run is left out from there on and its error kept. `threads` is what a session
-    uses. Raises `CheckpointError` when the reference gives anything but finite logits for the manifest's labels.
+    uses. Raises `CheckpointError` when the reference gives anything but finite outputs of the manifest's shapes.
     """
     errors: dict[str, EdgetlError] = {}
-    shape = (len(samples), len(manifest.labels))
-    expected, given = _room(shape), {name: _room(shape) for name in openers}
-    features = _features(reference, manifest)
-    sums = {name: tuple(FeatureSums(feature) for feature in features) for name in openers}
-    done = 0
-    digest, images = hashlib.sha256(), np.empty(0, np.uint8)
-    first_image: Images | None = None
+    task, n = task_of(manifest.task), len(samples)
+    alike = device_tasks.task_of(manifest.task).agreement
+    names, features = [spec.name for spec in manifest.outputs], _features(reference, manifest)
+    original = task.metric(manifest, n)
+    metrics = {name: task.metric(manifest, n) for name in openers}
+    sums = {name: ParitySums(names, alike) for name in openers}
+    feature_sums = {name: tuple(FeatureSums(feature) for feature in features) for name in openers}
+    pairs = {pair: ParitySums(names, alike) for pair in combinations(filter(is_compared, openers), 2)}
+    digest, first_image = hashlib.sha256(), None
     # Sessions of few threads side by side use the cores better than one session at a time on all of them.
     with ExitStack() as stack, ThreadPoolExecutor(max(1, usable_cores() // threads)) as pool:
         sessions = _open_all(openers, stack, errors)
-        for chunk in _chunks(track(samples, what="verify", total=len(samples))):
+        for chunk in _chunks(track(samples, what="verify", total=n), _chunk_size(manifest)):
             images = _prepared(chunk, manifest, pool)
             first_image = images[:1] if first_image is None else first_image
             digest.update(_labelled(chunk, images))
-            rows = slice(done, done + len(images))
-            outputs = _asked(reference, images, manifest, features)
-            expected[rows] = _checked(outputs[manifest.output.name], len(images), len(manifest.labels))
+            expected = _checked(_asked(reference, images, manifest, features), len(images), manifest)
+            original.update(chunk, expected)
             running = [name for name in sessions if name not in errors]
             answers = pool.map(
-                partial(_answer, images=images, manifest=manifest, expected=outputs),
+                partial(_answer, images=images, manifest=manifest, expected=expected),
                 [sessions[name] for name in running],
-                [sums[name] for name in running],
+                [feature_sums[name] for name in running],
             )
+            given: dict[str, Arrays] = {}
             for name, answer in zip(running, answers, strict=True):
                 if isinstance(answer, EdgetlError):
                     errors[name] = answer
-                else:
-                    given[name][rows] = answer
-            done += len(images)
+                    continue
+                given[name] = answer
+                sums[name].add(expected, answer)
+                metrics[name].update(chunk, answer)
+            for (one, other), between in pairs.items():
+                if one in given and other in given:
+                    between.add(given[one], given[other])
         engines = {name: (session.engine, session.engine_version) for name, session in sessions.items()}
     assert first_image is not None
+    sound = [name for name in openers if name not in errors]
+    of_labels = task.agreement == "top1_agreement"
     return Outputs(
-        reference=expected,
-        variants={name: logits for name, logits in given.items() if name not in errors},
+        original=original,
+        variants={name: metrics[name] for name in sound},
+        parity={name: sums[name].parity(of_labels=of_labels) for name in sound},
         engines=engines,
         errors=errors,
         first_image=first_image,
         fingerprint=digest.hexdigest(),
-        features={name: tuple(one.parity() for one in sums[name]) for name in given if name not in errors},
+        features={name: tuple(one.parity() for one in feature_sums[name]) for name in sound},
+        cross_format=tuple(
+            CrossFormatParity(pair, between.parity(of_labels=of_labels))
+            for pair, between in pairs.items()
+            if set(pair) <= set(sound)
+        ),
     )
 
 
@@ -120,7 +140,7 @@ def fingerprint_of(samples: Sequence[Sample], manifest: Manifest) -> str:
     """``Answers.fingerprint`` of `samples`, found without asking any model."""
     digest = hashlib.sha256()
     with ThreadPoolExecutor(usable_cores()) as pool:
-        for chunk in _chunks(samples):
+        for chunk in _chunks(samples, _chunk_size(manifest)):
             digest.update(_labelled(chunk, _prepared(chunk, manifest, pool)))
     return digest.hexdigest()
 
@@ -131,8 +151,17 @@ def _prepared(chunk: Sequence[Sample], manifest: Manifest, pool: ThreadPoolExecu
 
 
 def _labelled(chunk: Sequence[Sample], images: Images) -> bytes:
-    """What the fingerprint is over: the labels of `chunk` and its tensors."""
-    return np.array([sample.label for sample in chunk], dtype="<i8").tobytes() + images.tobytes()
+    """What the fingerprint is over: the labels of `chunk`, its tensors, and the targets that are no labels."""
+    labels = np.array([sample.label for sample in chunk], dtype="<i8").tobytes()
+    targets = b"".join(np.ascontiguousarray(sample.target).tobytes() for sample in chunk if sample.target is not None)
+    return labels + images.tobytes() + targets
+
+
+def _chunk_size(manifest: Manifest) -> int:
+    """Images at a time, so that the outputs of a model for them stay small."""
+    specs = manifest.all_outputs
+    size = sum(math.prod(map(abs, spec.shape[1:])) * np.dtype(spec.dtype).itemsize for spec in specs)
+    return max(1, min(CHUNK, _MOST_OF_A_CHUNK // max(1, size)))
 
 
 def _features(reference: OriginalModel, manifest: Manifest) -> list[str]:
@@ -144,18 +173,10 @@ def _features(reference: OriginalModel, manifest: Manifest) -> list[str]:
 def _asked(
     reference: OriginalModel, images: Images, manifest: Manifest, features: Sequence[str]
 ) -> Mapping[str, npt.NDArray[np.float32]]:
-    """Logits and `features` of the original by name."""
-    if features and isinstance(reference, FeatureModel):
+    """Outputs and `features` of the original by name."""
+    if (features or len(manifest.outputs) > 1) and isinstance(reference, FeatureModel):
         return reference.outputs(images)
     return {manifest.output.name: reference(images)}
-
-
-def _room(shape: tuple[int, int]) -> Logits:
-    """An array for logits: in memory, or in a file that has no name and goes with the array."""
-    if 4 * shape[0] * shape[1] <= _MOST_IN_MEMORY:
-        return np.empty(shape, np.float32)
-    with tempfile.TemporaryFile() as file:
-        return np.memmap(file, np.float32, "w+", shape=shape)
 
 
 def _open_all(
@@ -170,11 +191,11 @@ def _open_all(
     return sessions
 
 
-def _chunks(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
+def _chunks(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
     chunk: list[Sample] = []
     for sample in samples:
         chunk.append(sample)
-        if len(chunk) == CHUNK:
+        if len(chunk) == size:
             yield chunk
             chunk = []
     if chunk:
@@ -187,38 +208,50 @@ def _answer(
     images: Images,
     manifest: Manifest,
     expected: Mapping[str, npt.NDArray[np.float32]],
-) -> Logits | EdgetlError:
-    """Logits of one session for all `images`, one image a run as on the device, or the error that stopped it.
+) -> Arrays | EdgetlError:
+    """Outputs of one session for all `images`, one image a run as on the device, or the error that stopped it.
 
     Features are added to `sums`, beside those that are `expected`.
     """
-    rows = []
-    wanted = (1, len(manifest.labels))
+    rows: dict[str, list[npt.NDArray[np.float32]]] = {spec.name: [] for spec in manifest.outputs}
     for index in range(len(images)):
         try:
             outputs = session.run({manifest.input.name: images[index : index + 1]})
         except EdgetlError as error:
             return error
-        row = outputs.get(manifest.output.name)
-        if row is None or row.shape != wanted:
-            found = f"outputs {', '.join(outputs)}" if row is None else f"{list(row.shape)}"
-            return EngineError(f"expected {manifest.output.name!r} of shape {list(wanted)}, found {found}")
-        rows.append(row.astype(np.float32, copy=False))
+        for name, kept in rows.items():
+            row = outputs.get(name)
+            wanted = (1, *expected[name].shape[1:])
+            if row is None or row.shape != wanted:
+                found = f"outputs {', '.join(outputs)}" if row is None else f"{list(row.shape)}"
+                return EngineError(f"expected {name!r} of shape {list(wanted)}, found {found}")
+            kept.append(row.astype(np.float32, copy=False))
         for one in sums:
             original, values = expected[one.name][index : index + 1], outputs.get(one.name)
             if values is None or values.shape != original.shape:
                 about = "nothing" if values is None else f"{list(values.shape)}"
                 return EngineError(f"expected {one.name!r} of shape {list(original.shape)}, found {about}")
             one.add(original, values)
-    return np.concatenate(rows)
+    return {name: np.concatenate(kept) for name, kept in rows.items()}
 
 
-def _checked(logits: Logits, images: int, classes: int) -> Logits:
-    if logits.shape != (images, classes):
-        raise CheckpointError(
-            f"the reference gives logits of shape {list(logits.shape)}, the bundle's labels need {[images, classes]}",
-            fix="pass the checkpoint that the bundle was exported from",
-        )
-    if not np.isfinite(logits).all():
-        raise CheckpointError("the reference gives logits that are not finite", fix="train or download it again")
-    return logits
+def _checked(
+    outputs: Mapping[str, npt.NDArray[np.float32]], images: int, manifest: Manifest
+) -> Mapping[str, npt.NDArray[np.float32]]:
+    for spec in manifest.outputs:
+        values, wanted = outputs.get(spec.name), (images, *spec.shape[1:])
+        if values is None or not _fits(values.shape, wanted):
+            found = "nothing" if values is None else f"shape {list(values.shape)}"
+            raise CheckpointError(
+                f"the reference gives {spec.name} of {found}, the bundle's labels need {list(wanted)}",
+                fix="pass the checkpoint that the bundle was exported from",
+            )
+        if not np.isfinite(values).all():
+            raise CheckpointError(
+                f"the reference gives {spec.name} that are not finite", fix="train or download it again"
+            )
+    return outputs
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    return len(shape) == len(wanted) and all(size in (-1, given) for size, given in zip(wanted, shape, strict=True))

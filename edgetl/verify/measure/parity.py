@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
-from edgetl.verify.measure.accuracy import pack_bits
+from edgetl.stats import mean_interval, pack_shares
+from edgetl.tasks.task import Outputs
 from edgetl.verify.report import SQNR_LIMIT_DB, FeatureParity, Parity
+from edgetl_runtime.tasks import classification
 
-__all__ = ["FeatureSums", "compare"]
+__all__ = ["FeatureSums", "ParitySums", "compare"]
 
 
 _ROWS = 4096
+
+Agreement = Callable[[Outputs, Outputs], npt.NDArray[np.float64]]
+"""Of the original's outputs and others the share (0..1) of each image's decisions that are the same, (n,)."""
 
 
 def compare(reference: npt.NDArray[np.float32], outputs: npt.NDArray[np.float32]) -> Parity:
@@ -28,26 +33,53 @@ def compare(reference: npt.NDArray[np.float32], outputs: npt.NDArray[np.float32]
     """
     if reference.ndim != 2 or reference.shape != outputs.shape or reference.size == 0:
         raise ValueError(f"cannot compare logits of shapes {reference.shape} and {outputs.shape}")
-    parts = [
-        _Part.of(reference[start : start + _ROWS], outputs[start : start + _ROWS])
-        for start in range(0, len(reference), _ROWS)
-    ]
-    same = np.concatenate([part.same for part in parts])
-    found = _together(parts)
-    return Parity(
-        n=found.n,
-        top1_agreement=float(same.mean()),
-        sqnr_db=found.sqnr_db,
-        max_abs=found.max_abs,
-        cosine=found.cosine,
-        non_finite=found.non_finite,
-        agrees=pack_bits(same),
-    )
+    sums = ParitySums((classification.LOGITS,), classification.agreement)
+    for start in range(0, len(reference), _ROWS):
+        rows = slice(start, start + _ROWS)
+        sums.add({classification.LOGITS: reference[rows]}, {classification.LOGITS: outputs[rows]})
+    return sums.parity(of_labels=True)
+
+
+class ParitySums:
+    """The outputs of one model beside the original's, added up image by image: maps need not be kept."""
+
+    def __init__(self, outputs: Sequence[str], agreement: Agreement) -> None:
+        self._outputs = [FeatureSums(name) for name in outputs]
+        self._agreement = agreement
+        self._agreed: list[npt.NDArray[np.float64]] = []
+
+    def add(self, original: Outputs, outputs: Outputs) -> None:
+        """What both gave for the same images, (n, ...) by name."""
+        self._agreed.append(self._agreement(original, outputs))
+        for sums in self._outputs:
+            sums.add(original[sums.name], outputs[sums.name])
+
+    def parity(self, *, of_labels: bool) -> Parity:
+        """What was added, at least one image; `of_labels`: a decision is a label, so that agreement is that of top-1.
+
+        The numbers are those of the output that is farthest from the original's.
+        """
+        agreed = np.concatenate(self._agreed)
+        found = [sums.parity() for sums in self._outputs]
+        worst = min(found, key=lambda one: one.sqnr_db)
+        agreement = float(agreed.mean())
+        return Parity(
+            n=worst.n,
+            top1_agreement=agreement if of_labels else None,
+            sqnr_db=worst.sqnr_db,
+            max_abs=worst.max_abs,
+            cosine=worst.cosine,
+            non_finite=max(one.non_finite for one in found),
+            agrees=pack_shares(agreed),
+            agreement=agreement,
+            agreement_ci95=None if of_labels else mean_interval(agreed),
+            outputs=tuple(found) if len(found) > 1 else (),
+        )
 
 
 @dataclass
 class FeatureSums:
-    """A feature of one variant beside the reference's, added up image by image: maps need not be kept."""
+    """An output of one variant beside the original's, added up image by image."""
 
     name: str
     _parts: list[_Part] = field(default_factory=list)
@@ -58,36 +90,24 @@ class FeatureSums:
 
     def parity(self) -> FeatureParity:
         """What was added; at least one image."""
-        found = _together(self._parts)
-        return FeatureParity(self.name, found.n, found.sqnr_db, found.max_abs, found.cosine, found.non_finite)
-
-
-@dataclass(frozen=True)
-class _Together:
-    n: int
-    sqnr_db: float
-    max_abs: float | None
-    cosine: float | None
-    non_finite: int
-
-
-def _together(parts: Sequence[_Part]) -> _Together:
-    n, non_finite = sum(len(part.same) for part in parts), sum(part.non_finite for part in parts)
-    if non_finite:
-        return _Together(n, -SQNR_LIMIT_DB, None, None, non_finite)
-    signal, noise = (math.fsum(getattr(part, name) for part in parts) for name in ("signal", "noise"))
-    max_abs = max(part.max_abs for part in parts)
-    # Equality is said first, because the ratio has no value when there is neither signal nor noise.
-    equal = max_abs == 0.0
-    sqnr = SQNR_LIMIT_DB if equal else _decibels(signal, noise)
-    return _Together(n, sqnr, max_abs, 1.0 if equal else math.fsum(part.cosines for part in parts) / n, 0)
+        parts = self._parts
+        n, non_finite = sum(part.n for part in parts), sum(part.non_finite for part in parts)
+        if non_finite:
+            return FeatureParity(self.name, n, -SQNR_LIMIT_DB, None, None, non_finite)
+        signal, noise = (math.fsum(getattr(part, name) for part in parts) for name in ("signal", "noise"))
+        max_abs = max(part.max_abs for part in parts)
+        # Equality is said first, because the ratio has no value when there is neither signal nor noise.
+        equal = max_abs == 0.0
+        sqnr = SQNR_LIMIT_DB if equal else _decibels(signal, noise)
+        cosine = 1.0 if equal else math.fsum(part.cosines for part in parts) / n
+        return FeatureParity(self.name, n, sqnr, max_abs, cosine, 0)
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Sums over some images; those of the numbers are 0 where one of the logits is not finite."""
+    """Sums over some images; those of the numbers are 0 where one of the values is not finite."""
 
-    same: npt.NDArray[np.bool_]
+    n: int
     non_finite: int
     signal: float
     noise: float
@@ -97,14 +117,13 @@ class _Part:
     @classmethod
     def of(cls, reference: npt.NDArray[np.float32], outputs: npt.NDArray[np.float32]) -> Self:
         finite = np.isfinite(reference).all(axis=1) & np.isfinite(outputs).all(axis=1)
-        same = (reference.argmax(axis=1) == outputs.argmax(axis=1)) & finite
         non_finite = int(np.count_nonzero(~finite))
         if non_finite:
-            return cls(same, non_finite, 0.0, 0.0, 0.0, 0.0)
+            return cls(len(reference), non_finite, 0.0, 0.0, 0.0, 0.0)
         a, b = reference.astype(np.float64), outputs.astype(np.float64)
         difference = np.abs(a - b)
         return cls(
-            same, 0, float((a**2).sum()), float((difference**2).sum()), float(difference.max()), _sum_of_cosines(a, b)
+            len(a), 0, float((a**2).sum()), float((difference**2).sum()), float(difference.max()), _sum_of_cosines(a, b)
         )
 
 

@@ -4,7 +4,8 @@ import re
 from dataclasses import replace
 
 from edgetl.reports.markdown import render_markdown
-from edgetl.verify.report import ChangedPrediction, ChangedPredictions, Finding, LabelChanges, Report, Verdict
+from edgetl.tasks.classification.results import ChangedPrediction, ChangedPredictions, LabelChanges
+from edgetl.verify.report import Finding, Report, Verdict
 
 COMMENT_LIMIT = 65_536
 """Characters that GitHub takes for a comment."""

@@ -13,9 +13,10 @@ import numpy.typing as npt
 import pytest
 
 import edgetl.testing.bundle_checks as pytest_checks
+from edgetl.tasks.classification.results import Accuracy
 from edgetl.testing.bundle_checks import WORKS, BundleChecks, GateError, assert_parity
 from edgetl.verify.bundle import Outcome as Judged
-from edgetl.verify.report import Accuracy, Check, Data, Finding, Report, VariantReport, Verdict
+from edgetl.verify.report import Check, Data, Finding, Report, VariantReport, Verdict
 from edgetl_runtime.errors import BundleError, UsageError
 from edgetl_runtime.manifest import Preprocess, TensorSpec
 from edgetl_runtime.session import FakeSession, Tensors

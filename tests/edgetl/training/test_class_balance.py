@@ -5,7 +5,8 @@ from collections import Counter
 import pytest
 import torch
 
-from edgetl.training.class_balance import balanced_order, class_weights
+from edgetl.tasks.classification.losses import class_weights
+from edgetl.training.class_balance import balanced_order
 
 LABELS = torch.tensor([0] * 40 + [1] * 2 + [2] * 13)
 

@@ -204,7 +204,7 @@ def test_frozen_features_are_those_of_the_network(data: Dataset, weights: str) -
         expected = model(Normalizer(normalize, torch.device("cpu"))(pixels))
         head = head_of(model)[1]
         torch.testing.assert_close(head(found.values), expected, atol=1e-3, rtol=1e-3)
-    assert found.labels.tolist() == [sample.label for sample in data.val]
+    assert found.targets.tolist() == [sample.label for sample in data.val]
 
 
 @pytest.mark.parametrize("name", ["vit_b_32", "swin_t", "googlenet", "shufflenet_v2_x0_5", "densenet121"])

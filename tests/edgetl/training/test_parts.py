@@ -13,9 +13,10 @@ from torch import nn
 
 from edgetl.data.loader import filled
 from edgetl.models.backbones import HiddenHead, add_hidden_layer, build, head_block, head_of, stages
+from edgetl.tasks.classification.losses import CrossEntropy, distillation_loss
+from edgetl.tasks.task import Targets
 from edgetl.training.ema import Average
 from edgetl.training.layers import Layers, drop_before_head, parameter_groups, unfreezing
-from edgetl.training.losses import Objective, Targets, distillation_loss
 from edgetl.training.mixing import Mix, draw_mix
 from edgetl.training.network import shuffled, warm_up_and_cosine
 from edgetl.training.options import TrainOptions
@@ -164,26 +165,26 @@ def test_a_hidden_layer_is_part_of_the_head() -> None:
 
 def test_the_loss_is_cross_entropy_and_the_focal_loss_forgets_what_is_right() -> None:
     logits, labels = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
-    plain = Objective()(logits, Targets(labels))
+    plain = CrossEntropy()(logits, Targets(labels))
     torch.testing.assert_close(plain, F.cross_entropy(logits, labels, reduction="none"))
     right = torch.softmax(logits, 1).gather(1, labels[:, None])[:, 0]
-    torch.testing.assert_close(Objective(focal=True)(logits, Targets(labels)), plain * (1 - right) ** 2)
+    torch.testing.assert_close(CrossEntropy(focal=True)(logits, Targets(labels)), plain * (1 - right) ** 2)
     weights = torch.tensor([1.0, 2.0, 3.0, 4.0])
-    torch.testing.assert_close(Objective(class_weights=weights)(logits, Targets(labels)), plain * weights[labels])
+    torch.testing.assert_close(CrossEntropy(class_weights=weights)(logits, Targets(labels)), plain * weights[labels])
 
 
 def test_mixed_labels_count_with_their_share() -> None:
     logits, labels = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
-    one, other = Objective()(logits, Targets(labels)), Objective()(logits, Targets(labels.flip(0)))
-    torch.testing.assert_close(Objective()(logits, Targets(labels, 0.3)), 0.3 * one + 0.7 * other)
+    one, other = CrossEntropy()(logits, Targets(labels)), CrossEntropy()(logits, Targets(labels.flip(0)))
+    torch.testing.assert_close(CrossEntropy()(logits, Targets(labels, 0.3)), 0.3 * one + 0.7 * other)
 
 
 def test_a_teacher_who_agrees_costs_nothing() -> None:
     logits = torch.randn(4, 3)
     assert float(distillation_loss(logits, logits.clone(), 3.0).abs().max()) < 1e-5
     labels = torch.tensor([0, 1, 2, 0])
-    mixed = Objective(teacher_weight=0.25)(logits, Targets(labels, teacher=logits))
-    torch.testing.assert_close(mixed, 0.75 * Objective()(logits, Targets(labels)), atol=1e-5, rtol=1e-5)
+    mixed = CrossEntropy(teacher_weight=0.25)(logits, Targets(labels, teacher=logits))
+    torch.testing.assert_close(mixed, 0.75 * CrossEntropy()(logits, Targets(labels)), atol=1e-5, rtol=1e-5)
     teacher = torch.randn(4, 3)
     p, q = torch.softmax(teacher / 2, 1), torch.log_softmax(logits / 2, 1)
     torch.testing.assert_close(distillation_loss(logits, teacher, 2.0), 4 * (p * (p.log() - q)).sum(1))

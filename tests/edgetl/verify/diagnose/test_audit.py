@@ -14,15 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgetl.verify.diagnose.audit import _pixels, audit_bundle, audit_labels, audit_variant
+from edgetl.tasks.task import TaskFault
+from edgetl.verify.diagnose.audit import _pixels, audit_bundle, audit_variant, faults_of
 from edgetl.verify.diagnose.damaged_files import explain_error
 from edgetl_export.bundle_writer import write_manifest
 from edgetl_runtime.bundle import open_bundle
-from edgetl_runtime.manifest import FileEntry, Label, Manifest, Preprocess
+from edgetl_runtime.manifest import FileEntry, Manifest, Preprocess
 from edgetl_runtime.preprocess import load_image, preprocess
 
 Reference = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
-LABELS = tuple(Label(name, name.title()) for name in ("ant", "bee", "cat", "dog"))
 
 
 @pytest.fixture
@@ -115,24 +115,14 @@ def test_another_reference_is_noticed(bundle: Path, original: Reference) -> None
     assert "not the model that the bundle came from" in faults[0].finding.cause
 
 
-def shuffled(n: int, order: list[int]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Logits of a good model and labels in another order: label i is called order[i]."""
-    rng = np.random.default_rng(0)
-    kinds = rng.integers(0, 4, n)
-    logits = rng.normal(0, 1, (n, 4)).astype(np.float32)
-    logits[np.arange(n), kinds] += 4
-    return logits, np.array(order, np.int64)[kinds]
-
-
-def test_a_confusion_that_is_a_permutation_means_shuffled_labels() -> None:
-    logits, truth = shuffled(200, [1, 2, 0, 3])
-    faults = audit_labels(logits, truth, LABELS, ["onnx.fp32"])
-    assert [fault.check.what for fault in faults] == ["labels"]
-    assert "3 of 4 labels" in faults[0].finding.evidence
-    assert audit_labels(*shuffled(200, [0, 1, 2, 3]), LABELS, ["onnx.fp32"]) == ()
-    assert audit_labels(*shuffled(12, [1, 2, 0, 3]), LABELS, ["onnx.fp32"]) == (), "too few photos"
-    logits[:] = [0, 0, 1, 0]
-    assert audit_labels(logits, truth, LABELS, ["onnx.fp32"]) == (), "a model that says one thing is only bad"
+def test_a_fault_of_the_task_fails_every_variant() -> None:
+    found = TaskFault("labels", ">=", 0.4, 0.1, "the labels are shuffled", "3 of 4", "order them")
+    faults = faults_of([found], ["onnx.fp32", "onnx.int8"])
+    assert [(fault.check.variant, fault.check.what, fault.check.passed) for fault in faults] == [
+        ("onnx.fp32", "labels", False),
+        ("onnx.int8", "labels", False),
+    ]
+    assert faults[0].finding.cause == faults[0].check.note == "the labels are shuffled"
 
 
 def test_a_file_of_another_precision_or_model_is_noticed(bundle: Path) -> None:

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from edgetl.tasks.classification.results import Accuracy
 from edgetl.verify.gate.decision import decide_share
 from edgetl.verify.gate.limits import Gate, judge, read_gate
 from edgetl.verify.gate.quantities import QUANTITIES
-from edgetl.verify.report import Accuracy, FeatureParity, Latency, Memory, Parity, VariantReport
+from edgetl.verify.report import FeatureParity, Latency, Memory, Parity, VariantReport
 from edgetl_runtime.errors import UsageError
 from edgetl_runtime.verification import COSTS, is_cost
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from edgetl.tasks.classification.results import ClassAccuracy
 from edgetl.verify.gate.limits import Gate, judge, read_gate
 from edgetl.verify.gate.propose import propose_gate, write_gate
 from edgetl.verify.gate.regression import BYTES_MARGIN, LATENCY_MARGIN, PEAK_MARGIN, Baseline, compare_reports
-from edgetl.verify.report import ClassAccuracy, Memory, Parity, Report
+from edgetl.verify.report import Memory, Parity, Report
 from edgetl_runtime.errors import OutputError
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgetl.stats import pack_shares
 from edgetl.verify.gate.provenance import contract_of
 from edgetl.verify.gate.regression import Baseline, check_same_model, compare_reports
-from edgetl.verify.measure.accuracy import pack_bits
 from edgetl.verify.report import Change, Check, Data, Memory, Report, VariantReport
 from edgetl_runtime.errors import UsageError
 from edgetl_runtime.manifest import Manifest
@@ -39,7 +39,7 @@ def failed(report: Report, before: Report) -> list[Check]:
 def bits(wrong: list[int]) -> str:
     right = np.ones(N, bool)
     right[wrong] = False
-    return pack_bits(right)
+    return pack_shares(right)
 
 
 @pytest.fixture

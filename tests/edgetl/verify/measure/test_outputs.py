@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-import edgetl.verify.measure.outputs as answers_module
+import edgetl.tasks.classification.metric as metric_module
 from edgetl.data.dataset import Sample
 from edgetl.verify.measure.outputs import Outputs, collect_outputs
 from edgetl_export.progress import silent
@@ -26,8 +26,8 @@ def test_answers_are_in_the_order_of_the_samples(fake_bundle: Any, linear: Model
     bundle = fake_bundle({"onnx.fp32": linear, "onnx.int8": lambda images: -linear(images)})
     found = collect(bundle, linear, samples)
     images = np.stack([np.asarray(sample.source) for sample in samples])
-    np.testing.assert_allclose(found.reference, linear(images), rtol=1e-5)
-    np.testing.assert_allclose(found.variants["onnx.int8"], -found.reference, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.original.logits, linear(images), rtol=1e-5)
+    np.testing.assert_allclose(found.variants["onnx.int8"].logits, -found.original.logits, rtol=1e-4, atol=1e-5)
 
 
 def test_many_answers_lie_on_disk_and_are_the_same(
@@ -35,18 +35,18 @@ def test_many_answers_lie_on_disk_and_are_the_same(
 ) -> None:
     bundle = fake_bundle({"onnx.fp32": linear})
     in_memory = collect(bundle, linear, samples)
-    assert not isinstance(in_memory.reference, np.memmap)
-    monkeypatch.setattr(answers_module, "_MOST_IN_MEMORY", 0)
+    assert type(in_memory.original.logits) is np.ndarray
+    monkeypatch.setattr(metric_module, "_MOST_IN_MEMORY", 0)
     on_disk = collect(bundle, linear, samples)
-    assert isinstance(on_disk.reference, np.memmap)
-    np.testing.assert_array_equal(on_disk.reference, in_memory.reference)
-    np.testing.assert_array_equal(on_disk.variants["onnx.fp32"], in_memory.variants["onnx.fp32"])
+    assert isinstance(on_disk.original.logits, np.memmap)
+    np.testing.assert_array_equal(on_disk.original.logits, in_memory.original.logits)
+    np.testing.assert_array_equal(on_disk.variants["onnx.fp32"].logits, in_memory.variants["onnx.fp32"].logits)
 
 
 def test_memory_does_not_grow_with_the_number_of_images(
     fake_bundle: Any, linear: Model, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answers_module, "_MOST_IN_MEMORY", 0)
+    monkeypatch.setattr(metric_module, "_MOST_IN_MEMORY", 0)
     bundle = fake_bundle({"onnx.fp32": linear})
     collect(bundle, linear, samples)
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from edgetl.verify.measure.accuracy import unpack_bits
+from edgetl.stats import unpack_shares
 from edgetl.verify.measure.parity import compare
 from edgetl.verify.report import SQNR_LIMIT_DB
 from edgetl_runtime.comparison import sqnr_db
@@ -84,6 +84,6 @@ def test_comparing_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> 
 def test_it_keeps_which_images_agree() -> None:
     reference = np.array([[1, 0], [1, 0], [0, 1]], np.float32)
     outputs = np.array([[1, 0], [0, 1], [0, 1]], np.float32)
-    kept = unpack_bits(compare(reference, outputs).agrees or "", 3)
+    kept = unpack_shares(compare(reference, outputs).agrees or "", 3)
     assert kept is not None
     assert kept.tolist() == [True, False, True]

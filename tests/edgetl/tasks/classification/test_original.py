@@ -9,8 +9,9 @@ import pytest
 from edgetl.data.dataset import Sample
 from edgetl.reports.original_views import view_original
 from edgetl.reports.training_plots import draw_training, training_in_words
-from edgetl.verify.measure.original import confusion_of, most_confused
-from edgetl.verify.report import MOST_WORST, LabelScores, Original, Report
+from edgetl.tasks.classification.original import confusion_of, most_confused
+from edgetl.tasks.classification.results import MOST_WORST, LabelScores, Original
+from edgetl.verify.report import Report
 
 LABELS = ["a", "b", "c", "d"]
 

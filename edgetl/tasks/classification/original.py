@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgetl.data.dataset import Sample
-from edgetl.verify.report import MOST_WORST, LabelScores, Original, WorstImage
+from edgetl.tasks.classification.results import MOST_WORST, LabelScores, Original, WorstImage
 from edgetl_runtime.tasks.classification import softmax
 
 __all__ = ["confusion_of", "most_confused"]

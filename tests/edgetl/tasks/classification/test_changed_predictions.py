@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from edgetl.data.dataset import Sample
-from edgetl.verify.measure.changed_predictions import changed_predictions, worst_labels
-from edgetl.verify.report import MOST_CHANGED, LabelChanges
+from edgetl.tasks.classification.changed_predictions import changed_predictions, worst_labels
+from edgetl.tasks.classification.results import MOST_CHANGED, LabelChanges
 
 LABELS = ["a", "b", "c"]
 

@@ -8,26 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Objective", "Targets", "distillation_loss"]
+from edgetl.tasks.task import Targets
+
+__all__ = ["CrossEntropy", "class_weights", "distillation_loss"]
 
 FOCUS = 2.0
 """Gamma of the focal loss, as Lin et al. 2017 recommend, https://arxiv.org/abs/1708.02002."""
 
 
 @dataclass(frozen=True, eq=False)
-class Targets:
-    """What a batch should give: ``labels`` (B,) int64 count ``share``, the same in reverse order the rest.
-
-    ``teacher`` are the logits (B, labels) of a teacher for the same images.
-    """
-
-    labels: Tensor
-    share: float = 1.0
-    teacher: Tensor | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Objective:
+class CrossEntropy:
     """Logits (B, labels) and `Targets` to one loss (B,) for every image, in nats.
 
     ``class_weights`` (labels,) multiply the losses; ``focal`` counts images that are right less. The teacher's answers
@@ -43,9 +33,9 @@ class Objective:
     def __call__(self, logits: Tensor, targets: Targets) -> Tensor:
         """Float32 whatever the logits are."""
         logits = logits.float()
-        loss = self._of_labels(logits, targets.labels)
+        loss = self._of_labels(logits, targets.values)
         if targets.share < 1.0:
-            others = self._of_labels(logits, targets.labels.flip(0))
+            others = self._of_labels(logits, targets.values.flip(0))
             loss = targets.share * loss + (1 - targets.share) * others
         if targets.teacher is None:
             return loss
@@ -67,3 +57,12 @@ def distillation_loss(logits: Tensor, teacher: Tensor, temperature: float) -> Te
     soft = F.log_softmax(logits / temperature, dim=1)
     wanted = F.log_softmax(teacher / temperature, dim=1)
     return temperature**2 * F.kl_div(soft, wanted, reduction="none", log_target=True).sum(1)
+
+
+def class_weights(labels: Tensor, n: int) -> Tensor:
+    """float32 (n,), inversely proportional to how often each of `n` labels occurs; 1 on average over the images.
+
+    `labels` is int64 (images,). A label without an image weighs 0.
+    """
+    counts = torch.bincount(labels, minlength=n)
+    return torch.where(counts > 0, len(labels) / (n * counts.clamp(min=1)).float(), 0.0)

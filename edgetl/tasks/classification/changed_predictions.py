@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from edgetl.data.dataset import Sample
 from edgetl.stats import mcnemar
-from edgetl.verify.report import MOST_CHANGED, ChangedPrediction, ChangedPredictions, LabelChanges
+from edgetl.tasks.classification.results import MOST_CHANGED, ChangedPrediction, ChangedPredictions, LabelChanges
 from edgetl_runtime.tasks.classification import softmax
 
 __all__ = ["changed_predictions", "worst_labels"]

@@ -3,9 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import edgetl.verify.measure.accuracy as accuracy_module
-from edgetl.verify.measure.accuracy import pack_bits, score, unpack_bits, wilson_interval, worst_class_of
-from edgetl.verify.report import ClassAccuracy
+import edgetl.tasks.classification.accuracy as accuracy_module
+from edgetl.stats import pack_shares, unpack_shares
+from edgetl.tasks.classification.accuracy import score, wilson_interval, worst_class_of
+from edgetl.tasks.classification.results import ClassAccuracy
 
 
 @pytest.mark.parametrize(
@@ -97,16 +98,16 @@ def test_the_worst_class_is_in_the_score() -> None:
 @pytest.mark.parametrize("n", [1, 8, 13])
 def test_bits_go_there_and_back(n: int) -> None:
     bits = np.random.default_rng(n).random(n) < 0.5
-    again = unpack_bits(pack_bits(bits), n)
+    again = unpack_shares(pack_shares(bits), n)
     assert again is not None
     np.testing.assert_array_equal(again, bits)
-    assert unpack_bits(pack_bits(bits), n + 8) is None
-    assert unpack_bits("no hex", n) is None
+    assert unpack_shares(pack_shares(bits), n + 8) is None
+    assert unpack_shares("no hex", n) is None
 
 
 def test_the_score_keeps_which_images_are_right() -> None:
     result = score(decisions([0, 2], 3), np.zeros(3, np.int64), labels=["a", "b"])
-    kept = unpack_bits(result.right or "", 3)
+    kept = unpack_shares(result.right or "", 3)
     assert kept is not None
     assert kept.tolist() == [True, False, True]
 

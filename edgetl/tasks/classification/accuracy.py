@@ -9,10 +9,10 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from edgetl.stats import bootstrap_delta, holm, is_significant, mcnemar_worse
-from edgetl.verify.report import Accuracy, ClassAccuracy
+from edgetl.stats import bootstrap_delta, holm, is_significant, mcnemar_worse, pack_shares
+from edgetl.tasks.classification.results import Accuracy, ClassAccuracy
 
-__all__ = ["changed", "pack_bits", "score", "unpack_bits", "wilson_interval", "worst_class_of"]
+__all__ = ["changed", "score", "wilson_interval", "worst_class_of"]
 
 _ROWS = 4096
 """Images scored at a time, so that memory does not grow with their number."""
@@ -40,7 +40,7 @@ def score(
         delta=None,
         ci95=wilson_interval(int(np.count_nonzero(right)), len(truth)),
         per_class={labels[index]: _class_accuracy(ranks[truth == index]) for index in np.unique(truth)},
-        right=pack_bits(right),
+        right=pack_shares(right),
     )
     return accuracy if original is None else _beside(accuracy, right, _ranks(original, truth) == 0, truth, labels)
 
@@ -67,20 +67,6 @@ def worst_class_of(
 def changed(right: npt.NDArray[np.bool_], was_right: npt.NDArray[np.bool_]) -> tuple[int, int]:
     """How many images are broken (right to wrong) and how many are repaired."""
     return int(np.count_nonzero(was_right & ~right)), int(np.count_nonzero(right & ~was_right))
-
-
-def pack_bits(bits: npt.NDArray[np.bool_]) -> str:
-    """(n,) booleans as hexadecimal, four a digit."""
-    return np.packbits(bits).tobytes().hex()
-
-
-def unpack_bits(text: str, n: int) -> npt.NDArray[np.bool_] | None:
-    """What `pack_bits` was given, ``None`` when `text` does not hold `n` bits."""
-    try:
-        packed = np.frombuffer(bytes.fromhex(text), np.uint8)
-    except ValueError:
-        return None
-    return np.unpackbits(packed)[:n].astype(np.bool_) if len(packed) == (n + 7) // 8 else None
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:

@@ -1,0 +1,131 @@
+"""Classification: one label for a photo. The quality is top-1, a decision is the label."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgetl.data.dataset import Dataset, Sample, load_dataset, load_labelled
+from edgetl.data.options import DataOptions
+from edgetl.data.thumbnails import BUDGET
+from edgetl.tasks.classification.changed_predictions import changed_predictions
+from edgetl.tasks.classification.label_order import shuffled_labels
+from edgetl.tasks.classification.metric import LogitsMetric
+from edgetl.tasks.classification.original import confusion_of
+from edgetl.tasks.quantity import Quantity
+from edgetl.tasks.task import Details, LossOptions, Objective, Outputs, Thumbnail
+from edgetl_export.progress import Tell, Track
+from edgetl_runtime.manifest import Label, Manifest, Preprocess
+from edgetl_runtime.quantities import SHARE, Range
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["TASK", "Classification"]
+
+_BUDGET_OF_WORST = 128 * 1024  # bytes of thumbnails
+_CLASS_CHANGE = Range(-1.0, 1.0, "a share of 1", -0.05, (0.01,), but=(-1.0, 1.0))
+
+
+class Classification:
+    """The `edgetl.tasks.task.Task`."""
+
+    name = "classification"
+    outputs = ("logits",)
+    agreement = "top1_agreement"
+    quality = "top-1"
+    quality_quantity = "top1"
+    quantities: Mapping[str, Quantity] = {
+        "top1_agreement": Quantity(
+            ">=", "parity", "top1_agreement", "top-1 agreement with the original", SHARE, kind="share"
+        ),
+        "top1": Quantity(">=", "accuracy", "top1", "top-1 accuracy", SHARE, kind="share"),
+        "top5": Quantity(">=", "accuracy", "top5", "top-5 accuracy", SHARE, kind="share"),
+        "class_delta": Quantity(
+            ">=", "accuracy", "class_delta", "change in top-1 accuracy of the label that loses most", _CLASS_CHANGE
+        ),
+    }
+
+    def read(self, path: Path, options: DataOptions, *, spec: Preprocess, track: Track) -> Dataset:
+        """One folder per label, a CSV, shards, a saved data set: see `load_dataset`."""
+        return load_dataset(path, options, spec=spec, track=track)
+
+    def read_labelled(
+        self,
+        path: Path,
+        labels: Sequence[Label],
+        *,
+        spec: Preprocess,
+        training: bool,
+        skip_bad: bool,
+        track: Track,
+        tell: Tell,
+    ) -> tuple[tuple[Sample, ...], str]:
+        """Of the same: see `load_labelled`."""
+        return load_labelled(path, labels, spec=spec, training=training, skip_bad=skip_bad, track=track, tell=tell)
+
+    def targets(self, samples: Sequence[Sample]) -> Tensor:
+        """(n,) int64: the index of the label."""
+        import torch
+
+        return torch.tensor([sample.label for sample in samples], dtype=torch.int64)
+
+    def objective(self, data: Dataset, options: LossOptions, device: Any, *, smoothing: float) -> Objective:
+        """Cross-entropy, with what the options add to it."""
+        from edgetl.tasks.classification.losses import CrossEntropy, class_weights
+
+        weighs = options.imbalance in ("weights", "focal")
+        labels = self.targets(data.train)
+        weights = class_weights(labels, len(data.labels)).to(device) if weighs else None
+        return CrossEntropy(
+            smoothing, weights, options.imbalance == "focal", options.teacher_weight, options.temperature
+        )
+
+    def score(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropies in nats, and how many are right."""
+        import torch.nn.functional as F
+
+        right = (outputs.argmax(1) == targets).sum()
+        return F.cross_entropy(outputs, targets, reduction="sum"), right
+
+    def truth(self, outputs: Outputs) -> tuple[int, None]:
+        """The label of the largest logit."""
+        return int(outputs[self.outputs[0]].argmax()), None
+
+    def metric(self, manifest: Manifest, n: int) -> LogitsMetric:
+        """Keeps the logits."""
+        return LogitsMetric(manifest.output.name, [label.id for label in manifest.labels], n)
+
+    def details(
+        self,
+        original: LogitsMetric,
+        variants: Mapping[str, LogitsMetric],
+        samples: Sequence[Sample],
+        manifest: Manifest,
+        thumbnails: Callable[[int], Thumbnail],
+    ) -> Details:
+        """Accuracies, which decisions changed, what the original takes for what, and whether labels are shuffled."""
+        labels, truth = [label.id for label in manifest.labels], original.truth
+        thumbnail = thumbnails(BUDGET)
+        return Details(
+            report={
+                "reference": original.accuracy(),
+                "original": confusion_of(
+                    samples, truth, original.logits, labels, thumbnail=thumbnails(_BUDGET_OF_WORST)
+                ),
+            },
+            variants={
+                id_: {
+                    "accuracy": metric.accuracy(original),
+                    "damage": changed_predictions(
+                        samples, truth, original.logits, metric.logits, labels, thumbnail=thumbnail
+                    ),
+                }
+                for id_, metric in variants.items()
+            },
+            faults=shuffled_labels(original.logits, truth, manifest.labels),
+        )
+
+
+TASK = Classification()

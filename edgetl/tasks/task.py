@@ -1,0 +1,225 @@
+"""What a task is to the workbench: how its photos are read, what is learned, and how good an answer is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from edgetl.data.dataset import Dataset, Sample
+from edgetl.data.options import DataOptions
+from edgetl.tasks.quantity import Quantity
+from edgetl_export.progress import Tell, Track
+from edgetl_runtime.manifest import Label, Manifest, Preprocess
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "Details",
+    "LossOptions",
+    "Metric",
+    "Objective",
+    "Outputs",
+    "Quality",
+    "Table",
+    "Targets",
+    "Task",
+    "TaskFault",
+]
+
+Outputs: TypeAlias = Mapping[str, npt.NDArray[Any]]
+"""What a network gives for n images by name, (n, ...) each."""
+
+Thumbnail: TypeAlias = Callable[[Sample], str | None]
+"""A data URI of a photo, None where the report holds enough of them."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How good a model is on ``n`` labelled photos: ``value`` is the task's own number, called ``name``, 1 at best.
+
+    ``ci95`` is its 95 % interval. ``per_label`` goes by label id; ``parts`` are other numbers of the task by name,
+    which its quantities may limit. ``per_image`` packs what each image has of it (`edgetl.stats.pack_shares`): what a
+    model on the same images is paired with. Beside the original, on the same images: ``delta`` is the value minus the
+    original's and ``delta_ci95`` its interval; None for the original itself.
+    """
+
+    name: str
+    n: int
+    value: float
+    ci95: tuple[float, float] | None = None
+    per_label: dict[str, float] = field(default_factory=dict)
+    parts: dict[str, float] = field(default_factory=dict)
+    per_image: str | None = None
+    delta: float | None = None
+    delta_ci95: tuple[float, float] | None = None
+
+
+class Metric(Protocol):
+    """Adds up the quality of one model, some images at a time; it keeps what it needs of the outputs, and no more."""
+
+    def update(self, samples: Sequence[Sample], outputs: Outputs) -> None:
+        """Take in the outputs for the next images, (n, ...) by name; values may be NaN or infinite."""
+        ...
+
+    def compute(self, original: Any = None) -> Quality:
+        """The quality over all images so far, at least one.
+
+        Args:
+            original: The metric of the original for the same images, which the quality is then compared with.
+        """
+        ...
+
+    @property
+    def logits(self) -> npt.NDArray[np.float32] | None:
+        """(n, classes) where the outputs are one row of logits for each image, so that causes of other answers can be
+        looked for in them; None where they are not."""
+        ...
+
+
+@dataclass(frozen=True)
+class TaskFault:
+    """What is wrong with the labels or the photos: a check that fails (``value`` ``relation`` ``limit``) and why."""
+
+    what: str
+    relation: str
+    limit: float
+    value: float
+    cause: str
+    evidence: str
+    fix: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the report: a heading for every column, rows of texts."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Details:
+    """What a task adds to the report: fields of `edgetl.verify.report.Report`, those of each variant by its id, and
+    faults, which fail every variant."""
+
+    report: Mapping[str, Any] = field(default_factory=dict)
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    faults: tuple[TaskFault, ...] = ()
+
+
+class LossOptions(Protocol):
+    """Those of the options of a training that a loss depends on."""
+
+    @property
+    def imbalance(self) -> str: ...
+    @property
+    def teacher_weight(self) -> float: ...
+    @property
+    def temperature(self) -> float: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """What a batch should give: ``values`` (B, ...) count ``share``, the same in reverse order the rest.
+
+    ``teacher`` is what a teacher gives for the same images.
+    """
+
+    values: Tensor
+    share: float = 1.0
+    teacher: Tensor | None = None
+
+
+Objective: TypeAlias = "Callable[[Tensor, Targets], Tensor]"
+"""What the network gives for a batch, and what it should give, to one loss (B,) for every image."""
+
+
+class Task(Protocol):
+    """A task. Its device side, found by the same name, is in `edgetl_runtime.tasks`.
+
+    What needs torch is imported when it is asked for: a bundle is verified where there is no torch, too.
+    """
+
+    name: str
+    outputs: tuple[str, ...]
+    """Names of what a network gives, in the order in which every variant gives it."""
+    agreement: str
+    """What the gate calls the share of decisions that are the original's."""
+    quality: str
+    """What the quality is called in a column of the report."""
+    quality_quantity: str
+    """What the gate calls the quality."""
+    quantities: Mapping[str, Quantity]
+    """What a gate can limit in this task alone."""
+
+    def read(self, path: Path, options: DataOptions, *, spec: Preprocess, track: Track) -> Dataset:
+        """Photos with targets to train on, in splits. Raises `DataError` for what cannot be trained on."""
+        ...
+
+    def read_labelled(
+        self,
+        path: Path,
+        labels: Sequence[Label],
+        *,
+        spec: Preprocess,
+        training: bool,
+        skip_bad: bool,
+        track: Track,
+        tell: Tell,
+    ) -> tuple[tuple[Sample, ...], str]:
+        """Photos to judge a model on that knows `labels`, and the split they are from; `training`: those to train on.
+
+        Raises `DataError` for photos or targets that the model cannot be judged on.
+        """
+        ...
+
+    def targets(self, samples: Sequence[Sample]) -> Tensor:
+        """What the network should give for each of `samples`, (n, ...)."""
+        ...
+
+    def objective(self, data: Dataset, options: LossOptions, device: Any, *, smoothing: float) -> Objective:
+        """The loss to train with. Raises `UsageError` for options that say nothing in this task."""
+        ...
+
+    def score(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss and quality of a batch, both summed over its images: what the validation of an epoch adds up.
+
+        Args:
+            outputs: What the network gives, float32.
+            targets: (B, ...), as `targets` makes them.
+        """
+        ...
+
+    def truth(self, outputs: Outputs) -> tuple[int, npt.NDArray[Any] | None]:
+        """The label and the target of an image whose `outputs`, without the batch, are right."""
+        ...
+
+    def metric(self, manifest: Manifest, n: int) -> Metric:
+        """An empty metric for the outputs of one model for `n` images."""
+        ...
+
+    def details(
+        self,
+        original: Any,
+        variants: Mapping[str, Any],
+        samples: Sequence[Sample],
+        manifest: Manifest,
+        thumbnails: Callable[[int], Thumbnail],
+    ) -> Details:
+        """What the report says besides.
+
+        Args:
+            original: The full metric of the original.
+            variants: Those of the variants that could be run, by id.
+            samples: The images, in the order in which the metrics took them in.
+            manifest: The bundle's.
+            thumbnails: A budget of bytes to a function that makes thumbnails within it.
+        """
+        ...

@@ -168,6 +168,7 @@ def train(
     tell: Tell = untold,
 ) -> tuple[Dataset, Trained]:
     """Photos to a checkpoint. `dataset` stands in for ``recipe.data.path``; `keeping` keeps the state on the way."""
+    task_of(recipe.data.task)
     check_start(recipe.model, recipe.train)
     board = None if recipe.train.tensorboard is None else Path(recipe.train.tensorboard)
     if board is not None and is_first():

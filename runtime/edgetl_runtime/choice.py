@@ -168,7 +168,7 @@ def _too_inaccurate(recorded: Verified, wish: Wish) -> str | None:
             return _NOT_RECORDED
         if recorded.top1 < wish.min_top1 - _ROUNDING:
             top1, asked = told_apart(recorded.top1, wish.min_top1, percent_in_words)
-            return f"top-1 {top1}, asked for {asked}"
+            return f"{recorded.quality} {top1}, asked for {asked}"
     if wish.max_drop is not None:
         drop = recorded.drop
         if drop is None:

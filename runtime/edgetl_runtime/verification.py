@@ -56,8 +56,9 @@ class FailedCheck:
 
 @dataclass(frozen=True)
 class Verified:
-    """How close a variant is to its original: over ``n`` photos the share with the same label, and ``delta``, its
-    top-1 minus the original's (shares of 1); ``top1``: that top-1. None was not measured. ``failed``: the checks of
+    """How close a variant is to its original: over ``n`` photos the share of decisions that are the same (of a
+    classifier: labels), and ``delta``, its quality minus the original's (shares of 1); ``top1``: that quality, which is
+    called ``quality`` (of a classifier top-1). None was not measured. ``failed``: the checks of
     its quality that it failed; ``notes``: limits on its cost (`COSTS`) that it missed."""
 
     n: int | None = None
@@ -66,10 +67,11 @@ class Verified:
     failed: tuple[str, ...] = ()
     top1: float | None = None
     notes: tuple[str, ...] = ()
+    quality: str = "top-1"
 
     @property
     def drop(self) -> float | None:
-        """How far its top-1 lies below the original's (share of 1, negative above). Without labelled photos the share
+        """How far its quality lies below the original's (share of 1, negative above). Without labelled photos the share
         of decisions that differ, which is the most that it can be; None when neither was measured."""
         if self.delta is not None:
             return -self.delta
@@ -127,15 +129,19 @@ def _is_of(entry: Mapping[str, Any], manifest: Manifest) -> bool:
 
 
 def _verified(entry: Mapping[str, Any], failed: Sequence[FailedCheck]) -> Verified:
-    parity, accuracy = ({} if entry.get(part) is None else entry[part] for part in ("parity", "accuracy"))
-    n = _number(parity.get("n"))
+    parts = ("parity", "accuracy", "quality")
+    parity, accuracy, quality = ({} if entry.get(part) is None else entry[part] for part in parts)
+    if not quality:  # older reports have the numbers of classification alone
+        quality = {"name": "top-1", "value": accuracy.get("top1"), "delta": accuracy.get("delta")}
+    n, agreement = _number(parity.get("n")), parity.get("agreement")
     return Verified(
         n=None if n is None else int(n),
-        top1_agreement=_number(parity.get("top1_agreement")),
-        delta=_number(accuracy.get("delta")),
+        top1_agreement=_number(parity.get("top1_agreement") if agreement is None else agreement),
+        delta=_number(quality.get("delta")),
         failed=tuple(str(check) for check in failed if not check.is_cost),
-        top1=_number(accuracy.get("top1")),
+        top1=_number(quality.get("value")),
         notes=tuple(str(check) for check in failed if check.is_cost),
+        quality=_text(quality.get("name")),
     )
 
 

@@ -105,5 +105,5 @@ def test_training_is_drawn_with_its_phases_and_its_learning_rate(report: Report)
         training_in_words(replace(report, history=history))
         == "5 epochs; kept is epoch 5 with 90.0 %. 10 s of training."
     )
-    assert [plot.title for plot in draw_training(report)] == ["Loss by epoch", "Accuracy by epoch"]
+    assert [plot.title for plot in draw_training(report)] == ["Loss by epoch", "Quality by epoch"]
     assert draw_training(replace(report, history=())) == []

@@ -27,7 +27,7 @@ from edgetl.training.lr_finder import LrRange, lr_range
 from edgetl.training.qat import train_quantized
 from edgetl.training.rank import is_first
 from edgetl.training.resume import Keeping, unfinished
-from edgetl.training.tensorboard_log import check_board, write_board
+from edgetl.training.tensorboard_log import check_log, write_log
 from edgetl.verify.bundle import REFERENCE, Outcome, source_of, verify_bundle
 from edgetl.verify.measure.original_outputs import RecordingOriginal
 from edgetl.verify.verify import RunFacts, verify
@@ -170,9 +170,9 @@ def train(
     """Photos to a checkpoint. `dataset` stands in for ``recipe.data.path``; `keeping` keeps the state on the way."""
     task_of(recipe.data.task)
     check_start(recipe.model, recipe.train)
-    board = None if recipe.train.tensorboard is None else Path(recipe.train.tensorboard)
-    if board is not None and is_first():
-        check_board(board)
+    log = None if recipe.train.tensorboard is None else Path(recipe.train.tensorboard)
+    if log is not None and is_first():
+        check_log(log)
     dataset = photos_of(recipe, track=track) if dataset is None else dataset
     # Where it is watched is no part of what a checkpoint says of its training.
     options = dataclasses.replace(recipe.train, tensorboard=None)
@@ -180,8 +180,8 @@ def train(
     if recipe.train.qat:
         source = source_of(trained.checkpoint, dataset.name)
         trained = train_quantized(trained, source, dataset, options, track=track)
-    if board is not None and is_first():
-        write_board(trained.history, board)
+    if log is not None and is_first():
+        write_log(trained.history, log)
     return dataset, trained
 
 

@@ -503,3 +503,40 @@ def test_an_option_of_the_recipe_is_declared_once(module: Module) -> None:
 def test_an_option_declared_again_is_found(source: str, flag: str) -> None:
     assert flags_by_hand(Module("edgetl.cli.x", source)) == {flag}
     assert not flags_by_hand(Module("edgetl.cli.x", "parser.add_argument('--out', type=Path)"))
+
+
+GONE = {
+    *("retold", "watched", "stored", "observed", "chatter", "board", "likeness", "fidelity", "hurt", "label_places"),
+    "explain_by_place",
+}
+"""Words that only their authors knew, or that stood for two things: no name in the code is one of them, or holds it
+beside an underscore. What `report.json` calls its fields is kept."""
+
+
+def words_that_are_gone(module: Module) -> set[str]:
+    """Names of the module, of its functions, classes, arguments and variables that say `GONE`."""
+    names = {module.name.rpartition(".")[2]}
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name):
+            names.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            names.add(node.attr if node.attr != "ZIP_STORED" else "")  # zipfile's
+        elif isinstance(node, ast.arg):
+            names.add(node.arg)
+    return {name for name in names if GONE & {name.lower(), *name.lower().strip("_").split("_")}}
+
+
+@each_module
+def test_words_that_are_gone_stay_away(module: Module) -> None:
+    assert not words_that_are_gone(module)
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["watched = 1", "def f(observed): ...", "x._stored", "class Board: ...", "def likeness_db(): ..."],
+)
+def test_a_word_that_is_gone_is_found(source: str) -> None:
+    assert words_that_are_gone(Module("edgetl.x", source))
+    assert not words_that_are_gone(Module("edgetl.x", "restored = tensorboard.observer"))

@@ -111,11 +111,11 @@ def compare_backbones(
 def _recipe_of(recipe: Recipe, name: str, options: CompareOptions) -> Recipe:
     weights = options.weights.get(name, recipe.model.weights)
     strategy = "full" if weights == "none" else recipe.train.strategy
-    board = None if recipe.train.tensorboard is None else str(Path(recipe.train.tensorboard) / name)
+    log = None if recipe.train.tensorboard is None else str(Path(recipe.train.tensorboard) / name)
     return replace(
         recipe,
         model=replace(recipe.model, backbone=name, weights=weights),
-        train=replace(recipe.train, strategy=strategy, tensorboard=board),
+        train=replace(recipe.train, strategy=strategy, tensorboard=log),
     )
 
 

@@ -200,10 +200,10 @@ def _plan(options: CurveOptions, starts: list[str]) -> Iterator[tuple[float, int
 
 def _at(recipe: Recipe, start: str, fraction: float, seed: int) -> Recipe:
     """The recipe of one point, with its seed and its own folder to watch it."""
-    board = recipe.train.tensorboard
-    watched = None if board is None else str(Path(board) / f"{start}-{fraction:g}-{seed}")
+    log = recipe.train.tensorboard
+    own_log = None if log is None else str(Path(log) / f"{start}-{fraction:g}-{seed}")
     return dataclasses.replace(
-        recipe, train=dataclasses.replace(recipe.train, seed=recipe.train.seed + seed, tensorboard=watched)
+        recipe, train=dataclasses.replace(recipe.train, seed=recipe.train.seed + seed, tensorboard=own_log)
     )
 
 

@@ -11,7 +11,7 @@ from edgetl.models.training_history import Epoch, History
 from edgetl_runtime.errors import MissingDependency, OutputError
 from edgetl_runtime.escaping import encodable
 
-__all__ = ["Board", "check_board", "write_board"]
+__all__ = ["TensorBoardLog", "check_log", "write_log"]
 
 _TAGS = {
     "train_loss": "loss/training",
@@ -21,7 +21,7 @@ _TAGS = {
 }
 
 
-class Board:
+class TensorBoardLog:
     """An open folder of TensorBoard's, one for a training; close it, or use it with ``with``.
 
     Raises `MissingDependency` without TensorBoard and `OutputError` where the folder cannot be written.
@@ -68,19 +68,19 @@ class Board:
         self.close()
 
 
-def check_board(folder: Path) -> None:
-    """What `Board` raises, before anything expensive; leaves the folder as it was."""
+def check_log(folder: Path) -> None:
+    """What `TensorBoardLog` raises, before anything expensive; leaves the folder as it was."""
     missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     before = set(folder.iterdir()) if folder.is_dir() else set()
-    Board(folder).close()
+    TensorBoardLog(folder).close()
     for made in set(folder.iterdir()) - before:
         made.unlink()
     for parent in missing:
         parent.rmdir()
 
 
-def write_board(history: History, folder: Path) -> None:
-    """All epochs of a finished training. Raises what `Board` raises."""
-    with Board(folder) as board:
+def write_log(history: History, folder: Path) -> None:
+    """All epochs of a finished training. Raises what `TensorBoardLog` raises."""
+    with TensorBoardLog(folder) as log:
         for epoch in history.epochs:
-            board.epoch(epoch)
+            log.epoch(epoch)

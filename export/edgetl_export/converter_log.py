@@ -13,11 +13,11 @@ from typing import BinaryIO
 
 from edgetl_export.interruption import interruption_kept
 
-__all__ = ["chatter_to"]
+__all__ = ["logged_to"]
 
 
 @contextlib.contextmanager
-def chatter_to(log: BinaryIO) -> Iterator[None]:
+def logged_to(log: BinaryIO) -> Iterator[None]:
     """Send all that converters print, log and warn into `log`: from Python and, through the descriptors, from C++.
 
     Ctrl-C is heard even where they swallow it (`interruption_kept`).

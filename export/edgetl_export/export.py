@@ -19,7 +19,7 @@ from edgetl_export.artifact import Artifact
 from edgetl_export.bundle_writer import write_golden, write_manifest, write_quantizations, write_variant
 from edgetl_export.calibration import CalibrationSamples
 from edgetl_export.capture import Captured, Source, capture
-from edgetl_export.converter_log import chatter_to
+from edgetl_export.converter_log import logged_to
 from edgetl_export.features import check_features
 from edgetl_export.int8 import Int8Options, Quantizer
 from edgetl_export.ladder import Climbed, Rung
@@ -132,11 +132,11 @@ def export(
             with clock("surgery"):
                 changed, facts["surgery"] = _operated(source, samples, options, track)
         captured = capture(source if options.surgery is None else changed)
-        with clock("export"), chatter_to(log):
+        with clock("export"), logged_to(log):
             _ = captured.program
         built = _Built({name: open_target(name, opset=options.opset) for name in options.targets}, log)
         if options.opset is not None:
-            with clock("export"), chatter_to(log), suppress(EngineError):  # each variant of that target says it
+            with clock("export"), logged_to(log), suppress(EngineError):  # each variant of that target says it
                 built.targets["onnx"].write(captured, "fp32")  # kept; refused here, before minutes of calibration
             facts["opset"] = options.opset
         climbed = _build_integers(built, source, captured, samples, options, clock, track)
@@ -155,7 +155,7 @@ def export(
         with clock("export"):
             found = {variant: {"saturation": summary(layers)} for variant, layers in risks.items()}
             manifest = _manifest(captured, built.in_order(options, found), options, facts)
-            with chatter_to(log):
+            with logged_to(log):
                 variants = tuple(
                     write_variant(
                         folder,
@@ -199,7 +199,7 @@ def _build_integers(
     if not wanted:
         return Climbed()
     with clock("calibrate"):
-        with chatter_to(built.log):
+        with logged_to(built.log):
             integer = on_pixels(captured)
             _ = integer.batched
         quantizer = built.quantizer = Quantizer(source, integer, samples, options.int8, track=track)
@@ -267,7 +267,7 @@ class _Built:
 
     def attempt(self, target: str, precision: str, build: Callable[[], Artifact]) -> None:
         """Keep the variant, or the reason why there is none."""
-        with chatter_to(self.log):
+        with logged_to(self.log):
             outcome = _attempt(build)
         if isinstance(outcome, Artifact):
             self.artifacts[f"{target}.{precision}"] = outcome
@@ -288,7 +288,7 @@ class _Built:
         def writer(name: str, target: Target) -> Callable[[Quantized], Artifact | str]:
             def write(quantized: Quantized) -> Artifact | str:
                 self.risks.remember(name, quantized)
-                with chatter_to(self.log):
+                with logged_to(self.log):
                     return _attempt(partial(target.quantize, quantized, io=io))
 
             return write

@@ -199,8 +199,8 @@ def _repaired(plan: Climb, static: Quantized) -> tuple[Quantized, Quantized]:
     for name, candidate in plain.items():
         label = f"{name}, corrected biases" if name else "corrected biases"
         candidates[label] = _corrected(plan, candidate).on_rung("repair", repair=label), candidate
-    fidelity = {name: _simulated(plan, candidate) for name, (candidate, _) in candidates.items()}
-    return candidates[max(fidelity, key=lambda name: fidelity[name])]
+    mean_sqnr = {name: _simulated(plan, candidate) for name, (candidate, _) in candidates.items()}
+    return candidates[max(mean_sqnr, key=lambda name: mean_sqnr[name])]
 
 
 def _corrected(plan: Climb, quantized: Quantized) -> Quantized:
@@ -209,10 +209,10 @@ def _corrected(plan: Climb, quantized: Quantized) -> Quantized:
 
 
 def _simulated(plan: Climb, quantized: Quantized) -> float:
-    return _fidelity(plan, Simulation(quantized.captured, quantized.quantization).outputs(plan.judge))
+    return _mean_sqnr(plan, Simulation(quantized.captured, quantized.quantization).outputs(plan.judge))
 
 
-def _fidelity(plan: Climb, outputs: Outputs) -> float:
+def _mean_sqnr(plan: Climb, outputs: Outputs) -> float:
     """Mean over images and outputs of the SQNR in dB: no image counts more than another."""
     each = [
         sqnr_db(wanted, given)

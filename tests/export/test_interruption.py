@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgetl_export.converter_log import chatter_to
+from edgetl_export.converter_log import logged_to
 from edgetl_export.interruption import interruption_kept
 from edgetl_runtime.termination import Terminated, terminable
 
@@ -39,7 +39,7 @@ def test_an_interruption_arrives(code: Callable[[], None]) -> None:
 
 
 def test_converters_cannot_swallow_one(tmp_path: Path) -> None:
-    with (tmp_path / "log").open("wb") as log, pytest.raises(KeyboardInterrupt), chatter_to(log):
+    with (tmp_path / "log").open("wb") as log, pytest.raises(KeyboardInterrupt), logged_to(log):
         swallow()
 
 

@@ -184,10 +184,10 @@ def audit_variant(bundle: Bundle, variant_id: str) -> tuple[Fault, ...]:
     if variant.precision not in _IN_INTEGERS:
         return tuple(faults)
     try:
-        stored = read_file_weights(variant.requires.engine, bundle.model(variant_id, verify=False))
+        weights = read_file_weights(variant.requires.engine, bundle.model(variant_id, verify=False))
     except (BundleError, EngineError, MissingDependency):
         return tuple(faults)
-    return (*faults, *_other_weights(stored, variant))
+    return (*faults, *_other_weights(weights, variant))
 
 
 def _other_manifest(outside: Manifest, inside: Manifest, variant: Variant) -> Iterator[Fault]:
@@ -229,16 +229,16 @@ def _brief(value: object) -> str:
     return f"{json.dumps(value)[:40] if isinstance(value, (list, str)) else str(value)[:60]}"
 
 
-def _other_weights(stored: Mapping[str, FileWeights], variant: Variant) -> Iterator[Fault]:
-    total = sum(weights.values.size for weights in stored.values())
+def _other_weights(layers: Mapping[str, FileWeights], variant: Variant) -> Iterator[Fault]:
+    total = sum(weights.values.size for weights in layers.values())
     if not total:
         return
-    share = sum(weights.values.size for weights in stored.values() if weights.is_integer) / total
+    share = sum(weights.values.size for weights in layers.values() if weights.is_integer) / total
     said = str((variant.quantization or {}).get("weights", ""))
-    coarse = [name for name, weights in stored.items() if weights.is_per_tensor]
-    few = [name for name, weights in stored.items() if weights.is_four_bit]
+    coarse = [name for name, weights in layers.items() if weights.is_per_tensor]
+    few = [name for name, weights in layers.items() if weights.is_four_bit]
     if share < _LEAST_INTEGER:
-        dtypes = ", ".join(sorted({weights.dtype for weights in stored.values()}))
+        dtypes = ", ".join(sorted({weights.dtype for weights in layers.values()}))
         finding = Finding(
             f"the file says {variant.precision} and holds float weights: a float model renamed",
             f"{share:.0%} of {total} weights are integers, the others are {dtypes}",
@@ -248,7 +248,7 @@ def _other_weights(stored: Mapping[str, FileWeights], variant: Variant) -> Itera
     if coarse and "per output channel" in said:
         finding = Finding(
             "weights have one scale per tensor",
-            f"{len(coarse)} of {len(stored)} layers ({', '.join(coarse[:3])}) share one scale; the manifest says "
+            f"{len(coarse)} of {len(layers)} layers ({', '.join(coarse[:3])}) share one scale; the manifest says "
             f"{said!r}",
             "export the variant again with edgetl export; with another converter ask for per-channel weights",
         )
@@ -256,7 +256,7 @@ def _other_weights(stored: Mapping[str, FileWeights], variant: Variant) -> Itera
     if few and "int4" not in said:
         finding = Finding(
             "weights of a layer have 4 bits",
-            f"{len(few)} of {len(stored)} layers use 16 values or fewer ({', '.join(few[:3])}); the manifest says 8",
+            f"{len(few)} of {len(layers)} layers use 16 values or fewer ({', '.join(few[:3])}); the manifest says 8",
             f"export {variant.id} again: no layer of edgetl's int8 has fewer than 7 bits",
         )
         yield Fault(Check(variant.id, "weights", 0.0, float(len(few)), False, "<=", finding.cause), finding)

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from edgetl_export import Captured, Source
-from edgetl_export.converter_log import chatter_to
+from edgetl_export.converter_log import logged_to
 from edgetl_export.targets import open_target
 from edgetl_runtime.errors import EdgetlError
 from edgetl_runtime.manifest import Label, Normalize, Preprocess
@@ -97,7 +97,7 @@ def why_not_converted(
     about = Source("piece", module, labels, spec, _AS_IT_IS, checkpoint_sha256="")
     with tempfile.TemporaryFile() as log:
         try:
-            with chatter_to(log):
+            with logged_to(log):
                 open_target(target).write(Captured(about, _Fed(module, inputs).eval()), precision)
         except EdgetlError as error:
             return str(error), traceback.format_exc()

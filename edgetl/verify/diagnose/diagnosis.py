@@ -68,8 +68,8 @@ def diagnose(report: VariantReport, evidence: Evidence) -> tuple[Finding, ...]:
     from edgetl.verify.diagnose.damaged_files import explain_error
     from edgetl.verify.diagnose.layer_causes import (
         explain_by_facts,
+        explain_by_first_layer,
         explain_by_layers,
-        explain_by_place,
         explain_non_finite,
     )
 
@@ -88,12 +88,12 @@ def diagnose(report: VariantReport, evidence: Evidence) -> tuple[Finding, ...]:
         return explained
     layers = _layers(report, evidence)
     shown = explain_by_layers(report, layers, evidence.bundle, evidence.original)
-    return shown or _explain_by_fit(evidence, layers) or explain_by_place(layers)
+    return shown or _explain_by_fit(evidence, layers) or explain_by_first_layer(layers)
 
 
 def _explain_without_logits(report: VariantReport, evidence: Evidence) -> tuple[Finding, ...]:
     """What the layers say, where outputs are no logits that hypotheses could be tried on."""
-    from edgetl.verify.diagnose.layer_causes import explain_by_facts, explain_by_layers, explain_by_place
+    from edgetl.verify.diagnose.layer_causes import explain_by_facts, explain_by_first_layer, explain_by_layers
 
     parity = report.parity
     agreement, near = _SOUND.get(report.precision, _SOUND_QUANTISED)
@@ -102,7 +102,7 @@ def _explain_without_logits(report: VariantReport, evidence: Evidence) -> tuple[
     if parity.decided_alike >= agreement and parity.sqnr_db >= near:
         return explain_by_facts(report.layers)
     layers = _layers(report, evidence)
-    return explain_by_layers(report, layers, evidence.bundle, evidence.original) or explain_by_place(layers)
+    return explain_by_layers(report, layers, evidence.bundle, evidence.original) or explain_by_first_layer(layers)
 
 
 def _is_sound(precision: str, reference: npt.NDArray[np.float32], logits: npt.NDArray[np.float32]) -> bool:

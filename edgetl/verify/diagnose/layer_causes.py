@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edgetl.verify.report import VariantReport
     from edgetl_export import Captured, Source
 
-__all__ = ["explain_by_facts", "explain_by_layers", "explain_by_place", "explain_non_finite"]
+__all__ = ["explain_by_facts", "explain_by_first_layer", "explain_by_layers", "explain_non_finite"]
 
 _CLIPPED = 0.02
 """Of a layer's values. Grids of least squared error clip 0.0002 in a sound MobileNetV2."""
@@ -211,7 +211,7 @@ def _hard_in_integers(layers: Sequence[LayerError], original: Source | Captured)
     return None
 
 
-def explain_by_place(layers: Sequence[LayerError]) -> tuple[Finding, ...]:
+def explain_by_first_layer(layers: Sequence[LayerError]) -> tuple[Finding, ...]:
     """Where a variant goes wrong, when nothing says why."""
     suspects = [layer for layer in find_suspects(layers) if layer.drop_db >= _CLEAR_FALL_DB]
     if not suspects:

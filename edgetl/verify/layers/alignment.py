@@ -17,7 +17,7 @@ import numpy.typing as npt
 from edgetl.verify.layers.operators import WEIGHTED
 from edgetl_runtime.comparison import sqnr_db
 
-__all__ = ["Fingerprint", "align", "likeness_db"]
+__all__ = ["Fingerprint", "align", "similarity_db"]
 
 _QUANTILES = 512
 _MOST_DB = 60.0
@@ -57,9 +57,11 @@ def align(originals: Sequence[Fingerprint], converted: Sequence[Fingerprint]) ->
     return {**_in_order(scores), **anchors}
 
 
-def likeness_db(originals: Sequence[Fingerprint], converted: Sequence[Fingerprint], found: Mapping[int, int]) -> float:
-    """How alike all that `align` has `found` are, in dB, added up."""
-    return sum(_alike_db(originals[original], converted[index]) for index, original in found.items())
+def similarity_db(
+    originals: Sequence[Fingerprint], converted: Sequence[Fingerprint], found: Mapping[int, int]
+) -> float:
+    """How alike all `pairs` of `align` are, in dB, added up."""
+    return sum(_alike_db(originals[original], converted[index]) for index, original in pairs.items())
 
 
 def _alike_db(original: Fingerprint, other: Fingerprint) -> float:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import fx
 
-from edgetl.verify.layers.alignment import Fingerprint, align, likeness_db
+from edgetl.verify.layers.alignment import Fingerprint, align, similarity_db
 from edgetl.verify.layers.layer_error import fall_db
 from edgetl.verify.layers.operators import PRODUCT, WEIGHTED, Point, kind_of
 from edgetl.verify.layers.probe import Probe, open_probe
@@ -94,7 +94,7 @@ class _FloatGraph(fx.Interpreter):
                 if front is not None and front.name in inside:
                     self.scaled[node.name] = front.name
                     self.modules[node.name] = self.modules[front.name]
-        self._watched = {point.tensor for point in self.points}
+        self._tensors = {point.tensor for point in self.points}
         self._kept: dict[str, Floats] = {}
 
     def run(self, image: npt.NDArray[np.uint8]) -> dict[str, Floats]:  # type: ignore[override]
@@ -107,7 +107,7 @@ class _FloatGraph(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
-        if n.name in self._watched:
+        if n.name in self._tensors:
             # numpy() is a view, and an in-place activation may overwrite it.
             self._kept[n.name] = result.numpy().copy()
         return result
@@ -126,11 +126,11 @@ class _FloatGraph(fx.Interpreter):
 class _Measured:
     """A variant, which of its tensors belongs to which layer, and their SQNR by image."""
 
-    def __init__(self, watched: Probe) -> None:
-        self._watched = watched
+    def __init__(self, probe: Probe) -> None:
+        self._probe = probe
         self._tensors: dict[str, int] = {}
         self._layouts: dict[str, int] = {}
-        self._observed: dict[str, TensorStats] = {}
+        self._statistics: dict[str, TensorStats] = {}
 
     def add(
         self,
@@ -140,7 +140,7 @@ class _Measured:
         scaled: Mapping[str, str],
     ) -> None:
         """Run `image` and compare; `prints`, of all that is expected, are needed for the first one."""
-        values = self._watched.run(image)
+        values = self._probe.run(image)
         if not self._tensors:
             self._match(values, prints, scaled)
         for node, index in self._tensors.items():
@@ -149,16 +149,16 @@ class _Measured:
                 fits = [sqnr_db(reference, laid) for laid in _layouts(values[index], reference.shape)]
                 self._layouts[node] = int(np.argmax(fits))
             laid = list(_layouts(values[index], reference.shape))[self._layouts[node]]
-            self._observed.setdefault(node, TensorStats()).add(reference, laid)
+            self._statistics.setdefault(node, TensorStats()).add(reference, laid)
 
     def layers(self, reference: _FloatGraph) -> tuple[LayerError, ...]:
         """What was measured, in running order."""
-        means = {node: observed.sqnr_db for node, observed in self._observed.items()}
+        means = {node: statistics.sqnr_db for node, statistics in self._statistics.items()}
         sources = reference.sources(means)
         found = []
         for node in [point.tensor for point in reference.points if point.tensor in means]:
-            own, observed = self._watched.points[self._tensors[node]], self._observed[node]
-            stored = self._watched.stored.get(own.maker)
+            own, statistics = self._probe.points[self._tensors[node]], self._statistics[node]
+            weights = self._probe.file_weights.get(own.maker)
             found.append(
                 LayerError(
                     module=reference.modules[node],
@@ -166,19 +166,19 @@ class _Measured:
                     tensor=own.tensor,
                     sqnr_db=means[node],
                     drop_db=fall_db([means[source] for source in sources[node]], means[node]),
-                    range=observed.range,
-                    original_range=observed.original_range,
-                    clipped=observed.clipped,
-                    non_finite=observed.non_finite,
-                    dead_channels=observed.dead_channels,
-                    weights=None if stored is None else str(stored),
+                    range=statistics.range,
+                    original_range=statistics.original_range,
+                    clipped=statistics.clipped,
+                    non_finite=statistics.non_finite,
+                    dead_channels=statistics.dead_channels,
+                    weights=None if weights is None else str(weights),
                 )
             )
         return tuple(found)
 
     def _match(self, values: Sequence[Floats], prints: Mapping[str, Fingerprint], scaled: Mapping[str, str]) -> None:
         """With constant products apart from the layers before them, or folded into them: what is more alike."""
-        own = _fingerprints(self._watched.points, values)
+        own = _fingerprints(self._probe.points, values)
         folded = {
             name: replace(found, kind=WEIGHTED) if name in scaled else found
             for name, found in prints.items()
@@ -188,7 +188,7 @@ class _Measured:
         for originals in (prints, folded) if scaled else (prints,):
             names, fingerprints = list(originals), list(originals.values())
             found = align(fingerprints, own)
-            alike = likeness_db(fingerprints, own, found)
+            alike = similarity_db(fingerprints, own, found)
             if alike > best:
                 best, self._tensors = alike, {names[original]: index for index, original in found.items()}
 

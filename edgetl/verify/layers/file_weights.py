@@ -138,7 +138,7 @@ def weights_in_onnx(graph: Any) -> dict[str, FileWeights]:
         weights = constant(node.input[1])
         if weights is not None and weights.values.ndim > 1:
             first = node.op_type == "Conv" or (node.op_type == "Gemm" and attribute(node, "transB", 0))
-            found[node.output[0]] = _stored(weights, 0 if first else -1)
+            found[node.output[0]] = _file_weights(weights, 0 if first else -1)
     return found
 
 
@@ -166,7 +166,7 @@ def weights_in_tflite(interpreter: Any) -> dict[str, FileWeights]:
             weights = _Constant(str(levels.dtype), values, scales)
         else:
             weights = _Constant(str(levels.dtype), levels)
-        found[str(operator["outputs"][0])] = _stored(weights, axes[operator["op_name"]])
+        found[str(operator["outputs"][0])] = _file_weights(weights, axes[operator["op_name"]])
     return found
 
 
@@ -203,7 +203,7 @@ def weights_in_openvino(ordered: Any) -> dict[str, FileWeights]:
             shape = weights.values.shape
             weights = _Constant(weights.dtype, weights.values.reshape(-1, *shape[2:]), weights.scales)
         first = kind != "MatMul" or node.get_attributes().get("transpose_b", False)
-        found[port_name(node.output(0))] = _stored(weights, 0 if first else -1)
+        found[port_name(node.output(0))] = _file_weights(weights, 0 if first else -1)
     return found
 
 
@@ -236,7 +236,7 @@ def _openvino_constant(node: Any) -> _Constant | None:
     return _Constant("int8", source.values, steps)
 
 
-def _stored(weights: _Constant, axis: int) -> FileWeights:
+def _file_weights(weights: _Constant, axis: int) -> FileWeights:
     scales = None if weights.scales is None else np.asarray(weights.scales, np.float32).reshape(-1)
     return FileWeights(weights.dtype, _by_channel(weights.values, axis), scales)
 

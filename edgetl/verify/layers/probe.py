@@ -32,10 +32,10 @@ Floats = npt.NDArray[np.float32]
 
 
 class Probe(Protocol):
-    """A variant whose inner tensors can be read. ``stored`` has the weights of layers by the ``maker`` of a point."""
+    """A variant whose inner tensors can be read. ``file_weights`` has those of layers by the ``maker`` of a point."""
 
     points: list[Point]
-    stored: dict[str, FileWeights]
+    file_weights: dict[str, FileWeights]
 
     def run(self, image: npt.NDArray[np.uint8]) -> list[Floats]:
         """Values of all `points` for one image (1, H, W, C), dequantised, in the layout of the file.
@@ -84,10 +84,10 @@ class _OnnxProbe:
             for node in graph.node
             if node.op_type == "QuantizeLinear" and all(name in constants for name in node.input[1:3])
         }
-        self.stored = weights_in_onnx(graph)
+        self.file_weights = weights_in_onnx(graph)
         self._image = image.name
-        watched = ModelBytes(loaded.SerializeToString(), name=model.name)
-        self._session = open_session("onnxruntime", watched, Signature((image,), outputs), Execution(threads=threads))
+        shown = ModelBytes(loaded.SerializeToString(), name=model.name)
+        self._session = open_session("onnxruntime", shown, Signature((image,), outputs), Execution(threads=threads))
 
     def run(self, image: npt.NDArray[np.uint8]) -> list[Floats]:
         values = self._session.run({self._image: image})
@@ -128,7 +128,7 @@ class _TfliteProbe:
         # Tensors go by index here: their names need not differ.
         self._listed = points(operators, str(self._image))
         self.points = [Point(self._details[point.tensor]["name"], point.kind, point.maker) for point in self._listed]
-        self.stored = weights_in_tflite(self._interpreter)
+        self.file_weights = weights_in_tflite(self._interpreter)
 
     def run(self, image: npt.NDArray[np.uint8]) -> list[Floats]:
         try:
@@ -167,7 +167,7 @@ class _OpenvinoProbe:
                 if node.get_type_name() != "Result"
             ]
             self.points = points(operators, port_name(loaded.inputs[0]))
-            self.stored = weights_in_openvino(ordered)
+            self.file_weights = weights_in_openvino(ordered)
             ports = {port_name(output): output for node in ordered for output in node.outputs()}
             listed = {port_name(result.input_value(0)) for result in loaded.get_results()}
             loaded.add_outputs([ports[point.tensor] for point in self.points if point.tensor not in listed])

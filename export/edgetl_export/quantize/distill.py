@@ -106,7 +106,7 @@ class _Student:
     def __init__(self, quantized: Quantized, options: DistillOptions, device: torch.device) -> None:
         self.quantized, self.options = quantized, options
         self.simulation = Simulation(quantized.captured, quantized.quantization, device=device)
-        self.watched = stream(self.simulation.module.graph, self.simulation.rounded)
+        self.probed = stream(self.simulation.module.graph, self.simulation.rounded)
         self.parameters = self.simulation.parameters
         groups: list[dict[str, Any]] = []
         for parameter in self.parameters.values():
@@ -127,12 +127,12 @@ class _Student:
         for group in self.optimizer.param_groups:
             group["lr"] = group["base"] * schedule
         with torch.no_grad():
-            wanted, features = self.simulation.run_float(images, keep=self.watched)
+            wanted, features = self.simulation.run_float(images, keep=self.probed)
         scales = {name: logarithm.exp() for name, logarithm in self.logarithms.items()}
-        given, kept = self.simulation.run(images, keep=self.watched, scales=scales)
+        given, kept = self.simulation.run(images, keep=self.probed, scales=scales)
         loss = outputs_error(given, wanted)
-        for name in self.watched:
-            loss = loss + self.options.features / len(self.watched) * relative_error(kept[name], features[name])
+        for name in self.probed:
+            loss = loss + self.options.features / len(self.probed) * relative_error(kept[name], features[name])
         if labels is not None:
             loss = loss + self.options.labels * functional.cross_entropy(given[self.simulation.names[0]], labels)
         if not torch.isfinite(loss):

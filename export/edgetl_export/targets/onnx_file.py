@@ -193,18 +193,18 @@ def half_weights(model: onnx.ModelProto) -> onnx.ModelProto:
                 f"weight {name!r} reaches {np.abs(weights).max():.3g}, beyond what float16 holds",
                 fix="leave fp16 out of --precisions",
             )
-        stored = ir.Value(
+        half = ir.Value(
             name=f"{name}_fp16",
             type=ir.TensorType(ir.DataType.FLOAT16),
             shape=value.shape,
             const_value=ir.Tensor(halved, name=f"{name}_fp16"),
         )
-        cast = ir.node("Cast", inputs=[stored], attributes={"to": ir.DataType.FLOAT})
+        cast = ir.node("Cast", inputs=[half], attributes={"to": ir.DataType.FLOAT})
         cast.outputs[0].type, cast.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), value.shape
         value.replace_all_uses_with(cast.outputs[0])
         del graph.initializers[name]
         cast.outputs[0].name = name
-        graph.initializers[f"{name}_fp16"] = stored
+        graph.initializers[f"{name}_fp16"] = half
         casts.append(cast)
     graph.insert_before(graph[0], casts)
     halved_model: onnx.ModelProto = ir.to_proto(converted)

@@ -101,17 +101,17 @@ def _pool_globally(model: onnx.ModelProto) -> None:
 
 def _values_on(model: onnx.ModelProto, probe: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
     """Every float activation of the graph for one image, computed without any fusion."""
-    watched = onnx.ModelProto.FromString(model.SerializeToString())
-    made = {output for node in watched.graph.node for output in node.output}
-    listed = {output.name for output in watched.graph.output}
-    for value in watched.graph.value_info:
+    probe_model = onnx.ModelProto.FromString(model.SerializeToString())
+    made = {output for node in probe_model.graph.node for output in node.output}
+    listed = {output.name for output in probe_model.graph.output}
+    for value in probe_model.graph.value_info:
         is_float = value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
         if is_float and value.name in made and value.name not in listed:
-            watched.graph.output.append(value)
+            probe_model.graph.output.append(value)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(probe_model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, {session.get_inputs()[0].name: probe}), strict=True))
 

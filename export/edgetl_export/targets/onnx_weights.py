@@ -59,7 +59,7 @@ def _written(model: onnx.ModelProto, *, dynamic: bool) -> onnx.ModelProto:
             "no matrix product with constant weights: nothing else is faster for being quantised at run time",
             fix="choose w8 instead of dynamic",
         )
-    if not writer.stored:
+    if not writer.written:
         raise ExportError("this network has no layers with weights", fix="choose fp32")
     return writer.finished()
 
@@ -78,7 +78,7 @@ def _is_plain(node: onnx.NodeProto) -> bool:
 
 
 @dataclass(frozen=True)
-class _Stored:
+class _Written:
     """An int8 weight's initialiser, and its float32 scales (one per output channel, other axes of length 1)."""
 
     levels: str
@@ -96,7 +96,7 @@ class _Writer:
             for tensor in model.graph.initializer
             if tensor.data_type == onnx.TensorProto.FLOAT
         }
-        self.stored: dict[tuple[str, int, bool], _Stored] = {}
+        self.written: dict[tuple[str, int, bool], _Written] = {}
         self._dequantized: dict[tuple[str, int], str] = {}
         self._rounded: set[str] = set()
 
@@ -142,10 +142,10 @@ class _Writer:
             attributes: dict[str, Any] = {"to": onnx.TensorProto.FLOAT} if kind == "Cast" else {}
             self.nodes.append(helper.make_node(kind, inputs, [output], f"{output}_{kind.lower()}", **attributes))
 
-    def _store(self, name: str, axis: int, *, transposed: bool) -> _Stored:
+    def _store(self, name: str, axis: int, *, transposed: bool) -> _Written:
         """The weight as an int8 initialiser, `transposed` or as it is."""
         key = name, axis, transposed
-        if key not in self.stored:
+        if key not in self.written:
             weights = self.constants[name]
             others = tuple(other for other in range(weights.ndim) if other != axis)
             # A channel that training has switched off has a scale all the same.
@@ -153,8 +153,8 @@ class _Writer:
             integers = weight_integers(weights, scales, axis, FULL_LEVELS)
             levels = np.ascontiguousarray(integers.T) if transposed else integers
             added = self._add(f"{name}_{axis}_{'columns' if transposed else 'levels'}", levels)
-            self.stored[key] = _Stored(added, scales.astype(np.float32))
-        return self.stored[key]
+            self.written[key] = _Written(added, scales.astype(np.float32))
+        return self.written[key]
 
     def _add(self, name: str, values: npt.NDArray[np.generic]) -> str:
         self.model.graph.initializer.append(numpy_helper.from_array(values, name))

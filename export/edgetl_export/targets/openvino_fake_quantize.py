@@ -189,15 +189,15 @@ def _key(output: Any) -> tuple[str, int]:
 
 def _nodes_of(model: openvino.Model, outputs: list[Any], quantized: Quantized) -> dict[tuple[str, int], str]:
     """The captured node of every one of `outputs` that has one."""
-    watched = model.clone()
-    named = {node.get_friendly_name(): node for node in watched.get_ops()}
+    probe_model = model.clone()
+    named = {node.get_friendly_name(): node for node in probe_model.get_ops()}
     keys = list(dict.fromkeys(_key(output) for output in outputs))
     # What is an output already, as a feature may be, is not added again.
-    listed = {_key(output.input_value(0)) for output in watched.get_results()}
-    watched.add_outputs([named[name].output(index) for name, index in keys if (name, index) not in listed])
-    places = {_key(output.input_value(0)): place for place, output in enumerate(watched.get_results())}
+    listed = {_key(output.input_value(0)) for output in probe_model.get_results()}
+    probe_model.add_outputs([named[name].output(index) for name, index in keys if (name, index) not in listed])
+    places = {_key(output.input_value(0)): place for place, output in enumerate(probe_model.get_results())}
     with kept_signal_stack():
-        compiled = openvino.compile_model(watched, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        compiled = openvino.compile_model(probe_model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     result = compiled([quantized.probe])
     values = {f"{name}:{index}": np.array(result[places[name, index]], np.float32) for name, index in keys}
     matched = match_by_value(quantized.values, values)

@@ -12,7 +12,7 @@ import pytest
 from edgetl import pipeline
 from edgetl.models.training_history import Epoch, History
 from edgetl.recipe import Recipe
-from edgetl.training.tensorboard_log import check_board, write_board
+from edgetl.training.tensorboard_log import check_log, write_log
 from edgetl_runtime.errors import MissingDependency, OutputError
 
 HISTORY = History((Epoch(1, 1.0, 1.1, 0.5, None, 1.0), Epoch(2, 0.8, 0.9, 0.7, 0.125, 2.0)))
@@ -28,7 +28,7 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 def test_every_number_is_written_by_epoch(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    write_board(HISTORY, tmp_path / "new" / "board")
+    write_log(HISTORY, tmp_path / "new" / "board")
     assert scalars(tmp_path / "new" / "board") == {
         "loss/training": [(1, 1.0), (2, 0.8)],
         "loss/validation": [(1, 1.1), (2, 0.9)],
@@ -40,15 +40,15 @@ def test_every_number_is_written_by_epoch(tmp_path: Path) -> None:
 
 def test_checking_leaves_nothing_behind(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    check_board(tmp_path / "new" / "board")
+    check_log(tmp_path / "new" / "board")
     assert not list(tmp_path.iterdir())
-    write_board(HISTORY, tmp_path / "board")
+    write_log(HISTORY, tmp_path / "board")
     before = list((tmp_path / "board").iterdir())
-    check_board(tmp_path / "board")
+    check_log(tmp_path / "board")
     assert list((tmp_path / "board").iterdir()) == before
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError, match="--tensorboard"):
-        check_board(tmp_path / "file")
+        check_log(tmp_path / "file")
 
 
 def test_without_it_nothing_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,5 +78,5 @@ def test_a_training_is_on_the_board_and_its_folder_not_in_the_checkpoint(
 def test_a_folder_that_tensorboard_cannot_name_is_refused_first(tmp_path: Path, name: bytes) -> None:
     folder = tmp_path / os.fsdecode(name)
     with pytest.raises(OutputError, match="its name is no UTF-8"):
-        check_board(folder)
+        check_log(folder)
     assert not list(tmp_path.iterdir())

@@ -11,8 +11,8 @@ from torch import nn
 
 from edgetl.verify.diagnose.layer_causes import (
     explain_by_facts,
+    explain_by_first_layer,
     explain_by_layers,
-    explain_by_place,
     explain_non_finite,
 )
 from edgetl.verify.layers.file_weights import FileWeights
@@ -63,7 +63,7 @@ def causes(layers: list[LayerError], grids: dict[str, tuple[float, int]] = GRIDS
 
 def test_sound_layers_show_nothing() -> None:
     assert causes(SOUND) == []
-    assert explain_by_place(SOUND) == ()
+    assert explain_by_first_layer(SOUND) == ()
     assert causes([]) == []
 
 
@@ -86,7 +86,7 @@ def test_ranges_that_are_hardly_used_are_of_another_domain() -> None:
 def test_what_is_clipped_behind_a_wrong_layer_is_its_consequence() -> None:
     wrong = layer("a", sqnr_db=2.0, drop_db=30.0)
     assert causes([wrong, layer("b", clipped=0.3, range=(0.0, 2.0))]) == []
-    (finding,) = explain_by_place([wrong, SOUND[1]])
+    (finding,) = explain_by_first_layer([wrong, SOUND[1]])
     assert finding.cause == "a computes something else"
 
 

@@ -58,7 +58,7 @@ def align(originals: Sequence[Fingerprint], converted: Sequence[Fingerprint]) ->
 
 
 def similarity_db(
-    originals: Sequence[Fingerprint], converted: Sequence[Fingerprint], found: Mapping[int, int]
+    originals: Sequence[Fingerprint], converted: Sequence[Fingerprint], pairs: Mapping[int, int]
 ) -> float:
     """How alike all `pairs` of `align` are, in dB, added up."""
     return sum(_alike_db(originals[original], converted[index]) for index, original in pairs.items())

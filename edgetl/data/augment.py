@@ -18,7 +18,7 @@ from torch import Tensor
 
 from edgetl.data.augmentation import Augmentation, Span
 
-__all__ = ["DRAWS", "augmented", "epoch_draws", "evaluation_crop"]
+__all__ = ["DRAWS", "augmented", "epoch_draws", "evaluation_crop", "moves"]
 
 DRAWS = (
     *("area", "ratio", "left", "top", "mirror", "flip", "rotate", "scale", "shift_x", "shift_y", "shear_x", "shear_y"),
@@ -74,17 +74,58 @@ def _moved(pixels: Tensor, drawn: dict[str, Tensor], augmentation: Augmentation,
     )
 
 
+def moves(draws: Tensor, augmentation: Augmentation, size: tuple[int, int], crop: tuple[int, int]) -> Tensor:
+    """Where each point of what `augmented` gives comes from: what boxes and masks are moved by.
+
+    Args:
+        draws: (B, columns of `DRAWS`), those that the images were augmented with.
+        augmentation: The same, too.
+        size: (height, width) of the images before.
+        crop: (height, width) of what `augmented` gives.
+
+    Returns:
+        float64 (B, 2, 3): ``m @ (x, y, 1)`` is the place in the image before of the point x, y of the result, both in
+        pixels from the upper left corner; the centre of the first pixel is 0.5, 0.5.
+    """
+    (height, width), (rows, columns) = crop, size
+    if augmentation.moves:
+        matrix = _way_back(dict(zip(DRAWS, draws.double().unbind(1), strict=True)), augmentation, size, crop)
+        to = torch.tensor([columns / 2, rows / 2], dtype=torch.float64, device=draws.device)
+        from_centre = torch.tensor([width / 2, height / 2], dtype=torch.float64, device=draws.device)
+        offset = matrix[:, :, 2] + to - (matrix[:, :, :2] * from_centre).sum(2)
+        return torch.cat((matrix[:, :, :2], offset[:, :, None]), dim=2)
+    left, top = float(round((columns - width) / 2)), float(round((rows - height) / 2))
+    still = torch.tensor([[1.0, 0.0, left], [0.0, 1.0, top]], dtype=torch.float64, device=draws.device)
+    return still.expand(len(draws), 2, 3)
+
+
 def _sampling_grid(
     drawn: dict[str, Tensor], augmentation: Augmentation, size: tuple[int, int], crop: tuple[int, int]
 ) -> Tensor:
     """Where each pixel of the result comes from: float32 (B, height, width, 2) in grid_sample's coordinates.
 
-    The way back, from a pixel of the crop to one of the image, both counted from the centre: turned, sheared, scaled
-    and mirrored, then stretched from the crop's size to that of the window which is seen. The matrices are in float64,
-    and applied by products and sums of elements instead of `torch.nn.functional.affine_grid`'s matrix product, whose
-    last bit may depend on the size of the batch.
+    `_way_back` is applied by products and sums of elements instead of `torch.nn.functional.affine_grid`'s matrix
+    product, whose last bit may depend on the size of the batch.
     """
     (height, width), (rows, columns) = crop, size
+    matrix = _way_back(drawn, augmentation, size, crop)
+    x, y = (torch.arange(n, device=matrix.device) + (0.5 - n / 2) for n in (width, height))
+
+    def coordinate(row: Tensor, half: float) -> Tensor:
+        by_x, by_y, offset = ((part / half).float()[:, None] for part in row.unbind(1))
+        return (by_y * y + offset)[:, :, None] + (by_x * x)[:, None, :]
+
+    return torch.stack((coordinate(matrix[:, 0], columns / 2), coordinate(matrix[:, 1], rows / 2)), dim=-1)
+
+
+def _way_back(
+    drawn: dict[str, Tensor], augmentation: Augmentation, size: tuple[int, int], crop: tuple[int, int]
+) -> Tensor:
+    """From a point of the crop to one of the image, both in pixels from the centre: float64 (B, 2, 3).
+
+    Turned, sheared, scaled and mirrored, then stretched from the crop's size to that of the window which is seen.
+    """
+    height, width = crop
     seen_x, seen_y, centre_x, centre_y = _window(drawn, augmentation, size, crop)
     angle = _either_side(drawn["rotate"], math.radians(augmentation.rotate))
     shear_x, shear_y = (
@@ -96,20 +137,15 @@ def _sampling_grid(
     cos, sin = angle.cos(), angle.sin()
     centre_x = centre_x + _either_side(drawn["shift_x"], augmentation.shift) * seen_x
     centre_y = centre_y + _either_side(drawn["shift_y"], augmentation.shift) * seen_y
-    from_x = (cos - sin * shear_y) * mirror, (sin + cos * shear_y) * mirror
-    from_y = (cos * shear_x - sin) * flip, (sin * shear_x + cos) * flip
-    x, y = (torch.arange(n, device=cos.device) + (0.5 - n / 2) for n in (width, height))
-
-    def coordinate(by_x: Tensor, by_y: Tensor, offset: Tensor, stretch: Tensor, half: float) -> Tensor:
-        by_x, by_y, offset = ((part / half).float()[:, None] for part in (by_x * stretch, by_y * stretch, offset))
-        return (by_y * y + offset)[:, :, None] + (by_x * x)[:, None, :]
-
+    stretch_x, stretch_y = seen_x / width, seen_y / height
+    by_x = (cos - sin * shear_y) * mirror, (sin + cos * shear_y) * mirror
+    by_y = (cos * shear_x - sin) * flip, (sin * shear_x + cos) * flip
     return torch.stack(
         (
-            coordinate(from_x[0], from_y[0], centre_x, seen_x / width, columns / 2),
-            coordinate(from_x[1], from_y[1], centre_y, seen_y / height, rows / 2),
+            torch.stack((by_x[0] * stretch_x, by_y[0] * stretch_x, centre_x), dim=1),
+            torch.stack((by_x[1] * stretch_y, by_y[1] * stretch_y, centre_y), dim=1),
         ),
-        dim=-1,
+        dim=1,
     )
 
 

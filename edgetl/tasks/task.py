@@ -184,6 +184,15 @@ class Task(Protocol):
         """What the network should give for each of `samples`, (n, ...)."""
         ...
 
+    def follow(self, targets: Tensor, moves: Callable[[], Tensor]) -> Tensor:
+        """`targets` where the pixels went: boxes and masks move with them, a label stays.
+
+        Args:
+            targets: Of a batch, (B, ...), on the device that trains.
+            moves: Gives `edgetl.data.augment.moves` of the batch, (B, 2, 3).
+        """
+        ...
+
     def objective(self, data: Dataset, options: LossOptions, device: Any, *, smoothing: float) -> Objective:
         """The loss to train with. Raises `UsageError` for options that say nothing in this task."""
         ...

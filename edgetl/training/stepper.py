@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgetl.data.augment import augmented
+from edgetl.data.augment import augmented, moves
 from edgetl.tasks.task import Targets
 from edgetl.training.job import Job
 from edgetl.training.mixing import Mix
@@ -122,6 +123,8 @@ class Stepper:
             value[rows].to(device, non_blocking=True) for value in (batch.pixels, batch.targets, batch.draws)
         )
         levels, share = augmented(pixels, draws, job.augmentation, job.spec.crop), 1.0
+        size = (pixels.shape[1], pixels.shape[2])
+        targets = job.task.follow(targets, partial(moves, draws, job.augmentation, size, job.spec.crop))
         if batch.mix is not None:
             levels, share = batch.mix.images(levels)
         teacher = None if self._teacher is None else self._teacher(levels)

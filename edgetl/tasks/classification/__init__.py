@@ -71,6 +71,10 @@ class Classification:
 
         return torch.tensor([sample.label for sample in samples], dtype=torch.int64)
 
+    def follow(self, targets: Tensor, moves: Callable[[], Tensor]) -> Tensor:
+        """A label stays what it is."""
+        return targets
+
     def objective(self, data: Dataset, options: LossOptions, device: Any, *, smoothing: float) -> Objective:
         """Cross-entropy, with what the options add to it."""
         from edgetl.tasks.classification.losses import CrossEntropy, class_weights

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageEnhance
 from torch import Tensor
 
-from edgetl.data.augment import DRAWS, augmented, epoch_draws, evaluation_crop
+from edgetl.data.augment import DRAWS, augmented, epoch_draws, evaluation_crop, moves
 from edgetl.data.augmentation import PRESETS, Augmentation, AugmentOptions, was_mirrored
 from edgetl.data.loader import margin
 from edgetl_runtime.errors import UsageError
@@ -307,3 +307,25 @@ def test_a_gpu_sees_the_same(pixels: Tensor, preset: str) -> None:
     here = augmented(pixels, draws, PRESETS[preset], CROP)
     there = augmented(pixels.cuda(), draws.cuda(), PRESETS[preset], CROP)
     torch.testing.assert_close(there.cpu(), here, atol=0.02, rtol=0.0)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_moves_say_where_a_pixel_went(preset: str) -> None:
+    """A bright square of 5 pixels: its centre in the result, mapped back, lies on its centre before."""
+    augmentation, size, crop = AugmentOptions().on(preset), (80, 96), (64, 72)
+    centre = (40.5, 30.5)
+    pixels = torch.zeros(24, *size, 3, dtype=torch.uint8)
+    pixels[:, 28:33, 38:43] = 255
+    draws = epoch_draws(24, seed=5, epoch=2)
+    levels = augmented(pixels, draws, dataclasses.replace(augmentation, brightness=0.0, contrast=0.0), crop)
+    matrices = moves(draws, augmentation, size, crop)
+    seen = 0
+    for image, matrix in zip(levels[:, 0].double(), matrices, strict=True):
+        weight = image.sum()
+        y, x = (torch.arange(n, dtype=torch.float64) + 0.5 for n in crop)
+        at = torch.stack(((image.sum(0) * x).sum() / weight, (image.sum(1) * y).sum() / weight, torch.ones(())))
+        inside = bool(image[0].max() == image[-1].max() == image[:, 0].max() == image[:, -1].max() == 0)
+        if weight > 0 and inside:  # all of it is in the picture
+            seen += 1
+            assert torch.allclose(matrix @ at, torch.tensor(centre, dtype=torch.float64), atol=0.35)
+    assert seen >= 12

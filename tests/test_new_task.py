@@ -95,6 +95,7 @@ def test_its_columns_and_tables_are_in_the_pages(bundle: Path, capsys: pytest.Ca
     page = (bundle / "report.html").read_text(encoding="utf-8")
     assert "exact" in page
     assert "How far counts are off" in page
+    assert "Farthest off" in page
     assert "top-1" not in page
 
 

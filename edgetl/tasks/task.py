@@ -25,6 +25,7 @@ __all__ = [
     "Metric",
     "Objective",
     "Outputs",
+    "Picture",
     "Quality",
     "Table",
     "Targets",
@@ -102,6 +103,15 @@ class Table:
     title: str
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of the report: ``image`` is a data URI, ``text`` says what is to be seen in it."""
+
+    title: str
+    image: str
+    text: str
 
 
 @dataclass(frozen=True)

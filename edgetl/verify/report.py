@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgetl.tasks.classification.results import Accuracy, ChangedPredictions, Original, quality_of_accuracy
-from edgetl.tasks.task import Quality, Table
+from edgetl.tasks.task import Picture, Quality, Table
 from edgetl_runtime.decoding import decode, parse
 from edgetl_runtime.errors import BundleError, UsageError
 from edgetl_runtime.escaping import json_value
@@ -335,7 +335,7 @@ class Report:
     """Everything that one verification found.
 
     ``task`` is the manifest's; ``quality`` is that of the original model on the same tensors, ``reference`` the same of
-    a classifier in more detail; ``tables`` are the task's own; ``seconds`` goes by stage: train,
+    a classifier in more detail; ``tables`` and ``pictures`` are the task's own; ``seconds`` goes by stage: train,
     calibrate, quantize, export, verify; ``labels`` are names by id. ``history`` is the training history, one dictionary
     per epoch; ``provenance`` is the manifest's; ``created`` is ISO 8601 in UTC. ``baseline``: what changed since an
     accepted report; ``disturbances``: what changed on the machine while latency was measured; ``contract``: input,
@@ -366,6 +366,7 @@ class Report:
     task: str = "classification"
     quality: Quality | None = None
     tables: tuple[Table, ...] = ()
+    pictures: tuple[Picture, ...] = ()
     schema: int = SCHEMA
 
     @property

@@ -20,7 +20,7 @@ from edgetl.data.dataset import Dataset, Sample
 from edgetl.data.options import DataOptions
 from edgetl.stats import mean_interval, pack_shares
 from edgetl.tasks.quantity import Quantity
-from edgetl.tasks.task import Details, LossOptions, Objective, Outputs, Quality, Table, Targets, Thumbnail
+from edgetl.tasks.task import Details, LossOptions, Objective, Outputs, Picture, Quality, Table, Targets, Thumbnail
 from edgetl_export.progress import Tell, Track
 from edgetl_runtime.errors import DataError
 from edgetl_runtime.manifest import Label, Manifest, Preprocess
@@ -124,7 +124,11 @@ class Counting:
         thumbnails: Callable[[int], Thumbnail],
     ) -> Details:
         rows = tuple((id_, f"{metric.compute().parts['mean_error']:.3f}") for id_, metric in variants.items())
-        return Details(report={"tables": (Table("How far counts are off", ("variant", "mean error"), rows),)})
+        worst = int(np.argmax(np.abs(np.concatenate(original.errors))))
+        shown = thumbnails(2**16)(samples[worst])
+        pictures = (Picture("Farthest off", shown, f"{samples[worst].name}, by the original"),) if shown else ()
+        table = Table("How far counts are off", ("variant", "mean error"), rows)
+        return Details(report={"tables": (table,), "pictures": pictures})
 
 
 TASK = Counting()

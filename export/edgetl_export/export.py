@@ -44,7 +44,7 @@ from edgetl_export.targets import (
     open_target,
 )
 from edgetl_export.targets.requirements import requires
-from edgetl_export.trying import try_files, without_variants
+from edgetl_export.trying import try_candidate, try_files, without_variants
 from edgetl_runtime import __version__
 from edgetl_runtime.errors import EdgetlError, EngineError, ExportError, UsageError
 from edgetl_runtime.manifest import Manifest, Variant
@@ -134,7 +134,8 @@ def export(
         captured = capture(source if options.surgery is None else changed)
         with clock("export"), logged_to(log):
             _ = captured.program
-        built = _Built({name: open_target(name, opset=options.opset) for name in options.targets}, log)
+        targets = {name: open_target(name, opset=options.opset) for name in options.targets}
+        built = _Built(targets, log, partial(_unable, targets, captured, options, folder))
         if options.opset is not None:
             with clock("export"), logged_to(log), suppress(EngineError):  # each variant of that target says it
                 built.targets["onnx"].write(captured, "fp32")  # kept; refused here, before minutes of calibration
@@ -259,6 +260,7 @@ class _Built:
 
     targets: dict[str, Target]
     log: BinaryIO
+    unable: Callable[[str, Artifact], str | None]
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     quantizations: dict[str, Quantization] = field(default_factory=dict)
@@ -283,13 +285,19 @@ class _Built:
             self.quantizations.pop(variant, None)
 
     def writers(self, io: str) -> dict[str, Callable[[Quantized], Artifact | str]]:
-        """For every target a function that writes its int8 variant, or says why there is none."""
+        """For every target a function that writes its int8 variant, or says why there is none.
+
+        What it gives is going to be run in this process: it was run in another one first.
+        """
 
         def writer(name: str, target: Target) -> Callable[[Quantized], Artifact | str]:
             def write(quantized: Quantized) -> Artifact | str:
                 self.risks.remember(name, quantized)
                 with logged_to(self.log):
-                    return _attempt(partial(target.quantize, quantized, io=io))
+                    artifact = _attempt(partial(target.quantize, quantized, io=io))
+                    if isinstance(artifact, str):
+                        return artifact
+                    return self.unable(f"{name}.int8", artifact) or artifact
 
             return write
 
@@ -340,6 +348,22 @@ def _told(error: Exception) -> str:
     traceback.print_exception(error)
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'} (the whole story is in {LOG})"
+
+
+def _unable(
+    targets: Mapping[str, Target],
+    captured: Captured,
+    options: ExportOptions,
+    folder: Path,
+    variant_id: str,
+    artifact: Artifact,
+) -> str | None:
+    """Why a file that may become that variant cannot be run, tried in a child process; None when it can."""
+    manifest = _manifest(captured, {variant_id: artifact}, options, {})
+    variant = manifest.variant(variant_id)
+    text = manifest.embedded(variant_id).to_json(compact=True)
+    embedded = _attempt(partial(targets[variant.target].embed, artifact, text))
+    return embedded if isinstance(embedded, str) else try_candidate(folder, variant, embedded)
 
 
 def _manifest(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from edgetl_export.artifact import Artifact
+from edgetl_export.bundle_writer import write_variant
 from edgetl_runtime.manifest import Manifest, Variant
 from edgetl_runtime.preflight import obstacle
 from edgetl_runtime.trial import death, try_variants
 
-__all__ = ["try_files", "without_variants"]
+__all__ = ["try_candidate", "try_files", "without_variants"]
 
 
 def try_files(folder: Path, variants: Sequence[Variant]) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -32,6 +35,17 @@ def try_files(folder: Path, variants: Sequence[Variant]) -> tuple[dict[str, str]
     if trials.untried is None:
         return reasons, ()
     return reasons, (f"the files were not run before they were packed: {trials.untried}",)
+
+
+def try_candidate(folder: Path, variant: Variant, artifact: Artifact) -> str | None:
+    """Run what may become the file of `variant`, its manifest inside, before this process does.
+
+    It is written below `folder` for as long as that takes. Returns why it cannot be run; None when it can, and when no
+    process could be started.
+    """
+    with tempfile.TemporaryDirectory(prefix="candidate-", dir=folder) as scratch:
+        reasons, _ = try_files(Path(scratch), [write_variant(Path(scratch), variant, artifact)])
+    return reasons.get(variant.id)
 
 
 def without_variants(manifest: Manifest, ids: Collection[str]) -> Manifest:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -92,6 +94,55 @@ def test_the_manifest_and_quantization_json_say_how_it_came_about(climbed: tuple
     assert entry["in_float"]
     assert entry["calibration"]["n"] == 64
     assert set(entry["activations"]) > set(entry["in_float"])
+
+
+_KILLING_RUNGS = """
+import dataclasses, sys
+from pathlib import Path
+
+import pytest
+
+from edgetl_export.targets import tflite_file
+from tests.conftest import killing
+from tests.export.conftest import fitted, LABELS, Bottlenecks
+from tests.export.test_int8 import exported
+
+quantize, rungs = tflite_file.TfliteTarget.quantize, []
+
+def damaged(self, quantized, *args, **options):
+    artifact = quantize(self, quantized, *args, **options)
+    rungs.append(quantized.quantization.rung)
+    if rungs[-1] not in sys.argv[2].split(","):
+        return artifact
+    return dataclasses.replace(artifact, files={".tflite": killing(artifact.files[".tflite"])})
+
+tflite_file.TfliteTarget.quantize = damaged
+folder = Path(sys.argv[1])
+found = exported(fitted(Bottlenecks(len(LABELS))), folder, ("onnx", "tflite"), 0.4)
+print("rungs", *rungs)
+print("failed", found.failed)
+print("variants", *(variant.id for variant in found.manifest.variants))
+print("left", *sorted(path.name for path in folder.iterdir()))
+"""
+
+
+@pytest.mark.parametrize("killing", ["static", "static,repair,mixed,distill"])
+def test_a_rung_that_ends_its_engine_does_not_end_the_export(killing: str, tmp_path: Path) -> None:
+    """Run in a process of its own, which the file of a rung would take down with it."""
+    words = [sys.executable, "-c", _KILLING_RUNGS, str(tmp_path), killing]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = ("rungs", "failed", "variants", "left")
+    said = dict(line.split(" ", 1) for line in done.stdout.splitlines() if line.startswith(told))
+    assert said["rungs"].split()[:1] == ["static"]
+    assert len(said["rungs"].split()) > 1  # it went on
+    if killing == "static":
+        assert said["failed"] == "{}"
+        assert said["variants"] == "onnx.int8 tflite.int8"
+    else:
+        assert "SIGABRT" in said["failed"]
+        assert said["variants"] == "onnx.int8"
+    assert "candidate" not in said["left"]
 
 
 @pytest.mark.parametrize("target", TARGETS)

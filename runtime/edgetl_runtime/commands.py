@@ -13,7 +13,7 @@ from typing import Any
 from edgetl_runtime.console import Streams, note
 from edgetl_runtime.errors import EdgetlError, OutputError, nearest
 from edgetl_runtime.escaping import printable
-from edgetl_runtime.termination import exit_code_of, terminable
+from edgetl_runtime.termination import exit_code_of, interruption_behind, terminable
 
 __all__ = ["EXIT_CODES", "FIXABLE", "INTERNAL", "INTERRUPTED", "UNREAD", "CommandParser", "run_command", "split_names"]
 
@@ -139,13 +139,15 @@ def _guarded(program: str, work: Callable[[], int]) -> int:
     try:
         with terminable():
             return work()
-    except EdgetlError as error:
-        note(f"{program}: error: {error}")
-        return FIXABLE
-    except KeyboardInterrupt as interruption:
-        note(f"{program}: interrupted{f'; {interruption}' if str(interruption) else ''}")
-        return exit_code_of(interruption)
-    except Exception:  # noqa: BLE001 - the end of a program: whatever it is must not look like a verdict
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the end: whatever it is must not look like a verdict
+        if isinstance(error, EdgetlError):
+            note(f"{program}: error: {error}")
+        interruption = interruption_behind(error)
+        if interruption is not None:
+            note(f"{program}: interrupted{f'; {interruption}' if str(interruption) else ''}")
+            return exit_code_of(interruption)
+        if isinstance(error, EdgetlError):
+            return FIXABLE
         import traceback
 
         note(traceback.format_exc().rstrip())

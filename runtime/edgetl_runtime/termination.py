@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["Terminated", "exit_code_of", "terminable"]
+__all__ = ["Terminated", "exit_code_of", "interruption_behind", "terminable"]
 
 
 class Terminated(KeyboardInterrupt):
@@ -37,6 +37,23 @@ def terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def interruption_behind(error: BaseException) -> KeyboardInterrupt | None:
+    """The interruption that became `error`; None when there was none.
+
+    Python itself makes a RuntimeError of one that comes while a class is made, and libraries make errors of their own.
+    """
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, KeyboardInterrupt):
+            return one
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            waiting += [one.__cause__, one.__context__]
+    return None
 
 
 def exit_code_of(interruption: KeyboardInterrupt) -> int:

@@ -9,6 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "fuzz"))
 
+import canary as canaries
 import children
 import fuzz_documents
 
@@ -23,9 +24,9 @@ def test_senseless_documents_end_in_an_answer_or_an_error_that_helps() -> None:
     assert [one for one in found if one.outcome not in ("right", "error")] == []
 
 
-@pytest.mark.parametrize("touch", ["write", "chmod", "remove", "beside", "same"])
+@pytest.mark.parametrize("touch", ["write", "chmod", "remove", "beside", "same", "read", "list"])
 def test_the_canary_notices(touch: str, tmp_path: Path) -> None:
-    canary = children.Canary(tmp_path / "canary")
+    canary = canaries.Canary(tmp_path / "canary")
     assert canary.touched() is None
     secret = canary.place / "secret"
     if touch == "write":
@@ -36,9 +37,15 @@ def test_the_canary_notices(touch: str, tmp_path: Path) -> None:
         (canary.place / "link").unlink()
     elif touch == "beside":
         (tmp_path / "new").write_text("")
+    elif touch == "read":
+        secret.read_bytes()
+    elif touch == "list":
+        list((canary.place / "pixels").iterdir())
     else:
         secret.write_bytes(secret.read_bytes())
     assert canary.touched() is not None
+    assert canary.touched() is None
+    canary.close()
 
 
 def test_a_child_that_dies_takes_no_other_input_with_it(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from canary import PLACES
 from cases import MODELS, Case, Corpus, Generator, Kind, expected_tensor, judge_prediction, upright_rgb
 from images import damaged
 
@@ -52,6 +53,9 @@ ODD += [
     "onnx",
     "uint8",
 ]
+CANARY = [f"../{place}" for place in PLACES]
+"""It lies beside the folder that the bundle is in."""
+ODD += CANARY
 LITERALS = ("NaN", "Infinity", "-Infinity", "1e999", "-1e999", "9" * 5000, "[" * 3000 + "]" * 3000, '"\\ud800"', "01")
 VARIANTS = [f"{target}.fp32" for target in MODELS]
 
@@ -162,6 +166,7 @@ def wrong_hashes(corpus: Corpus, rng: Generator) -> Case:
     digest[place] = "0" if digest[place] != "0" else "1"
     changes = [{"sha256": "".join(digest)}, {"bytes": entry["bytes"] + int(rng.integers(1, 2**40))}, {"bytes": -1}]
     changes += [{"path": "golden/00.png"}, {"sha256": entry["sha256"].upper()}, {"sha256": ""}, {"path": "missing"}]
+    changes += [{"path": CANARY[0]}] * 2
     entry |= changes[int(rng.integers(len(changes)))]
     text = json.dumps(raw).encode()
 
@@ -249,13 +254,14 @@ def zipped(corpus: Corpus, rng: Generator) -> Case:
             if trick == 1 and name == "onnx/model.fp32.onnx":
                 link = zipfile.ZipInfo(top + name)
                 link.external_attr = (stat.S_IFLNK | 0o777) << 16
-                archive.writestr(link, b"/etc/passwd")
+                archive.writestr(link, str(rng.choice(["/etc/passwd", *CANARY])))
             elif trick == 2 and name in ("manifest.json", "onnx/model.fp32.onnx"):
                 archive.writestr(top + name, content + b"\0" * 30_000_000)
             else:
                 archive.writestr(top + name, content)
         if trick == 3:
-            archive.writestr("../../escaped", b"x")
+            for name in ("../../escaped", "../escaped", *PLACES):
+                archive.writestr(name, b"x")
             archive.writestr("/tmp/escaped", b"x")
         if trick == 4:
             archive.filelist[0].flag_bits |= 1  # says that it is encrypted

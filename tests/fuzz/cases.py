@@ -58,11 +58,11 @@ Kind = Callable[["Corpus", Generator], Case]
 
 
 class Corpus:
-    """The sealed bundle of colours in `folder`, loaded when first needed, and a scratch folder for its victims."""
+    """The sealed bundle of colours in `folder`, loaded when first needed; its victims are written into `scratch`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, scratch: Path | None = None) -> None:
         self.bundle = folder / "bundle"
-        self.scratch = folder / f"scratch-{os.getpid()}"
+        self.scratch = folder / f"scratch-{os.getpid()}" if scratch is None else scratch
         self.scratch.mkdir(exist_ok=True)
 
     @staticmethod

@@ -7,23 +7,21 @@ one goes on behind the input that it died of.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from canary import beside_canary
 
 from edgetl_runtime.errors import EdgetlError
 
-__all__ = ["Canary", "Found", "Kinds", "Random", "main", "one", "run"]
+__all__ = ["Found", "Kinds", "Random", "main", "one", "run"]
 
 Random = np.random.Generator
 Kinds = Mapping[str, Callable[[Random, Path], None]]
@@ -38,37 +36,6 @@ class Found:
     kind: str
     index: int
     outcome: str
-
-
-class Canary:
-    """A tree of somebody else beside the folder of the inputs, which may name it: content, times and permissions."""
-
-    def __init__(self, place: Path) -> None:
-        self.place = place
-        (place / "pixels" / "deep").mkdir(parents=True)
-        (place / "secret").write_text("what no input may read, change or remove")
-        (place / "pixels" / "photo.bmp").write_bytes(b"BM" + bytes(200))
-        (place / "pixels" / "deep" / "manifest.json").write_text("{}")
-        (place / "sealed").write_text("x")
-        (place / "sealed").chmod(0o400)
-        (place / "link").symlink_to("secret")
-        os.mkfifo(place / "pipe")
-        self._before = self._state()
-
-    def _state(self) -> dict[str, tuple[object, ...]]:
-        found: dict[str, tuple[object, ...]] = {}
-        for path in [self.place, *sorted(self.place.rglob("*"))]:
-            about = path.lstat()
-            content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-            found[str(path)] = about.st_mode, about.st_mtime_ns, about.st_ctime_ns, about.st_ino, content
-        found["beside it"] = tuple(sorted(path.name for path in self.place.parent.iterdir()))
-        return found
-
-    def touched(self) -> str | None:
-        """What is not as it was, None when everything is."""
-        now = self._state()
-        changed = [name for name in now.keys() | self._before.keys() if now.get(name) != self._before.get(name)]
-        return f"changed outside: {', '.join(sorted(changed))}" if changed else None
 
 
 def one(kinds: Kinds, kind: str, index: int, seed: int, folder: Path) -> Found:
@@ -105,12 +72,7 @@ def run(script: str, work: list[tuple[str, int]], seed: int) -> list[Found]:
 
 
 def _serve(kinds: Kinds, seed: int) -> None:
-    with tempfile.TemporaryDirectory(prefix="edgetl-fuzz-") as temporary:
-        os.environ["EDGETL_CACHE"] = str(Path(temporary, "work", "cache"))
-        folder = Path(temporary, "work")
-        folder.mkdir()
-        canary = Canary(Path(temporary, "canary"))
-        os.chdir(folder)
+    with beside_canary() as (folder, canary):
         for kind, index in json.load(sys.stdin):
             signal.alarm(_SECONDS)  # ends the process, whatever it waits for
             result = one(kinds, kind, index, seed, folder)

@@ -16,9 +16,9 @@ import io
 import os
 import shutil
 import sys
-import tempfile
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,13 +26,15 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(folder) for folder in (ROOT, ROOT / "export", ROOT / "runtime")]
+sys.path[:0] = [str(folder) for folder in (Path(__file__).parent, ROOT, ROOT / "export", ROOT / "runtime")]
+
+from canary import beside_canary  # noqa: E402
 
 from edgetl.data.dataset import DataOptions, Dataset, load_dataset, load_labelled, load_photos  # noqa: E402
 from edgetl_runtime.errors import EdgetlError  # noqa: E402
 from edgetl_runtime.manifest import Label  # noqa: E402
 
-__all__ = ["main", "try_one"]
+__all__ = ["main", "try_all", "try_one"]
 
 WORDS = {
     **dict.fromkeys(("train", "Training", "TRAIN"), "train"),
@@ -213,6 +215,14 @@ def try_one(index: int, seed: int, root: Path) -> tuple[str, str | None]:
         return "crash", f"{type(error).__name__}: {error}"
 
 
+def try_all(indices: Iterable[int], seed: int) -> Iterator[tuple[int, str, str | None]]:
+    """Of each input its number, its kind and what is wrong; something outside that was opened or changed is, too."""
+    with beside_canary() as (work, canary):
+        for index in indices:
+            kind, problem = try_one(index, seed, work / "set")
+            yield index, kind, problem or canary.touched()
+
+
 def main(words: list[str] | None = None) -> int:
     """Run the fuzzer; see the module."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -222,12 +232,10 @@ def main(words: list[str] | None = None) -> int:
     given = parser.parse_args(words)
     kinds: Counter[str] = Counter()
     wrong: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="edgetl-fuzz-") as temporary:
-        for index in range(given.n) if given.only is None else [given.only]:
-            kind, problem = try_one(index, given.seed, Path(temporary) / "set")
-            kinds[kind] += 1
-            if problem is not None:
-                wrong.append(f"{index}: {kind}: {problem}")
+    for index, kind, problem in try_all(range(given.n) if given.only is None else [given.only], given.seed):
+        kinds[kind] += 1
+        if problem is not None:
+            wrong.append(f"{index}: {kind}: {problem}")
     print(", ".join(f"{kind}: {n}" for kind, n in sorted(kinds.items())), f"- wrong: {len(wrong)}")
     print("\n".join(wrong[:20]))
     return 1 if wrong else 0

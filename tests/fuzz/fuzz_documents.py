@@ -14,6 +14,7 @@ import os
 import random
 import shutil
 import sys
+import tarfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(folder) for folder in (Path(__file__).parent, ROOT, ROOT / "export", ROOT / "runtime")]
 
+import canary  # noqa: E402
 from children import Kinds, Random, main  # noqa: E402
 from fuzz_names import a_report  # noqa: E402
 from fuzz_weights import damaged, senseless  # noqa: E402
@@ -44,16 +46,7 @@ from edgetl.verify.record import read_record  # noqa: E402
 
 __all__ = ["KINDS"]
 
-PLACES: tuple[str, ...] = (
-    "../canary/secret",
-    "../canary/pixels",
-    "../canary/pipe",
-    "/dev/zero",
-    "/dev/stdin",
-    "../canary/link",
-    "\0",
-    "",
-)
+PLACES: tuple[str, ...] = (*canary.PLACES, "/dev/zero", "/dev/stdin", "\0", "")
 PLACES += ("http://127.0.0.1:9/x", "zip://a::../canary/secret", "..", "/", "~", "x" * 300, "hf://datasets/a/b")
 _TOML = (
     *("nan", "inf", "-inf", "1e308", "-1", "0", "1", "true", '""', '"\\u0000"', "[]", "{}", "9" * 30, "-9" * 9, "1.5"),
@@ -180,6 +173,30 @@ def _saved_rows(rng: Random, folder: Path) -> None:
     _read_set(path)
 
 
+def _shards(rng: Random, folder: Path) -> None:
+    """Tar shards with odd members: links, devices, names that lead out, labels that are none; and damaged ones."""
+    stream = io.BytesIO()
+    with tarfile.open(
+        fileobj=stream, mode="w", format=int(rng.choice([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]))
+    ) as tar:
+        for place in range(int(rng.integers(2, 7))):
+            for ending, content in (("png", _picture()), ("cls", str(place % 2).encode())):
+                member = tarfile.TarInfo(f"{place}.{ending}")
+                if rng.random() < 0.2:
+                    outside = PLACES[int(rng.integers(len(PLACES)))].replace("\0", "x") or "x"
+                    member.name = f"{outside}/{place}.{ending}" if rng.random() < 0.5 else outside
+                if rng.random() < 0.15:
+                    kinds = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE)
+                    member.type, member.linkname = kinds[int(rng.integers(5))], str(rng.choice(canary.PLACES))
+                if rng.random() < 0.1:
+                    content = [b"", b"\xff", b"[" * 5000, b"x" * 70_000, b"\x1b[31m"][int(rng.integers(5))]
+                member.size = len(content) if member.isreg() else 0
+                tar.addfile(member, io.BytesIO(content))
+    content = stream.getvalue()
+    (folder / "a.tar").write_bytes(damaged(content, rng) if rng.random() < 0.5 else content)
+    _read_set(folder / "a.tar")
+
+
 def _toml(text: str, rng: Random) -> bytes:
     """TOML with values replaced, keys renamed or doubled, sections moved, or bytes damaged."""
     lines = text.strip().splitlines()
@@ -263,6 +280,7 @@ KINDS: Kinds = {
     "saved_json": _saved_json,
     "saved_arrow": _saved_arrow,
     "saved_rows": _saved_rows,
+    "shards": _shards,
     "recipe": _recipe,
     "gate": _gate,
     "baseline": _baseline,

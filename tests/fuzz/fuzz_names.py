@@ -26,6 +26,10 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from canary import PLACES, beside_canary
+
 from edgetl.cli.progress import say
 from edgetl.data.dataset import load_photos
 from edgetl.data.image_files import walk
@@ -69,6 +73,7 @@ _PARTS: tuple[Make, ...] = (
     lambda r: r.choice(["{{ x }}", "{% x %}", "%s", "{0}", "%(x)s", "${x}", "$(x)", "{+ x +}", "\ud83d", "\udfff"]),
     lambda r: r.choice(["crème", "花", "👩‍🔬", "عربي", "e\u0301", "a b", "x" * 3000, "--force", "="]),
     lambda r: chr(r.randrange(1, 0x110000)),
+    lambda r: r.choice(PLACES),
 )
 _FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _ANYWHERE = r"@\w|#\d|gh-\d|:\w+:|:/|www\.|&(?!amp;|lt;|gt;)|[!%^]\w|<(?!/?span>)"
@@ -242,21 +247,27 @@ def fuzz(n: int, *, seed: int, only: str | None = None) -> tuple[Counter[str], l
     turns = [kind for kind, (_, often) in KINDS.items() for _ in range(often) if only in (None, kind)]
     tried: Counter[str] = Counter()
     found = []
-    for number in range(n):
-        kind = turns[number % len(turns)]
-        tried[kind] += 1
-        try:
-            text = KINDS[kind][0](random.Random(f"{seed} {kind} {number}"))
-            text.encode()
-            bad = _FORBIDDEN.search(text)
-            assert bad is None, f"raw {bad[0]!r} in {text[max(0, bad.start() - 40) : bad.end() + 40]!r}"
-        except EdgetlError as error:
-            found.append(f"{kind}:{number} refused: {error}")
-        except Exception:  # noqa: BLE001 - that is what is looked for
-            found.append(
-                f"{kind}:{number} {traceback.format_exc(limit=-3)}".encode("ascii", "backslashreplace").decode()
-            )
+    with beside_canary() as (_, canary):
+        for number in range(n):
+            kind = turns[number % len(turns)]
+            tried[kind] += 1
+            wrong = _wrong(kind, random.Random(f"{seed} {kind} {number}"))
+            found += [f"{kind}:{number} {what}" for what in (wrong, canary.touched()) if what is not None]
     return tried, found
+
+
+def _wrong(kind: str, r: random.Random) -> str | None:
+    """What is wrong with what becomes of an input."""
+    try:
+        text = KINDS[kind][0](r)
+        text.encode()
+        bad = _FORBIDDEN.search(text)
+        assert bad is None, f"raw {bad[0]!r} in {text[max(0, bad.start() - 40) : bad.end() + 40]!r}"
+    except EdgetlError as error:
+        return f"refused: {error}"
+    except Exception:  # noqa: BLE001 - that is what is looked for
+        return traceback.format_exc(limit=-3).encode("ascii", "backslashreplace").decode()
+    return None
 
 
 def main(words: list[str] | None = None) -> int:

@@ -9,6 +9,7 @@ import struct
 from typing import Any
 
 import numpy as np
+from canary import PLACES
 from cases import MODELS, Case, Corpus, Generator, Kind
 
 from edgetl_runtime import Prediction, load
@@ -114,6 +115,7 @@ def onnx_external(corpus: Corpus, rng: Generator) -> Case:
     tensor = onnx.numpy_helper.from_array(np.zeros(int(rng.integers(1, 3000)), np.float32), "elsewhere")
     tensor.data_location = onnx.TensorProto.EXTERNAL
     places = ["secret", "../secret", "../../../../etc/passwd", "/etc/passwd", "model.fp32.onnx", "/dev/zero"]
+    places += [f"../../{place}" for place in PLACES]
     tensor.external_data.add(key="location", value=str(rng.choice(places)))
     if rng.integers(2):
         tensor.ClearField("raw_data")
@@ -164,6 +166,10 @@ def openvino_offsets(corpus: Corpus, rng: Generator) -> Case:
         value = str(values[int(rng.integers(len(values)))]).encode()
         text = text[: place.start(1)] + value + text[place.end(1) :]
         places = list(re.finditer(pattern, text))
+    if rng.integers(6) == 0:
+        entity = f'<!DOCTYPE net [<!ENTITY e SYSTEM "{rng.choice(PLACES)}">]>'
+        text = re.sub(rb'name="[^"&]*"', b'name="&e;"', text, count=int(rng.integers(1, 4)))
+        text = text.replace(b"<net", entity.encode() + b"<net", 1)
     content = corpus.files[weights]
     if rng.integers(3) == 0:
         content = content[: int(rng.integers(len(content)))]

@@ -19,13 +19,15 @@ import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TextIO
 
 import arrays
 import bundles
 import images
 import numpy as np
 import resealed
+from canary import PLACES as CANARY
+from canary import Canary, beside_canary
 from cases import Case, Corpus, Kind
 from PIL import Image
 
@@ -34,10 +36,10 @@ from edgetl_runtime import EdgetlError
 __all__ = ["BAD", "OUTCOMES", "Limits", "Result", "case_files", "kinds", "run_all", "serve", "write_corpus"]
 
 KINDS: dict[str, Kind] = {**images.KINDS, **arrays.KINDS, **bundles.KINDS, **resealed.KINDS}
-OUTCOMES = ("right", "error", "wrong", "accepted", "refused", "escaped", "vague", "crash", "hang", "memory")
+OUTCOMES = ("right", "error", "wrong", "accepted", "refused", "escaped", "vague", "touched", "crash", "hang", "memory")
 BAD = OUTCOMES[2:]
 """wrong: another answer; accepted, refused: an answer or an error where it had to be the other; escaped: an exception
-that is no EdgetlError; vague: one that does not say how to fix it."""
+that is no EdgetlError; vague: one that does not say how to fix it; touched: something outside was opened or changed."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,11 @@ def serve(folder: Path, *, seed: int) -> int:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # libraries print as they like
     warnings.simplefilter("ignore")
-    corpus = Corpus(folder)
+    with beside_canary(folder) as (work, canary):
+        return _answer(Corpus(folder, work), canary, answers, seed)
+
+
+def _answer(corpus: Corpus, canary: Canary, answers: TextIO, seed: int) -> int:
     for classifier in corpus.classifiers.values():
         classifier.predict(corpus.photo)
     if outcome(images.sound(corpus, np.random.default_rng(0))) != ("right", ""):
@@ -127,6 +133,9 @@ def serve(folder: Path, *, seed: int) -> int:
         before, start = _resident(), time.perf_counter()
         found, detail = outcome(case)
         ms = (time.perf_counter() - start) * 1e3
+        touched = canary.touched()
+        if touched is not None:
+            found, detail = "touched", touched
         result = Result(kind, int(index), found, detail[:1500], ms, _peak() - before, _resident() - warm)
         print(json.dumps(asdict(result)), file=answers)
     return 0
@@ -138,7 +147,7 @@ class Worker:
     def __init__(self, folder: Path, seed: int, limits: Limits) -> None:
         script = Path(__file__).with_name("fuzz_runtime.py")
         self._command = [sys.executable, str(script), "--serve", str(folder), "--seed", str(seed)]
-        self._environment = {**os.environ, "OMP_NUM_THREADS": "1", "EDGETL_CACHE": str(folder / "cache")}
+        self._environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self._limits = limits
         self._process: subprocess.Popen[str] | None = None
 
@@ -243,6 +252,11 @@ def _gorge(*_: object, **__: object) -> Any:
     return Image.fromarray(np.full((24 * 32, 2**20 + 2**19, 1), 1, np.uint8)[:24, :32, 0]).convert("RGB")
 
 
+def _touch(*_: object, **__: object) -> Any:
+    Path(CANARY[0]).read_bytes()
+    return Image.new("RGB", (32, 24))
+
+
 def _unsealed() -> None:
     from edgetl_runtime.seal import Sealed
 
@@ -256,5 +270,6 @@ PLANTS: dict[str, Callable[[], None]] = {
     "escape": _patched("preprocess", "resize_and_crop", _escape),
     "memory": _patched("preprocess", "resize_and_crop", _gorge),
     "unsealed": _unsealed,
+    "touch": _patched("preprocess", "resize_and_crop", _touch),
 }
 """Ways to break the runtime that the fuzzer must notice: inputs of kind ``plant/NAME`` do it to their worker."""

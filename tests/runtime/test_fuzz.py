@@ -29,6 +29,7 @@ def outcomes(corpus: Path) -> dict[str, Counter[str]]:
     """By plant - a way to break the runtime - what the fuzzer says of some inputs then."""
     plants = {
         "unsealed": ("model/model_alone", 20),
+        "touch": ("array/strides", 1),
         "wrong": ("image/oriented", 20),
         "escape": ("array/strides", 1),
         "memory": ("array/strides", 1),
@@ -71,7 +72,8 @@ def test_a_wrong_result_is_noticed(outcomes: dict[str, Counter[str]]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("plant", "outcome"), [("crash", "crash"), ("hang", "hang"), ("escape", "escaped"), ("memory", "memory")]
+    ("plant", "outcome"),
+    [("crash", "crash"), ("hang", "hang"), ("escape", "escaped"), ("memory", "memory"), ("touch", "touched")],
 )
 def test_what_is_worse_than_wrong_is_noticed(plant: str, outcome: str, outcomes: dict[str, Counter[str]]) -> None:
     assert outcomes[plant] == {outcome: 1}

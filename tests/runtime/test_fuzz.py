@@ -29,8 +29,8 @@ def outcomes(corpus: Path) -> dict[str, Counter[str]]:
     """By plant - a way to break the runtime - what the fuzzer says of some inputs then."""
     plants = {
         "unsealed": ("model/model_alone", 20),
-        "touch": ("array/strides", 1),
         "wrong": ("image/oriented", 20),
+        "touch": ("array/strides", 1),
         "escape": ("array/strides", 1),
         "memory": ("array/strides", 1),
         "crash": ("array/strides", 1),

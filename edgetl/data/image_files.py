@@ -15,7 +15,7 @@ from PIL import Image
 
 from edgetl_export.progress import Track, silent
 from edgetl_runtime.errors import DataError
-from edgetl_runtime.files import is_file
+from edgetl_runtime.files import open_regular
 from edgetl_runtime.heif import HEIF_PLUGIN, HEIF_SUFFIXES
 from edgetl_runtime.machine import usable_cores
 from edgetl_runtime.manifest import Preprocess
@@ -173,9 +173,7 @@ def _why_unreadable(source: ImageFile, *, spec: Preprocess) -> str | None:
 def _shrunk(path: Path) -> Image.Image | None:
     """A JPEG at an eighth of its size; None for what is none, and for what has to be judged at its full size."""
     try:
-        if not is_file(str(path)):
-            return None
-        with Image.open(path) as image:
+        with open_regular(path) as file, Image.open(file) as image:
             if image.format not in _SHRINKABLE or max(image.size) > _MOST_SHRUNK_ASPECT * min(image.size):
                 return None
             image.draft("RGB", (1, 1))

@@ -26,7 +26,7 @@ from edgetl.data.folders import label_name
 from edgetl.data.image_files import count_ending, image_suffixes
 from edgetl_runtime.cache import keep, own_cache
 from edgetl_runtime.errors import DataError
-from edgetl_runtime.files import LARGEST_FILE, read_regular
+from edgetl_runtime.files import LARGEST_FILE, open_regular, read_regular
 
 __all__ = ["ShardImage", "find_shards", "read_shards"]
 
@@ -62,7 +62,7 @@ class ShardImage:
         if self.size > LARGEST_FILE:
             raise DataError(f"{self} has {self.size} bytes, too many for an image", fix="leave it out")
         try:
-            with self.shard.open("rb") as file:
+            with open_regular(self.shard) as file:
                 file.seek(self.offset)
                 content = file.read(self.size)
         except OSError as error:
@@ -196,7 +196,7 @@ def _walked(shard: Path) -> _Index:
     index, ranks = _Index(), dict[str, int]()
     last = "its beginning"
     try:
-        with tarfile.open(shard, "r:") as archive:
+        with open_regular(shard) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
                 last = member.name
                 if not member.isfile():
@@ -242,7 +242,7 @@ def _label(archive: tarfile.TarFile, member: tarfile.TarInfo, shard: Path) -> st
 
 def _check_end(shard: Path, end: int, last: str) -> None:
     """A tar ends in zeros. What else stands there is a damaged header, or another tar, that nobody would read."""
-    with shard.open("rb") as file:
+    with open_regular(shard) as file:
         file.seek(end)
         first = file.read(_BLOCK)
         if len(first) == _BLOCK and not any(first):

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from edgetl_runtime.errors import CheckpointError
+from edgetl_runtime.files import open_regular
 
 __all__ = ["SAVE_AGAIN", "StandIn", "read_torch_file"]
 
@@ -84,7 +85,8 @@ def _load(path: Path, names: set[str]) -> object:
         answers += [(answer, name), (answer, f"builtins.{name}")]
     with warnings.catch_warnings(), torch.serialization.safe_globals(answers):
         warnings.simplefilter("ignore")  # about kinds of files that are refused here in any case
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with open_regular(path) as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _empty(*_: object) -> dict[Any, Any]:
@@ -96,7 +98,7 @@ def _check_beginning(path: Path) -> None:
     try:
         if not path.is_file():
             raise CheckpointError(f"{path} is not a file", fix="check the path")
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             head = stream.read(512)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}", fix="check the file") from error

@@ -13,6 +13,7 @@ from torch import Tensor, strided
 
 from edgetl.models.torch_files import SAVE_AGAIN, StandIn, read_torch_file
 from edgetl_runtime.errors import CheckpointError
+from edgetl_runtime.files import open_regular
 
 __all__ = ["CHECKPOINT_WEIGHTS", "State", "WeightsFile", "read_state"]
 
@@ -64,7 +65,9 @@ def read_state(path: Path) -> WeightsFile:
 
 def _read_safetensors(path: Path) -> object:
     try:
-        if path.stat().st_size == 0 or path.read_bytes()[:23] == b"version https://git-lfs":
+        with open_regular(path) as file:
+            head = file.read(23)
+        if head in (b"", b"version https://git-lfs"):
             return read_torch_file(path)  # which says what it is
         return load_file(path)
     except OSError as error:

@@ -15,6 +15,7 @@ from edgetl_runtime import __version__
 from edgetl_runtime.decoding import decode, parse
 from edgetl_runtime.errors import BundleError, OutputError
 from edgetl_runtime.escaping import json_value
+from edgetl_runtime.files import open_regular, read_regular
 from edgetl_runtime.writing import write_file
 
 __all__ = ["json_text", "make_folder", "read_kept", "result_key", "write_kept"]
@@ -36,10 +37,15 @@ def result_key(recipe: Recipe, dataset: Dataset, *, without: tuple[str, ...] = (
         "recipe": {
             name: values for name, values in dataclasses.asdict(recipe).items() if name not in ("data", *without)
         },
-        "weights": hashlib.sha256(weights.read_bytes()).hexdigest() if isinstance(weights, Path) else weights,
+        "weights": _digest(weights) if isinstance(weights, Path) else weights,
         **more,
     }
     return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def json_text(**fields: Any) -> str:
@@ -64,7 +70,7 @@ def write_kept(path: Path, **kept: Any) -> None:
 def read_kept(path: Path, name: str, kind: Any, *, fix: str) -> Any:
     """The field `name` of what `write_kept` wrote, as `kind`. Raises `OutputError` with `fix`."""
     try:
-        fields = parse(path.read_bytes())
+        fields = parse(read_regular(path))
         return decode(kind, fields[name], name)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise OutputError(f"cannot read {path}: {error!r}", fix=fix) from error

@@ -22,6 +22,7 @@ from edgetl_runtime.files import (
     Folder,
     Memory,
     mode_of,
+    open_regular,
     read_file,
     weights_path,
 )
@@ -219,7 +220,9 @@ def _zipped(where: str) -> BundleFiles | None:
 
     from edgetl_runtime.zipped import Zip
 
-    return Zip.open(where, marker=_MANIFEST) if is_zipfile(where) else None
+    with open_regular(where) as file:
+        zipped = is_zipfile(file)
+    return Zip.open(where, marker=_MANIFEST) if zipped else None
 
 
 def _from_files(where: str, files: BundleFiles) -> Bundle:

@@ -24,17 +24,22 @@ __all__ = [
     "COPY_AGAIN",
     "LARGEST_FILE",
     "MODEL_SUFFIXES",
+    "NOT_THERE",
     "BundleContents",
     "BundleFiles",
     "Folder",
     "Memory",
+    "NotRegularError",
     "check_size",
     "inside",
     "is_file",
     "missing_file",
     "mode_of",
+    "open_regular",
+    "read_bounded",
     "read_file",
     "read_regular",
+    "regular",
     "unreadable_file",
     "weights_path",
 ]
@@ -47,7 +52,12 @@ LARGEST_FILE = 2**31
 
 COPY_AGAIN = "copy the bundle again, or export it again"
 
-_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP)
+NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP)
+"""Errors of the operating system that say that nothing is at a path."""
+
+
+class NotRegularError(OSError):
+    """A pipe or a device is where a file was expected: reading it could wait for ever, or never end."""
 
 
 class BundleContents(Protocol):
@@ -145,7 +155,7 @@ def mode_of(path: str) -> int | None:
     try:
         return os.stat(path).st_mode
     except OSError as error:
-        if error.errno not in _NOT_THERE:
+        if error.errno not in NOT_THERE:
             raise
     except ValueError:  # a NUL ends a name in the operating system
         pass
@@ -158,29 +168,49 @@ def is_file(path: str) -> bool:
     return mode is not None and stat.S_ISREG(mode)
 
 
+def regular(path: str | os.PathLike[str], flags: int) -> int:
+    """The opener (as that of `open`) of a file to read: without waiting, and what was opened is asked what it is.
+
+    At its path there may be a pipe by now. It is looked at before, for a device may do something when it is opened.
+    Raises `OSError` with a ``strerror``, `NotRegularError` among them.
+    """
+    _check_regular(os.stat(path), path)
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    try:
+        _check_regular(os.fstat(descriptor), path)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """A file that is no part of a bundle, open to be read. Raises `OSError` as `regular` does."""
+    return open(path, "rb", opener=regular)
+
+
 def read_regular(path: str | os.PathLike[str], *, limit: int = LARGEST_FILE) -> bytes:
     """The content of a file that is no part of a bundle.
 
-    Raises `OSError` with a ``strerror`` for what is no regular file, as `is_file`, and for more than `limit` bytes.
+    Raises `OSError` as `open_regular` and `read_bounded` do.
     """
-    with open(path, "rb", opener=_open_at_once) as file:
-        size = _regular_size(file, path)
-        if size > limit:
-            raise OSError(errno.EFBIG, f"it has {size} bytes, more than the {limit} it may have", os.fspath(path))
-        return file.read(limit)
+    with open_regular(path) as file:
+        return read_bounded(file, limit=limit)
 
 
-def _regular_size(file: BinaryIO, path: str | os.PathLike[str]) -> int:
-    """The size of an open file. What was opened is asked, not what is at its path by now."""
-    about = os.fstat(file.fileno())
+def read_bounded(file: BinaryIO, *, limit: int = LARGEST_FILE) -> bytes:
+    """All of a file that `open_regular` opened. Raises `OSError` with a ``strerror`` for more than `limit` bytes."""
+    size = os.fstat(file.fileno()).st_size
+    if size > limit:
+        raise OSError(errno.EFBIG, f"it has {size} bytes, more than the {limit} it may have", file.name)
+    return file.read(limit)
+
+
+def _check_regular(about: os.stat_result, path: str | os.PathLike[str]) -> None:
+    if stat.S_ISDIR(about.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     if not stat.S_ISREG(about.st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file, but a pipe or a device", os.fspath(path))
-    return about.st_size
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    """A pipe that nobody writes to would wait here already."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+        raise NotRegularError(errno.EINVAL, "it is no regular file, but a pipe or a device", os.fspath(path))
 
 
 def read_file(path: str) -> bytes:
@@ -190,10 +220,10 @@ def read_file(path: str) -> bytes:
 
 def _content(path: str, relative: str, where: str, limit: int) -> bytes:
     try:
-        if not is_file(path):  # a folder cannot be opened, and a device may do something when it is
+        if not is_file(path):
             raise missing_file(relative, where)
-        with open(path, "rb", opener=_open_at_once) as file:
-            size = _regular_size(file, path)
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
             check_size(relative, where, size, limit)
             return file.read(size)
     except (OSError, MemoryError) as error:

@@ -5,9 +5,9 @@ Against torchvision's presets on PIL images (``Resize(antialias) -> CenterCrop``
 
 from __future__ import annotations
 
+import errno
 import io
 import os
-import stat
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from edgetl_runtime.errors import ImageError, UsageError
-from edgetl_runtime.files import mode_of, read_regular
+from edgetl_runtime.files import NOT_THERE, NotRegularError, open_regular, read_bounded
 from edgetl_runtime.manifest import Preprocess
 from edgetl_runtime.placing import MOST_PIXELS, Placed, place
 from edgetl_runtime.reduced import View, least_side, reduce_jpeg, upright_view
@@ -145,11 +145,12 @@ def _decoded(source: ImageSource, channels: int, color: ColorOrder, side: int | 
         content = bytes(source)
         return _from_bytes(content, f"image of {len(content)} bytes", color, channels, side)
     if isinstance(source, (str, os.PathLike)):
-        with _readable_file(source) as path:
+        path = os.fsdecode(source)
+        with _image_file(path) as file:
             if path.lower().endswith(".npy"):
-                with open(path, "rb") as file:
-                    return _Decoded(_from_npy(file, path, color, channels))
-            with _opened(path, path) as image:
+                return _Decoded(_from_npy(file, path, color, channels))
+            # The file and not its path, which Pillow would open once more to map pixels that are not compressed.
+            with _opened(file, path) as image:
                 return _upright_bands(image, channels, path, side)
     return _from_bytes(_read(source), name_of(source), color, channels, side)
 
@@ -161,8 +162,8 @@ def file_content(source: ImageSource) -> bytes | Image.Image | npt.NDArray[np.ui
     if isinstance(source, (bytearray, memoryview)):
         return bytes(source)
     if isinstance(source, (str, os.PathLike)):
-        with _readable_file(source) as path:
-            return read_regular(path)
+        with _image_file(os.fsdecode(source)) as file:
+            return read_bounded(file)
     return _read(source)
 
 
@@ -231,25 +232,18 @@ def _from_bytes(content: bytes, what: str, color: ColorOrder, channels: int, sid
         return _upright_bands(image, channels, what, side)
 
 
-def _opened(file: str | BinaryIO, what: str) -> Image.Image:
+def _opened(file: BinaryIO, what: str) -> Image.Image:
     """As Pillow opens it, with its plug-in for photos of phones where the file is one."""
     try:
         return Image.open(file)
     except UnidentifiedImageError:
         from edgetl_runtime.heif import is_heif, register_heif  # seldom needed
 
-        if not is_heif(_head(file)):
+        file.seek(0)
+        if not is_heif(file.read(12)):
             raise
         register_heif(what)
         return Image.open(file)
-
-
-def _head(file: str | BinaryIO) -> bytes:
-    if isinstance(file, str):
-        with open(file, "rb") as opened:
-            return opened.read(12)
-    file.seek(0)
-    return file.read(12)
 
 
 def _from_npy(file: BinaryIO, what: str, color: ColorOrder, channels: int) -> tuple[Image.Image, ...]:
@@ -345,16 +339,19 @@ def _converted(image: Image.Image, mode: str) -> Image.Image:
 
 
 @contextmanager
-def _readable_file(source: str | os.PathLike[str]) -> Iterator[str]:
-    """The path of an image file that is there."""
-    path = os.fsdecode(source)
+def _image_file(path: str) -> Iterator[BinaryIO]:
+    """An image file, open to be read. Raises `ImageError`."""
     with _readable(path):
-        mode = mode_of(path)
-        if mode is None or stat.S_ISDIR(mode):
-            raise ImageError(f"no image file at {path}", fix="check the path")
-        if not stat.S_ISREG(mode):  # reading could wait for ever, or fill the memory
-            raise ImageError(f"{path} is no image file, but a pipe or a device", fix="name a regular file")
-        yield path
+        try:
+            file = open_regular(path)
+        except NotRegularError as error:
+            raise ImageError(f"{path} is no image file, but a pipe or a device", fix="name a regular file") from error
+        except (OSError, ValueError) as error:  # a NUL ends a name in the operating system
+            if isinstance(error, OSError) and error.errno not in (*NOT_THERE, errno.EISDIR):
+                raise
+            raise ImageError(f"no image file at {path}", fix="check the path") from error
+        with file:
+            yield file
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Mapping
 
 from edgetl_runtime.errors import BundleError
-from edgetl_runtime.files import COPY_AGAIN, LARGEST_FILE, check_size, inside, missing_file, unreadable_file
+from edgetl_runtime.files import COPY_AGAIN, LARGEST_FILE, check_size, inside, missing_file, regular, unreadable_file
 from edgetl_runtime.frozen import dataclass
 
 __all__ = ["Zip"]
@@ -123,7 +123,7 @@ class Zip:
 def _open(path: str) -> _Opened:
     """Open the zip at `path`. Raises `BundleError` when it is damaged, or takes more memory or time than a bundle."""
     try:
-        file = _Bounded(path)
+        file = _Bounded(path, opener=regular)
         archive = zipfile.ZipFile(file)
         entries = archive.infolist()
         size, inflated = os.fstat(file.fileno()).st_size, sum(entry.file_size for entry in entries)

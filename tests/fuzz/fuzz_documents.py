@@ -123,9 +123,14 @@ def _saved_json(rng: Random, folder: Path) -> None:
     path = _fresh(folder, bool(rng.integers(2)))
     files = sorted(path.rglob("*.json"))
     file = files[int(rng.integers(len(files)))]
+    if file.name == "dataset_dict.json" and rng.random() < 0.5:
+        file.write_text(json.dumps({"splits": ["train", f"../{canary.PLACES[int(rng.integers(2))]}"]}))
+        _read_set(path)
+        return
     raw = json.loads(file.read_text())
     if "_data_files" in raw and rng.random() < 0.5:
-        raw["_data_files"] = [{"filename": str(rng.choice(np.array(PLACES, object)))}]
+        place = str(rng.choice(np.array(PLACES, object)))
+        raw["_data_files"] = [{"filename": f"../{place}" if place.startswith("..") else place}]
         file.write_text(json.dumps(raw))
     else:
         file.write_bytes(senseless(raw, rng))

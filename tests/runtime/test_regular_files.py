@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from edgetl_runtime.console import read_image
 from edgetl_runtime.errors import ImageError
@@ -46,7 +50,7 @@ for path in sys.argv[1:]:
         print(type(error).__name__, error)
 """
     said = in_time(code, str(tmp_path / "pipe.png"), "/dev/zero", str(tmp_path / "zero.png")).splitlines()
-    kind = "OSError" if function is read_regular else "ImageError"
+    kind = "NotRegularError" if function is read_regular else "ImageError"
     assert len([line for line in said if line.startswith(kind) and "but a pipe or a device" in line]) == 3
 
 
@@ -58,23 +62,76 @@ def test_a_file_larger_than_any_image_is_not_read(tmp_path: Path) -> None:
             function(str(tmp_path / "large.png"))
 
 
-@pytest.mark.parametrize("what", ["Folder(sys.argv[1]).read('x')", "read_file(sys.argv[1] + '/x')"])
-@pytest.mark.parametrize("kind", ["pipe", "zero"])
-def test_a_file_of_a_bundle_that_is_exchanged_after_the_look(what: str, kind: str, tmp_path: Path) -> None:
-    """What counts is what was opened, not what was at the path before."""
-    if kind == "pipe":
-        os.mkfifo(tmp_path / "x")
-    else:
-        (tmp_path / "x").symlink_to("/dev/zero")
-    code = f"""
-import sys
-from edgetl_runtime import files
-from edgetl_runtime.errors import BundleError
-from edgetl_runtime.files import Folder, read_file
-files.is_file = lambda path: True
+EXCHANGED = """
+import os, sys
+
+real = os.stat
+
+def lying(path, *words, **more):
+    name = os.path.basename(str(path))
+    return real(sys.executable if name.startswith(("pipe", "zero")) else path, *words, **more)
+
+os.stat = lying
+{imports}
+from edgetl_runtime.errors import EdgetlError
 try:
     {what}
-except BundleError as error:
+except (EdgetlError, OSError) as error:
     print(error)
 """
-    assert "but a pipe or a device" in in_time(code, str(tmp_path))
+"""Programs that read what is in the folder ``sys.argv[1]``: it is exchanged between a look at it and its opening."""
+
+
+def exchanged(folder: Path, what: str, imports: str = "") -> str:
+    """What a program says that does `what`; "pipe" and "zero" in the name of a file are a pipe and a device."""
+    for suffix in ("", ".png", ".npy", ".onnx", ".edgetl", ".tar", ".pth", ".safetensors", ".jpg"):
+        os.mkfifo(folder / f"pipe{suffix}")
+        (folder / f"zero{suffix}").symlink_to("/dev/zero")
+    return in_time(EXCHANGED.format(imports=imports, what=what), str(folder))
+
+
+FILES = "from edgetl_runtime.files import Folder, read_file, read_regular"
+IMAGES = "from edgetl_runtime.preprocess import file_content, load_image"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "zero"])
+@pytest.mark.parametrize(
+    ("imports", "what"),
+    [
+        (FILES, "Folder(sys.argv[1]).read('{}')"),
+        (FILES, "read_file(sys.argv[1] + '/{}')"),
+        (FILES, "read_regular(sys.argv[1] + '/{}')"),
+        (IMAGES, "load_image(sys.argv[1] + '/{}.png')"),
+        (IMAGES, "load_image(sys.argv[1] + '/{}.npy')"),
+        (IMAGES, "file_content(sys.argv[1] + '/{}.png')"),
+        ("from edgetl_runtime import open_bundle", "open_bundle(sys.argv[1] + '/{}.onnx')"),
+        ("from edgetl_runtime import open_bundle", "open_bundle(sys.argv[1] + '/{}.edgetl')"),
+        ("from edgetl_runtime.zipped import Zip", "Zip.open(sys.argv[1] + '/{}', marker='x')"),
+    ],
+)
+def test_a_file_that_is_exchanged_after_the_look(imports: str, what: str, kind: str, tmp_path: Path) -> None:
+    """What counts is what was opened, not what was at the path before."""
+    assert "but a pipe or a device" in exchanged(tmp_path, what.format(kind), imports)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs Linux")
+def test_a_photo_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow opens a path once more to map pixels that are not compressed: what was looked at is what is read."""
+    for suffix in ("bmp", "png", "tiff", "gif", "webp", "npy"):
+        path = tmp_path / f"a.{suffix}"
+        image = Image.new("P", (40, 30), 1)
+        if suffix == "npy":
+            np.save(path, np.zeros((30, 40, 3), np.uint8))
+        else:
+            image.save(path)
+        opened: list[object] = []
+        keep = builtins.open
+
+        def noted(file: object, *words: Any, keep: Any = keep, opened: list[object] = opened, **more: Any) -> Any:
+            opened.append(file)
+            return keep(file, *words, **more)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(builtins, "open", noted)
+            load_image(path)
+        assert [str(file) for file in opened if not isinstance(file, int)] == [str(path)], suffix

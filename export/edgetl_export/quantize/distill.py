@@ -32,6 +32,7 @@ from edgetl_export.quantize.simulate import Simulation
 from edgetl_export.quantize.tie_free import tie_free
 from edgetl_runtime.cache import make_cache_folder
 from edgetl_runtime.errors import ExportError, OutputError, UsageError
+from edgetl_runtime.files import open_regular
 from edgetl_runtime.writing import replacing
 
 __all__ = ["DistillOptions", "batches", "distill", "outputs_error", "rate_left", "relative_error"]
@@ -216,7 +217,8 @@ class _State:
 def _read(file: Path) -> dict[str, Any] | None:
     """What was saved; None when nothing was, or when it is damaged."""
     try:
-        saved = torch.load(file, map_location="cpu", weights_only=True)
+        with open_regular(file) as content:
+            saved = torch.load(content, map_location="cpu", weights_only=True)
     except Exception:  # noqa: BLE001 - torch's unpickler raises whatever the damage leads to
         return None
     return saved if isinstance(saved, dict) and saved.keys() >= _SAVED else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -138,15 +139,57 @@ def test_senseless_descriptions_are_one_error(hugging: Any, tmp_path: Path, key:
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with a name")
 def test_pipes_and_devices_are_not_waited_for(hugging: Any, tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.png")
-    for place in (str(tmp_path / "pipe.png"), "/dev/zero", str(tmp_path)):  # save_to_disk itself would wait for them
-        image = SavedImage([{"image": {"bytes": None, "path": place}}], "image", 0, tmp_path / "a")
-        with pytest.raises(DataError, match=r"row 0: .*(pipe or a device|Is a directory)"):
-            image.read_bytes()
     rows(hugging, 0, 15).save_to_disk(str(tmp_path / "a"))
     os.mkfifo(tmp_path / "a" / "more.arrow")
     with pytest.raises(DataError, match="no regular file"):
         load_dataset(tmp_path / "a")
+
+
+@pytest.mark.parametrize("place", ["/dev/zero", "/etc/passwd", "0.png", "a\0b", "\x1b[2J"])
+def test_a_row_does_not_say_which_file_is_read(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "0.png").write_bytes(photo(3))
+    monkeypatch.chdir(tmp_path)
+    image = SavedImage([{"image": {"bytes": None, "path": place}}], "image", 0, tmp_path / "a")
+    with pytest.raises(DataError, match=r"row 0 has no image but the name of a file, .*, which is not read"):
+        image.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["../{}", "{}", "x/../../{}"])
+def test_a_saved_set_names_no_file_outside(hugging: Any, tmp_path: Path, name: str) -> None:
+    """The library would read what ``state.json`` names, wherever it is."""
+    rows(hugging, 0, 15).save_to_disk(str(tmp_path / "private"))
+    rows(hugging, 0, 15).save_to_disk(str(tmp_path / "a"))
+    rows(hugging, 0, 15).save_to_disk(str(tmp_path / "b" / "train"))
+    (there,) = (tmp_path / "private").glob("*.arrow")
+    file = tmp_path / "a" / "state.json"
+    raw = json.loads(file.read_text())
+    raw["_data_files"] = [{"filename": name.format(there if name == "{}" else f"private/{there.name}")}]
+    file.write_text(json.dumps(raw))
+    split = name.format(tmp_path / "private" if name == "{}" else "private")
+    (tmp_path / "b" / "dataset_dict.json").write_text(json.dumps({"splits": ["train", split]}))
+    for read in (load_dataset, load_photos):
+        for outside in ("a", "b"):
+            with pytest.raises(DataError, match="which is not in its folder"):
+                read(tmp_path / outside)
+
+
+def test_damage_that_would_end_the_process(hugging: Any, tmp_path: Path) -> None:
+    """Where a value begins and ends is changed: the library would read what lies there."""
+    rows(hugging, 0, 15).save_to_disk(str(tmp_path / "a"))
+    (file,) = (tmp_path / "a").glob("*.arrow")
+    content = file.read_bytes()
+    size = len(photo(0))
+    offsets = b"".join(int(size * n).to_bytes(4, "little") for n in range(2, 5))
+    assert offsets in content
+    file.write_bytes(content.replace(offsets, b"".join(int(2**30 + n).to_bytes(4, "little") for n in range(3))))
+    code = "import sys; from pathlib import Path; from edgetl.data.dataset import load_photos, DataError\n"
+    code += "try:\n    [photo.source.read_bytes() for photo in load_photos(Path(sys.argv[1]))]\n"
+    code += "except DataError as error:\n    print(error)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a")], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.count("\n")) == (0, 2), done.stderr[-500:]
+    assert "cannot read the data set" in done.stdout
 
 
 def test_without_the_library_the_command_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

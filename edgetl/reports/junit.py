@@ -116,13 +116,14 @@ def _result(check: Check) -> str:
 
 def _properties(variant: VariantReport | None, report: Report) -> list[tuple[str, str]]:
     machine = report.machine
+    libraries = machine.get("libraries")
     found = {
         "bundle": report.bundle,
         "images": report.data.n,
         "data_fingerprint": report.data.fingerprint,
         "verdict": "passed" if report.verdict.passed else "failed",
         **{name: machine.get(name) for name in ("system", "architecture", "processor", "cores", "python")},
-        **{f"library.{name}": version for name, version in (machine.get("libraries") or {}).items()},
+        **{f"library.{name}": version for name, version in (libraries if isinstance(libraries, dict) else {}).items()},
         "checkpoint_sha256": report.provenance.get("checkpoint_sha256"),
     }
     if variant is not None:

@@ -72,8 +72,9 @@ def render_markdown(report: Report) -> str:
         _folded("How int8 was made", _int8(report)),
         _bullets(report.about_photos),
         _bullets(report.disturbances),
-        f"Measured {report.created} on {escape(str(report.machine['processor']))}, "
-        f"{escape(str(report.machine['cores']))} cores.",
+        # A report of others, as a baseline is, may say nothing of its machine.
+        f"Measured {report.created} on {escape(str(report.machine.get('processor', 'an unknown processor')))}, "
+        f"{escape(str(report.machine.get('cores', 'unknown')))} cores.",
     ]
     return "\n\n".join(_fitting([block for block in blocks if block])) + "\n"
 

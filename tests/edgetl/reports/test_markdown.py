@@ -3,7 +3,10 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+from edgetl.reports.html import render_html
+from edgetl.reports.junit import render_junit
 from edgetl.reports.markdown import render_markdown
+from edgetl.reports.terminal import render_terminal
 from edgetl.tasks.classification.results import ChangedPrediction, ChangedPredictions, LabelChanges
 from edgetl.verify.report import Finding, Report, Verdict
 
@@ -70,6 +73,14 @@ def test_a_plain_pass_has_neither_bullets_nor_sections(report: Report) -> None:
     text = render_markdown(replace(report, verdict=Verdict(True, only), variants=report.variants[:5]))
     assert "\n- " not in text
     assert "###" not in text
+
+
+def test_a_report_that_says_nothing_of_its_machine(report: Report) -> None:
+    for machine in ({}, {"libraries": "x"}, {"libraries": [3], "other": [[]]}):
+        other = replace(report, machine=machine)
+        assert "on an unknown processor, unknown cores." in render_markdown(other)
+        for render in (render_html, render_junit, render_terminal):
+            render(other)
 
 
 def test_names_cannot_break_out(report: Report) -> None:

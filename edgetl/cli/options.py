@@ -189,7 +189,9 @@ def _verify_options(parser: Parser) -> None:
     parser.add_argument("--write-gate", metavar="FILE.toml", type=Path, help="propose a gate from this report")
     parser.add_argument("--record", action="store_true", help="put what was found into the bundle, for the runtime")
     parser.add_argument(
-        "--force", action="store_true", help="replace the file of --write-gate; record fewer photos than were"
+        "--force",
+        action="store_true",
+        help="replace the file of --write-gate; record, or keep the original's answers to, fewer photos than were",
     )
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -110,6 +112,45 @@ def test_a_bundle_of_nothing_else_is_an_error(
             load(killing_bundle, engine="litert")
         with pytest.raises(EngineError, match="ends the process that runs it: SIGABRT"):
             load(killing_bundle / "tflite/model.fp32.tflite")
+
+
+@pytest.mark.parametrize("cache", ["off", "a file", "a file above", "writable by others", "sound"])
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"engine": "litert"},
+        {"min_top1": 0.5},
+        {"device": "builtin", "engine": "litert"},
+        {"verify": False, "engine": "litert"},
+    ],
+    ids=str,
+)
+def test_the_only_one_that_fits_is_tried_whatever_the_cache(
+    cache: str, wish: dict[str, Any], killing_bundle: Path, tmp_path: Path
+) -> None:
+    """In a process of its own, which the file would take down."""
+    folder = tmp_path / "cache"
+    if cache == "a file":
+        folder.write_text("")
+    elif cache == "a file above":
+        (tmp_path / "file").write_text("")
+        folder = tmp_path / "file" / "cache"
+    elif cache == "writable by others":
+        folder.mkdir()
+        folder.chmod(0o777)
+    if "engine" not in wish:  # of which only the killer was verified
+        found = {"id": KILLER, "parity": {"n": 9, "top1_agreement": 1.0}, "accuracy": {"top1": 0.9, "delta": 0.0}}
+        report = {"schema": 1, "variants": [found], "verdict": {"passed": True, "checks": []}}
+        (killing_bundle / "report.json").write_text(json.dumps(report))
+    code = "import json, sys\nfrom edgetl_runtime import EngineError, load\n"
+    code += "for _ in range(2):\n"
+    code += "    try:\n        load(sys.argv[1], **json.loads(sys.argv[2]))\n"
+    code += "    except EngineError as error:\n        print(error.what)"
+    environment = {**os.environ, CACHE_VARIABLE: "" if cache == "off" else str(folder)}
+    words = [sys.executable, "-c", code, str(killing_bundle), json.dumps(wish)]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr[-500:]
+    assert done.stdout.count("ends the process that runs it: SIG") == 2
 
 
 def test_self_test_fails_it_and_measures_the_others(killing_bundle: Path) -> None:

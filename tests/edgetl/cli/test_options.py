@@ -102,6 +102,14 @@ def test_help_without_a_command_takes_all_too(capsys: Capture) -> None:
     assert shown(["-h", "--all"], capsys) == shown(["-h"], capsys)
 
 
+def test_force_says_all_that_it_replaces() -> None:
+    """The file of --write-gate, what --record wrote, and what --keep-reference keeps."""
+    (force,) = (action for action in commands()["verify"]._actions if "--force" in action.option_strings)
+    assert force.help is not None
+    for what in ("--write-gate", "record", "the original's answers", "fewer photos"):
+        assert what in force.help
+
+
 def test_a_value_called_all_is_a_value() -> None:
     assert _parser().parse_args(["run", "--data", "all", "--out", "x"]).data == Path("all")
 

@@ -109,11 +109,12 @@ def _check_openvino(content: bytes, weights: bytes | None) -> str | None:
     def start(tag: str, attributes: dict[str, str]) -> None:
         tags.append(tag)
         if "offset" in attributes and "size" in attributes:
-            try:
-                offset, size = int(attributes["offset"]), int(attributes["size"])
-            except ValueError:  # of another meaning: those of weights are whole numbers
-                return
-            if offset < 0 or size < 0 or offset + size > end:
+            numbers = attributes["offset"], attributes["size"]
+            # What Python cannot read as a number another reader may: in base 16, or as far as there are digits.
+            if not all(number.isascii() and number.isdigit() for number in numbers):
+                raise DamagedFile(f"weights at {numbers[0]!r:.40} of {numbers[1]!r:.40} bytes")
+            offset, size = map(int, numbers)
+            if offset + size > end:
                 raise DamagedFile(f"weights at bytes {offset}..{offset + size} of {end}")
 
     parser = expat.ParserCreate()

@@ -305,3 +305,16 @@ def test_while_a_file_is_rewritten_nothing_else_runs(target: str, bundle_path: P
         writer.join()
     path.write_bytes(contents[0])
     load(bundle_path, variant=f"{target}.fp32").close()
+
+
+@pytest.mark.parametrize(
+    "number", ["0x10", "0xfffffffffffffff8", "1e3", "16.0", "+16", "-8", " 16", "1_6", "\uff11\uff16", "16x", ""]
+)
+@pytest.mark.parametrize("which", ["offset", "size"])
+def test_weights_of_openvino_lie_at_plain_numbers(number: str, which: str) -> None:
+    """Another reader may take it for another number than Python does."""
+    numbers = {"offset": "16", "size": "16"}
+    text = '<?xml version="1.0" encoding="utf-8"?><net><data offset="{offset}" size="{size}"/></net>'
+    check_model("openvino", text.format(**numbers).encode(), bytes(32), where="x")
+    with pytest.raises(EngineError, match="weights at"):
+        check_model("openvino", text.format(**numbers | {which: number}).encode(), bytes(32), where="x")

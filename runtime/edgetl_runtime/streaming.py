@@ -142,7 +142,7 @@ class _Newest(Generic[_Item]):
     def __init__(self, items: Iterable[_Item], changed: threading.Condition) -> None:
         self.waiting: list[_Item] = []
         self.ended = False
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
         self._left = False
         self._changed = changed
         # A daemon: a camera that gives nothing more must not keep the process from ending.
@@ -163,7 +163,8 @@ class _Newest(Generic[_Item]):
                         return
                     self.waiting = [item]
                     self._changed.notify_all()
-        except Exception as error:  # noqa: BLE001 - the source's own, raised where results are taken
+        # All of them: one that asks the program to end would only end this thread, as if there were no more items.
+        except BaseException as error:  # noqa: BLE001 - the source's own, raised where results are taken
             self.failure = error
         finally:
             with self._changed:

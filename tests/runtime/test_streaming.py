@@ -175,3 +175,13 @@ def test_a_camera_that_gives_nothing_more_can_be_left(monkeypatch: pytest.Monkey
     assert next(ready).result() == 1  # though no other frame comes
     ready.close()
     stop.set()
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), RuntimeError("gone")], ids=repr)
+def test_a_live_source_that_ends_the_program_does_not_just_end_the_stream(error: BaseException) -> None:
+    def source() -> Iterator[int]:
+        yield 1
+        raise error
+
+    with pytest.raises(type(error)):
+        list(map_latest(lambda item: item, source(), workers=2))

@@ -31,6 +31,7 @@ from edgetl_runtime.console import table
 from edgetl_runtime.errors import BundleError, CheckpointError, EdgetlError, MissingDependency, UsageError, nearest
 from edgetl_runtime.escaping import json_value, printable
 from edgetl_runtime.preprocess import ImageSource, preprocess
+from edgetl_runtime.trial import refusing, try_variants
 
 if TYPE_CHECKING:
     from edgetl_export import Source
@@ -158,7 +159,11 @@ def _inspected(
 ) -> list[VariantInspection]:
     from edgetl.verify.layers.compare import layer_errors
 
-    openers = {name: partial(opened.session, name, threads=1) for name in chosen}
+    died = try_variants(dict.fromkeys(chosen, opened.path), threads=1).died
+    openers = {
+        name: refusing(name, died[name]) if name in died else partial(opened.session, name, threads=1)
+        for name in chosen
+    }
     answers = collect_outputs(openers, source.reference(), samples, opened.manifest, threads=1, track=silent)
     few = [preprocess(sample.source, opened.manifest.preprocess) for sample in samples[:_IMAGES_FOR_LAYERS]]
     measured = layer_errors(opened, [name for name in chosen if name not in answers.errors], source, np.stack(few))
@@ -178,7 +183,9 @@ def _inspected(
         metric = answers.variants.get(report.id)
         logits = None if metric is None else metric.logits
         evidence = Evidence(opened, samples, answers.original.logits, logits, source)
-        causes = [fault.finding for fault in audit_variant(opened, report.id)] + list(diagnose(report, evidence))
+        causes = []
+        if report.id not in died:  # its engine is asked for what is in the file, too
+            causes = [fault.finding for fault in audit_variant(opened, report.id)] + list(diagnose(report, evidence))
         # Both know coarse weights; the layers know the modules they belong to.
         by_cause = {finding.cause: finding for finding in causes}
         found.append(_one(report, reports, tuple(by_cause.values())))

@@ -133,7 +133,9 @@ def choose(bundle: Bundle, wish: Wish) -> Choice:
     problems |= race.failed
     left = [item for item in fit if item.id not in race.failed]
     if not left:
-        raise _nothing_fits(bundle, candidates, {**errors, **race.errors}, problems)
+        # Nobody is told to name one that failed when it was tried.
+        tried = {id_: EngineError(reason, fix="export the bundle again") for id_, reason in race.failed.items()}
+        raise _nothing_fits(bundle, candidates, {**errors, **tried, **race.errors}, problems)
     best = _best(left, race.times, verified) if race.times else left[0].id
     reason = f"the fastest of {len(race.times)} that run here and fit"
     if not race.times:

@@ -28,7 +28,9 @@ from edgetl_runtime.manifest import Preprocess, Variant
 from edgetl_runtime.placement import FallbackWarning, Placement
 from edgetl_runtime.preflight import Obstacle, obstacle
 from edgetl_runtime.selftest import SelfTest, self_test
+from edgetl_runtime.session import Session
 from edgetl_runtime.tasks import TASKS, PredictOption, predict_options, task_of
+from edgetl_runtime.trial import refusing, try_variants
 from edgetl_runtime.verification import read_verified
 
 __all__ = ["main"]
@@ -150,12 +152,16 @@ def _info(arguments: argparse.Namespace) -> int:
     manifest, failed = bundle.manifest, bundle.failed_checks()
     rows: list[list[str]] = []
     variants: list[dict[str, Any]] = []
+    obstacles = {variant.id: obstacle(variant) for variant in manifest.variants}
+    able = [id_ for id_, found in obstacles.items() if found is None]
+    died = try_variants(dict.fromkeys(able, bundle.path), **_on_device(arguments)).died if arguments.placement else {}
     for variant in manifest.variants:
-        found = obstacle(variant)
+        found = obstacles[variant.id]
         runs = "runs here" if found is None else " ".join(str(found.error).split())
         places = None
         if arguments.placement and found is None:
-            places, runs = _placed(bundle, variant, arguments)
+            start = refusing(variant.id, died[variant.id]) if variant.id in died else bundle.session
+            places, runs = _placed(partial(start, variant.id, **_on_device(arguments)))
         checks = failed.get(variant.id, ())
         wrong, costs = [check for check in checks if not check.is_cost], [check for check in checks if check.is_cost]
         verdict = f"; FAILED verification: {'; '.join(map(str, wrong))}" if wrong else ""
@@ -198,12 +204,12 @@ def _preprocessing(spec: Preprocess) -> str:
     return f"{resize}, {spec.interpolation}; centre crop {height}x{width}{which}"
 
 
-def _placed(bundle: Bundle, variant: Variant, arguments: argparse.Namespace) -> tuple[Placement | None, str]:
-    """Where its operators run on the device that was asked for, and that in words; None and why when it does not."""
+def _placed(start: Callable[[], Session]) -> tuple[Placement | None, str]:
+    """Where the operators of a session run, and that in words; None and why when it cannot be started."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FallbackWarning)  # the words say it
-            with bundle.session(variant.id, **_on_device(arguments)) as session:
+            with start() as session:
                 placement = session.placement()
     except EngineError as error:
         return None, " ".join(str(error).split())

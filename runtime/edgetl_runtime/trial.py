@@ -95,7 +95,7 @@ def death(variant_id: str, how: str) -> EngineError:
 def refusing(variant_id: str, how: str) -> Callable[..., NoReturn]:
     """In place of what opens a session of a variant that died: it raises that error."""
 
-    def refuse(*_: object) -> NoReturn:
+    def refuse(*_: object, **__: object) -> NoReturn:
         raise death(variant_id, how)
 
     return refuse

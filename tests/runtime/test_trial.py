@@ -108,8 +108,9 @@ def test_a_bundle_of_nothing_else_is_an_error(
 ) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     for _ in range(2):
-        with pytest.raises(EngineError, match="ends the process that runs it: SIGABRT"):
+        with pytest.raises(EngineError, match="ends the process that runs it: SIGABRT") as caught:
             load(killing_bundle, engine="litert")
+        assert "name one of them" not in str(caught.value)
         with pytest.raises(EngineError, match="ends the process that runs it: SIGABRT"):
             load(killing_bundle / "tflite/model.fp32.tflite")
 
@@ -165,6 +166,20 @@ def test_the_command_line_survives(killing_bundle: Path, tmp_path: Path, capsys:
     assert "SIGABRT" in capsys.readouterr().out
     assert main(["bench", str(killing_bundle), "--seconds", "0.1", "--json", str(tmp_path / "b.json")]) == 2
     assert "variant tflite.fp32 ends the process that runs it: SIGABRT" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", [[], ["--device", "builtin"]])
+def test_placement_of_a_file_that_ends_its_process(device: list[str], killing_bundle: Path, tmp_path: Path) -> None:
+    """In a process of its own, which the file would take down."""
+    code = "import sys; from edgetl_runtime.cli import main; sys.exit(main(sys.argv[1:]))"
+    words = ["info", str(killing_bundle), "--placement", *device, "--json", str(tmp_path / "info.json")]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-500:]
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith(KILLER)]
+    assert "SIGABRT" in line
+    found = {one["id"]: one["placement"] for one in json.loads((tmp_path / "info.json").read_text())["variants"]}
+    assert found[KILLER] is None
+    assert device or None not in [found[other] for other in OTHERS]
 
 
 def test_refusing_stands_in_for_a_session() -> None:

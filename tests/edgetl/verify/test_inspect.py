@@ -20,6 +20,7 @@ from edgetl.verify.report import LayerError
 from edgetl_export import CalibrationSamples, ExportOptions, Source, export
 from edgetl_runtime.errors import CheckpointError, UsageError
 from edgetl_runtime.manifest import Label, Normalize, Preprocess
+from tests.conftest import put_killer
 from tests.edgetl.verify.planting import flipped, plant_in_layer
 
 SIZE, LAYERS, PLACE = 24, 9, 6
@@ -177,3 +178,16 @@ def test_what_cannot_be_inspected_is_said(exported: Path, bundle: Path) -> None:
 def test_a_bundle_without_its_checkpoint_is_said(exported: Path) -> None:
     with pytest.raises(CheckpointError, match="does not keep the checkpoint"):
         inspect_layers(exported)
+
+
+def test_a_file_that_ends_its_process_is_the_only_one_without_layers(bundle: Path) -> None:
+    put_killer(bundle)
+    manifest = bundle / "manifest.json"
+    raw = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({key: value for key, value in raw.items() if key not in ("sealed", "seal")}))
+    found = {variant.id: variant for variant in inspect_layers(bundle, variants=("onnx.fp32", "tflite.fp32")).variants}
+    assert "SIGABRT" in str(found["tflite.fp32"].error)
+    assert not found["tflite.fp32"].layers
+    assert not found["tflite.fp32"].findings
+    assert found["onnx.fp32"].error is None
+    assert found["onnx.fp32"].layers

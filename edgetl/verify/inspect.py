@@ -28,10 +28,12 @@ from edgetl.verify.report import NOT_EXPORTED, Finding, LayerError, VariantRepor
 from edgetl_export.progress import silent
 from edgetl_runtime.bundle import Bundle, open_bundle
 from edgetl_runtime.console import table
+from edgetl_runtime.decoding import parse
 from edgetl_runtime.errors import BundleError, CheckpointError, EdgetlError, MissingDependency, UsageError, nearest
 from edgetl_runtime.escaping import json_value, printable
 from edgetl_runtime.preprocess import ImageSource, preprocess
 from edgetl_runtime.trial import refusing, try_variants
+from edgetl_runtime.verification import LARGEST_REPORT
 
 if TYPE_CHECKING:
     from edgetl_export import Source
@@ -207,14 +209,17 @@ def _one(report: VariantReport, reports: Sequence[VariantReport], causes: tuple[
 
 def _not_exported(opened: Bundle) -> dict[str, str]:
     """By variant id the reason, of those that the bundle's report has and the bundle has not."""
+    from edgetl_export.targets import ALL_PRECISIONS, TARGETS
+
+    known = {f"{target}.{precision}" for target in TARGETS for precision in ALL_PRECISIONS}
     try:
-        rows = json.loads(opened.read(_REPORT))["variants"]
+        rows = parse(opened.read(_REPORT, limit=LARGEST_REPORT))["variants"]
         return {
             str(row["id"]): str(row["error"])
             for row in rows
-            if isinstance(row, Mapping) and str(row.get("error")).startswith(NOT_EXPORTED)
+            if isinstance(row, Mapping) and str(row.get("error")).startswith(NOT_EXPORTED) and str(row["id"]) in known
         }
-    except (BundleError, ValueError, KeyError, TypeError):
+    except (BundleError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import math
-import struct
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +14,7 @@ from edgetl_runtime.errors import BundleError
 from edgetl_runtime.files import COPY_AGAIN
 from edgetl_runtime.frozen import dataclass, field
 from edgetl_runtime.manifest import Golden
+from edgetl_runtime.npy import read_npz
 
 if TYPE_CHECKING:
     from edgetl_runtime.files import BundleContents
@@ -26,23 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["GoldenSamples", "read_golden"]
 
 _LARGEST_GOLDEN = 2**28
-_NPY_HEADER = 2**14
-"""Bytes. What an .npz may have in front of an array's own."""
-_NPZ_FAILURES = (
-    KeyError,
-    TypeError,
-    ValueError,
-    OSError,
-    EOFError,
-    MemoryError,
-    RuntimeError,  # encrypted
-    NotImplementedError,
-    SyntaxError,
-    struct.error,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 @dataclass(frozen=True)
@@ -107,16 +86,7 @@ def _expected(bundle: BundleContents, golden: Golden) -> dict[str, npt.NDArray[A
     for spec in bundle.manifest.all_outputs:
         values = math.prod(abs(size) for size in spec.shape[1:])
         sizes[spec.name] = golden.n * values * np.dtype(spec.dtype).itemsize
-    limits = {name: min(size, _LARGEST_GOLDEN) + _NPY_HEADER for name, size in sizes.items()}
-    arrays: dict[str, npt.NDArray[Any]] = {}
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            for name, limit in limits.items():
-                entry = archive.getinfo(f"{name}.npy")
-                if entry.file_size > limit:
-                    raise ValueError(f"{name} has {entry.file_size} bytes, more than the {limit} it may have")
-                with archive.open(entry) as file:
-                    arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
-    except _NPZ_FAILURES as error:
+        return read_npz(content, {name: min(size, _LARGEST_GOLDEN) for name, size in sizes.items()})
+    except ValueError as error:
         raise BundleError(f"{golden.expected.path} in {bundle.path} is damaged: {error}", fix=COPY_AGAIN) from None
-    return arrays

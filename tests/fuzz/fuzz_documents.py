@@ -8,6 +8,7 @@ devices. Reading it gives an answer or an `EdgetlError` with a fix. The exit cod
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -42,7 +43,10 @@ from edgetl.reports.terminal import render_terminal  # noqa: E402
 from edgetl.verify.gate.limits import read_gate  # noqa: E402
 from edgetl.verify.gate.propose import propose_gate  # noqa: E402
 from edgetl.verify.gate.regression import Baseline  # noqa: E402
+from edgetl.verify.measure.original_outputs import RecordingOriginal, read_kept_outputs  # noqa: E402
 from edgetl.verify.record import read_record  # noqa: E402
+from edgetl_runtime import open_bundle  # noqa: E402
+from tests import conftest as colours  # noqa: E402
 
 __all__ = ["KINDS"]
 
@@ -263,6 +267,35 @@ def _record(rng: Random, folder: Path) -> None:
     read_record(bundle)
 
 
+@cache
+def _answering() -> tuple[Path, bytes, Any]:
+    """A bundle that keeps the original's answers: the folder, the arrays, and what says what they are."""
+    import tempfile
+
+    folder = Path(tempfile.mkdtemp(prefix="edgetl-fuzz-", dir=Path.cwd()))
+    colours.write_bundle(folder)
+    bundle = folder / "bundle"
+    manifest = open_bundle(bundle).manifest
+    recording = RecordingOriginal(lambda images: np.zeros((len(images), len(manifest.labels)), np.float32))
+    recording(np.arange(108, dtype=np.uint8).reshape(4, 3, 3, 3))
+    recording.keep(bundle, manifest, [0] * 4)
+    kept = bundle / "reference"
+    return bundle, (kept / "logits.npz").read_bytes(), json.loads((kept / "logits.json").read_text())
+
+
+def _answers(rng: Random, folder: Path) -> None:
+    """Answers of the original, damaged and with a hash that is right, or described senselessly."""
+    bundle, content, about = _answering()
+    if rng.random() < 0.6:
+        content = damaged(content, rng)
+        text = json.dumps(about | {"sha256": hashlib.sha256(content).hexdigest()}).encode()
+    else:
+        text = senseless(about, rng)
+    (bundle / "reference" / "logits.npz").write_bytes(content)
+    (bundle / "reference" / "logits.json").write_bytes(text)
+    read_kept_outputs(open_bundle(bundle))
+
+
 def _calibrations(rng: Random, folder: Path) -> None:
     """``quantization.json`` and the history of the training, as the page of a report reads them from a bundle."""
     grids = {"conv": {"scale": 0.1, "zero_point": 3}, "relu": {"scale": 0.2, "zero_point": 0}}
@@ -291,6 +324,7 @@ KINDS: Kinds = {
     "baseline": _baseline,
     "record": _record,
     "calibrations": _calibrations,
+    "answers": _answers,
 }
 
 

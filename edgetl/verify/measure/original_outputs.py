@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import zipfile
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,8 +25,11 @@ import numpy.typing as npt
 
 from edgetl.data.content import content_of
 from edgetl_runtime.bundle import Bundle
+from edgetl_runtime.decoding import parse
 from edgetl_runtime.errors import BundleError, DataError, OutputError
-from edgetl_runtime.manifest import Manifest
+from edgetl_runtime.files import LARGEST_FILE
+from edgetl_runtime.manifest import LARGEST_MANIFEST, Manifest
+from edgetl_runtime.npy import npz_sizes, read_npz
 from edgetl_runtime.writing import write_file
 
 __all__ = ["KEPT_FILES", "FeatureModel", "KeptOutputs", "RecordingOriginal", "check_keeps_more", "read_kept_outputs"]
@@ -37,6 +40,11 @@ _SCHEMA = 1
 _LOGITS, _INDEX = "reference/logits.npz", "reference/logits.json"
 KEPT_FILES = (_LOGITS, _INDEX)
 """Paths inside a bundle."""
+_MOST_IMAGES = 10_000_000
+_DIGEST = 32
+"""Bytes of a SHA-256."""
+_INFLATES, _LARGE_INFLATED = 64, 2**26
+"""Answers are numbers that hardly deflate: what grows more than so many times, and beyond so many bytes, is a bomb."""
 _AGAIN = "keep the answers again, where torch is: edgetl verify BUNDLE --data DIR --keep-reference"
 
 
@@ -176,41 +184,57 @@ def read_kept_outputs(bundle: Bundle) -> KeptOutputs | None:
     Raises `BundleError` when they are damaged, of a newer schema, or of another model than the bundle.
     """
     try:
-        text = bundle.read(_INDEX)
+        text = bundle.read(_INDEX, limit=LARGEST_MANIFEST)
     except BundleError:
         return None
     where = f"{_INDEX} in {bundle.path}"
     try:
-        index: dict[str, Any] = json.loads(text)
+        index: dict[str, Any] = parse(text)
         schema, n, digest = index["schema"], index["n"], index["sha256"]
         about = index["labels"], index["checkpoint_sha256"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"{where} is damaged: {error!r}", fix=_AGAIN) from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BundleError(f"{where} is damaged: {error!r:.200}", fix=_AGAIN) from None
+    if not isinstance(n, int) or not 0 < n <= _MOST_IMAGES:
+        raise BundleError(f"{where} is damaged: it says that there are {n!r:.40} images", fix=_AGAIN)
     if not isinstance(schema, int) or schema > _SCHEMA:
-        raise BundleError(f"{where} has schema {schema!r}, this edgetl reads {_SCHEMA}", fix="update edgetl")
+        raise BundleError(f"{where} has schema {schema!r:.60}, this edgetl reads {_SCHEMA}", fix="update edgetl")
     manifest = bundle.manifest
     if about != ([label.id for label in manifest.labels], manifest.provenance.get("checkpoint_sha256")):
         raise BundleError(f"the answers kept in {bundle.path} are those of another model", fix=_AGAIN)
     content = bundle.read(_LOGITS)
     if hashlib.sha256(content).hexdigest() != digest:
         raise BundleError(f"{_LOGITS} in {bundle.path} is damaged: the SHA-256 differs", fix=_AGAIN)
-    names = [spec.name for spec in manifest.outputs]
-    arrays = _arrays(content, where, names, [spec.name for spec in manifest.features])
-    images, outputs = arrays.pop("images"), {name: arrays.pop(name) for name in names}
-    for spec in manifest.outputs:
-        shape = outputs[spec.name].shape
-        if shape != (n, *spec.shape[1:]) or any(len(rows) != n for rows in (images, *arrays.values())):
-            raise BundleError(f"{_LOGITS} in {bundle.path} holds {shape} {spec.name} of {n} images", fix=_AGAIN)
+    rows: dict[str, tuple[int, ...]] = {"images": (_DIGEST,)}
+    rows |= {spec.name: tuple(spec.shape[1:]) for spec in manifest.outputs}
+    features: dict[str, tuple[int, ...]] = {spec.name: tuple(spec.shape[1:]) for spec in manifest.features}
+    arrays = _arrays(content, f"{_LOGITS} in {bundle.path}", n, rows, features)
+    images, outputs = arrays.pop("images"), {spec.name: arrays.pop(spec.name) for spec in manifest.outputs}
     return KeptOutputs(outputs, {image.tobytes().hex(): row for row, image in enumerate(images)}, arrays)
 
 
-def _arrays(content: bytes, where: str, outputs: Sequence[str], features: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
-    """``images``, `outputs`, and those of the `features` that are there."""
+def _arrays(
+    content: bytes,
+    where: str,
+    n: int,
+    rows: Mapping[str, tuple[int, ...]],
+    features: Mapping[str, tuple[int, ...]],
+) -> dict[str, npt.NDArray[Any]]:
+    """Those of `rows`, which has the shape of a row of each, and those of the `features` that are there.
+
+    Raises `BundleError` when there are not `n` rows of these shapes, or they would take too much memory.
+    """
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            found = {"images": arrays["images"].astype(np.uint8, copy=False)}
-            for name in (*outputs, *(feature for feature in features if feature in arrays)):
-                found[name] = arrays[name].astype(np.float32, copy=False)
-            return found
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
-        raise BundleError(f"{where}: {error!r}", fix=_AGAIN) from None
+        sizes = npz_sizes(content)
+        there = {**rows, **{name: row for name, row in features.items() if name in sizes}}
+        if sum(sizes.get(name, 0) for name in there) > max(_LARGE_INFLATED, _INFLATES * len(content)):
+            raise ValueError(f"its {len(content)} bytes would become too many")
+        # Numbers of other types than ours are converted: 8 bytes have room for them.
+        limits = {name: min(n * math.prod(map(abs, row)) * 8, LARGEST_FILE) for name, row in there.items()}
+        arrays = read_npz(content, limits)
+        for name, row in there.items():
+            if arrays[name].shape != (n, *row) or arrays[name].dtype.kind not in "uif":
+                raise ValueError(f"{name} is {arrays[name].dtype} {list(arrays[name].shape)}, not {[n, *row]}")
+    except ValueError as error:
+        raise BundleError(f"{where} is damaged: {error}", fix=_AGAIN) from None
+    kinds = {"images": np.uint8}
+    return {name: values.astype(kinds.get(name, np.float32), copy=False) for name, values in arrays.items()}

@@ -18,6 +18,7 @@ from edgetl.verify.inspect import LayerInspection, inspect_layers
 from edgetl.verify.layers.layer_error import find_parting
 from edgetl.verify.report import LayerError
 from edgetl_export import CalibrationSamples, ExportOptions, Source, export
+from edgetl_runtime.bundle import open_bundle
 from edgetl_runtime.errors import CheckpointError, UsageError
 from edgetl_runtime.manifest import Label, Normalize, Preprocess
 from tests.conftest import put_killer
@@ -191,3 +192,12 @@ def test_a_file_that_ends_its_process_is_the_only_one_without_layers(bundle: Pat
     assert not found["tflite.fp32"].findings
     assert found["onnx.fp32"].error is None
     assert found["onnx.fp32"].layers
+
+
+@pytest.mark.parametrize("id_", ["evil.int8", "onnx", "", "../../x.fp32", "onnx.fp99", "\x1b[2J.int8"])
+def test_a_report_that_names_what_there_is_not(bundle: Path, id_: str) -> None:
+    report = {"variants": [{"id": id_, "error": "not exported: ConversionError"}]}
+    (bundle / "report.json").write_text(json.dumps(report))
+    assert inspection._not_exported(open_bundle(bundle)) == {}
+    (bundle / "report.json").write_text('{"variants":' + "[" * 100_000)
+    assert inspection._not_exported(open_bundle(bundle)) == {}

@@ -16,6 +16,7 @@ from edgetl_runtime.errors import BundleError
 from edgetl_runtime.frozen import dataclass
 
 if TYPE_CHECKING:
+    from io import BufferedReader
     from pathlib import Path
 
     from edgetl_runtime.manifest import FileEntry, Manifest
@@ -184,7 +185,7 @@ def regular(path: str | os.PathLike[str], flags: int) -> int:
     return descriptor
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     """A file that is no part of a bundle, open to be read. Raises `OSError` as `regular` does."""
     return open(path, "rb", opener=regular)
 

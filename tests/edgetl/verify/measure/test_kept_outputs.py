@@ -63,7 +63,7 @@ def bomb(size: int) -> bytes:
 def test_sound_answers_are_read(bundle: Path) -> None:
     kept = read_kept_outputs(open_bundle(bundle))
     assert kept is not None
-    assert kept.logits.shape == (N, 4)
+    assert kept.values["logits"].shape == (N, 4)
     put(bundle, npz())
     assert read_kept_outputs(open_bundle(bundle)) is not None
 

@@ -9,6 +9,7 @@ from typing import Any
 from edgetl import pipeline
 from edgetl.models.checkpoint import Checkpoint
 from edgetl.models.image_size import ImageSize, image_size_of
+from edgetl.pack import pack_bundle
 from edgetl.recipe import ExportSection, Recipe
 from edgetl.reports.recording import record_report
 from edgetl.verify.gate.limits import Gate, read_gate
@@ -18,7 +19,7 @@ from edgetl.verify.verify import VerifyOptions
 from edgetl_export.progress import Tell, Track, silent, untold
 from edgetl_runtime.errors import ExportError, UsageError
 
-__all__ = ["Checkpoint", "Report", "export", "finetune", "verify"]
+__all__ = ["Checkpoint", "Report", "export", "finetune", "pack", "verify"]
 
 
 def finetune(
@@ -201,6 +202,27 @@ def verify(
     if record:
         record_report(outcome.report, Path(bundle), force=force)
     return outcome.report
+
+
+def pack(bundle: str | Path, *, out: str | Path, variants: Sequence[str] | None = None, force: bool = False) -> Path:
+    """What a device needs of a bundle: ``edgetl pack`` from Python.
+
+    Args:
+        bundle: A bundle folder, a zip of one, or a single model file that edgetl wrote, of this version or an earlier.
+        out: Where it goes: one file, a zip, where it ends with ``.edgetl`` or ``.zip``, else a folder.
+        variants: Their ids, by default all.
+        force: Replace the bundle at `out` if it exists.
+
+    Returns:
+        `out`.
+
+    Raises:
+        BundleError: When the bundle is damaged, or has no such variant.
+        OutputError: When `out` exists and not `force`, is no bundle, or cannot be written.
+        UsageError: For no variants, or an `out` that is called like a model file.
+    """
+    chosen = [variants] if isinstance(variants, str) else variants
+    return pack_bundle(Path(bundle), Path(out), variants=chosen, force=force).path
 
 
 def _without_none(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ ON_THE_DEVICE = {"numpy", "PIL"}
 HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "openvino", "tensorflow", "ai_edge_litert", "tflite_runtime")
 COMMANDS = [
     *("run", "train", "lr-range", "export", "verify", "bench", "inspect", "backbones", "compare", "learning-curve"),
-    *("demo", "completion"),
+    *("pack", "demo", "completion"),
 ]
 WRITERS = {"edgetl_runtime.writing", "edgetl_export.staging", "edgetl_export.renaming"}
 """Who alone puts files and folders in place."""
@@ -362,7 +362,7 @@ ROOMS = (
     ("edgetl.tasks",),
     ("edgetl.training", "edgetl.verify"),
     ("edgetl.reports",),
-    ("edgetl.recipe", "edgetl.pipeline", "edgetl.api"),
+    ("edgetl.recipe", "edgetl.pack", "edgetl.pipeline", "edgetl.api"),
     ("edgetl.studies", "edgetl.testing"),
     ("edgetl.cli", "edgetl.__main__"),
 )

@@ -76,6 +76,19 @@ def test_verification_comes_to_what_it_came_to_then(earlier: Path, digits: Path)
         assert now.top1_agreement == pytest.approx(then.top1_agreement, abs=0.05)
 
 
+def test_it_is_packed_for_a_device(earlier: Path, digits: Path, tmp_path: Path) -> None:
+    out = api.pack(earlier / "small.edgetl", out=tmp_path / "pi.edgetl", variants=["tflite.int8"])
+    before = sum(path.stat().st_size for path in (earlier / "small.edgetl").rglob("*") if path.is_file())
+    assert out.stat().st_size < before / 10
+    bundle = open_bundle(out)
+    bundle.check()
+    assert edgetl_runtime.self_test(bundle).passed
+    assert bundle.read("labels.txt").decode().split() == LABELS
+    photo = next((digits / "val" / "one").iterdir())
+    with edgetl_runtime.load(out) as classifier:
+        assert len(classifier.predict(photo, top=4).scores) == 4
+
+
 def test_a_gate_that_asks_for_more_fails(earlier: Path, digits: Path) -> None:
     stricter = dataclasses.replace(read_gate(earlier / "gate.toml"), variant={"onnx.int8": {"sqnr_db": 150.0}})
     report = api.verify(earlier / "small.edgetl", digits, gate=stricter)

@@ -22,7 +22,7 @@ from edgetl.cli.parser import FORMER, Parser
 from edgetl.cli.progress import say, tell, track
 from edgetl.training.rank import is_first
 from edgetl_runtime.commands import run_command, split_names
-from edgetl_runtime.console import out, table
+from edgetl_runtime.console import out, size, table
 from edgetl_runtime.errors import EdgetlError, UsageError
 from edgetl_runtime.escaping import json_on_screen
 from edgetl_runtime.writing import check_writable, write_file
@@ -65,6 +65,7 @@ def _parser() -> Parser:
         "lr-range": _lr_range,
         "export": _export,
         "verify": _verify,
+        "pack": _pack,
         "bench": _bench,
         "inspect": _inspect,
         "backbones": _backbones,
@@ -291,6 +292,22 @@ def _checkpoint(path: Path) -> Checkpoint:
     from edgetl.models.checkpoint import Checkpoint
 
     return Checkpoint.load(path)
+
+
+def _pack(arguments: argparse.Namespace) -> int:
+    """Put into one file what a device needs of a bundle: some variants, without the checkpoint."""
+    from edgetl.pack import pack_bundle
+
+    variants = None if arguments.variants is None else split_names(arguments.variants)
+    packed = pack_bundle(arguments.bundle, arguments.out, variants=variants, force=arguments.force)
+    for variant in packed.manifest.variants:
+        out(f"{variant.id:16} {size(variant.bytes):>9}  {variant.files[0].path}")
+    out(f"{arguments.out}: {size(packed.bytes)}")
+    left_out = (*packed.left_out.variants, *packed.left_out.files)
+    if left_out:
+        say(f"left out: {', '.join(left_out)}")
+    say(f"on the device: edgetl-run self-test {arguments.out.name}")
+    return 0
 
 
 def _bench(arguments: argparse.Namespace) -> int:

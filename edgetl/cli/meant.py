@@ -52,6 +52,7 @@ MEANT: dict[str, _Hint] = {
     **_each(("convert", "quantize", "quantise", "compile"), "export", "did you mean edgetl export?"),
     **_each(("finetune", "fine-tune", "fit"), "train", "did you mean edgetl train?"),
     **_each(("val", "validate", "eval", "evaluate", "test", "check", "gate"), "verify", "did you mean edgetl verify?"),
+    **_each(("package", "bundle", "zip", "strip", "slim", "deploy"), "pack", "did you mean edgetl pack?"),
     **_each(("benchmark", "profile", "speed"), "bench", "did you mean edgetl bench?"),
     **_each(("info", "show", "summary", "list"), "inspect", "did you mean edgetl inspect?"),
     **_each(("models", "list-models"), "backbones", "did you mean edgetl backbones?"),

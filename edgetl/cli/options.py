@@ -28,6 +28,7 @@ _ABOUT = {
     "lr-range": "Find a learning rate: a short training whose rate grows until the loss does.",
     "export": "Export a checkpoint, or a plain torchvision weights file, to a bundle.",
     "verify": "Hold every variant of a bundle against the model it came from, on labelled photos.",
+    "pack": "Put into one file what a device needs of a bundle: some variants, without the checkpoint.",
     "bench": "Measure latency of every variant that runs here.",
     "inspect": "Show what is in a bundle, what of it runs here, what verification said; --layers: where it goes wrong.",
     "backbones": "List every backbone: parameters, GMACs, input, published top-1, and the targets it was tried on.",
@@ -48,6 +49,7 @@ _EXAMPLES = {
         "edgetl verify flowers.edgetl --data photos/ --record",
         "edgetl verify flowers.edgetl --data photos/ --gate gate.toml",
     ),
+    "pack": ("edgetl pack flowers.edgetl --variants tflite.int8 --out pi.edgetl",),
     "compare": ("edgetl compare --data photos/ --backbones mobilenet_v2,resnet18 --out nets/",),
     "completion": (
         "edgetl completion bash > ~/.local/share/bash-completion/completions/edgetl",
@@ -195,6 +197,12 @@ def _verify_options(parser: Parser) -> None:
     )
 
 
+def _pack_options(parser: Parser) -> None:
+    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="bundle folder, .edgetl file, or one model file")
+    parser.add_argument("--variants", metavar="ID,...", help="only these variants (default: all)")
+    _output(parser, "FILE.edgetl", "one file, or a folder where it has no such ending")
+
+
 def _bench_options(parser: Parser) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", help="bundle folder, .edgetl file, or one model file")
     parser.add_argument("--variants", metavar="ID,...", help="only these variants, separated by commas")
@@ -257,6 +265,7 @@ _COMMANDS: dict[str, Callable[[Parser], None]] = {
     "lr-range": _lr_range_options,
     "export": _export_options,
     "verify": _verify_options,
+    "pack": _pack_options,
     "bench": _bench_options,
     "inspect": _inspect_options,
     "backbones": _backbones_options,

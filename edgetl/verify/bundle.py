@@ -163,4 +163,9 @@ def _kept(opened: Bundle, bundle: Path) -> OriginalModel:
             f"torch is not installed here, and {bundle} does not keep the original's answers",
             fix='pip install "edgetl[all]", or where torch is: edgetl verify BUNDLE --data DIR --keep-reference',
         )
+    if opened.manifest.packed is not None:
+        raise CheckpointError(
+            f"{bundle} was packed for a device: the checkpoint that it is compared with was left out",
+            fix="verify the bundle that it was packed from, or name the checkpoint: --reference CHECKPOINT",
+        )
     raise CheckpointError(f"{bundle} does not keep the checkpoint it came from", fix="name it: --reference CHECKPOINT")

@@ -134,6 +134,11 @@ def inspect_layers(
 
 
 def _source(bundle: Path, opened: Bundle) -> Source:
+    if opened.manifest.packed is not None and not (bundle / REFERENCE).is_dir():
+        raise CheckpointError(
+            f"{bundle} was packed for a device: the checkpoint that its layers are compared with was left out",
+            fix="inspect the bundle that it was packed from",
+        )
     if not (bundle / REFERENCE).is_dir():
         raise CheckpointError(
             f"{bundle} does not keep the checkpoint it came from, which its layers are compared with",

@@ -1,12 +1,18 @@
 """A torch model to files: ONNX, TFLite and OpenVINO at several precisions, in one bundle.
 
 Knows nothing of training, data sets or gates. `export` is the whole of it; `edgetl.export` is what most people call.
-Without torch there is nothing to export, but `progress` and `device` are there: verification does without torch.
+Torch is imported when one of these names is used, and not for `progress` or `staging`: a command line that finds a
+misspelt folder does not wait for it, and verification does without.
 """
 
-from importlib.util import find_spec
+from __future__ import annotations
 
-if find_spec("torch") is not None:
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
     from edgetl_export.calibration import CalibrationSamples
     from edgetl_export.capture import Captured, Source, capture
     from edgetl_export.export import Exported, ExportOptions, export
@@ -23,3 +29,32 @@ __all__ = [
     "capture",
     "export",
 ]
+
+_MODULES = {
+    **dict.fromkeys(("Captured", "Source", "capture"), "edgetl_export.capture"),
+    **dict.fromkeys(("ExportOptions", "Exported", "export"), "edgetl_export.export"),
+    **dict.fromkeys(("PRECISIONS", "TARGETS"), "edgetl_export.targets"),
+    "CalibrationSamples": "edgetl_export.calibration",
+}
+"""Where each name is from."""
+
+
+class _Package(ModuleType):
+    """Importing ``edgetl_export.export`` binds that module in its package: `export` stays the function."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _MODULES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _MODULES:
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        found = getattr(import_module(_MODULES[name]), name)
+        setattr(self, name, found)
+        return found
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *__all__})
+
+
+sys.modules[__name__].__class__ = _Package

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -16,11 +15,11 @@ from edgetl_export.artifact import Artifact
 from edgetl_export.capture import Source
 from edgetl_export.quantize.quantization import Quantization
 from edgetl_export.quantize.saturation import LayerRisk
-from edgetl_runtime.manifest import FileEntry, Golden, Manifest, Preprocess, Variant
+from edgetl_runtime.manifest import FileEntry, Golden, Manifest, Preprocess, Variant, file_entry
 from edgetl_runtime.npy import write_npy
 from edgetl_runtime.placing import place
 from edgetl_runtime.preprocess import ImageSource, load_bands, preprocess, stack_bands
-from edgetl_runtime.seal import sealed, with_room_for_seal
+from edgetl_runtime.seal import sealed_manifest
 
 __all__ = ["write_file", "write_golden", "write_manifest", "write_quantizations", "write_variant"]
 
@@ -33,7 +32,7 @@ def write_file(folder: Path, relative: str, content: bytes) -> FileEntry:
     path = folder / relative
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
-    return FileEntry(relative, hashlib.sha256(content).hexdigest(), len(content))
+    return file_entry(relative, content)
 
 
 def write_variant(folder: Path, variant: Variant, artifact: Artifact) -> Variant:
@@ -99,8 +98,7 @@ def write_quantizations(
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """``manifest.json``, sealed, last of all."""
-    (content,) = sealed([with_room_for_seal(manifest.to_json()).encode() + b"\n"])
-    (folder / "manifest.json").write_bytes(content)
+    (folder / "manifest.json").write_bytes(sealed_manifest(manifest.to_json()))
 
 
 def _reduced(image: Image.Image, spec: Preprocess) -> Image.Image:

@@ -26,7 +26,7 @@ from edgetl_runtime.files import (
     read_file,
     weights_path,
 )
-from edgetl_runtime.manifest import LARGEST_MANIFEST, FileEntry, Manifest, Variant
+from edgetl_runtime.manifest import LARGEST_MANIFEST, FileEntry, Manifest, Variant, file_entry
 from edgetl_runtime.modelcheck import check_model
 from edgetl_runtime.seal import Sealed
 from edgetl_runtime.session import IntegerSession, Session
@@ -82,8 +82,20 @@ class Bundle:
         golden = self.manifest.golden
         for variant in self.manifest.variants:
             self.model(variant.id)
-        for entry in () if golden is None else (*golden.images, golden.expected):
+        for entry in (*self.manifest.files, *(() if golden is None else (*golden.images, golden.expected))):
             self.read_entry(entry)
+
+    def absent(self, variant_id: str) -> BundleError | None:
+        """Why the files of a variant cannot be its own: one is not there, or has another size. None when they may be.
+
+        Nothing is read: damage inside of a file is found by `model`.
+        """
+        try:
+            for entry in self.manifest.variant(variant_id).files:
+                self._check_size(entry)
+        except BundleError as error:
+            return error
+        return None
 
     def model(self, variant_id: str, *, verify: bool = True) -> ModelBytes:
         """The bytes of a variant, held against its hashes unless `verify` is False, and such as an engine may see.
@@ -246,10 +258,8 @@ def _from_model_file(where: str) -> Bundle:
     weights = weights_path(name)
     if weights is not None:
         contents[weights] = read_file(os.path.join(folder, weights))
-    entries = tuple(
-        FileEntry(name, hashlib.sha256(content).hexdigest(), len(content)) for name, content in contents.items()
-    )
+    entries = tuple(file_entry(name, content) for name, content in contents.items())
     variant: Variant = dataclasses.replace(manifest.variants[0], files=entries)
-    manifest = dataclasses.replace(manifest, variants=(variant,), golden=None)
+    manifest = dataclasses.replace(manifest, variants=(variant,), golden=None, files=())
     sealed = Sealed(where, tuple(contents.values()), text)
     return Bundle(where, manifest, Memory(where, contents), sealed)

@@ -24,7 +24,7 @@ from edgetl_runtime.engines import DEVICES, ENGINES, engine_info, import_for
 from edgetl_runtime.errors import EngineError, ImageError, UsageError
 from edgetl_runtime.loading import load
 from edgetl_runtime.machine import cpu_features, describe_machine
-from edgetl_runtime.manifest import Preprocess, Variant
+from edgetl_runtime.manifest import Manifest, Preprocess, Variant
 from edgetl_runtime.placement import FallbackWarning, Placement
 from edgetl_runtime.preflight import Obstacle, obstacle
 from edgetl_runtime.selftest import SelfTest, self_test
@@ -152,7 +152,7 @@ def _info(arguments: argparse.Namespace) -> int:
     manifest, failed = bundle.manifest, bundle.failed_checks()
     rows: list[list[str]] = []
     variants: list[dict[str, Any]] = []
-    obstacles = {variant.id: obstacle(variant) for variant in manifest.variants}
+    obstacles = {variant.id: _absent_or_unable(bundle, variant) for variant in manifest.variants}
     able = [id_ for id_, found in obstacles.items() if found is None]
     died = try_variants(dict.fromkeys(able, bundle.path), **_on_device(arguments)).died if arguments.placement else {}
     for variant in manifest.variants:
@@ -184,12 +184,18 @@ def _info(arguments: argparse.Namespace) -> int:
         f"golden     {manifest.golden.n if manifest.golden else 'no'} samples",
         "",
         *console.table(["variant", "size", "engine", "state"], rows),
+        *_left_out(manifest),
         *_saturating(manifest.variants),
         *_safe(manifest.variants),
     ]
     contract = {key: value for key, value in json.loads(manifest.to_json()).items() if key != "variants"}
     console.show(lines, {"bundle": str(bundle.path), **contract, "variants": variants}, arguments.json)
     return 0
+
+
+def _absent_or_unable(bundle: Bundle, variant: Variant) -> Obstacle | None:
+    absent = bundle.absent(variant.id)
+    return obstacle(variant) if absent is None else Obstacle(variant.id, absent)
 
 
 def _preprocessing(spec: Preprocess) -> str:
@@ -227,6 +233,13 @@ def _on_device(arguments: argparse.Namespace) -> dict[str, Any]:
             raise UsageError(f"--device-option {text!r} is not KEY=VALUE", fix="--device-option device_type=GPU")
         options[key] = value
     return {"device": arguments.device, "device_options": options}
+
+
+def _left_out(manifest: Manifest) -> list[str]:
+    """What ``edgetl pack`` left out: nobody looks for it in vain, or takes the bundle for damaged."""
+    packed = manifest.packed
+    left_out = () if packed is None else (*packed.variants, *packed.files)
+    return [f"left out when it was packed: {', '.join(left_out)}"] if left_out else []
 
 
 def _int8_safe(variant: Variant) -> bool | None:
@@ -455,7 +468,8 @@ def _wanted(bundle: Bundle, ids: str | None, engine: str) -> list[Variant]:
     named = [bundle.manifest.variant(id_) for id_ in split_names(ids)] if ids else bundle.manifest.variants
     wanted = [variant for variant in named if engine in ("auto", variant.requires.engine)]
     if not wanted:
-        raise EngineError(f"{bundle.path} has no such variant for engine {engine}", fix="leave --engine out")
+        packed = f"; left out when it was packed: {', '.join(gone)}" if (gone := bundle.manifest.left_out) else ""
+        raise EngineError(f"{bundle.path} has no such variant for engine {engine}{packed}", fix="leave --engine out")
     return wanted
 
 

@@ -29,11 +29,13 @@ __all__ = [
     "Label",
     "Manifest",
     "Normalize",
+    "Packed",
     "Preprocess",
     "Requires",
     "TensorSpec",
     "Variant",
     "check_label_names",
+    "file_entry",
 ]
 
 SCHEMA = 1
@@ -224,13 +226,25 @@ class Golden:
 
 
 @dataclass(frozen=True)
+class Packed:
+    """What ``edgetl pack`` left out of a bundle: ``variants`` by id, ``files`` by path, a folder as ``reference/``.
+
+    It is not missing: the bundle is whole without it.
+    """
+
+    variants: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything a runtime needs to know of a bundle.
 
     ``outputs`` are what the task is decoded from, in the order in which every variant gives them; ``output`` is the
     first of them, and often the only one. ``features`` are what every variant gives besides, float32, in this order
     behind the outputs: ``pooled``, what the last linear layer is given, or an inner layer by its name in the network
-    (maps as NHWC).
+    (maps as NHWC). ``files`` are those that are neither a variant's nor golden: ``labels.txt``. ``packed`` is None in
+    a bundle as it was exported.
     """
 
     name: str
@@ -246,6 +260,8 @@ class Manifest:
     schema: int = SCHEMA
     features: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
+    files: tuple[FileEntry, ...] = ()
+    packed: Packed | None = None
 
     def __post_init__(self) -> None:
         if len(self.outputs) < 2:  # one of before there were several, or one whose only output was replaced
@@ -256,12 +272,22 @@ class Manifest:
         """All that a variant gives, in its order: the outputs, then the features."""
         return (*self.outputs, *self.features)
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Ids of the variants that ``edgetl pack`` left out."""
+        return () if self.packed is None else self.packed.variants
+
     def variant(self, variant_id: str) -> Variant:
         """The variant called `variant_id`; `BundleError` with the known ones when there is none."""
         for variant in self.variants:
             if variant.id == variant_id:
                 return variant
         known = ", ".join(variant.id for variant in self.variants)
+        if variant_id in self.left_out:
+            raise BundleError(
+                f"variant {variant_id} was left out of bundle {self.name!r} when it was packed",
+                fix=f"choose one of: {known}; or pack the whole bundle again with {variant_id} in --variants",
+            )
         raise BundleError(f"bundle {self.name!r} has no variant {variant_id!r}", fix=f"choose one of: {known}")
 
     def embedded(self, variant_id: str) -> Manifest:
@@ -271,14 +297,15 @@ class Manifest:
         """
         variant = dataclasses.replace(self.variant(variant_id), files=())
         provenance = {key: value for key, value in self.provenance.items() if key not in _OF_THE_BUNDLE}
-        return dataclasses.replace(self, variants=(variant,), golden=None, provenance=provenance)
+        return dataclasses.replace(self, variants=(variant,), golden=None, provenance=provenance, files=(), packed=None)
 
     def to_json(self, *, compact: bool = False) -> str:
         """JSON with keys in the order of the contract: indented for people, or `compact` for inside a model file."""
         order = ("schema", "name", "task", "labels", "input", "preprocess", "normalize", "output")
         fields = json_value({**dataclasses.asdict(self), "preprocess": self.preprocess.fields()})
-        if not self.features:
-            del fields["features"]  # so that a file without any is what it was before there were features
+        for name in ("features", "files", "packed"):
+            if not fields[name]:
+                del fields[name]  # so that a file without any is what it was before there were some
         if len(self.outputs) == 1:
             del fields["outputs"]  # likewise
         layout: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 1}
@@ -308,6 +335,13 @@ class Manifest:
         assert isinstance(manifest, cls)
         _check_consistent(manifest, where)
         return manifest
+
+
+def file_entry(path: str, content: bytes) -> FileEntry:
+    """The entry of a file at `path` with this `content`."""
+    from hashlib import sha256  # here: whoever reads a manifest may need none
+
+    return FileEntry(path, sha256(content).hexdigest(), len(content))
 
 
 def check_label_names(names: Iterable[str], where: str) -> None:

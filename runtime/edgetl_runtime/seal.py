@@ -18,7 +18,7 @@ from typing import Any
 from edgetl_runtime.errors import BundleError, ExportError
 from edgetl_runtime.frozen import dataclass
 
-__all__ = ["Sealed", "sealed", "with_room_for_seal"]
+__all__ = ["Sealed", "sealed", "sealed_manifest", "with_room_for_seal"]
 
 _MARK = b"edgetl-seal:"
 _ZEROS = b"0" * 64
@@ -81,6 +81,12 @@ def sealed(contents: Sequence[bytes]) -> tuple[bytes, ...]:
     digits = at + 13
     digest = _digest((main, *others), digits).encode()
     return main[:digits] + digest + main[digits + 64 :], *others
+
+
+def sealed_manifest(manifest_json: str) -> bytes:
+    """The content of a ``manifest.json``: JSON with its seal. Raises `ExportError` as `sealed` does."""
+    (content,) = sealed([with_room_for_seal(manifest_json).encode() + b"\n"])
+    return content
 
 
 def _digest(contents: Sequence[bytes], digits: int) -> str:

@@ -16,12 +16,13 @@ import numpy.typing as npt
 import torch
 
 from edgetl_export.artifact import Artifact
-from edgetl_export.bundle_writer import write_golden, write_manifest, write_quantizations, write_variant
+from edgetl_export.bundle_writer import write_file, write_golden, write_manifest, write_quantizations, write_variant
 from edgetl_export.calibration import CalibrationSamples
 from edgetl_export.capture import Captured, Source, capture
 from edgetl_export.converter_log import logged_to
 from edgetl_export.features import check_features
 from edgetl_export.int8 import Int8Options, Quantizer
+from edgetl_export.labels_file import LABELS_FILE, labels_text
 from edgetl_export.ladder import Climbed, Rung
 from edgetl_export.progress import Track, silent
 from edgetl_export.quantize.coverage import calibration_warnings, coverage
@@ -174,7 +175,8 @@ def export(
         if not manifest.variants:
             raise _nothing_written(built.failed)
         with clock("export"):
-            manifest = replace(manifest, golden=write_golden(folder, source, golden))
+            files = (write_file(folder, LABELS_FILE, labels_text(manifest.labels)),)
+            manifest = replace(manifest, golden=write_golden(folder, source, golden), files=files)
             write_manifest(folder, manifest)
             write_quantizations(folder, built.quantizations, risks)
     over_budget = {id_: reason for id_, reason in climbed.over_budget.items() if id_ not in built.failed}

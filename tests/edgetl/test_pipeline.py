@@ -44,7 +44,7 @@ def test_run_leaves_a_bundle_with_its_report(photos: Path, tmp_path: Path) -> No
     out = tmp_path / "new" / "colours.edgetl"
     outcome = run(with_photos(photos), out)
     assert sorted(entry.name for entry in out.iterdir()) == [
-        "export.log", "golden", "manifest.json", "onnx", "reference", "report.html", "report.json",
+        "export.log", "golden", "labels.txt", "manifest.json", "onnx", "reference", "report.html", "report.json",
     ]  # fmt: skip
     assert [entry.name for entry in out.parent.iterdir()] == ["colours.edgetl"]
     report = json.loads((out / "report.json").read_text())

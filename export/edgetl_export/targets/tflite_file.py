@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -63,7 +64,7 @@ class TfliteTarget:
         image = replace(captured.input, dtype="int8", scale=PIXELS.scale, zero_point=PIXELS.zero_point - 128)
         grid = written.logits
         logits = replace(captured.output, dtype="int8", scale=grid.scale, zero_point=grid.zero_point - 128)
-        return Artifact({".tflite": written.content}, summary, input=image, output=logits)
+        return replace(_artifact(written.content, captured, summary), input=image, output=logits)
 
     def _float(self, captured: Captured) -> bytes:
         if captured not in self._converted:
@@ -84,17 +85,19 @@ class TfliteTarget:
 
 
 def _artifact(content: bytes, captured: Captured, quantization: dict[str, object] | None = None) -> Artifact:
-    """The file; where it has several outputs they get the names that the manifest has for them."""
-    if len(captured.all_outputs) > 1:
-        model = tflite_flatbuffer.opened(content)
-        graph = model.subgraphs[0]
-        for index, output in zip(graph.outputs, captured.all_outputs, strict=True):
-            graph.tensors[int(index)].name = output.name
+    """The file, whose ends have the manifest's names still, or again where integers replaced one."""
+    model = tflite_flatbuffer.opened(content)
+    if _name_ends(model, captured):
         content = tflite_flatbuffer.packed(model)
     return Artifact({".tflite": content}, quantization)
 
 
+def _name_ends(model: Any, captured: Captured) -> bool:
+    return tflite_flatbuffer.name_ends(model, [captured.input.name], [spec.name for spec in captured.all_outputs])
+
+
 def _exported(captured: Captured) -> bytes:
+    """The file that all others are made from; its ends have the names that the manifest has for them."""
     import litert_torch
 
     model = litert_torch.convert(captured.module, (captured.example,))
@@ -103,7 +106,9 @@ def _exported(captured: Captured) -> bytes:
         model.export(str(path))
         content = path.read_bytes()
     opened = tflite_flatbuffer.opened(content)
-    return tflite_flatbuffer.packed(opened) if tflite_flatbuffer.flatten_biases(opened) else content
+    tflite_flatbuffer.flatten_biases(opened)
+    _name_ends(opened, captured)
+    return tflite_flatbuffer.packed(opened)
 
 
 def _half_weights(model: bytes) -> bytes:

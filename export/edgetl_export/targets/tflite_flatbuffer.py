@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["drop_unused", "flatten_biases", "kind", "opened", "packed", "results_with_relu6"]
+__all__ = ["drop_unused", "flatten_biases", "kind", "name_ends", "opened", "packed", "results_with_relu6"]
 
 
 _WITH_BIAS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
@@ -75,8 +76,59 @@ def results_with_relu6(content: bytes) -> set[str]:
     return {graph.tensors[int(item.outputs[0])].name.decode() for item in fused}
 
 
-def flatten_biases(model: Any) -> bool:
-    """Give biases of shape (1, ..., n) the shape (n,), and say whether there were any.
+def name_ends(model: Any, inputs: Sequence[str], outputs: Sequence[str]) -> bool:
+    """Give what goes into a model and what comes out these names, in their order; whether that changed anything.
+
+    Tensors have names, and so have the ends of the signature, by which apps ask for them. There is one where there was
+    none. An inner tensor that has one of these names gets another.
+    """
+    graph = model.subgraphs[0]
+    ends = [*zip(map(int, graph.inputs), inputs, strict=True), *zip(map(int, graph.outputs), outputs, strict=True)]
+    wanted = _signature(ends[: len(inputs)], ends[len(inputs) :])
+    if _facts(model.signatureDefs) == _facts([wanted]) and all(_name(graph, at) == name for at, name in ends):
+        return False
+    taken, own = {name for _, name in ends}, {at for at, _ in ends}
+    for index, tensor in enumerate(graph.tensors):
+        if index not in own and _name(graph, index) in taken:
+            tensor.name = f"{_name(graph, index)}_inside"
+    for at, name in ends:
+        graph.tensors[at].name = name
+    model.signatureDefs = [wanted]
+    return True
+
+
+def _name(graph: Any, index: int) -> str:
+    name = graph.tensors[index].name
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+
+
+def _signature(inputs: Sequence[tuple[int, str]], outputs: Sequence[tuple[int, str]]) -> Any:
+    from ai_edge_litert import schema_py_generated as schema
+
+    signature = schema.SignatureDefT()
+    signature.signatureKey, signature.subgraphIndex = "serving_default", 0
+    signature.inputs, signature.outputs = [], []
+    for found, ends in ((inputs, signature.inputs), (outputs, signature.outputs)):
+        for at, name in found:
+            end = schema.TensorMapT()
+            end.name, end.tensorIndex = name, at
+            ends.append(end)
+    return signature
+
+
+def _facts(signatures: Sequence[Any] | None) -> list[list[tuple[str, int]]]:
+    """The ends of each signature: names and numbers of tensors."""
+    return [
+        [
+            (end.name.decode("utf-8", "replace") if isinstance(end.name, bytes) else end.name, int(end.tensorIndex))
+            for end in (*signature.inputs, *signature.outputs)
+        ]
+        for signature in signatures or ()
+    ]
+
+
+def flatten_biases(model: Any) -> None:
+    """Give biases of shape (1, ..., n) the shape (n,).
 
     The converter makes them of sums behind matrix products, as in ConvNeXt. Kernels in float take them, but a bias of
     integers has a scale per channel, and the quantiser then writes a file that no interpreter loads.
@@ -86,12 +138,10 @@ def flatten_biases(model: Any) -> bool:
     biases = {int(item.inputs[2]) for item in layers}
     others = {int(index) for item in graph.operators for index in item.inputs if item not in layers}
     others |= {int(index) for item in layers for index in item.inputs[:2]}
-    found = False
     for index in biases - others - {-1}:
         tensor = graph.tensors[index]
         if len(tensor.shape) > 1 and tensor.shape[-1] == np.prod(tensor.shape):
-            tensor.shape, found = np.array(tensor.shape[-1:], np.int32), True
-    return found
+            tensor.shape = np.array(tensor.shape[-1:], np.int32)
 
 
 def drop_unused(model: Any) -> None:

@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from edgetl import pipeline
+from edgetl.estimate import parts_of_export, parts_of_training
+from edgetl.first_look import look_at_photos
 from edgetl.models.checkpoint import Checkpoint
 from edgetl.models.image_size import ImageSize, image_size_of
 from edgetl.pack import pack_bundle
+from edgetl.progress import tracked
 from edgetl.recipe import ExportSection, Recipe
 from edgetl.reports.recording import record_report
 from edgetl.verify.gate.limits import Gate, read_gate
 from edgetl.verify.gate.regression import Baseline
 from edgetl.verify.report import Report
 from edgetl.verify.verify import VerifyOptions
-from edgetl_export.progress import Tell, Track, silent, untold
+from edgetl_export.progress import Tell, Track, untold
 from edgetl_runtime.errors import ExportError, UsageError
 
 __all__ = ["Checkpoint", "Report", "export", "finetune", "pack", "verify"]
@@ -32,13 +35,16 @@ def finetune(
     image_size: ImageSize | str | None = None,
     channels: int | None = None,
     recipe: Recipe | None = None,
-    track: Track = silent,
+    progress: bool = True,
+    track: Track | None = None,
 ) -> Checkpoint:
     """Fine-tune a backbone on a folder (or CSV) of labelled photos.
 
     `image_size` is in pixels: the side of a square, or (height, width), also as ``"192x320"``.
-    What is not given is taken from `recipe`, which has every other option too. Raises `UsageError` for options that
-    make no sense, `DataError` for photos that cannot be used, `CheckpointError` for weights that cannot be had.
+    What is not given is taken from `recipe`, which has every other option too. How far it is stands on stderr on a
+    terminal and in a notebook, unless `progress` is False; `track` shows it in another way. Raises `UsageError` for
+    options that make no sense, `DataError` for photos that cannot be used, `CheckpointError` for weights that cannot be
+    had.
     """
     given: dict[str, dict[str, Any]] = {
         "data": {"path": Path(data)},
@@ -51,7 +57,11 @@ def finetune(
         "train": {"strategy": strategy, "epochs": epochs},
     }
     changes = {name: _without_none(options) for name, options in given.items()}
-    _, trained = pipeline.train((recipe or Recipe()).updated(changes, where="finetune()"), track=track)
+    chosen = (recipe or Recipe()).updated(changes, where="finetune()")
+    listing = look_at_photos(chosen)
+    parts = [] if listing is None else parts_of_training(chosen, listing.split_sizes)
+    with tracked(parts, track=track, progress=progress) as shown:
+        _, trained = pipeline.train(chosen, listing=listing, track=shown)
     return trained.checkpoint
 
 
@@ -65,6 +75,7 @@ def export(
     image_size: ImageSize | str | None = None,
     channels: int | None = None,
     decode: str | None = None,
+    made_for: str | None = None,
     targets: Sequence[str] | None = None,
     precisions: Sequence[str] | None = None,
     calibration_samples: int | None = None,
@@ -84,7 +95,8 @@ def export(
     options: ExportSection | None = None,
     skip_bad: bool = False,
     force: bool = False,
-    track: Track = silent,
+    progress: bool = True,
+    track: Track | None = None,
     tell: Tell = untold,
 ) -> Path:
     """Export a checkpoint, or a plain torchvision weights file, to a bundle: ``edgetl export`` from Python.
@@ -101,12 +113,14 @@ def export(
         image_size: Pixels that a weights file takes, by default the backbone's own.
         channels: Channels that a weights file takes, by default those that it has weights for.
         decode: How JPEG files are decoded, ``"exact"`` or ``"scaled"``, by default as the checkpoint says.
+        made_for: ``"raspberry-pi"``, ``"android"``, ``"browser"``, ``"x86"`` or ``"mcu"`` picks targets and precisions.
         targets: What is written; this and all up to `opset` are keys of the section ``[export]`` of a recipe, as in
             ``edgetl export -h --all``.
         options: That section as a whole: what is not given by a keyword is taken from it, or has its default.
         skip_bad: Take others instead of photos that cannot be read.
         force: Replace the bundle if it exists.
-        track: Shows progress.
+        progress: Show on stderr how far it is, on a terminal and in a notebook.
+        track: Shows that in another way.
         tell: Is called with each line that the command would print about weights, labels and photos.
 
     Returns:
@@ -120,6 +134,7 @@ def export(
         ExportError: When a variant could not be written. The bundle then holds the others.
     """
     given = {
+        "for": made_for,
         "targets": _listed(targets),
         "precisions": _listed(precisions),
         "calibration_samples": calibration_samples,
@@ -157,17 +172,18 @@ def export(
             decode=decode,
             tell=tell,
         )
-    exported = pipeline.export_checkpoint(
-        opened,
-        Path(calibration),
-        Path(out),
-        chosen,
-        came_from=came_from,
-        skip_bad=skip_bad,
-        force=force,
-        track=track,
-        tell=tell,
-    )
+    with tracked(parts_of_export(chosen, chosen.calibration_samples), track=track, progress=progress) as shown:
+        exported = pipeline.export_checkpoint(
+            opened,
+            Path(calibration),
+            Path(out),
+            chosen,
+            came_from=came_from,
+            skip_bad=skip_bad,
+            force=force,
+            track=shown,
+            tell=tell,
+        )
     if exported.failed:
         reasons = "; ".join(f"{variant}: {reason}" for variant, reason in exported.failed.items())
         raise ExportError(f"{out} is not complete - {reasons}", fix="leave these targets or precisions out")
@@ -184,21 +200,23 @@ def verify(
     threads: int = 1,
     record: bool = False,
     force: bool = False,
-    track: Track = silent,
+    progress: bool = True,
+    track: Track | None = None,
 ) -> Report:
     """Hold every variant of a bundle against the original on labelled photos, and judge it by `gate` and by `baseline`,
     the report.json of an accepted run.
 
     ``report.verdict.passed`` is the answer. The bundle is left as it is; with `record` what was found is put into its
     report.json and report.html, where the runtime reads it. Raises `OutputError`, before anything is measured, when
-    that would replace a report on more photos; `force` replaces it.
+    that would replace a report on more photos; `force` replaces it. `progress` and `track` as in `finetune`.
     """
     chosen = gate if isinstance(gate, Gate) else Gate() if gate is None else read_gate(Path(gate))
     accepted = None if baseline is None else Baseline.read(Path(baseline))
     options = VerifyOptions(threads=threads, gate=chosen, baseline=accepted)
-    outcome = pipeline.verify_bundle(
-        Path(bundle), Path(data), options, reference=reference, record=record, force=force, track=track
-    )
+    with tracked((), track=track, progress=progress) as shown:
+        outcome = pipeline.verify_bundle(
+            Path(bundle), Path(data), options, reference=reference, record=record, force=force, track=shown
+        )
     if record:
         record_report(outcome.report, Path(bundle), force=force)
     return outcome.report

@@ -14,7 +14,9 @@ import torch
 
 from edgetl.data.augmentation import was_mirrored
 from edgetl.data.dataset import Dataset, Sample, load_photos, pick, pick_readable
+from edgetl.data.listing import Listing
 from edgetl.data.splits import find_photos
+from edgetl.first_look import look_at_photos
 from edgetl.models.backbones import build, preset
 from edgetl.models.checkpoint import CHECKPOINT_FILE, Checkpoint, open_checkpoint
 from edgetl.models.image_size import ImageSize
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Outcome",
     "Photos",
+    "check_all",
     "export_checkpoint",
     "find_rate",
     "labelled_by_folders",
@@ -89,18 +92,22 @@ def run(
     out: Path,
     *,
     dataset: Dataset | None = None,
+    listing: Listing | None = None,
     force: bool = False,
     resume: bool = False,
     track: Track = silent,
     tell: Tell = untold,
 ) -> Outcome:
-    """The main job: fine-tune, export, verify. `dataset` stands in for ``recipe.data.path``.
+    """The main job: fine-tune, export, verify. `dataset` stands in for ``recipe.data.path``; `listing` is what
+    `edgetl.first_look` found there, when that was looked at before.
 
     Until the bundle is there the training is kept in ``OUT.training`` (`edgetl.training.resume`), for `resume`.
     The bundle at `out` holds its own report and is there whole or not at all; one whose verdict is "failed" is kept,
     with the reasons in its report. Everything that can be known to fail does so before the first expensive step.
     """
     check_destination(out, holds=BUNDLE_FILE, force=force)
+    if dataset is None and listing is None:
+        listing = look_at_photos(recipe)
     _check_export(recipe.export)
     chosen_to_tune = _tune_photos(recipe.export, input_spec(recipe.model), skip_bad=recipe.data.skip_bad, tell=tell)
     if recipe.export.features:
@@ -109,7 +116,7 @@ def run(
     keeping = Keeping(unfinished(out), resume)
     keeping.check(force=force)
     with keeping.through():
-        dataset, trained = train(recipe, dataset=dataset, keeping=keeping, track=track, tell=tell)
+        dataset, trained = train(recipe, dataset=dataset, listing=listing, keeping=keeping, track=track, tell=tell)
         held_out, split = dataset.held_out
         calibration = pick(dataset.train, recipe.export.calibration_samples, recipe.train.seed)
         photos = Photos(
@@ -163,17 +170,27 @@ def train(
     recipe: Recipe,
     *,
     dataset: Dataset | None = None,
+    listing: Listing | None = None,
     keeping: Keeping | None = None,
     track: Track = silent,
     tell: Tell = untold,
 ) -> tuple[Dataset, Trained]:
-    """Photos to a checkpoint. `dataset` stands in for ``recipe.data.path``; `keeping` keeps the state on the way."""
+    """Photos to a checkpoint. `dataset` and `listing` as in `run`; `keeping` keeps the state on the way.
+
+    What a person should know of the photos is told before the training.
+    """
     task_of(recipe.data.task)
+    if dataset is None and listing is None:
+        listing = look_at_photos(recipe)
     check_start(recipe.model, recipe.train)
     log = None if recipe.train.tensorboard is None else Path(recipe.train.tensorboard)
     if log is not None and is_first():
         check_log(log)
-    dataset = photos_of(recipe, track=track) if dataset is None else dataset
+    if dataset is None:
+        dataset = photos_of(recipe, track=track)
+        for note in dataset.notes:
+            if listing is None or note not in listing.lines_on_files:
+                tell(note)
     # Where it is watched is no part of what a checkpoint says of its training.
     options = dataclasses.replace(recipe.train, tensorboard=None)
     trained = finetune(dataset, recipe.model, options, augment=recipe.augment, keeping=keeping, track=track, tell=tell)
@@ -193,6 +210,13 @@ def photos_of(recipe: Recipe, *, track: Track = silent) -> Dataset:
     return task.read(recipe.data.path, recipe.data, spec=input_spec(recipe.model), track=track)
 
 
+def check_all(recipe: Recipe, *, track: Track = silent) -> Dataset:
+    """Everything that `run` finds before it trains - options, weights, photos - and the photos."""
+    _check_export(recipe.export)
+    check_start(recipe.model, recipe.train)
+    return photos_of(recipe, track=track)
+
+
 def train_along(recipe: Recipe, out: Path, *, resume: bool = False) -> None:
     """What processes of ``torchrun`` besides the first one do while that one is in `run`."""
     train(recipe, keeping=Keeping(unfinished(out), resume))
@@ -202,6 +226,7 @@ def train_to(
     recipe: Recipe,
     out: Path,
     *,
+    listing: Listing | None = None,
     force: bool = False,
     resume: bool = False,
     track: Track = silent,
@@ -215,7 +240,8 @@ def train_to(
     check_destination(out, holds=CHECKPOINT_FILE, force=force)
     keeping = Keeping(unfinished(out), resume)
     keeping.check(force=force)
-    _, trained = train(recipe, keeping=keeping, track=track, tell=tell)
+    dataset, trained = train(recipe, listing=listing, keeping=keeping, track=track, tell=tell)
+    trained = dataclasses.replace(trained, notes=tuple(note for note in trained.notes if note not in dataset.notes))
     if not is_first():
         return trained
     with staged(out, holds=CHECKPOINT_FILE, force=force) as folder:

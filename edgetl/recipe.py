@@ -19,7 +19,7 @@ from edgetl.data.augmentation import AugmentOptions
 from edgetl.data.options import DataOptions
 from edgetl.models.image_size import ImageSize, image_size_of, size_text
 from edgetl.models.options import ModelOptions, device_option
-from edgetl.option import Option, Section, option, options_of, within
+from edgetl.option import OneOf, Option, Section, option, options_of, within
 from edgetl.toml_file import read_toml
 from edgetl.training.options import MOST_EPOCHS, TrainOptions
 from edgetl_runtime.errors import UsageError, nearest
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from edgetl.verify.options import VerifyOptions
 
 __all__ = [
+    "MADE_FOR",
     "DataSection",
     "ExportSection",
     "ModelOptions",
@@ -47,6 +48,16 @@ __all__ = [
 RECIPE_SCHEMA = 1
 _MOST = 1_000_000
 """Of photos and threads, and of minutes (two years)."""
+MADE_FOR: Mapping[str, Mapping[str, Any]] = {
+    "raspberry-pi": {"targets": ["tflite", "onnx"], "precisions": ["fp32", "int8"]},
+    "android": {"targets": ["tflite"], "precisions": ["fp16", "int8"]},
+    "browser": {"targets": ["onnx"], "precisions": ["fp16", "int8"]},
+    "x86": {"targets": ["onnx", "openvino"], "precisions": ["fp32", "int8"]},
+    "mcu": {"targets": ["tflite"], "precisions": ["int8"], "io": "int8"},
+}
+"""What ``for`` stands for: each of these keys of ``[export]`` that is not given beside it. On an ARM or x86 CPU int8 is
+the smallest and mostly the fastest, and fp32 is there to compare with; the GPUs of phones and browsers take fp16;
+microcontrollers have integers alone."""
 _INT8 = "int8"
 """Title of the options on how int8 is made."""
 
@@ -66,7 +77,8 @@ class ExportSection(Section):
 
     With ``max_drop`` (a share of photos, below a half) every rung of the ladder is tried until no more of them get
     another label, judged on photos of the folder ``tune_data`` or on held-out calibration photos. ``activation`` and
-    ``no_se`` change the network first. Names of targets, precisions, ways and ranges are checked where they are used.
+    ``no_se`` change the network first. ``made_for`` stands for keys of `MADE_FOR`, which `Recipe.updated` fills in.
+    Names of targets, precisions, ways and ranges are checked where they are used.
     """
 
     targets: tuple[str, ...] = option(
@@ -115,6 +127,16 @@ class ExportSection(Section):
     )
     opset: int | None = option(
         None, "operator set of ONNX files, for old runtimes (13 to 20)", usual="the newest that is needed"
+    )
+    made_for: str | None = option(
+        None,
+        "picks formats and precisions for it",
+        usual="all formats",
+        choices=tuple(MADE_FOR),
+        check=OneOf(tuple(MADE_FOR)),
+        key="for",
+        flag="--for",
+        shown=True,
     )
 
 
@@ -219,6 +241,8 @@ def verify_options(recipe: Recipe) -> VerifyOptions:
 
 
 def _section(section: Any, values: Mapping[str, Any], where: str) -> Any:
+    if isinstance(section, ExportSection) and isinstance(values.get("for"), str):
+        values = {**MADE_FOR.get(values["for"], {}), **values}
     hints = typing.get_type_hints(type(section))
     options = options_of(type(section))
     fields = {name: name for name in hints} | {one.name: one.key for one in options}

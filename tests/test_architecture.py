@@ -362,7 +362,15 @@ ROOMS = (
     ("edgetl.tasks",),
     ("edgetl.training", "edgetl.verify"),
     ("edgetl.reports",),
-    ("edgetl.recipe", "edgetl.pack", "edgetl.pipeline", "edgetl.api"),
+    (
+        "edgetl.recipe",
+        "edgetl.first_look",
+        "edgetl.estimate",
+        "edgetl.progress",
+        "edgetl.pack",
+        "edgetl.pipeline",
+        "edgetl.api",
+    ),
     ("edgetl.studies", "edgetl.testing"),
     ("edgetl.cli", "edgetl.__main__"),
 )

@@ -11,15 +11,18 @@ import dataclasses
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgetl.cli.completion import completion
+from edgetl.cli.ending import file_lines, next_after_export, next_after_run
 from edgetl.cli.options import Command, build_parser
 from edgetl.cli.parser import FORMER, Parser
-from edgetl.cli.progress import say, tell, track
+from edgetl.cli.progress import say, tell
+from edgetl.estimate import USUAL_SPEED, Part, estimate_lines, parts_of_export, parts_of_run, parts_of_training
+from edgetl.progress import Progress
 from edgetl.training.rank import is_first
 from edgetl_runtime.commands import run_command, split_names
 from edgetl_runtime.console import out, size, table
@@ -28,6 +31,7 @@ from edgetl_runtime.escaping import json_on_screen
 from edgetl_runtime.writing import check_writable, write_file
 
 if TYPE_CHECKING:
+    from edgetl.data.listing import Listing
     from edgetl.models.checkpoint import Checkpoint
     from edgetl.option import Option
     from edgetl.recipe import Recipe
@@ -107,7 +111,15 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
             value = getattr(arguments, option.dest, None) if option.flag else None
             if value is not None:
                 changes.setdefault(section, {})[option.key] = value
-    return recipe.updated(changes, where="command line")
+    recipe = recipe.updated(changes, where="command line")
+    if recipe.export.made_for is not None:
+        export = recipe.export
+        io = f" --io {export.io}" if export.io != "float" else ""
+        say(
+            f"for {export.made_for}: --targets {','.join(export.targets)} "
+            f"--precisions {','.join(export.precisions)}{io}"
+        )
+    return recipe
 
 
 def _take_former_name(option: Option, arguments: argparse.Namespace) -> None:
@@ -124,16 +136,54 @@ def _take_former_name(option: Option, arguments: argparse.Namespace) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     """Photos to a verified bundle: fine-tune, export, verify."""
+    recipe = _recipe(arguments)
+    listing = _first_look(arguments, recipe, holds="manifest.json")
+    parts = [] if listing is None else parts_of_run(recipe, listing.split_sizes)
+    if arguments.dry_run:
+        return _dry_run(recipe, listing, parts_of_run)
     from edgetl import pipeline
 
-    recipe = _recipe(arguments)
     if not is_first():
         pipeline.train_along(recipe, arguments.out, resume=arguments.resume)
         return 0
-    outcome = pipeline.run(
-        recipe, arguments.out, force=arguments.force, resume=arguments.resume, track=track, tell=tell
-    )
+    with Progress(parts) as track:
+        outcome = pipeline.run(
+            recipe,
+            arguments.out,
+            listing=listing,
+            force=arguments.force,
+            resume=arguments.resume,
+            track=track,
+            tell=tell,
+        )
     return _conclude(outcome, json=arguments.json)
+
+
+def _first_look(arguments: argparse.Namespace, recipe: Recipe, *, holds: str) -> Listing | None:
+    """Where it goes, what it is told and the photos, before torch is imported: errors come at once."""
+    from edgetl.first_look import look_at_photos
+    from edgetl_export.staging import check_destination
+
+    if is_first():
+        check_destination(arguments.out, holds=holds, force=arguments.force)
+    return look_at_photos(recipe, tell=tell)
+
+
+def _dry_run(recipe: Recipe, listing: Listing | None, parts_of: Callable[..., list[Part]]) -> int:
+    """Look into the photos too, and say how long the rest would take."""
+    from edgetl import pipeline
+    from edgetl.estimate import measure_speed
+
+    with Progress() as track:
+        dataset = pipeline.check_all(recipe, listing, track=track)
+    told = [] if listing is None else listing.lines_on_files
+    for note in dataset.notes:
+        if note not in told:
+            say(note)
+    speed = measure_speed(recipe, [sample.source for sample in dataset.train if isinstance(sample.source, Path)])
+    sizes = len(dataset.train), len(dataset.held_out[0])
+    out("\n".join(estimate_lines(parts_of(recipe, sizes, speed), speed)))
+    return 0
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -142,22 +192,32 @@ def _demo(arguments: argparse.Namespace) -> int:
     from edgetl.data.dataset import demo_digits
     from edgetl.recipe import demo_recipe
 
-    outcome = pipeline.run(demo_recipe(), arguments.out, dataset=demo_digits(), force=arguments.force, track=track)
+    recipe, dataset = demo_recipe(), demo_digits()
+    parts = parts_of_run(recipe, (len(dataset.train), len(dataset.held_out[0])))
+    with Progress(parts) as track:
+        outcome = pipeline.run(recipe, arguments.out, dataset=dataset, force=arguments.force, track=track)
     return _conclude(outcome, json=arguments.json)
 
 
 def _train(arguments: argparse.Namespace) -> int:
     """Fine-tune a backbone on labelled photos; leaves a checkpoint."""
+    recipe = _recipe(arguments)
+    listing = _first_look(arguments, recipe, holds="checkpoint.json")
+    parts = [] if listing is None else parts_of_training(recipe, listing.split_sizes)
+    if arguments.dry_run:
+        return _dry_run(recipe, listing, parts_of_training)
     from edgetl import pipeline
 
-    trained = pipeline.train_to(
-        _recipe(arguments),
-        arguments.out,
-        force=arguments.force,
-        resume=arguments.resume,
-        track=track,
-        tell=tell,
-    )
+    with Progress(parts) as track:
+        trained = pipeline.train_to(
+            recipe,
+            arguments.out,
+            listing=listing,
+            force=arguments.force,
+            resume=arguments.resume,
+            track=track,
+            tell=tell,
+        )
     if not is_first():
         return 0
     for note in trained.notes:
@@ -172,7 +232,8 @@ def _lr_range(arguments: argparse.Namespace) -> int:
     """Find a learning rate: a short training whose rate grows until the loss does."""
     from edgetl import pipeline
 
-    found = pipeline.find_rate(_recipe(arguments), track=track, tell=say)
+    with Progress() as track:
+        found = pipeline.find_rate(_recipe(arguments), track=track, tell=say)
     if arguments.plot is not None:
         found.plot(arguments.plot)
     if arguments.json is not None:
@@ -183,9 +244,14 @@ def _lr_range(arguments: argparse.Namespace) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     """Export a checkpoint, or a plain torchvision weights file, to a bundle."""
-    from edgetl import pipeline
+    from edgetl.first_look import look_at_calibration
+    from edgetl_export.staging import check_destination
 
     recipe = _recipe(arguments)
+    check_destination(arguments.out, holds="manifest.json", force=arguments.force)
+    n = look_at_calibration(arguments.checkpoint, arguments.calibration, channels=arguments.channels, tell=say)
+    from edgetl import pipeline
+
     checkpoint = pipeline.open_to_export(
         arguments.checkpoint,
         arguments.calibration,
@@ -196,19 +262,23 @@ def _export(arguments: argparse.Namespace) -> int:
         decode=arguments.decode,
         tell=say,
     )
-    exported = pipeline.export_checkpoint(
-        checkpoint,
-        arguments.calibration,
-        arguments.out,
-        recipe.export,
-        came_from=arguments.checkpoint,
-        skip_bad=recipe.data.skip_bad,
-        force=arguments.force,
-        track=track,
-        tell=say,
-    )
-    for variant in exported.manifest.variants:
-        out(f"{variant.id:16} {variant.bytes / 1e6:8.2f} MB  {variant.files[0].path}")
+    photos = recipe.export.calibration_samples if n is None else n
+    if arguments.dry_run:
+        out("\n".join(estimate_lines(parts_of_export(recipe.export, photos), USUAL_SPEED)))
+        return 0
+    with Progress(parts_of_export(recipe.export, photos)) as track:
+        exported = pipeline.export_checkpoint(
+            checkpoint,
+            arguments.calibration,
+            arguments.out,
+            recipe.export,
+            came_from=arguments.checkpoint,
+            skip_bad=recipe.data.skip_bad,
+            force=arguments.force,
+            track=track,
+            tell=say,
+        )
+    out("\n".join(file_lines(arguments.out, exported.manifest)))
     for variant_id, reason in exported.failed.items():
         say(f"FAIL  {variant_id}: {reason}")
     for warning in exported.warnings:
@@ -216,7 +286,8 @@ def _export(arguments: argparse.Namespace) -> int:
     _tell_rungs(exported.rungs)
     for variant_id, reason in exported.over_budget.items():
         say(f"FAIL  {variant_id}: {reason}")
-    say(f"{arguments.out}: not verified yet - edgetl verify {arguments.out} --data FOLDER --record")
+    for line in next_after_export(arguments.out, exported.manifest):
+        say(line)
     return 1 if exported.failed or exported.over_budget else 0
 
 
@@ -243,18 +314,19 @@ def _verify(arguments: argparse.Namespace) -> int:
     recipe = _recipe(arguments)
     if arguments.write_gate is not None:
         check_gate_path(arguments.write_gate, force=arguments.force)
-    outcome = verify_bundle(
-        arguments.bundle,
-        arguments.data,
-        dataclasses.replace(verify_options(recipe), precise=arguments.write_gate is not None),
-        variants=None if arguments.variants is None else split_names(arguments.variants),
-        reference=None if arguments.reference is None else _checkpoint(arguments.reference),
-        skip_bad=recipe.data.skip_bad,
-        keep_reference=recipe.verify.keep_reference,
-        record=arguments.record,
-        force=arguments.force,
-        track=track,
-    )
+    with Progress() as track:
+        outcome = verify_bundle(
+            arguments.bundle,
+            arguments.data,
+            dataclasses.replace(verify_options(recipe), precise=arguments.write_gate is not None),
+            variants=None if arguments.variants is None else split_names(arguments.variants),
+            reference=None if arguments.reference is None else _checkpoint(arguments.reference),
+            skip_bad=recipe.data.skip_bad,
+            keep_reference=recipe.verify.keep_reference,
+            record=arguments.record,
+            force=arguments.force,
+            track=track,
+        )
     bundle = ReportFiles.in_folder(arguments.bundle).bundle
     files = {name: getattr(arguments, name) for name in ("json", "html", "markdown", "junit")}
     write_report(outcome.report, ReportFiles(**files, bundle=bundle))
@@ -410,7 +482,10 @@ def _compare(arguments: argparse.Namespace) -> int:
             f"{result.backbone}: " + (f"top-1 {result.top1:.1%}" if result.error is None else f"failed: {result.error}")
         )
 
-    found = compare_backbones(_recipe(arguments), arguments.out, options, force=arguments.force, track=track, tell=tell)
+    with Progress() as track:
+        found = compare_backbones(
+            _recipe(arguments), arguments.out, options, force=arguments.force, track=track, tell=tell
+        )
     for suffix, text in {
         "html": render_comparison_page(found),
         "json": found.to_json(),
@@ -446,7 +521,8 @@ def _learning_curve(arguments: argparse.Namespace) -> int:
     def tell(point: CurvePoint) -> None:
         say(f"{point.start}, {point.n} photos, seed {point.seed}: {point.top1:.1%} ({point.seconds:.0f} s)")
 
-    curve = learning_curve(_recipe(arguments), arguments.out, options, track=track, tell=tell)
+    with Progress() as track:
+        curve = learning_curve(_recipe(arguments), arguments.out, options, track=track, tell=tell)
     page = arguments.out / "learning-curve.html"
     write_file(page, render_curve_page(curve))
     write_file(arguments.out / "learning-curve.json", curve.to_json())
@@ -473,15 +549,20 @@ def _conclude(outcome: Outcome, *, json: Path | None, recorded: bool = True) -> 
     """
     from edgetl.reports.terminal import render_terminal
     from edgetl.reports.writing import ReportFiles, write_report
+    from edgetl_runtime.bundle import open_bundle
 
     write_report(outcome.report, ReportFiles(json=json))
     for note in outcome.notes:
         say(note)
     out(render_terminal(outcome.report))
-    if recorded:
-        say(f"report: {outcome.bundle / 'report.html'}")
     for variant_id, reason in outcome.over_budget.items():
         say(f"FAIL  {variant_id}: {reason}")
+    if recorded:
+        out("")
+        out("\n".join(file_lines(outcome.bundle, open_bundle(outcome.bundle).manifest)))
+        say(f"report: {outcome.bundle / 'report.html'}")
+        for line in next_after_run(outcome.bundle, outcome.report):
+            say(line)
     return 0 if outcome.report.verdict.passed and not outcome.over_budget else 1
 
 

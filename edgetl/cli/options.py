@@ -41,7 +41,7 @@ _ABOUT = {
 _EXAMPLES = {
     "run": (
         "edgetl run --data photos/ --out flowers.edgetl",
-        "edgetl run --data photos/ --targets tflite --precisions int8 --out pi.edgetl",
+        "edgetl run --data photos/ --for raspberry-pi --out pi.edgetl",
     ),
     "train": ("edgetl train --data photos/ --strategy full --out flowers.checkpoint",),
     "export": ("edgetl export flowers.checkpoint --calibration photos/ --out flowers.edgetl",),
@@ -106,6 +106,7 @@ def _run_options(parser: Parser) -> None:
         _take(parser, section)
     _judge_options(parser)
     _output(parser, "BUNDLE", "the bundle, e.g. flowers.edgetl")
+    _dry_run(parser)
     _resume(parser)
 
 
@@ -114,6 +115,7 @@ def _training_options(parser: Parser) -> None:
     _take(parser, "model")
     _take(parser, "train")
     _output(parser, "CHECKPOINT_DIR", "the checkpoint folder")
+    _dry_run(parser)
     _resume(parser)
 
 
@@ -139,6 +141,7 @@ def _export_options(parser: Parser) -> None:
     _take(parser, "model", "decode")
     _take(parser, "export")
     _output(parser, "BUNDLE", "the bundle")
+    _dry_run(parser)
 
 
 def _compare_options(parser: Parser) -> None:
@@ -255,8 +258,12 @@ def _output(parser: Parser, metavar: str, what: str) -> None:
     parser.add_argument("--force", action="store_true", help="replace it if it exists")
 
 
+def _dry_run(parser: Parser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="look at photos and options, say how long it takes")
+
+
 def _resume(parser: Parser) -> None:
-    parser.add_argument("--resume", action="store_true", help="go on with a training that was interrupted")
+    parser.add_rare("--resume", action="store_true", help="go on with a training that was interrupted")
 
 
 _COMMANDS: dict[str, Callable[[Parser], None]] = {

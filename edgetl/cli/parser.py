@@ -52,6 +52,10 @@ class Parser(CommandParser):
             flag = f"--{option.former.replace('_', '-')}"
             self.add_argument(flag, dest=f"{FORMER}{option.former}", help=argparse.SUPPRESS)
 
+    def add_rare(self, *names: str, **words: Any) -> None:
+        """An argument that stands in ``-h --all`` alone."""
+        self._rest.add(self.add_argument(*names, **words))
+
     @property
     def full_help(self) -> str:
         """The option that shows every option."""

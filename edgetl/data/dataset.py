@@ -15,16 +15,17 @@ import numpy.typing as npt
 
 from edgetl.data.content import content_of
 from edgetl.data.duplicates import Known, find_duplicates
-from edgetl.data.folders import LOOSE, Files, Found, label_name
+from edgetl.data.folders import LOOSE, Files, label_name
 from edgetl.data.image_files import BadImage, ImageFile, find_unreadable, left_out_in_words, refuse_unreadable
+from edgetl.data.listing import Listing, check_trainable, list_photos
 from edgetl.data.options import DataOptions
 from edgetl.data.prefetch import in_threads
 from edgetl.data.sampling import hold_out, pick, share_of
-from edgetl.data.splits import find_photos, read_splits, validation_split
+from edgetl.data.splits import find_photos, read_splits
 from edgetl_export.progress import Tell, Track, silent, untold
-from edgetl_runtime.errors import DataError, UsageError
+from edgetl_runtime.errors import DataError
 from edgetl_runtime.escaping import printable
-from edgetl_runtime.manifest import Label, Preprocess, check_label_names
+from edgetl_runtime.manifest import Label, Preprocess
 from edgetl_runtime.preprocess import ImageSource
 
 __all__ = [
@@ -122,27 +123,26 @@ def _target_digest(sample: Sample) -> str:
 
 
 def load_dataset(
-    path: Path, options: DataOptions | None = None, *, spec: Preprocess = USUAL, track: Track = silent
+    path: Path,
+    options: DataOptions | None = None,
+    *,
+    spec: Preprocess = USUAL,
+    listing: Listing | None = None,
+    track: Track = silent,
 ) -> Dataset:
     """A data set from a folder (one folder per label, or train, val, test with these inside), a CSV file, WebDataset
     shards (see `edgetl.data.webdataset`) or what Hugging Face's ``save_to_disk`` wrote (see `edgetl.data.huggingface`).
 
     A CSV has the columns ``path,label[,split]``; its paths are relative to it. Labels are sorted by name, splits are
     called by the words of `edgetl.data.split_words`. `spec` is how the model takes its images: what it cannot read is
-    unreadable, and where it has not 3 channels, ``.npy`` files are photos too.
+    unreadable, and where it has not 3 channels, ``.npy`` files are photos too. `listing` is what `list_photos` gives
+    for all that, where that is known already.
     Raises `DataError` for anything that cannot be trained on as it is, `UsageError` for a senseless option.
     """
     options = options or DataOptions()
-    if not 0.0 < options.val_fraction < 1.0:
-        raise UsageError(f"val_fraction is {options.val_fraction}", fix="a fraction between 0 and 1, such as 0.2")
-    found = read_splits(path, spec.channels)
-    if options.val is not None:
-        found = _with_validation(found, path, options.val, spec)
-    files = {"train" if split == "all" else split: rows for split, rows in found.splits.items()}
-    check_label_names((name for rows in files.values() for name in rows), str(path))
-    _check_trainable(files, path, options, found.left_out)
-    files, bad = _without_unreadable(files, path, spec, skip_bad=options.skip_bad, track=track)
-    _check_trainable(files, path, options, found.left_out)
+    found = listing or list_photos(path, options, channels=spec.channels)
+    files, bad = _without_unreadable(found.splits, path, spec, skip_bad=options.skip_bad, track=track)
+    check_trainable(files, path, options, found.left_out)
     names = sorted(files["train"])
     splits = {split: _as_samples(rows, {n: i for i, n in enumerate(names)}, path) for split, rows in files.items()}
     if "val" not in splits:
@@ -276,20 +276,6 @@ def pick_readable(
     raise DataError(f"none of the {len(samples)} images in {where} can be read", fix="name a folder with photos")
 
 
-def _with_validation(found: Found, path: Path, val: Path, spec: Preprocess) -> Found:
-    """`found` with the validation split of the folder `val`; what is not used for it is a remark."""
-    other = read_splits(val, spec.channels)
-    remarks = [*found.remarks, *other.remarks]
-    if "val" in found.splits:
-        unused = sum(map(len, found.splits["val"].values()))
-        remarks.append(f"the validation split of {path} ({unused} images) is not used, that of {val} is")
-    unused_splits = [split for split in other.splits if split not in ("val", "all")]
-    if unused_splits:
-        remarks.append(f"of {val} the validation split is used alone, without {' and '.join(unused_splits)}")
-    splits = {**found.splits, "val": validation_split(other, val)}
-    return Found(splits, found.left_out + other.left_out, tuple(remarks))
-
-
 def _with_left_out(what: str, left_out: Mapping[str, int]) -> str:
     words = left_out_in_words(left_out)
     return f"{what}; {words}" if words else what
@@ -300,35 +286,6 @@ def _unreadable_in_words(bad: Sequence[BadImage]) -> str:
         return ""
     shown = ", ".join(item.path.name for item in bad[:3]) + (", ..." if len(bad) > 3 else "")
     return f"{len(bad)} unreadable image{'s were' if len(bad) > 1 else ' was'} left out: {shown}"
-
-
-def _check_trainable(found: Mapping[str, Files], path: Path, options: DataOptions, left_out: Mapping[str, int]) -> None:
-    if "train" not in found:
-        raise DataError(f"{path} has {' and '.join(found)} but no train", fix=f"put training photos into {path}/train")
-    train = found["train"]
-    if not any(train.values()):
-        loose = LOOSE in left_out
-        fix = "photos must lie in one folder per label" if loose else "put photos into one folder per label"
-        raise DataError(_with_left_out(f"no labelled images in {path}", left_out), fix=fix)
-    if len(train) < 2:
-        raise DataError(f"{path} has one label only: {next(iter(train))!r}", fix="at least two labels are needed")
-    few = {label: len(files) for label, files in train.items() if len(files) < options.min_per_class}
-    if few:
-        counts = ", ".join(f"{label} ({n})" for label, n in few.items())
-        raise DataError(
-            _with_left_out(f"{path} has too few training images of: {counts}", left_out),
-            fix=f"at least {options.min_per_class} of each label; add photos or remove the folder",
-        )
-    for split, files in found.items():
-        unknown = sorted(set(files) - set(train))
-        if unknown:
-            raise DataError(
-                f"{split} of {path} has labels that train lacks: {', '.join(unknown)}",
-                fix=f"train has: {', '.join(sorted(train))}",
-            )
-        if not any(files.values()):
-            what = _with_left_out(f"no images in {split} of {path}", left_out)
-            raise DataError(what, fix="add photos, or remove it: one is then split off")
 
 
 def _without_unreadable(

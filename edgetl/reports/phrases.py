@@ -28,6 +28,7 @@ __all__ = [
     "quality_in_words",
     "slower_than_float",
     "undecided_checks",
+    "why_no_speed",
 ]
 
 _MOST_CLASSES = 3
@@ -69,6 +70,18 @@ def slower_than_float(report: Report) -> list[str]:
         and latency.speedup is not None
         and latency.speedup_ci95 is not None
         and latency.speedup_ci95[1] < 1.0
+    ]
+
+
+def why_no_speed(report: Report) -> list[str]:
+    """Why the column of speeds has no number, where fp32 is missing that it would be against."""
+    targets = {variant.target for variant in report.variants if variant.latency is not None}
+    without = sorted(targets - {variant.target for variant in report.variants if variant.precision == "fp32"})
+    if not without:
+        return []
+    return [
+        f"speed is times faster than fp32 of the same format, and there is none of {', '.join(without)}: "
+        "--precisions with fp32 makes it"
     ]
 
 

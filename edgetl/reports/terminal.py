@@ -1,9 +1,9 @@
 """The report for a person at a terminal: a table of at most 100 columns, what failed in words, the verdict last.
 
 The lines below the table: FAIL, a limit that does not hold; CAUSE, why and what to do; LAYER, where it starts; FEAT,
-SQNR of the features in dB; SLOW, int8 files that cost time instead of saving it; OPEN, what measuring could not decide;
-CLASS, labels that got worse; BASE, changes since the baseline; PHOTO, what to know of the photos; NOISE, what disturbed
-the measuring; INT8, how it was made; TWINS, whether int8 files decide like each other.
+SQNR of the features in dB; SLOW, int8 files that cost time instead of saving it; SPEED, why there is none; OPEN, what
+measuring could not decide; CLASS, labels that got worse; BASE, changes since the baseline; PHOTO, what to know of the
+photos; NOISE, what disturbed the measuring; INT8, how it was made; TWINS, whether int8 files decide like each other.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from edgetl.reports.phrases import (
     quality_in_words,
     slower_than_float,
     undecided_checks,
+    why_no_speed,
 )
 from edgetl.reports.table import describe, headings, rows, verdict_line, where_it_goes_wrong
 from edgetl.verify.measure.cross_format import formats_in_words
@@ -49,7 +50,7 @@ def render_terminal(report: Report) -> str:
             *_wrapped("LAYER ", where_it_goes_wrong(report)),
         ],
         _wrapped("FEAT  ", features_in_words(report)),
-        _wrapped("SLOW  ", slower_than_float(report)),
+        [*_wrapped("SLOW  ", slower_than_float(report)), *_wrapped("SPEED ", why_no_speed(report))],
         _wrapped("OPEN  ", undecided_checks(report)),
         _wrapped("CLASS ", _damaged(report)),
         _wrapped("BASE  ", changes_in_words(report)),

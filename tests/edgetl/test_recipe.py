@@ -6,6 +6,7 @@ import pytest
 
 from edgetl.data.augmentation import Augmentation, AugmentOptions
 from edgetl.recipe import (
+    MADE_FOR,
     DataSection,
     ExportSection,
     ModelOptions,
@@ -191,3 +192,21 @@ def test_a_recipe_changes_fields_of_a_preset(tmp_path: Path) -> None:
 def test_a_recipe_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(OutputError):
         Recipe().save(tmp_path / "no" / "r.toml")
+
+
+def test_for_a_device_fills_in_what_is_not_given_beside_it(tmp_path: Path) -> None:
+    for name, picks in MADE_FOR.items():
+        export = Recipe().updated({"export": {"for": name}}).export
+        assert {"targets": list(export.targets), "precisions": list(export.precisions), "io": export.io} == {
+            "io": "float",
+            **picks,
+        }
+        assert export.made_for == name
+    own = Recipe().updated({"export": {"for": "x86", "precisions": ["int8"]}}).export
+    assert (own.targets, own.precisions) == (("onnx", "openvino"), ("int8",))
+    later = Recipe().updated({"export": {"for": "mcu"}}).updated({"export": {"io": "float", "targets": ["onnx"]}})
+    assert (later.export.targets, later.export.io) == (("onnx",), "float")
+    later.save(tmp_path / "recipe.toml")
+    assert read_recipe(tmp_path / "recipe.toml") == later
+    with pytest.raises(UsageError, match="for = 'raspbery-pi' makes no sense"):
+        Recipe().updated({"export": {"for": "raspbery-pi"}})

@@ -1,0 +1,77 @@
+"""The end of ``edgetl run`` and ``edgetl export``: what was written, what of it a device needs, what to do next."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from edgetl.verify.report import Report
+from edgetl_runtime.console import size, table
+from edgetl_runtime.escaping import printable
+from edgetl_runtime.manifest import Manifest
+
+__all__ = ["best_variant", "file_lines", "next_after_export", "next_after_run"]
+
+_SMALLEST_FIRST = ("int8", "w8a16", "dynamic", "w8", "fp16", "fp32")
+
+
+def file_lines(bundle: Path, manifest: Manifest) -> list[str]:
+    """Path and size of every model file, and of the folder."""
+    rows = [
+        (variant.id if not place else "", size(file.bytes), str(bundle / file.path))
+        for variant in manifest.variants
+        for place, file in enumerate(variant.files)
+    ]
+    everything = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
+    lines = table(("variant", "size", "file"), rows, left=(0, 2))
+    return [*lines, f"{printable(str(bundle))}: {size(everything)} with checkpoint, photos and report"]
+
+
+def best_variant(report: Report) -> str | None:
+    """The variant to copy to a device when nobody has tried them there: the fastest here that passed, else None."""
+    failed = {check.variant for check in report.verdict.failed}
+    timed = [(entry.latency.p50_ms, entry.id) for entry in report.variants if entry.latency and entry.id not in failed]
+    return min(timed)[1] if timed else None
+
+
+def next_after_run(bundle: Path, report: Report) -> list[str]:
+    """What to copy, and the next command."""
+    best = best_variant(report)
+    if best is None:
+        return [f"no variant passed; where they go wrong: edgetl inspect {_word(bundle)} --layers"]
+    return [f"{best} is the fastest here of those that passed", *_packing(bundle, best)]
+
+
+def next_after_export(bundle: Path, manifest: Manifest) -> list[str]:
+    """The same where nothing is verified yet."""
+    ids = [variant.id for variant in manifest.variants]
+    best = min(ids, key=lambda id_: _rank(id_.partition(".")[2]))
+    return [
+        f"not verified yet: edgetl verify {_word(bundle)} --data FOLDER --record",
+        *_packing(bundle, best),
+    ]
+
+
+def _packing(bundle: Path, variant_id: str) -> list[str]:
+    packed = bundle.with_name(f"{bundle.stem}-{variant_id.replace('.', '-')}.edgetl")
+    return [
+        "next, one file to copy to a device:",
+        f"  edgetl pack {_word(bundle)} --variants {variant_id} --out {_word(packed)}",
+        f"and there, with {_needs(variant_id)}:",
+        f"  edgetl-run self-test {_word(Path(packed.name))}",
+        f"  edgetl-run predict {_word(Path(packed.name))} PHOTO.jpg",
+    ]
+
+
+def _needs(variant_id: str) -> str:
+    target = variant_id.partition(".")[0]
+    return f'pip install "edgetl-runtime[{target}]"'
+
+
+def _word(path: Path) -> str:
+    """A path as a shell takes it, and as a screen does."""
+    return printable(shlex.quote(str(path)))
+
+
+def _rank(precision: str) -> int:
+    return _SMALLEST_FIRST.index(precision) if precision in _SMALLEST_FIRST else len(_SMALLEST_FIRST)

@@ -21,7 +21,8 @@ from edgetl_runtime.bench import BenchOptions, bench_image, bench_variants
 from edgetl_runtime.bundle import Bundle, open_bundle
 from edgetl_runtime.commands import EXIT_CODES, CommandParser, run_command, split_names
 from edgetl_runtime.engines import DEVICES, ENGINES, engine_info, import_for
-from edgetl_runtime.errors import EngineError, ImageError, UsageError
+from edgetl_runtime.errors import EngineError, ImageError, MissingDependency, UsageError
+from edgetl_runtime.escaping import printable
 from edgetl_runtime.loading import load
 from edgetl_runtime.machine import cpu_features, describe_machine
 from edgetl_runtime.manifest import Manifest, Preprocess, Variant
@@ -31,12 +32,13 @@ from edgetl_runtime.selftest import SelfTest, self_test
 from edgetl_runtime.session import Session
 from edgetl_runtime.tasks import TASKS, PredictOption, predict_options, task_of
 from edgetl_runtime.trial import refusing, try_variants
-from edgetl_runtime.verification import read_verified
+from edgetl_runtime.verification import Verification, Verified, read_verification, read_verified
 
 __all__ = ["main"]
 
 _ENGINE_CHOICES = ("auto", *dict.fromkeys(name for info in ENGINES.values() for name in (info.name, info.target)))
 _UNREADABLE = 2
+_MOST_LABELS = 20
 _PROGRAM = "edgetl-run"
 _ABOUT = {
     "info": "Show the manifest and, for each variant, whether it runs here and passed verification.",
@@ -150,7 +152,9 @@ def _info(arguments: argparse.Namespace) -> int:
     """Show the manifest and, for each variant, whether it runs here and passed verification."""
     bundle = open_bundle(arguments.bundle)
     manifest, failed = bundle.manifest, bundle.failed_checks()
+    verification, verified = read_verification(bundle), read_verified(bundle)
     rows: list[list[str]] = []
+    lacking: dict[str, str | None] = {}
     variants: list[dict[str, Any]] = []
     obstacles = {variant.id: _absent_or_unable(bundle, variant) for variant in manifest.variants}
     able = [id_ for id_, found in obstacles.items() if found is None]
@@ -158,6 +162,9 @@ def _info(arguments: argparse.Namespace) -> int:
     for variant in manifest.variants:
         found = obstacles[variant.id]
         runs = "runs here" if found is None else " ".join(str(found.error).split())
+        if found is not None and isinstance(found.error, MissingDependency):
+            lacking[variant.requires.engine] = found.error.fix  # said once for all of them
+            runs = f"needs {variant.requires.engine}"
         places = None
         if arguments.placement and found is None:
             start = refusing(variant.id, died[variant.id]) if variant.id in died else bundle.session
@@ -166,10 +173,14 @@ def _info(arguments: argparse.Namespace) -> int:
         wrong, costs = [check for check in checks if not check.is_cost], [check for check in checks if check.is_cost]
         verdict = f"; FAILED verification: {'; '.join(map(str, wrong))}" if wrong else ""
         note = f"; missed where verified: {'; '.join(map(str, costs))}" if costs else ""
-        rows.append([variant.id, console.size(variant.bytes), variant.requires.engine, f"{runs}{verdict}{note}"])
+        quality = _quality(verified.get(variant.id))
+        rows.append(
+            [variant.id, console.size(variant.bytes), variant.requires.engine, *quality, f"{runs}{verdict}{note}"]
+        )
         runnable = {"runnable": found is None, "problem": None if found is None else str(found.error)}
         about = {"id": variant.id, "engine": variant.requires.engine, "bytes": variant.bytes, **runnable}
         about["int8_safe"] = _int8_safe(variant)
+        about["verified"] = None if variant.id not in verified else dataclasses.asdict(verified[variant.id])
         missed = {"failed": wrong, "missed_costs": costs}
         variants.append({**about, **{kind: [dataclasses.asdict(check) for check in of] for kind, of in missed.items()}})
         if arguments.placement:
@@ -177,25 +188,58 @@ def _info(arguments: argparse.Namespace) -> int:
     spec = manifest.preprocess
     lines = [
         f"{manifest.name}: {manifest.task}, {len(manifest.labels)} labels, schema {manifest.schema}",
+        *_wrapped("labels     ", _some([label.name for label in manifest.labels])),
         f"input      {manifest.input.name} {manifest.input.dtype} {list(manifest.input.shape)}",
         *(f"output     {spec.name} {spec.dtype} {list(spec.shape)}" for spec in manifest.outputs),
         *(f"feature    {spec.name} {spec.dtype} {list(spec.shape)}" for spec in manifest.features),
-        f"preprocess {_preprocessing(spec)}; decode {spec.decode}",
+        *_wrapped("preprocess ", f"{_preprocessing(spec)}; decode {spec.decode}"),
         f"golden     {manifest.golden.n if manifest.golden else 'no'} samples",
+        f"verified   {_verification_in_words(verification)}",
         "",
-        *console.table(["variant", "size", "engine", "state"], rows),
+        *console.table(["variant", "size", "engine", "top-1", "agree", "state"], rows),
+        *(f"{engine} is not installed here: {fix}" for engine, fix in lacking.items()),
         *_left_out(manifest),
         *_saturating(manifest.variants),
         *_safe(manifest.variants),
     ]
     contract = {key: value for key, value in json.loads(manifest.to_json()).items() if key != "variants"}
-    console.show(lines, {"bundle": str(bundle.path), **contract, "variants": variants}, arguments.json)
+    about_it = None if verification is None else dataclasses.asdict(verification)
+    document = {"bundle": str(bundle.path), **contract, "verification": about_it, "variants": variants}
+    console.show(lines, document, arguments.json)
     return 0
 
 
 def _absent_or_unable(bundle: Bundle, variant: Variant) -> Obstacle | None:
     absent = bundle.absent(variant.id)
     return obstacle(variant) if absent is None else Obstacle(variant.id, absent)
+
+
+def _some(names: Sequence[str]) -> str:
+    """Names, of many the first."""
+    return ", ".join(names[:_MOST_LABELS]) + (f" and {len(names) - _MOST_LABELS} more" * (len(names) > _MOST_LABELS))
+
+
+def _wrapped(head: str, text: str) -> list[str]:
+    """`text` behind `head`, in lines of at most 80 columns."""
+    import textwrap
+
+    return textwrap.wrap(printable(text), 79, initial_indent=head, subsequent_indent=" " * (len(head) or 2))
+
+
+def _verification_in_words(found: Verification | None) -> str:
+    if found is None:
+        return "nothing is recorded: edgetl verify BUNDLE --data DIR --record"
+    photos = "" if found.photos is None else f"on {found.photos} photos"
+    day = "" if found.created is None else found.created[:10]
+    original = "" if found.top1 is None else f"the original's top-1 is {found.top1:.1%}"
+    return f"{' '.join(filter(None, (day, photos)))}; {original}".strip("; ") or "nobody recorded when"
+
+
+def _quality(found: Verified | None) -> tuple[str, str]:
+    """Its top-1, and how often it decides like the original."""
+    shares = (None, None) if found is None else (found.top1, found.top1_agreement)
+    top1, agreement = ("-" if share is None else f"{share:.1%}" for share in shares)
+    return top1, agreement
 
 
 def _preprocessing(spec: Preprocess) -> str:
@@ -239,7 +283,7 @@ def _left_out(manifest: Manifest) -> list[str]:
     """What ``edgetl pack`` left out: nobody looks for it in vain, or takes the bundle for damaged."""
     packed = manifest.packed
     left_out = () if packed is None else (*packed.variants, *packed.files)
-    return [f"left out when it was packed: {', '.join(left_out)}"] if left_out else []
+    return _wrapped("", f"left out when it was packed: {', '.join(left_out)}") if left_out else []
 
 
 def _int8_safe(variant: Variant) -> bool | None:

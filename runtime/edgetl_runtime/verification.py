@@ -12,7 +12,17 @@ from edgetl_runtime.frozen import dataclass
 from edgetl_runtime.manifest import Manifest
 from edgetl_runtime.quantities import told_apart
 
-__all__ = ["COSTS", "LARGEST_REPORT", "FailedCheck", "Verified", "is_cost", "read_failed_checks", "read_verified"]
+__all__ = [
+    "COSTS",
+    "LARGEST_REPORT",
+    "FailedCheck",
+    "Verification",
+    "Verified",
+    "is_cost",
+    "read_failed_checks",
+    "read_verification",
+    "read_verified",
+]
 
 _REPORT = "report.json"
 LARGEST_REPORT = 32 * 2**20
@@ -78,6 +88,21 @@ class Verified:
         return None if self.top1_agreement is None else 1.0 - self.top1_agreement
 
 
+@dataclass(frozen=True)
+class Verification:
+    """What a report says as a whole: on how many ``photos``, when (``created``, ISO 8601 in UTC), and the ``top1`` of
+    the original there (share of 1). None is not recorded."""
+
+    photos: int | None = None
+    created: str | None = None
+    top1: float | None = None
+
+
+def read_verification(bundle: BundleContents) -> Verification | None:
+    """What the bundle's report says as a whole, None when there is none. Raises `BundleError` when it is damaged."""
+    return _read(bundle, _verification).get("")
+
+
 def read_verified(bundle: BundleContents) -> dict[str, Verified]:
     """By variant id, what the report says of the files that the bundle has; empty when there is no report.
 
@@ -103,6 +128,13 @@ def _read(bundle: BundleContents, find: Callable[[Any, Manifest], dict[str, _Fou
         return find(parse(content), bundle.manifest)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise BundleError(f"{_REPORT} in {bundle.path} is damaged: {error!r:.300}", fix=_AGAIN) from None
+
+
+def _verification(raw: Any, _: Manifest) -> dict[str, Verification]:
+    data, original = ({} if raw.get(part) is None else raw[part] for part in ("data", "reference"))
+    photos, created = _number(data.get("n")), raw.get("created")
+    photos = None if photos is None else int(photos)
+    return {"": Verification(photos, None if created is None else _text(created), _number(original.get("top1")))}
 
 
 def _all_verified(raw: Any, manifest: Manifest) -> dict[str, Verified]:

@@ -61,10 +61,60 @@ def test_info_shows_variants_and_their_state(
     assert "4 labels" in out
     assert "runs here" in lines["onnx.fp32"]
     assert "FAILED verification: top1_agreement 0.25 (limit 0.97)" in lines["onnx.int8"]
-    assert 'not installed here: pip install "edgetl[openvino]"' in lines["openvino.fp32"]
+    assert lines["openvino.fp32"].endswith("needs openvino")
+    assert out.count('openvino is not installed here: pip install "edgetl[openvino]"') == 1
     document = json.loads((bundle_path.parent / "info.json").read_text())
     assert {item["id"]: item["runnable"] for item in document["variants"]}["openvino.fp32"] is False
     assert document["preprocess"]["crop"] == [24, 32]
+
+
+def test_info_shows_labels_and_what_verification_found(
+    bundle_path: Path, report_of_checks: Callable[..., None], tmp_path: Path, capsys: Capture
+) -> None:
+    assert main(["info", str(bundle_path)]) == 0
+    out = capsys.readouterr().out
+    assert "labels     Red, Green, Blue, Grey" in out
+    assert "verified   nothing is recorded: edgetl verify BUNDLE --data DIR --record" in out
+    report_of_checks(bundle_path)
+    report = json.loads((bundle_path / "report.json").read_text())
+    report |= {"created": "2026-11-30T10:00:00+00:00", "data": {"n": 100}, "reference": {"top1": 0.81}}
+    (bundle_path / "report.json").write_text(json.dumps(report))
+    assert main(["info", str(bundle_path), "--json", str(tmp_path / "info.json")]) == 0
+    out = capsys.readouterr().out
+    assert "verified   2026-11-30 on 100 photos; the original's top-1 is 81.0%" in out
+    assert max(map(len, out.splitlines())) <= 80
+    row = next(line for line in out.splitlines() if line.startswith("onnx.int8")).split()
+    assert row[4:6] == ["80.0%", "100.0%"]
+    document = json.loads((tmp_path / "info.json").read_text())
+    assert document["verification"] == {"photos": 100, "created": "2026-11-30T10:00:00+00:00", "top1": 0.81}
+    assert {item["verified"]["top1_agreement"] for item in document["variants"]} == {1.0}
+
+
+def test_info_shows_the_first_of_many_labels_and_what_was_left_out(
+    bundle_path: Path, edit_manifest: Callable[[Path, Callable[[Raw], object]], None], capsys: Capture
+) -> None:
+    def change(raw: Raw) -> None:
+        raw["labels"] = [{"id": str(n), "name": f"label\u001b {n}"} for n in range(300)]
+        raw["output"]["shape"] = [1, 300]
+        raw["packed"] = {"variants": ["onnx.w8"], "files": ["reference/"]}
+
+    edit_manifest(bundle_path, change)
+    assert main(["info", str(bundle_path)]) == 0
+    out = capsys.readouterr().out
+    assert "label\\x1b 19 and 280 more" in " ".join(out.split())
+    assert "left out when it was packed: onnx.w8, reference/" in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_info_never_says_runs_here_of_a_file_that_is_not_there(bundle_path: Path, capsys: Capture) -> None:
+    (bundle_path / "onnx/model.int8.onnx").unlink()
+    path = bundle_path / "tflite/model.fp32.tflite"
+    path.write_bytes(path.read_bytes()[:-8])
+    assert main(["info", str(bundle_path)]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
+    assert "onnx/model.int8.onnx is missing" in lines["onnx.int8"]
+    assert "is not the file that was exported" in lines["tflite.fp32"]
+    assert lines["onnx.fp32"].endswith("runs here")
 
 
 def test_info_tells_a_missed_cost_from_a_failure(

@@ -29,6 +29,7 @@ __all__ = [
     "parts_of_export",
     "parts_of_run",
     "parts_of_training",
+    "parts_of_verify",
     "spoken",
 ]
 
@@ -85,8 +86,19 @@ def parts_of_run(recipe: Recipe, sizes: tuple[int, int], speed: Speed = USUAL_SP
     return [
         *parts_of_training(recipe, sizes, speed),
         *parts_of_export(recipe.export, train, speed, checked=True),
-        Part("verify", "verify", judge * (speed.read + speed.forward * (1 + 0.5 * _variants(recipe.export)))),
-        Part("verify", "", _LATENCY * _variants(recipe.export), of_files=True),
+        *_judging(judge, _variants(recipe.export), speed),
+    ]
+
+
+def parts_of_verify(photos: int, variants: int, speed: Speed = USUAL_SPEED) -> list[Part]:
+    """What ``edgetl verify`` does with so many photos."""
+    return [Part("photos", "check photos", photos * speed.check), *_judging(photos, variants, speed)]
+
+
+def _judging(photos: int, variants: int, speed: Speed) -> list[Part]:
+    return [
+        Part("verify", "verify", photos * (speed.read + speed.forward * (1 + 0.5 * variants))),
+        Part("latency", "", _LATENCY * variants, of_files=True),
     ]
 
 
@@ -102,6 +114,8 @@ def parts_of_training(recipe: Recipe, sizes: tuple[int, int], speed: Speed = USU
     if options.strategy != "head":
         epochs = options.epochs or _EPOCHS_UNKNOWN
         one = train * max(_TRAINING * speed.forward, speed.read) + judge * speed.forward
+        if not options.strategy.startswith(("head", "gradual")):
+            parts += [Part("train", "decode", n * speed.read) for n in (train, judge)]
         parts.append(Part("train", "epoch", epochs * one))
     return parts
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgetl.data.image_files import left_out_in_words
 from edgetl.data.listing import Listing, list_photos
-from edgetl.data.splits import find_photos
+from edgetl.data.splits import find_photos, read_splits
 from edgetl.recipe import Recipe, verify_options
 from edgetl_export.progress import Tell, untold
 from edgetl_runtime.errors import DataError, UsageError
@@ -15,7 +15,7 @@ from edgetl_runtime.escaping import printable
 from edgetl_runtime.files import read_regular
 from edgetl_runtime.manifest import LARGEST_MANIFEST
 
-__all__ = ["look_at_calibration", "look_at_photos"]
+__all__ = ["look_at_calibration", "look_at_judges", "look_at_photos"]
 
 _PUBLISHED = ("imagenet", "none")
 _ARRAYS = ".npy"
@@ -59,6 +59,16 @@ def look_at_calibration(checkpoint: Path, photos: Path, *, channels: int | None,
     folders = f" in {len(files)} folders" if len(files) > 1 else ""
     tell(f"{printable(str(photos))}: {n:,} photos{folders} to calibrate on")
     return n
+
+
+def look_at_judges(photos: Path, *, channels: int) -> int:
+    """How many photos there are to judge a bundle on: of the test split, else of the validation split, else all.
+
+    Raises `DataError` when they are nothing that can be read.
+    """
+    splits = read_splits(photos, channels).splits
+    judges = next((splits[name] for name in ("test", "val", "all") if name in splits), {})
+    return sum(map(len, judges.values()))
 
 
 def _has_arrays(path: Path) -> bool:

@@ -21,7 +21,15 @@ from edgetl.cli.ending import file_lines, next_after_export, next_after_run
 from edgetl.cli.options import Command, build_parser
 from edgetl.cli.parser import FORMER, Parser
 from edgetl.cli.progress import say, tell
-from edgetl.estimate import USUAL_SPEED, Part, estimate_lines, parts_of_export, parts_of_run, parts_of_training
+from edgetl.estimate import (
+    USUAL_SPEED,
+    Part,
+    estimate_lines,
+    parts_of_export,
+    parts_of_run,
+    parts_of_training,
+    parts_of_verify,
+)
 from edgetl.progress import Progress
 from edgetl.training.rank import is_first
 from edgetl_runtime.commands import run_command, split_names
@@ -306,20 +314,25 @@ def _verify(arguments: argparse.Namespace) -> int:
     The bundle is left as it is; --record puts what was found into it.
     """
     # What needs torch is imported by these when it is used: this command runs on devices.
+    from edgetl.first_look import look_at_judges
     from edgetl.recipe import verify_options
     from edgetl.reports.writing import ReportFiles, write_report
     from edgetl.verify.bundle import verify_bundle
     from edgetl.verify.gate.propose import check_gate_path, write_gate
+    from edgetl_runtime.bundle import open_bundle
 
     recipe = _recipe(arguments)
     if arguments.write_gate is not None:
         check_gate_path(arguments.write_gate, force=arguments.force)
-    with Progress() as track:
+    manifest = open_bundle(arguments.bundle).manifest
+    n = look_at_judges(arguments.data, channels=manifest.preprocess.channels)
+    variants = None if arguments.variants is None else split_names(arguments.variants)
+    with Progress(parts_of_verify(n, len(variants or manifest.variants))) as track:
         outcome = verify_bundle(
             arguments.bundle,
             arguments.data,
             dataclasses.replace(verify_options(recipe), precise=arguments.write_gate is not None),
-            variants=None if arguments.variants is None else split_names(arguments.variants),
+            variants=variants,
             reference=None if arguments.reference is None else _checkpoint(arguments.reference),
             skip_bad=recipe.data.skip_bad,
             keep_reference=recipe.verify.keep_reference,

@@ -178,7 +178,12 @@ def _info(arguments: argparse.Namespace) -> int:
             [variant.id, console.size(variant.bytes), variant.requires.engine, *quality, f"{runs}{verdict}{note}"]
         )
         runnable = {"runnable": found is None, "problem": None if found is None else str(found.error)}
-        about = {"id": variant.id, "engine": variant.requires.engine, "bytes": variant.bytes, **runnable}
+        about: dict[str, Any] = {
+            "id": variant.id,
+            "engine": variant.requires.engine,
+            "bytes": variant.bytes,
+            **runnable,
+        }
         about["int8_safe"] = _int8_safe(variant)
         about["verified"] = None if variant.id not in verified else dataclasses.asdict(verified[variant.id])
         missed = {"failed": wrong, "missed_costs": costs}

@@ -60,6 +60,7 @@ def test_keywords_arrive(exported: list[ExportSection]) -> None:
         "device": "cpu",
         "features": ("pooled",),
         "opset": 17,
+        "made_for": "x86",
     }
     assert set(given) == {option.name for option in options_of(ExportSection)}
     api.export(TRAINED, calibration="p", out="b", **given)

@@ -173,10 +173,11 @@ def test_plain_weights_take_their_labels_from_the_folders_only_when_they_are_as_
     assert "--labels FILE" in note
 
 
-def test_a_layer_that_the_backbone_lacks_is_found_before_training(tmp_path: Path) -> None:
+def test_a_layer_that_the_backbone_lacks_is_found_before_training(photos: Path, tmp_path: Path) -> None:
+    (photos / "red" / "000.jpg").write_text("no photo")
     recipe = Recipe().updated(
         {
-            "data": {"path": tmp_path / "nothing"},
+            "data": {"path": photos},
             "model": {"image_size": 32, "weights": "none"},
             "train": {"strategy": "full"},
             "export": {"features": ["pooled", "features.19"]},
@@ -184,8 +185,8 @@ def test_a_layer_that_the_backbone_lacks_is_found_before_training(tmp_path: Path
     )
     with pytest.raises(UsageError, match=r"no layer 'features\.19'"):
         run(recipe, tmp_path / "x.edgetl")
-    # With names that are right it goes on to the photos.
-    with pytest.raises(DataError):
+    # With names that are right it goes on and opens the photos.
+    with pytest.raises(DataError, match="cannot be read"):
         run(recipe.updated({"export": {"features": ["pooled", "features.18"]}}), tmp_path / "x.edgetl")
 
 

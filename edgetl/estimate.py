@@ -74,6 +74,7 @@ _CAPTURE, _QUANTIZE, _TRIED, _LATENCY = 8.0, 4.0, 2.0, 4.0
 """Seconds there for: the capture of the network, one int8 file, one file tried in a child, one variant's latency."""
 _CONVERT = {"onnx": 6.0, "tflite": 16.0, "openvino": 5.0}
 """Seconds there to convert it to a format, in floats."""
+_GOLDEN = 16
 _HEAD = 0.003
 """Seconds there to find the best head on the features of a photo."""
 _TRAINING = 3.0
@@ -128,7 +129,9 @@ def parts_of_export(
     floats = [precision for precision in options.precisions if precision not in _CALIBRATED]
     taken = min(photos, options.calibration_samples)
     convert = sum(_CONVERT.get(target, 5.0) for target in options.targets) * speed.size
-    parts = [] if checked else [Part("photos", "check photos", taken * speed.check)]
+    # To calibrate on, and a few golden samples.
+    looked_at = () if checked else (taken, min(photos, _GOLDEN))
+    parts = [Part("photos", "check photos", n * speed.check) for n in looked_at]
     if options.activation is not None or options.no_se:
         parts.append(Part("surgery", "relearn", 60.0 * options.distill_minutes))
     if calibrated:

@@ -99,7 +99,7 @@ class Progress:
             self._what = what
         terminal = _is_terminal(self._out) or _in_notebook()
         bar = self._new_bar(what, total) if terminal else None
-        start = self._clock()
+        start = said = self._clock()
         try:
             for done, item in enumerate(items, start=1):
                 yield item
@@ -108,7 +108,8 @@ class Progress:
                     if bar is not None:
                         bar.update()
                         self._last = self._clock()
-                    elif self._clock() - self._last >= _SECONDS_BETWEEN_LINES and done < total:
+                    elif self._clock() - said >= _SECONDS_BETWEEN_LINES and done < total:
+                        said = self._clock()
                         self._say(f"{what}: {done}/{total} ({self._clock() - start:.0f} s); {self._left_in_words()}")
         finally:
             with self._lock:

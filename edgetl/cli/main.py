@@ -238,10 +238,14 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _lr_range(arguments: argparse.Namespace) -> int:
     """Find a learning rate: a short training whose rate grows until the loss does."""
+    from edgetl.first_look import look_at_photos
+
+    recipe = _recipe(arguments)
+    listing = look_at_photos(recipe, tell=say)
     from edgetl import pipeline
 
     with Progress() as track:
-        found = pipeline.find_rate(_recipe(arguments), track=track, tell=say)
+        found = pipeline.find_rate(recipe, listing=listing, track=track, tell=say)
     if arguments.plot is not None:
         found.plot(arguments.plot)
     if arguments.json is not None:
@@ -477,6 +481,11 @@ def _completion(arguments: argparse.Namespace) -> int:
 
 def _compare(arguments: argparse.Namespace) -> int:
     """Train, export and measure several backbones on your photos, side by side on this machine."""
+    from edgetl.first_look import look_at_photos
+
+    arguments.weights, weights = _weights_by_backbone(arguments.weights)
+    recipe = _recipe(arguments)
+    look_at_photos(recipe, tell=say)
     from edgetl.studies.backbone_comparison import CompareOptions, compare_backbones
     from edgetl.studies.backbone_comparison_views import (
         render_comparison_markdown,
@@ -485,7 +494,6 @@ def _compare(arguments: argparse.Namespace) -> int:
     )
     from edgetl.studies.backbone_results import BackboneResult
 
-    arguments.weights, weights = _weights_by_backbone(arguments.weights)
     options = CompareOptions(tuple(split_names(arguments.backbones)), weights)
     if arguments.within is not None:
         options = dataclasses.replace(options, within=arguments.within / 100)
@@ -496,9 +504,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         )
 
     with Progress() as track:
-        found = compare_backbones(
-            _recipe(arguments), arguments.out, options, force=arguments.force, track=track, tell=tell
-        )
+        found = compare_backbones(recipe, arguments.out, options, force=arguments.force, track=track, tell=tell)
     for suffix, text in {
         "html": render_comparison_page(found),
         "json": found.to_json(),
@@ -523,6 +529,10 @@ def _weights_by_backbone(text: str | None) -> tuple[str | None, dict[str, str]]:
 
 def _learning_curve(arguments: argparse.Namespace) -> int:
     """Measure accuracy against the number of training photos, transfer against from scratch."""
+    from edgetl.first_look import look_at_photos
+
+    recipe = _recipe(arguments)
+    look_at_photos(recipe, tell=say)
     from edgetl.studies.learning_curve import CurveOptions, CurvePoint, learning_curve
     from edgetl.studies.learning_curve_views import render_curve_page, render_curve_terminal
 
@@ -535,7 +545,7 @@ def _learning_curve(arguments: argparse.Namespace) -> int:
         say(f"{point.start}, {point.n} photos, seed {point.seed}: {point.top1:.1%} ({point.seconds:.0f} s)")
 
     with Progress() as track:
-        curve = learning_curve(_recipe(arguments), arguments.out, options, track=track, tell=tell)
+        curve = learning_curve(recipe, arguments.out, options, track=track, tell=tell)
     page = arguments.out / "learning-curve.html"
     write_file(page, render_curve_page(curve))
     write_file(arguments.out / "learning-curve.json", curve.to_json())

@@ -35,6 +35,9 @@ def with_options(**sections: Mapping[str, object]) -> Recipe:
         ["train", "--data", "misspelt", "--out", "x.checkpoint"],
         ["export", "gone.safetensors", "--calibration", "misspelt", "--backbone", "resnet18", "--out", "x.edgetl"],
         ["run", "--data", ".", "--gate", "misspelt", "--out", "x.edgetl"],
+        ["lr-range", "--data", "misspelt"],
+        ["compare", "--data", "misspelt", "--backbones", "resnet18", "--out", "x"],
+        ["learning-curve", "--data", "misspelt", "--out", "x"],
     ],
     ids=lambda words: " ".join(words[:2]),
 )

@@ -9,11 +9,12 @@ from edgetl.data.image_files import left_out_in_words
 from edgetl.data.listing import Listing, list_photos
 from edgetl.data.splits import find_photos, read_splits
 from edgetl.recipe import Recipe, verify_options
+from edgetl.tasks import task_of
 from edgetl_export.progress import Tell, untold
 from edgetl_runtime.errors import DataError, UsageError
 from edgetl_runtime.escaping import printable
 from edgetl_runtime.files import read_regular
-from edgetl_runtime.manifest import LARGEST_MANIFEST
+from edgetl_runtime.manifest import LARGEST_MANIFEST, Manifest
 
 __all__ = ["look_at_calibration", "look_at_judges", "look_at_photos"]
 
@@ -25,12 +26,16 @@ def look_at_photos(recipe: Recipe, *, tell: Tell = untold) -> Listing | None:
     """The photos that `recipe` names, told in some lines; its gate and its baseline are read too.
 
     None when nobody can tell yet which files are photos: arrays are, where a network takes other than three channels,
-    and only a file of weights says how many. Raises `UsageError` and `DataError`.
+    and only a file of weights says how many; and where the task has no labels that photos are listed by. Raises
+    `UsageError` and `DataError`.
     """
     if recipe.data.path is None:
         raise UsageError("no photos to train on", fix="--data FOLDER")
     verify_options(recipe)
-    model = recipe.model
+    model, task = recipe.model, task_of(recipe.data.task)
+    if not task.lists_by_label:
+        _check_there(recipe.data.path)
+        return None
     try:
         listing = list_photos(recipe.data.path, recipe.data, channels=3 if model.channels is None else model.channels)
     except DataError:
@@ -61,14 +66,24 @@ def look_at_calibration(checkpoint: Path, photos: Path, *, channels: int | None,
     return n
 
 
-def look_at_judges(photos: Path, *, channels: int) -> int:
+def look_at_judges(photos: Path, manifest: Manifest) -> int | None:
     """How many photos there are to judge a bundle on: of the test split, else of the validation split, else all.
 
-    Raises `DataError` when they are nothing that can be read.
+    None where its task has no labels that photos are listed by. Raises `DataError` when they are nothing that can be
+    read.
     """
+    channels = manifest.preprocess.channels
+    if not task_of(manifest.task).lists_by_label:
+        _check_there(photos)
+        return None
     splits = read_splits(photos, channels).splits
     judges = next((splits[name] for name in ("test", "val", "all") if name in splits), {})
     return sum(map(len, judges.values()))
+
+
+def _check_there(photos: Path) -> None:
+    if not photos.exists():
+        raise DataError(f"{photos} does not exist", fix="check the path")
 
 
 def _has_arrays(path: Path) -> bool:

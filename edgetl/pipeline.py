@@ -159,9 +159,10 @@ def run(
 
 def find_rate(recipe: Recipe, *, listing: Listing | None = None, track: Track = silent, tell: Tell = untold) -> LrRange:
     """Photos to a learning rate that suits them (`edgetl.training.lr_finder`); `listing` as in `run`."""
-    listing = listing or look_at_photos(recipe)
+    if listing is None:
+        look_at_photos(recipe)
     check_start(recipe.model, recipe.train)
-    dataset = photos_of(recipe, listing, track=track)
+    dataset = photos_of(recipe, track=track)
     for note in dataset.notes:
         tell(note)
     return lr_range(dataset, recipe.model, recipe.train, recipe.augment, track=track)

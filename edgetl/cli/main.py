@@ -183,7 +183,7 @@ def _dry_run(recipe: Recipe, listing: Listing | None, parts_of: Callable[..., li
     from edgetl.estimate import measure_speed
 
     with Progress() as track:
-        dataset = pipeline.check_all(recipe, listing, track=track)
+        dataset = pipeline.check_all(recipe, track=track)
     told = [] if listing is None else listing.lines_on_files
     for note in dataset.notes:
         if note not in told:
@@ -329,9 +329,9 @@ def _verify(arguments: argparse.Namespace) -> int:
     if arguments.write_gate is not None:
         check_gate_path(arguments.write_gate, force=arguments.force)
     manifest = open_bundle(arguments.bundle).manifest
-    n = look_at_judges(arguments.data, channels=manifest.preprocess.channels)
+    n = look_at_judges(arguments.data, manifest)
     variants = None if arguments.variants is None else split_names(arguments.variants)
-    with Progress(parts_of_verify(n, len(variants or manifest.variants))) as track:
+    with Progress([] if n is None else parts_of_verify(n, len(variants or manifest.variants))) as track:
         outcome = verify_bundle(
             arguments.bundle,
             arguments.data,

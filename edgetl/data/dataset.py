@@ -17,7 +17,7 @@ from edgetl.data.content import content_of
 from edgetl.data.duplicates import Known, find_duplicates
 from edgetl.data.folders import LOOSE, Files, label_name
 from edgetl.data.image_files import BadImage, ImageFile, find_unreadable, left_out_in_words, refuse_unreadable
-from edgetl.data.listing import Listing, check_trainable, list_photos
+from edgetl.data.listing import check_trainable, list_photos
 from edgetl.data.options import DataOptions
 from edgetl.data.prefetch import in_threads
 from edgetl.data.sampling import hold_out, pick, share_of
@@ -127,7 +127,6 @@ def load_dataset(
     options: DataOptions | None = None,
     *,
     spec: Preprocess = USUAL,
-    listing: Listing | None = None,
     track: Track = silent,
 ) -> Dataset:
     """A data set from a folder (one folder per label, or train, val, test with these inside), a CSV file, WebDataset
@@ -135,12 +134,11 @@ def load_dataset(
 
     A CSV has the columns ``path,label[,split]``; its paths are relative to it. Labels are sorted by name, splits are
     called by the words of `edgetl.data.split_words`. `spec` is how the model takes its images: what it cannot read is
-    unreadable, and where it has not 3 channels, ``.npy`` files are photos too. `listing` is what `list_photos` gives
-    for all that, where that is known already.
+    unreadable, and where it has not 3 channels, ``.npy`` files are photos too.
     Raises `DataError` for anything that cannot be trained on as it is, `UsageError` for a senseless option.
     """
     options = options or DataOptions()
-    found = listing or list_photos(path, options, channels=spec.channels)
+    found = list_photos(path, options, channels=spec.channels)
     files, bad = _without_unreadable(found.splits, path, spec, skip_bad=options.skip_bad, track=track)
     check_trainable(files, path, options, found.left_out)
     names = sorted(files["train"])

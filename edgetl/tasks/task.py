@@ -168,6 +168,8 @@ class Task(Protocol):
     """What the gate calls the quality."""
     quantities: Mapping[str, Quantity]
     """What a gate can limit in this task alone."""
+    lists_by_label: bool
+    """Whether photos are listed by one label each (`edgetl.data.listing`), before one is opened."""
 
     def read(self, path: Path, options: DataOptions, *, spec: Preprocess, track: Track) -> Dataset:
         """Photos with targets to train on, in splits. Raises `DataError` for what cannot be trained on."""

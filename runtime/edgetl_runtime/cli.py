@@ -173,10 +173,8 @@ def _info(arguments: argparse.Namespace) -> int:
         wrong, costs = [check for check in checks if not check.is_cost], [check for check in checks if check.is_cost]
         verdict = f"; FAILED verification: {'; '.join(map(str, wrong))}" if wrong else ""
         note = f"; missed where verified: {'; '.join(map(str, costs))}" if costs else ""
-        quality = _quality(verified.get(variant.id))
-        rows.append(
-            [variant.id, console.size(variant.bytes), variant.requires.engine, *quality, f"{runs}{verdict}{note}"]
-        )
+        cells = [variant.id, console.size(variant.bytes), variant.requires.engine]
+        rows.append([*cells, *_shares(verified.get(variant.id)), f"{runs}{verdict}{note}"])
         runnable = {"runnable": found is None, "problem": None if found is None else str(found.error)}
         about: dict[str, Any] = {
             "id": variant.id,
@@ -191,6 +189,7 @@ def _info(arguments: argparse.Namespace) -> int:
         if arguments.placement:
             variants[-1]["placement"] = None if places is None else dataclasses.asdict(places)
     spec = manifest.preprocess
+    quality = "top-1" if verification is None else verification.quality
     lines = [
         f"{manifest.name}: {manifest.task}, {len(manifest.labels)} labels, schema {manifest.schema}",
         *_wrapped("labels     ", _some([label.name for label in manifest.labels])),
@@ -201,7 +200,7 @@ def _info(arguments: argparse.Namespace) -> int:
         f"golden     {manifest.golden.n if manifest.golden else 'no'} samples",
         f"verified   {_verification_in_words(verification)}",
         "",
-        *console.table(["variant", "size", "engine", "top-1", "agree", "state"], rows),
+        *console.table(["variant", "size", "engine", quality, "agree", "state"], rows),
         *(f"{engine} is not installed here: {fix}" for engine, fix in lacking.items()),
         *_left_out(manifest),
         *_saturating(manifest.variants),
@@ -236,15 +235,14 @@ def _verification_in_words(found: Verification | None) -> str:
         return "nothing is recorded: edgetl verify BUNDLE --data DIR --record"
     photos = "" if found.photos is None else f"on {found.photos} photos"
     day = "" if found.created is None else found.created[:10]
-    original = "" if found.top1 is None else f"the original's top-1 is {found.top1:.1%}"
+    original = "" if found.value is None else f"the original's {found.quality} is {found.value:.1%}"
     return f"{' '.join(filter(None, (day, photos)))}; {original}".strip("; ") or "nobody recorded when"
 
 
-def _quality(found: Verified | None) -> tuple[str, str]:
-    """Its top-1, and how often it decides like the original."""
+def _shares(found: Verified | None) -> list[str]:
+    """How good it is, and how often it decides like the original."""
     shares = (None, None) if found is None else (found.top1, found.top1_agreement)
-    top1, agreement = ("-" if share is None else f"{share:.1%}" for share in shares)
-    return top1, agreement
+    return ["-" if share is None else f"{share:.1%}" for share in shares]
 
 
 def _preprocessing(spec: Preprocess) -> str:

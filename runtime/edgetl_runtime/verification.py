@@ -90,12 +90,13 @@ class Verified:
 
 @dataclass(frozen=True)
 class Verification:
-    """What a report says as a whole: on how many ``photos``, when (``created``, ISO 8601 in UTC), and the ``top1`` of
-    the original there (share of 1). None is not recorded."""
+    """What a report says as a whole: on how many ``photos``, when (``created``, ISO 8601 in UTC), and how good the
+    original is there: the task's ``quality``, of a classifier top-1, is ``value``. None is not recorded."""
 
     photos: int | None = None
     created: str | None = None
-    top1: float | None = None
+    quality: str = "top-1"
+    value: float | None = None
 
 
 def read_verification(bundle: BundleContents) -> Verification | None:
@@ -131,10 +132,19 @@ def _read(bundle: BundleContents, find: Callable[[Any, Manifest], dict[str, _Fou
 
 
 def _verification(raw: Any, _: Manifest) -> dict[str, Verification]:
-    data, original = ({} if raw.get(part) is None else raw[part] for part in ("data", "reference"))
+    parts = ("data", "reference", "quality")
+    data, original, quality = ({} if raw.get(part) is None else raw[part] for part in parts)
+    if not quality:  # older reports have the numbers of classification alone
+        quality = {"name": "top-1", "value": original.get("top1")}
     photos, created = _number(data.get("n")), raw.get("created")
-    photos = None if photos is None else int(photos)
-    return {"": Verification(photos, None if created is None else _text(created), _number(original.get("top1")))}
+    return {
+        "": Verification(
+            None if photos is None else int(photos),
+            None if created is None else _text(created),
+            _text(quality.get("name")),
+            _number(quality.get("value")),
+        )
+    }
 
 
 def _all_verified(raw: Any, manifest: Manifest) -> dict[str, Verified]:

@@ -68,6 +68,7 @@ class Counting:
     agreement = "agreement"
     quality = "exact"
     quality_quantity = "exact"
+    lists_by_label = False
     quantities: Mapping[str, Quantity] = {
         "exact": Quantity(">=", "known_quality", "value", "share of photos counted right", SHARE, "mean", "ci95")
     }

@@ -86,7 +86,12 @@ def test_info_shows_labels_and_what_verification_found(
     row = next(line for line in out.splitlines() if line.startswith("onnx.int8")).split()
     assert row[4:6] == ["80.0%", "100.0%"]
     document = json.loads((tmp_path / "info.json").read_text())
-    assert document["verification"] == {"photos": 100, "created": "2026-11-30T10:00:00+00:00", "top1": 0.81}
+    assert document["verification"] == {
+        "photos": 100,
+        "created": "2026-11-30T10:00:00+00:00",
+        "quality": "top-1",
+        "value": 0.81,
+    }
     assert {item["verified"]["top1_agreement"] for item in document["variants"]} == {1.0}
 
 

@@ -36,6 +36,7 @@ class Classification:
     agreement = "top1_agreement"
     quality = "top-1"
     quality_quantity = "top1"
+    lists_by_label = True
     quantities: Mapping[str, Quantity] = {
         "top1_agreement": Quantity(
             ">=", "parity", "top1_agreement", "top-1 agreement with the original", SHARE, kind="share"

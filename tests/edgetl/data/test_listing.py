@@ -31,7 +31,7 @@ def test_without_a_split_it_says_what_is_held_out(make_photos: MakePhotos, tmp_p
         "  left out: 2 .txt, 1 .json",
     ]
     assert found.split_sizes == (24, 6)
-    held_out = load_dataset(photos, OPTIONS, listing=found)
+    held_out = load_dataset(photos, OPTIONS)
     assert (len(held_out.train), len(held_out.val)) == found.split_sizes
 
 

@@ -37,6 +37,7 @@ from edgetl_export import CalibrationSamples, Exported, ExportOptions, export
 from edgetl_export.device import device_named
 from edgetl_export.features import check_features, with_features
 from edgetl_export.int8 import Int8Options
+from edgetl_export.labels_file import check_label_names
 from edgetl_export.progress import Tell, Track, silent, untold
 from edgetl_export.quantize.distill import DistillOptions
 from edgetl_export.staging import check_destination, staged
@@ -45,7 +46,7 @@ from edgetl_runtime import tasks as device_tasks
 from edgetl_runtime.bundle import open_bundle
 from edgetl_runtime.errors import DataError, UsageError
 from edgetl_runtime.escaping import printable
-from edgetl_runtime.manifest import Label, Preprocess, check_label_names
+from edgetl_runtime.manifest import Label, Preprocess
 
 if TYPE_CHECKING:
     from edgetl_export.surgery import Surgery

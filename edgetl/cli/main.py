@@ -169,12 +169,25 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _first_look(arguments: argparse.Namespace, recipe: Recipe, *, holds: str) -> Listing | None:
     """Where it goes, what it is told and the photos, before torch is imported: errors come at once."""
-    from edgetl.first_look import look_at_photos
     from edgetl_export.staging import check_destination
 
     if is_first():
         check_destination(arguments.out, holds=holds, force=arguments.force)
+    return _photos_of(recipe)
+
+
+def _photos_of(recipe: Recipe) -> Listing | None:
+    """What photos there are, told; where torch is not installed that is said before."""
+    from edgetl.first_look import look_at_photos
+
+    _check_torch()
     return look_at_photos(recipe, tell=tell)
+
+
+def _check_torch() -> None:
+    for name in ("torch", "torchvision"):
+        if find_spec(name) is None:
+            raise ModuleNotFoundError(name=name)  # as its import would, later
 
 
 def _dry_run(recipe: Recipe, listing: Listing | None, parts_of: Callable[..., list[Part]]) -> int:
@@ -238,10 +251,8 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _lr_range(arguments: argparse.Namespace) -> int:
     """Find a learning rate: a short training whose rate grows until the loss does."""
-    from edgetl.first_look import look_at_photos
-
     recipe = _recipe(arguments)
-    listing = look_at_photos(recipe, tell=say)
+    listing = _photos_of(recipe)
     from edgetl import pipeline
 
     with Progress() as track:
@@ -260,6 +271,7 @@ def _export(arguments: argparse.Namespace) -> int:
     from edgetl_export.staging import check_destination
 
     recipe = _recipe(arguments)
+    _check_torch()
     check_destination(arguments.out, holds="manifest.json", force=arguments.force)
     n = look_at_calibration(arguments.checkpoint, arguments.calibration, channels=arguments.channels, tell=say)
     from edgetl import pipeline
@@ -481,11 +493,9 @@ def _completion(arguments: argparse.Namespace) -> int:
 
 def _compare(arguments: argparse.Namespace) -> int:
     """Train, export and measure several backbones on your photos, side by side on this machine."""
-    from edgetl.first_look import look_at_photos
-
     arguments.weights, weights = _weights_by_backbone(arguments.weights)
     recipe = _recipe(arguments)
-    look_at_photos(recipe, tell=say)
+    _photos_of(recipe)
     from edgetl.studies.backbone_comparison import CompareOptions, compare_backbones
     from edgetl.studies.backbone_comparison_views import (
         render_comparison_markdown,
@@ -529,10 +539,8 @@ def _weights_by_backbone(text: str | None) -> tuple[str | None, dict[str, str]]:
 
 def _learning_curve(arguments: argparse.Namespace) -> int:
     """Measure accuracy against the number of training photos, transfer against from scratch."""
-    from edgetl.first_look import look_at_photos
-
     recipe = _recipe(arguments)
-    look_at_photos(recipe, tell=say)
+    _photos_of(recipe)
     from edgetl.studies.learning_curve import CurveOptions, CurvePoint, learning_curve
     from edgetl.studies.learning_curve_views import render_curve_page, render_curve_terminal
 

@@ -10,10 +10,10 @@ from edgetl.data.folders import LOOSE, Files, Found
 from edgetl.data.image_files import left_out_in_words
 from edgetl.data.options import DataOptions
 from edgetl.data.splits import read_splits, validation_split
+from edgetl_export.labels_file import check_label_names
 from edgetl_runtime.console import table
 from edgetl_runtime.errors import DataError, UsageError
 from edgetl_runtime.escaping import printable
-from edgetl_runtime.manifest import check_label_names
 
 __all__ = ["Listing", "check_trainable", "list_photos"]
 

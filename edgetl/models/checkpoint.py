@@ -20,13 +20,14 @@ from edgetl.models.backbones import add_hidden_layer, build, preset
 from edgetl.models.image_size import ImageSize
 from edgetl.models.weight_files import CHECKPOINT_WEIGHTS, State, read_state
 from edgetl.models.weights import fit, infer_channels, infer_num_classes
+from edgetl_export.labels_file import check_label_names
 from edgetl_export.soundness import check_decides
 from edgetl_export.staging import staged
 from edgetl_runtime.decoding import decode, parse
 from edgetl_runtime.errors import BundleError, CheckpointError, UsageError
 from edgetl_runtime.escaping import json_value
 from edgetl_runtime.files import read_regular
-from edgetl_runtime.manifest import DECODINGS, LARGEST_MANIFEST, Label, Normalize, Preprocess, check_label_names
+from edgetl_runtime.manifest import DECODINGS, LARGEST_MANIFEST, Label, Normalize, Preprocess
 
 __all__ = ["CHECKPOINT_FILE", "Checkpoint", "load_labels", "open_checkpoint"]
 

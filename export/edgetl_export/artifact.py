@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from edgetl_export.sealing import sealed
 from edgetl_runtime.manifest import TensorSpec
-from edgetl_runtime.seal import sealed
 
 __all__ = ["Artifact"]
 

@@ -17,8 +17,9 @@ from torch.fx.experimental.optimization import fuse
 from torch.fx.proxy import TraceError
 
 from edgetl_export.features import RESERVED, check_features, with_features
+from edgetl_export.labels_file import check_label_names
 from edgetl_runtime.errors import ExportError, UsageError
-from edgetl_runtime.manifest import Label, Normalize, Preprocess, TensorSpec, check_label_names
+from edgetl_runtime.manifest import Label, Normalize, Preprocess, TensorSpec
 
 __all__ = ["Captured", "ExportedModule", "NamedOutputs", "Original", "Source", "by_image", "by_name", "capture"]
 

@@ -22,6 +22,7 @@ from edgetl_export.capture import Captured, Source, capture
 from edgetl_export.converter_log import logged_to
 from edgetl_export.features import check_features
 from edgetl_export.int8 import Int8Options, Quantizer
+from edgetl_export.interruption import interruption_kept
 from edgetl_export.labels_file import LABELS_FILE, labels_text
 from edgetl_export.ladder import Climbed, Rung
 from edgetl_export.progress import Track, silent
@@ -128,7 +129,7 @@ def export(
         source.network()  # a layer that it does not have is found before minutes of training
     clock = Stopwatch()
     facts: dict[str, Any] = {}
-    with (folder / LOG).open("wb") as log:
+    with interruption_kept(), (folder / LOG).open("wb") as log:
         if options.surgery is not None:
             with clock("surgery"):
                 changed, facts["surgery"] = _operated(source, samples, options, track)

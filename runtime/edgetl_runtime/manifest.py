@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
 from typing import Any
 
 from edgetl_runtime.decoding import decode, parse
-from edgetl_runtime.errors import BundleError, DataError
-from edgetl_runtime.escaping import encodable, json_value
+from edgetl_runtime.errors import BundleError
+from edgetl_runtime.escaping import json_value
 from edgetl_runtime.frozen import dataclass, field
 
 __all__ = [
@@ -34,7 +33,6 @@ __all__ = [
     "Requires",
     "TensorSpec",
     "Variant",
-    "check_label_names",
     "file_entry",
 ]
 
@@ -342,16 +340,6 @@ def file_entry(path: str, content: bytes) -> FileEntry:
     from hashlib import sha256  # here: whoever reads a manifest may need none
 
     return FileEntry(path, sha256(content).hexdigest(), len(content))
-
-
-def check_label_names(names: Iterable[str], where: str) -> None:
-    """Raise `DataError` for names that no file can hold: those of folders whose names are no UTF-8."""
-    bad = [name for name in names if encodable(name) != name]
-    if bad:
-        raise DataError(
-            f"{where} has labels that cannot be written, their names are no UTF-8: {', '.join(bad[:5])}",
-            fix="rename the folders: their names must be UTF-8",
-        )
 
 
 def _check_consistent(manifest: Manifest, where: str) -> None:

@@ -21,8 +21,8 @@ ROOT = Path(__file__).parents[2]
 # In front of all else: a library that brings a package `tests` of its own is among the converters' requirements.
 sys.path[:0] = [str(folder) for folder in (ROOT, ROOT / "export", ROOT / "runtime")]
 
+from edgetl_export.sealing import sealed, with_room_for_seal  # noqa: E402
 from edgetl_runtime import Classifier, Manifest, Prediction, load, open_bundle, preprocess  # noqa: E402
-from edgetl_runtime.seal import sealed, with_room_for_seal  # noqa: E402
 from tests import conftest as colours  # noqa: E402
 
 __all__ = ["Answer", "Case", "Corpus", "Generator", "Kind", "expected_tensor", "judge_prediction", "upright_rgb"]

@@ -47,11 +47,12 @@ from edgetl.tasks.classification.results import (
     LabelChanges,
 )
 from edgetl.verify.report import BaselineComparison, Change, Check, Data, Finding, Report, VariantReport, Verdict
+from edgetl_export.labels_file import check_label_names
 from edgetl_runtime.cli import main as run_on_device
 from edgetl_runtime.commands import run_command
 from edgetl_runtime.console import note, out, show
 from edgetl_runtime.errors import DataError, EdgetlError
-from edgetl_runtime.manifest import Label, Manifest, Normalize, Preprocess, TensorSpec, check_label_names
+from edgetl_runtime.manifest import Label, Manifest, Normalize, Preprocess, TensorSpec
 
 __all__ = ["KINDS", "fuzz", "main"]
 

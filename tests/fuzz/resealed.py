@@ -12,8 +12,8 @@ import numpy as np
 from canary import PLACES
 from cases import MODELS, Case, Corpus, Generator, Kind
 
+from edgetl_export.sealing import sealed, with_room_for_seal
 from edgetl_runtime import Prediction, load
-from edgetl_runtime.seal import sealed, with_room_for_seal
 from tests import conftest as colours
 
 __all__ = ["KINDS"]

@@ -7,9 +7,9 @@ import os
 
 import pytest
 
+from edgetl_export.labels_file import check_label_names
 from edgetl_runtime.errors import DataError, MissingDependency, UsageError
 from edgetl_runtime.escaping import encodable, json_on_screen, json_value, message, printable
-from edgetl_runtime.manifest import check_label_names
 
 COMMANDS = {
     "\x1b]52;c;YQ==\x07": r"\x1b]52;c;YQ==\x07",

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgetl_export.sealing import sealed, with_room_for_seal
 from edgetl_runtime import BundleError, EngineError, load, open_bundle
 from edgetl_runtime.modelcheck import check_model
-from edgetl_runtime.seal import sealed, with_room_for_seal
 from tests.conftest import CROP, FILES, base_manifest, colour_weights, entry, onnx_model, reference_logits
 
 ONNX = FILES["onnx"]

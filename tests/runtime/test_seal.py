@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from edgetl_export.sealing import sealed, with_room_for_seal
 from edgetl_runtime import BundleError, ExportError
-from edgetl_runtime.seal import Sealed, sealed, with_room_for_seal
+from edgetl_runtime.seal import Sealed
 
 TEXT = json.dumps({"schema": 1, "name": "ä"}, ensure_ascii=False, separators=(",", ":"))
 

@@ -13,13 +13,13 @@ import torch
 from edgetl_export.artifact import Artifact
 from edgetl_export.capture import Captured
 from edgetl_export.quantize.quantization import Quantized
+from edgetl_export.sealing import with_room_for_seal
 from edgetl_export.targets.onnx_opset import lowered
 from edgetl_export.targets.onnx_qdq import quantize_qdq
 from edgetl_export.targets.onnx_weights import multiply_dynamically, round_weights
 from edgetl_export.targets.summaries import weight_summary
 from edgetl_runtime.errors import ExportError
 from edgetl_runtime.manifest import METADATA_KEY
-from edgetl_runtime.seal import with_room_for_seal
 
 __all__ = ["OnnxTarget", "half_weights"]
 

@@ -14,12 +14,12 @@ import openvino
 from edgetl_export.artifact import Artifact
 from edgetl_export.capture import Captured
 from edgetl_export.quantize.quantization import Quantized
+from edgetl_export.sealing import with_room_for_seal
 from edgetl_export.targets.openvino_compress import halve_in_place, round_weights_in_place
 from edgetl_export.targets.openvino_fake_quantize import quantize_in_place
 from edgetl_export.targets.summaries import weight_summary
 from edgetl_runtime.errors import ExportError
 from edgetl_runtime.manifest import METADATA_KEY
-from edgetl_runtime.seal import with_room_for_seal
 
 __all__ = ["OpenvinoTarget"]
 

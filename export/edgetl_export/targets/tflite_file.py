@@ -12,13 +12,13 @@ import numpy as np
 from edgetl_export.artifact import Artifact
 from edgetl_export.capture import Captured
 from edgetl_export.quantize.quantization import PIXELS, Quantized
+from edgetl_export.sealing import with_room_for_seal
 from edgetl_export.targets import tflite_flatbuffer
 from edgetl_export.targets.int16_activations import with_live_channels
 from edgetl_export.targets.summaries import weight_summary
 from edgetl_export.targets.tflite_int8 import quantize_tflite
 from edgetl_runtime.errors import ExportError
 from edgetl_runtime.manifest import METADATA_KEY
-from edgetl_runtime.seal import with_room_for_seal
 
 __all__ = ["TfliteTarget"]
 

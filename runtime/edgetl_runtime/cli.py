@@ -32,7 +32,7 @@ from edgetl_runtime.selftest import SelfTest, self_test
 from edgetl_runtime.session import Session
 from edgetl_runtime.tasks import TASKS, PredictOption, predict_options, task_of
 from edgetl_runtime.trial import refusing, try_variants
-from edgetl_runtime.verification import Verification, Verified, read_verification, read_verified
+from edgetl_runtime.verification import Verified, read_verified
 
 __all__ = ["main"]
 
@@ -152,7 +152,7 @@ def _info(arguments: argparse.Namespace) -> int:
     """Show the manifest and, for each variant, whether it runs here and passed verification."""
     bundle = open_bundle(arguments.bundle)
     manifest, failed = bundle.manifest, bundle.failed_checks()
-    verification, verified = read_verification(bundle), read_verified(bundle)
+    verified = read_verified(bundle)
     rows: list[list[str]] = []
     lacking: dict[str, str | None] = {}
     variants: list[dict[str, Any]] = []
@@ -189,7 +189,8 @@ def _info(arguments: argparse.Namespace) -> int:
         if arguments.placement:
             variants[-1]["placement"] = None if places is None else dataclasses.asdict(places)
     spec = manifest.preprocess
-    quality = "top-1" if verification is None else verification.quality
+    some = next(iter(verified.values()), None)
+    quality = "top-1" if some is None else some.quality
     lines = [
         f"{manifest.name}: {manifest.task}, {len(manifest.labels)} labels, schema {manifest.schema}",
         *_wrapped("labels     ", _some([label.name for label in manifest.labels])),
@@ -198,7 +199,7 @@ def _info(arguments: argparse.Namespace) -> int:
         *(f"feature    {spec.name} {spec.dtype} {list(spec.shape)}" for spec in manifest.features),
         *_wrapped("preprocess ", f"{_preprocessing(spec)}; decode {spec.decode}"),
         f"golden     {manifest.golden.n if manifest.golden else 'no'} samples",
-        f"verified   {_verification_in_words(verification)}",
+        f"verified   {_verified_in_words(some)}",
         "",
         *console.table(["variant", "size", "engine", quality, "agree", "state"], rows),
         *(f"{engine} is not installed here: {fix}" for engine, fix in lacking.items()),
@@ -207,9 +208,7 @@ def _info(arguments: argparse.Namespace) -> int:
         *_safe(manifest.variants),
     ]
     contract = {key: value for key, value in json.loads(manifest.to_json()).items() if key != "variants"}
-    about_it = None if verification is None else dataclasses.asdict(verification)
-    document = {"bundle": str(bundle.path), **contract, "verification": about_it, "variants": variants}
-    console.show(lines, document, arguments.json)
+    console.show(lines, {"bundle": str(bundle.path), **contract, "variants": variants}, arguments.json)
     return 0
 
 
@@ -230,13 +229,11 @@ def _wrapped(head: str, text: str) -> list[str]:
     return textwrap.wrap(printable(text), 79, initial_indent=head, subsequent_indent=" " * (len(head) or 2))
 
 
-def _verification_in_words(found: Verification | None) -> str:
+def _verified_in_words(found: Verified | None) -> str:
     if found is None:
         return "nothing is recorded: edgetl verify BUNDLE --data DIR --record"
-    photos = "" if found.photos is None else f"on {found.photos} photos"
-    day = "" if found.created is None else found.created[:10]
-    original = "" if found.value is None else f"the original's {found.quality} is {found.value:.1%}"
-    return f"{' '.join(filter(None, (day, photos)))}; {original}".strip("; ") or "nobody recorded when"
+    original = "" if found.original is None else f"; the original's {found.quality} is {found.original:.1%}"
+    return f"{(found.created or 'undated')[:10]} on {found.n or '?'} photos{original}"
 
 
 def _shares(found: Verified | None) -> list[str]:

@@ -16,11 +16,9 @@ __all__ = [
     "COSTS",
     "LARGEST_REPORT",
     "FailedCheck",
-    "Verification",
     "Verified",
     "is_cost",
     "read_failed_checks",
-    "read_verification",
     "read_verified",
 ]
 
@@ -69,7 +67,7 @@ class Verified:
     """How close a variant is to its original: over ``n`` photos the share of decisions that are the same (of a
     classifier: labels), and ``delta``, its quality minus the original's (shares of 1); ``top1``: that quality, which is
     called ``quality`` (of a classifier top-1). None was not measured. ``failed``: the checks of
-    its quality that it failed; ``notes``: limits on its cost (`COSTS`) that it missed."""
+    its quality that it failed; ``notes``: limits on its cost (`COSTS`) that it missed; ``created``: when (ISO 8601)."""
 
     n: int | None = None
     top1_agreement: float | None = None
@@ -78,6 +76,12 @@ class Verified:
     top1: float | None = None
     notes: tuple[str, ...] = ()
     quality: str = "top-1"
+    created: str | None = None
+
+    @property
+    def original(self) -> float | None:
+        """The original's quality."""
+        return None if self.top1 is None or self.delta is None else self.top1 - self.delta
 
     @property
     def drop(self) -> float | None:
@@ -86,22 +90,6 @@ class Verified:
         if self.delta is not None:
             return -self.delta
         return None if self.top1_agreement is None else 1.0 - self.top1_agreement
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What a report says as a whole: on how many ``photos``, when (``created``, ISO 8601 in UTC), and how good the
-    original is there: the task's ``quality``, of a classifier top-1, is ``value``. None is not recorded."""
-
-    photos: int | None = None
-    created: str | None = None
-    quality: str = "top-1"
-    value: float | None = None
-
-
-def read_verification(bundle: BundleContents) -> Verification | None:
-    """What the bundle's report says as a whole, None when there is none. Raises `BundleError` when it is damaged."""
-    return _read(bundle, _verification).get("")
 
 
 def read_verified(bundle: BundleContents) -> dict[str, Verified]:
@@ -131,26 +119,11 @@ def _read(bundle: BundleContents, find: Callable[[Any, Manifest], dict[str, _Fou
         raise BundleError(f"{_REPORT} in {bundle.path} is damaged: {error!r:.300}", fix=_AGAIN) from None
 
 
-def _verification(raw: Any, _: Manifest) -> dict[str, Verification]:
-    parts = ("data", "reference", "quality")
-    data, original, quality = ({} if raw.get(part) is None else raw[part] for part in parts)
-    if not quality:  # older reports have the numbers of classification alone
-        quality = {"name": "top-1", "value": original.get("top1")}
-    photos, created = _number(data.get("n")), raw.get("created")
-    return {
-        "": Verification(
-            None if photos is None else int(photos),
-            None if created is None else _text(created),
-            _text(quality.get("name")),
-            _number(quality.get("value")),
-        )
-    }
-
-
 def _all_verified(raw: Any, manifest: Manifest) -> dict[str, Verified]:
     failed = _failed_checks(raw, manifest)
     entries = {_text(entry["id"]): entry for entry in raw.get("variants") or () if _is_of(entry, manifest)}
-    return {id_: _verified(entries.get(id_) or {}, failed.get(id_, ())) for id_ in dict.fromkeys((*entries, *failed))}
+    ids = dict.fromkeys((*entries, *failed))
+    return {id_: _verified(entries.get(id_) or {}, failed.get(id_, ()), raw) for id_ in ids}
 
 
 def _failed_checks(raw: Any, manifest: Manifest) -> dict[str, tuple[FailedCheck, ...]]:
@@ -170,7 +143,7 @@ def _is_of(entry: Mapping[str, Any], manifest: Manifest) -> bool:
     )
 
 
-def _verified(entry: Mapping[str, Any], failed: Sequence[FailedCheck]) -> Verified:
+def _verified(entry: Mapping[str, Any], failed: Sequence[FailedCheck], report: Mapping[str, Any]) -> Verified:
     parts = ("parity", "accuracy", "quality")
     parity, accuracy, quality = ({} if entry.get(part) is None else entry[part] for part in parts)
     if not quality:  # older reports have the numbers of classification alone
@@ -184,6 +157,7 @@ def _verified(entry: Mapping[str, Any], failed: Sequence[FailedCheck]) -> Verifi
         top1=_number(quality.get("value")),
         notes=tuple(str(check) for check in failed if check.is_cost),
         quality=_text(quality.get("name")),
+        created=str(report.get("created") or "")[:40] or None,
     )
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from edgetl.verify.report import REPORT_FILE, Report, Verdict
 from edgetl_export.labels_file import LABELS_FILE, labels_text
-from edgetl_export.sealing import sealed_manifest
+from edgetl_export.sealing import file_entry, sealed_manifest
 from edgetl_export.staging import check_destination, staged
 from edgetl_runtime.bundle import Bundle, open_bundle
 from edgetl_runtime.errors import BundleError, OutputError, UsageError
 from edgetl_runtime.files import MODEL_SUFFIXES
-from edgetl_runtime.manifest import Manifest, Packed, file_entry
+from edgetl_runtime.manifest import Manifest, Packed
 from edgetl_runtime.verification import LARGEST_REPORT
 from edgetl_runtime.writing import check_writable, replacing, write_file
 

@@ -15,8 +15,8 @@ from edgetl_export.artifact import Artifact
 from edgetl_export.capture import Source
 from edgetl_export.quantize.quantization import Quantization
 from edgetl_export.quantize.saturation import LayerRisk
-from edgetl_export.sealing import sealed_manifest
-from edgetl_runtime.manifest import FileEntry, Golden, Manifest, Preprocess, Variant, file_entry
+from edgetl_export.sealing import file_entry, sealed_manifest
+from edgetl_runtime.manifest import FileEntry, Golden, Manifest, Preprocess, Variant
 from edgetl_runtime.npy import write_npy
 from edgetl_runtime.placing import place
 from edgetl_runtime.preprocess import ImageSource, load_bands, preprocess, stack_bands

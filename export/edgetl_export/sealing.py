@@ -1,17 +1,24 @@
-"""Seals are written here; what they are, and how a device checks them, says `edgetl_runtime.seal`."""
+"""Hashes and seals are written here; what seals are, and how a device checks them, says `edgetl_runtime.seal`."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from typing import Any
 
 from edgetl_runtime.errors import ExportError
+from edgetl_runtime.manifest import FileEntry
 from edgetl_runtime.seal import SEAL_MARK, seal_digest
 
-__all__ = ["sealed", "sealed_manifest", "with_room_for_seal"]
+__all__ = ["file_entry", "sealed", "sealed_manifest", "with_room_for_seal"]
 
 _ROOM = SEAL_MARK + b"0" * 12 + b":" + b"0" * 64
+
+
+def file_entry(path: str, content: bytes) -> FileEntry:
+    """The entry of a file at `path` with this `content`."""
+    return FileEntry(path, hashlib.sha256(content).hexdigest(), len(content))
 
 
 def with_room_for_seal(manifest_json: str) -> str:

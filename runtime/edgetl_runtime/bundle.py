@@ -26,7 +26,7 @@ from edgetl_runtime.files import (
     read_file,
     weights_path,
 )
-from edgetl_runtime.manifest import LARGEST_MANIFEST, FileEntry, Manifest, Variant, file_entry
+from edgetl_runtime.manifest import LARGEST_MANIFEST, FileEntry, Manifest, Variant
 from edgetl_runtime.modelcheck import check_model
 from edgetl_runtime.seal import Sealed
 from edgetl_runtime.session import IntegerSession, Session
@@ -86,10 +86,7 @@ class Bundle:
             self.read_entry(entry)
 
     def absent(self, variant_id: str) -> BundleError | None:
-        """Why the files of a variant cannot be its own: one is not there, or has another size. None when they may be.
-
-        Nothing is read: damage inside of a file is found by `model`.
-        """
+        """Why the files of a variant cannot be its own: one is not there, or has another size. Nothing is read."""
         try:
             for entry in self.manifest.variant(variant_id).files:
                 self._check_size(entry)
@@ -258,7 +255,9 @@ def _from_model_file(where: str) -> Bundle:
     weights = weights_path(name)
     if weights is not None:
         contents[weights] = read_file(os.path.join(folder, weights))
-    entries = tuple(file_entry(name, content) for name, content in contents.items())
+    entries = tuple(
+        FileEntry(name, hashlib.sha256(content).hexdigest(), len(content)) for name, content in contents.items()
+    )
     variant: Variant = dataclasses.replace(manifest.variants[0], files=entries)
     manifest = dataclasses.replace(manifest, variants=(variant,), golden=None, files=())
     sealed = Sealed(where, tuple(contents.values()), text)

@@ -120,9 +120,8 @@ def choose(bundle: Bundle, wish: Wish) -> Choice:
     candidates = [item for item in bundle.manifest.variants if wish.engine in ("auto", item.requires.engine)]
     if not candidates:
         engines = sorted({item.requires.engine for item in bundle.manifest.variants})
-        packed = f"; left out when it was packed: {', '.join(gone)}" if (gone := bundle.manifest.left_out) else ""
         raise EngineError(
-            f"{bundle.path} has no variant for engine {wish.engine!r}{packed}",
+            f"{bundle.path} has no variant for engine {wish.engine!r}{bundle.manifest.left_out}",
             fix=f"choose one of: {', '.join(engines)}",
         )
     verified = read_verified(bundle)

@@ -163,7 +163,7 @@ def _info(arguments: argparse.Namespace) -> int:
         found = obstacles[variant.id]
         runs = "runs here" if found is None else " ".join(str(found.error).split())
         if found is not None and isinstance(found.error, MissingDependency):
-            lacking[variant.requires.engine] = found.error.fix  # said once for all of them
+            lacking[variant.requires.engine] = found.error.fix
             runs = f"needs {variant.requires.engine}"
         places = None
         if arguments.placement and found is None:
@@ -176,12 +176,8 @@ def _info(arguments: argparse.Namespace) -> int:
         cells = [variant.id, console.size(variant.bytes), variant.requires.engine]
         rows.append([*cells, *_shares(verified.get(variant.id)), f"{runs}{verdict}{note}"])
         runnable = {"runnable": found is None, "problem": None if found is None else str(found.error)}
-        about: dict[str, Any] = {
-            "id": variant.id,
-            "engine": variant.requires.engine,
-            "bytes": variant.bytes,
-            **runnable,
-        }
+        about: dict[str, Any] = {"id": variant.id, "engine": variant.requires.engine, "bytes": variant.bytes}
+        about |= runnable
         about["int8_safe"] = _int8_safe(variant)
         about["verified"] = None if variant.id not in verified else dataclasses.asdict(verified[variant.id])
         missed = {"failed": wrong, "missed_costs": costs}
@@ -218,12 +214,11 @@ def _absent_or_unable(bundle: Bundle, variant: Variant) -> Obstacle | None:
 
 
 def _some(names: Sequence[str]) -> str:
-    """Names, of many the first."""
-    return ", ".join(names[:_MOST_LABELS]) + (f" and {len(names) - _MOST_LABELS} more" * (len(names) > _MOST_LABELS))
+    more = len(names) - _MOST_LABELS
+    return ", ".join(names[:_MOST_LABELS]) + (f" and {more} more" if more > 0 else "")
 
 
 def _wrapped(head: str, text: str) -> list[str]:
-    """`text` behind `head`, in lines of at most 80 columns."""
     import textwrap
 
     return textwrap.wrap(printable(text), 79, initial_indent=head, subsequent_indent=" " * (len(head) or 2))
@@ -237,7 +232,6 @@ def _verified_in_words(found: Verified | None) -> str:
 
 
 def _shares(found: Verified | None) -> list[str]:
-    """How good it is, and how often it decides like the original."""
     shares = (None, None) if found is None else (found.top1, found.top1_agreement)
     return ["-" if share is None else f"{share:.1%}" for share in shares]
 
@@ -280,10 +274,11 @@ def _on_device(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _left_out(manifest: Manifest) -> list[str]:
-    """What ``edgetl pack`` left out: nobody looks for it in vain, or takes the bundle for damaged."""
-    packed = manifest.packed
-    left_out = () if packed is None else (*packed.variants, *packed.files)
-    return _wrapped("", f"left out when it was packed: {', '.join(left_out)}") if left_out else []
+    """What ``edgetl pack`` left out."""
+    if manifest.packed is None:
+        return []
+    left_out = (*manifest.packed.variants, *manifest.packed.files) or ("nothing",)
+    return _wrapped("", f"left out when it was packed: {', '.join(left_out)}")
 
 
 def _int8_safe(variant: Variant) -> bool | None:
@@ -512,8 +507,8 @@ def _wanted(bundle: Bundle, ids: str | None, engine: str) -> list[Variant]:
     named = [bundle.manifest.variant(id_) for id_ in split_names(ids)] if ids else bundle.manifest.variants
     wanted = [variant for variant in named if engine in ("auto", variant.requires.engine)]
     if not wanted:
-        packed = f"; left out when it was packed: {', '.join(gone)}" if (gone := bundle.manifest.left_out) else ""
-        raise EngineError(f"{bundle.path} has no such variant for engine {engine}{packed}", fix="leave --engine out")
+        left_out = bundle.manifest.left_out
+        raise EngineError(f"{bundle.path} has no such variant for engine {engine}{left_out}", fix="leave --engine out")
     return wanted
 
 

@@ -33,7 +33,6 @@ __all__ = [
     "Requires",
     "TensorSpec",
     "Variant",
-    "file_entry",
 ]
 
 SCHEMA = 1
@@ -225,10 +224,7 @@ class Golden:
 
 @dataclass(frozen=True)
 class Packed:
-    """What ``edgetl pack`` left out of a bundle: ``variants`` by id, ``files`` by path, a folder as ``reference/``.
-
-    It is not missing: the bundle is whole without it.
-    """
+    """What ``edgetl pack`` left out of a bundle: ``variants`` by id, ``files`` by path, a folder as ``reference/``."""
 
     variants: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
@@ -241,8 +237,7 @@ class Manifest:
     ``outputs`` are what the task is decoded from, in the order in which every variant gives them; ``output`` is the
     first of them, and often the only one. ``features`` are what every variant gives besides, float32, in this order
     behind the outputs: ``pooled``, what the last linear layer is given, or an inner layer by its name in the network
-    (maps as NHWC). ``files`` are those that are neither a variant's nor golden: ``labels.txt``. ``packed`` is None in
-    a bundle as it was exported.
+    (maps as NHWC). ``files`` are other files: ``labels.txt``.
     """
 
     name: str
@@ -271,9 +266,9 @@ class Manifest:
         return (*self.outputs, *self.features)
 
     @property
-    def left_out(self) -> tuple[str, ...]:
-        """Ids of the variants that ``edgetl pack`` left out."""
-        return () if self.packed is None else self.packed.variants
+    def left_out(self) -> str:
+        """The variants that ``edgetl pack`` left out, in words."""
+        return f"; left out when it was packed: {', '.join(self.packed.variants)}" if self.packed else ""
 
     def variant(self, variant_id: str) -> Variant:
         """The variant called `variant_id`; `BundleError` with the known ones when there is none."""
@@ -281,10 +276,10 @@ class Manifest:
             if variant.id == variant_id:
                 return variant
         known = ", ".join(variant.id for variant in self.variants)
-        if variant_id in self.left_out:
+        if self.packed is not None and variant_id in self.packed.variants:
             raise BundleError(
                 f"variant {variant_id} was left out of bundle {self.name!r} when it was packed",
-                fix=f"choose one of: {known}; or pack the whole bundle again with {variant_id} in --variants",
+                fix=f"choose one of: {known}; or pack it again",
             )
         raise BundleError(f"bundle {self.name!r} has no variant {variant_id!r}", fix=f"choose one of: {known}")
 
@@ -333,13 +328,6 @@ class Manifest:
         assert isinstance(manifest, cls)
         _check_consistent(manifest, where)
         return manifest
-
-
-def file_entry(path: str, content: bytes) -> FileEntry:
-    """The entry of a file at `path` with this `content`."""
-    from hashlib import sha256  # here: whoever reads a manifest may need none
-
-    return FileEntry(path, sha256(content).hexdigest(), len(content))
 
 
 def _check_consistent(manifest: Manifest, where: str) -> None:

@@ -191,7 +191,7 @@ def _without_pictures(report: Report) -> Report:
     original = report.original and replace(
         report.original, worst=tuple(replace(image, thumbnail=None) for image in report.original.worst)
     )
-    return replace(report, variants=variants, original=original)
+    return replace(report, variants=variants, original=original, pictures=())
 
 
 def _write_zip(out: Path, contents: Mapping[str, bytes]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgetl.verify.report import Report
@@ -34,22 +35,31 @@ def best_variant(report: Report) -> str | None:
     return min(timed)[1] if timed else None
 
 
-def next_after_run(bundle: Path, report: Report) -> list[str]:
-    """What to copy, and the next command."""
+def next_after_run(bundle: Path, report: Report, *, made_for: str | None = None) -> list[str]:
+    """What to copy, and the next command. Where it is `made_for` something, this machine's times say little."""
+    failed = {check.variant for check in report.verdict.failed}
+    passed = [entry.id for entry in report.variants if entry.error is None and entry.id not in failed]
     best = best_variant(report)
-    if best is None:
+    if best is None or not passed:
         return [f"no variant passed; where they go wrong: edgetl inspect {_word(bundle)} --layers"]
+    if made_for is not None:
+        best = _smallest(passed)
+        return [f"{best} is the first choice for {made_for} of those that passed", *_packing(bundle, best)]
     return [f"{best} is the fastest here of those that passed", *_packing(bundle, best)]
 
 
 def next_after_export(bundle: Path, manifest: Manifest) -> list[str]:
     """The same where nothing is verified yet."""
-    ids = [variant.id for variant in manifest.variants]
-    best = min(ids, key=lambda id_: _rank(id_.partition(".")[2]))
+    best = _smallest([variant.id for variant in manifest.variants])
     return [
         f"not verified yet: edgetl verify {_word(bundle)} --data FOLDER --record",
         *_packing(bundle, best),
     ]
+
+
+def _smallest(ids: Sequence[str]) -> str:
+    """The variant of the smallest numbers, of the format that was named first."""
+    return min(ids, key=lambda id_: _rank(id_.partition(".")[2]))
 
 
 def _packing(bundle: Path, variant_id: str) -> list[str]:

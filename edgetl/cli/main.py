@@ -164,7 +164,7 @@ def _run(arguments: argparse.Namespace) -> int:
             track=track,
             tell=tell,
         )
-    return _conclude(outcome, json=arguments.json)
+    return _conclude(outcome, json=arguments.json, made_for=recipe.export.made_for)
 
 
 def _first_look(arguments: argparse.Namespace, recipe: Recipe, *, holds: str) -> Listing | None:
@@ -573,10 +573,10 @@ def _numbers(text: str, *, option: str) -> tuple[float, ...]:
         ) from None
 
 
-def _conclude(outcome: Outcome, *, json: Path | None, recorded: bool = True) -> int:
+def _conclude(outcome: Outcome, *, json: Path | None, recorded: bool = True, made_for: str | None = None) -> int:
     """Show the report, write it where it is wanted, and turn its verdict into an exit code.
 
-    `recorded`: the bundle holds it too.
+    `recorded`: the bundle holds it too; what comes next is said then, and `made_for` is what it is for.
     """
     from edgetl.reports.terminal import render_terminal
     from edgetl.reports.writing import ReportFiles, write_report
@@ -592,7 +592,7 @@ def _conclude(outcome: Outcome, *, json: Path | None, recorded: bool = True) -> 
         out("")
         out("\n".join(file_lines(outcome.bundle, open_bundle(outcome.bundle).manifest)))
         say(f"report: {outcome.bundle / 'report.html'}")
-        for line in next_after_run(outcome.bundle, outcome.report):
+        for line in next_after_run(outcome.bundle, outcome.report, made_for=made_for):
             say(line)
     return 0 if outcome.report.verdict.passed and not outcome.over_budget else 1
 

@@ -15,6 +15,7 @@ import edgetl_runtime
 from edgetl import api
 from edgetl.cli.main import main
 from edgetl.pack import pack_bundle
+from edgetl.tasks.task import Picture
 from edgetl.verify.inspect import inspect_layers
 from edgetl.verify.report import Report
 from edgetl_runtime.bundle import open_bundle
@@ -60,6 +61,7 @@ def recorded(whole: Path, full_report: Report) -> Path:
         verdict=dataclasses.replace(full_report.verdict, checks=tuple(checks)),
         twins=(),
         baseline=None,
+        pictures=(Picture("worst", "data:image/png;base64,AAAA", "it"),),
     )
     (whole / "report.json").write_text(report.to_json())
     return whole

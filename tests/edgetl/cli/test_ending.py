@@ -41,6 +41,16 @@ def test_the_fastest_that_passed_is_proposed(full_report: Report) -> None:
     assert best_variant(failing(full_report, *timed)) is None
 
 
+def test_for_a_device_it_is_what_that_device_is_fast_at(full_report: Report) -> None:
+    passed = failing(full_report)
+    lines = next_after_run(Path("a.edgetl"), passed, made_for="raspberry-pi")
+    first = next(entry.id for entry in passed.variants if entry.precision == "int8" and entry.error is None)
+    assert lines[0] == f"{first} is the first choice for raspberry-pi of those that passed"
+    assert any(f"--variants {first} " in line for line in lines)
+    left = next_after_run(Path("a.edgetl"), failing(full_report, first), made_for="raspberry-pi")
+    assert not left[0].startswith(first)
+
+
 def test_the_next_commands_parse(full_report: Report, pristine_bundle: Path) -> None:
     strange = Path("my bundles/it's.edgetl")
     lines = [

@@ -222,13 +222,21 @@ def verify(
     return outcome.report
 
 
-def pack(bundle: str | Path, *, out: str | Path, variants: Sequence[str] | None = None, force: bool = False) -> Path:
+def pack(
+    bundle: str | Path,
+    *,
+    out: str | Path,
+    variants: Sequence[str] | None = None,
+    golden: int | None = None,
+    force: bool = False,
+) -> Path:
     """What a device needs of a bundle: ``edgetl pack`` from Python.
 
     Args:
         bundle: A bundle folder, a zip of one, or a single model file that edgetl wrote, of this version or an earlier.
         out: Where it goes: one file, a zip, where it ends with ``.edgetl`` or ``.zip``, else a folder.
         variants: Their ids, by default all.
+        golden: So many golden samples, for a quick self-test, by default all.
         force: Replace the bundle at `out` if it exists.
 
     Returns:
@@ -237,10 +245,10 @@ def pack(bundle: str | Path, *, out: str | Path, variants: Sequence[str] | None 
     Raises:
         BundleError: When the bundle is damaged, or has no such variant.
         OutputError: When `out` exists and not `force`, is no bundle, or cannot be written.
-        UsageError: For no variants, or an `out` that is called like a model file.
+        UsageError: For no variants, no golden sample, or an `out` that is called like a model file.
     """
     chosen = [variants] if isinstance(variants, str) else variants
-    return pack_bundle(Path(bundle), Path(out), variants=chosen, force=force).path
+    return pack_bundle(Path(bundle), Path(out), variants=chosen, golden=golden, force=force).path
 
 
 def _without_none(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from edgetl.verify.report import REPORT_FILE, Report, Verdict
 from edgetl_export.labels_file import LABELS_FILE, labels_text
@@ -16,7 +19,7 @@ from edgetl_export.staging import check_destination, staged
 from edgetl_runtime.bundle import Bundle, open_bundle
 from edgetl_runtime.errors import BundleError, OutputError, UsageError
 from edgetl_runtime.files import MODEL_SUFFIXES
-from edgetl_runtime.manifest import Manifest, Packed
+from edgetl_runtime.manifest import Golden, Manifest, Packed
 from edgetl_runtime.verification import LARGEST_REPORT
 from edgetl_runtime.writing import check_writable, replacing, write_file
 
@@ -49,24 +52,34 @@ class PackedBundle:
     left_out: Packed
 
 
-def pack_bundle(bundle: Path, out: Path, *, variants: Sequence[str] | None = None, force: bool = False) -> PackedBundle:
+def pack_bundle(
+    bundle: Path,
+    out: Path,
+    *,
+    variants: Sequence[str] | None = None,
+    golden: int | None = None,
+    force: bool = False,
+) -> PackedBundle:
     """Write `variants` of `bundle`, by default all, to `out`: a zip where it ends with ``.edgetl`` or ``.zip``, else a
     folder.
 
     With them go the manifest, sealed anew, the labels, the golden samples, which are photos, for the self-test, and
     what the report says of them; without them the checkpoint, the answers of the original, the report's page and
-    its small pictures, the log and the calibration. A bundle of an earlier edgetl, a zip, and a single model file can
-    be packed too. Every file is held against its hash before it is written.
+    its small pictures, the log and the calibration. Of many golden samples the first `golden` are enough for a quick
+    self-test; they are the larger part of a small model's zip. A bundle of an earlier edgetl, a zip, and a single model
+    file can be packed too. Every file is held against its hash before it is written.
 
     Raises:
         BundleError: When the bundle is damaged, or has no such variant.
         OutputError: When `out` exists and not `force`, is no bundle, or cannot be written.
-        UsageError: For no variants, or an `out` that is called like a model file.
+        UsageError: For no variants, fewer than one golden sample, or an `out` that is called like a model file.
     """
+    if golden is not None and golden < 1:
+        raise UsageError(f"{golden} golden samples test nothing", fix="1 or more, or leave --golden out: all")
     _check_out(bundle, out, force=force)
     opened = open_bundle(bundle)
     chosen = _chosen(opened, variants)
-    manifest, contents = _packed(opened, chosen)
+    manifest, contents = _packed(opened, chosen, golden)
     contents[MANIFEST] = sealed_manifest(manifest.to_json())
     assert manifest.packed is not None
     if out.suffix.lower() in _ZIPS:
@@ -114,15 +127,20 @@ def _chosen(opened: Bundle, variants: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(id_ for id_ in ids if id_ in asked)
 
 
-def _packed(opened: Bundle, chosen: Sequence[str]) -> tuple[Manifest, dict[str, bytes]]:
+def _packed(opened: Bundle, chosen: Sequence[str], golden: int | None) -> tuple[Manifest, dict[str, bytes]]:
     """The manifest, and the other files by path, held against their hashes."""
     before = opened.manifest
     variants = tuple(variant for variant in before.variants if variant.id in chosen)
     for variant in variants:
         opened.model(variant.id)  # whatever no engine may see is not handed on
-    golden = () if before.golden is None else (*before.golden.images, before.golden.expected)
-    entries = [*(file for variant in variants for file in variant.files), *golden]
-    contents = {entry.path: opened.read_entry(entry) for entry in entries}
+    contents = {file.path: opened.read_entry(file) for variant in variants for file in variant.files}
+    samples = before.golden
+    if samples is not None:
+        contents |= {entry.path: opened.read_entry(entry) for entry in (*samples.images[:golden], samples.expected)}
+        if golden is not None and golden < samples.n:
+            expected = _first_expected(opened, golden)
+            contents[samples.expected.path] = expected
+            samples = Golden(golden, samples.images[:golden], file_entry(samples.expected.path, expected))
     contents[LABELS_FILE] = labels_text(before.labels)
     report = _report(opened, chosen) if opened.has(REPORT_FILE) else None
     if report is not None:
@@ -130,11 +148,22 @@ def _packed(opened: Bundle, chosen: Sequence[str]) -> tuple[Manifest, dict[str, 
     manifest = replace(
         before,
         variants=variants,
+        golden=samples,
         files=(file_entry(LABELS_FILE, contents[LABELS_FILE]),),
         packed=_left_out(opened, chosen),
         provenance=_provenance(before, chosen),
     )
     return manifest, contents
+
+
+def _first_expected(opened: Bundle, n: int) -> bytes:
+    """What is expected of the first `n` golden samples, as an export writes it."""
+    samples = opened.golden()
+    assert samples is not None
+    arrays = {"tensors": samples.tensors, **samples.outputs, **samples.features}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{name: values[:n] for name, values in arrays.items()})  # type: ignore[arg-type]
+    return buffer.getvalue()
 
 
 def _left_out(opened: Bundle, chosen: Sequence[str]) -> Packed:

@@ -400,10 +400,17 @@ def _pack(arguments: argparse.Namespace) -> int:
     from edgetl.pack import pack_bundle
 
     variants = None if arguments.variants is None else split_names(arguments.variants)
-    packed = pack_bundle(arguments.bundle, arguments.out, variants=variants, force=arguments.force)
+    packed = pack_bundle(
+        arguments.bundle, arguments.out, variants=variants, golden=arguments.golden, force=arguments.force
+    )
     for variant in packed.manifest.variants:
         out(f"{variant.id:16} {size(variant.bytes):>9}  {variant.files[0].path}")
     out(f"{arguments.out}: {size(packed.bytes)}")
+    samples = packed.manifest.golden
+    if samples is not None:
+        bytes_of = samples.expected.bytes + sum(image.bytes for image in samples.images)
+        fewer = "; --golden 4 keeps four" if samples.n > 4 and 2 * bytes_of > packed.bytes else ""
+        out(f"{samples.n} golden samples, for the self-test: {size(bytes_of)}{fewer}")
     left_out = (*packed.left_out.variants, *packed.left_out.files)
     if left_out:
         say(f"left out: {', '.join(left_out)}")

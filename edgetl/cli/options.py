@@ -203,6 +203,7 @@ def _verify_options(parser: Parser) -> None:
 def _pack_options(parser: Parser) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="bundle folder, .edgetl file, or one model file")
     parser.add_argument("--variants", metavar="ID,...", help="only these variants (default: all)")
+    parser.add_argument("--golden", type=int, metavar="N", help="golden samples, to test the device (default: all)")
     _output(parser, "FILE.edgetl", "one file, or a folder where it has no such ending")
 
 

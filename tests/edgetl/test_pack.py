@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import edgetl_runtime
@@ -97,6 +98,33 @@ def test_the_same_bundle_becomes_the_same_bytes(whole: Path, tmp_path: Path) -> 
     for name in ("a.zip", "b.zip"):
         pack_bundle(whole, tmp_path / name)
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+
+
+def test_a_few_golden_samples_are_enough_for_a_quick_test(whole: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "few.zip"
+    assert main(["pack", str(whole), "--variants", "tflite.fp32", "--golden", "3", "--out", str(out)]) == 0
+    assert "3 golden samples, for the self-test: " in capsys.readouterr().out
+    opened = open_bundle(out)
+    opened.check()
+    golden, before = opened.golden(), open_bundle(whole).golden()
+    assert golden is not None
+    assert before is not None
+    assert golden.images == before.images[:3]
+    np.testing.assert_array_equal(golden.logits, before.logits[:3])
+    result = edgetl_runtime.self_test(opened)
+    assert (result.passed, result.golden) == (True, 3)
+    assert not opened.has("golden/03.png")
+    more = pack_bundle(whole, tmp_path / "more.zip", golden=1000).manifest.golden
+    assert more == open_bundle(whole).manifest.golden
+    with pytest.raises(UsageError, match="0 golden samples test nothing"):
+        pack_bundle(whole, tmp_path / "none.zip", golden=0)
+
+
+def test_features_are_cut_too(colours_bundle: Callable[..., Path], tmp_path: Path) -> None:
+    pack_bundle(colours_bundle(), tmp_path / "few.zip", golden=2)
+    golden = open_bundle(tmp_path / "few.zip").golden()
+    assert golden is not None
+    assert golden.features["pooled"].shape == (2, 3)
 
 
 def test_a_packed_bundle_is_packed_again(whole: Path, tmp_path: Path) -> None:

@@ -268,11 +268,9 @@ def _lr_range(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     """Export a checkpoint, or a plain torchvision weights file, to a bundle."""
     from edgetl.first_look import look_at_calibration
-    from edgetl_export.staging import check_destination
 
     recipe = _recipe(arguments)
     _check_torch()
-    check_destination(arguments.out, holds="manifest.json", force=arguments.force)
     n = look_at_calibration(arguments.checkpoint, arguments.calibration, channels=arguments.channels, tell=say)
     from edgetl import pipeline
 

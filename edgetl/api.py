@@ -198,6 +198,7 @@ def verify(
     gate: Gate | str | Path | None = None,
     baseline: str | Path | None = None,
     threads: int = 1,
+    photos: bool = True,
     record: bool = False,
     force: bool = False,
     progress: bool = True,
@@ -208,17 +209,18 @@ def verify(
 
     ``report.verdict.passed`` is the answer. The bundle is left as it is; with `record` what was found is put into its
     report.json and report.html, where the runtime reads it. Raises `OutputError`, before anything is measured, when
-    that would replace a report on more photos; `force` replaces it. `progress` and `track` as in `finetune`.
+    that would replace a report on more photos; `force` replaces it. Without `photos` the report has no thumbnails.
+    `progress` and `track` as in `finetune`.
     """
     chosen = gate if isinstance(gate, Gate) else Gate() if gate is None else read_gate(Path(gate))
     accepted = None if baseline is None else Baseline.read(Path(baseline))
-    options = VerifyOptions(threads=threads, gate=chosen, baseline=accepted)
+    options = VerifyOptions(threads=threads, gate=chosen, baseline=accepted, photos=photos)
     with tracked((), track=track, progress=progress) as shown:
         outcome = pipeline.verify_bundle(
             Path(bundle), Path(data), options, reference=reference, record=record, force=force, track=shown
         )
     if record:
-        record_report(outcome.report, Path(bundle), force=force)
+        record_report(outcome.report, Path(bundle), force=force, photos=photos)
     return outcome.report
 
 

@@ -151,6 +151,7 @@ class VerifySection(Section):
         None, "an accepted report: nothing may be worse", usual="none", metavar="REPORT.json"
     )
     keep_reference: bool = option(False, "keep the original's answers, to verify sans torch")
+    no_photos: bool = option(False, "leave thumbnails of photos out of the report")
 
 
 @dataclass(frozen=True)
@@ -235,6 +236,7 @@ def verify_options(recipe: Recipe) -> VerifyOptions:
     return VerifyOptions(
         threads=section.threads,
         memory=section.memory,
+        photos=not section.no_photos,
         gate=Gate() if section.gate is None else read_gate(section.gate),
         baseline=None if section.baseline is None else Baseline.read(section.baseline),
     )

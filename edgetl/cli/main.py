@@ -367,7 +367,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     problem = None
     if arguments.record:
         try:  # first, so that nothing that goes wrong with the screen loses it
-            said = _recorded(outcome, force=arguments.force)
+            said = _recorded(outcome, force=arguments.force, photos=not recipe.verify.no_photos)
         except EdgetlError as error:
             problem = error
     code = _conclude(outcome, json=None, recorded=False)
@@ -378,12 +378,12 @@ def _verify(arguments: argparse.Namespace) -> int:
     return code
 
 
-def _recorded(outcome: Outcome, *, force: bool) -> list[str]:
+def _recorded(outcome: Outcome, *, force: bool, photos: bool) -> list[str]:
     """Put the report into its bundle; what there is to say about that."""
     from edgetl.reports.recording import record_report
     from edgetl.reports.table import verdict_line
 
-    recorded = record_report(outcome.report, outcome.bundle, force=force)
+    recorded = record_report(outcome.report, outcome.bundle, force=force, photos=photos)
     return [*recorded.notes, f"recorded in {outcome.bundle}: {verdict_line(recorded.report)}"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from edgetl.data.content import content_of
 from edgetl.data.duplicates import Known, find_duplicates
 from edgetl.data.folders import LOOSE, Files, label_name
 from edgetl.data.image_files import BadImage, ImageFile, find_unreadable, left_out_in_words, refuse_unreadable
-from edgetl.data.listing import check_trainable, list_photos
+from edgetl.data.listing import check_trainable, list_photos, name_of
 from edgetl.data.options import DataOptions
 from edgetl.data.prefetch import in_threads
 from edgetl.data.sampling import hold_out, pick, share_of
@@ -142,11 +143,13 @@ def load_dataset(
     files, bad = _without_unreadable(found.splits, path, spec, skip_bad=options.skip_bad, track=track)
     check_trainable(files, path, options, found.left_out)
     names = sorted(files["train"])
-    splits = {split: _as_samples(rows, {n: i for i, n in enumerate(names)}, path) for split, rows in files.items()}
+    index = {name: place for place, name in enumerate(names)}
+    roots = {} if options.val is None else {"val": options.val}
+    splits = {split: _as_samples(rows, index, roots.get(split, path)) for split, rows in files.items()}
     if "val" not in splits:
         splits["train"], splits["val"] = hold_out(splits["train"], options.val_fraction, options.seed)
     return Dataset(
-        name=printable(path.resolve().stem if path.is_file() else path.resolve().name),
+        name=name_of(path),
         labels=tuple(Label(name, name) for name in names),
         train=splits["train"],
         val=splits["val"],
@@ -317,12 +320,26 @@ def _match_labels(folders: Files, labels: Sequence[Label], path: Path) -> dict[s
 
 
 def _as_samples(files: Files, index: dict[str, int], path: Path) -> tuple[Sample, ...]:
-    root = path if path.is_dir() else path.parent
-    return tuple(Sample(f, index[label], _short(f, root)) for label in sorted(files) for f in files[label])
+    listed = [(file, index[label]) for label in sorted(files) for file in files[label]]
+    names = _names([file for file, _ in listed], path if path.is_dir() else path.parent)
+    return tuple(Sample(file, label, name) for (file, label), name in zip(listed, names, strict=True))
 
 
-def _short(file: ImageFile, root: Path) -> str:
-    """A name for reports, safe to show and to write whatever the file is called."""
-    if not isinstance(file, Path):
-        return printable(file.name)
-    return printable(file.relative_to(root).as_posix() if file.is_relative_to(root) else file.as_posix())
+def _names(files: Sequence[ImageFile], root: Path) -> list[str]:
+    """Names for reports, safe to show and to write whatever the files are called, and never a path of this disk.
+
+    Files of `root` go by their path in it. Those elsewhere, which a table may list, go by their path in the innermost
+    folder that has all of them, and by its name.
+    """
+    roots = (root, root.absolute())
+    elsewhere: dict[str, list[str]] = {}  # by drive: two have no folder in common
+    for file in files:
+        if isinstance(file, Path) and not _inside(file, roots):
+            elsewhere.setdefault(file.anchor, []).append(os.fspath(file.parent))
+    folders = (*roots, *(Path(os.path.commonpath(parents)).parent for parents in elsewhere.values()))
+    return [printable(_inside(file, folders) if isinstance(file, Path) else file.name) for file in files]
+
+
+def _inside(file: Path, folders: Sequence[Path]) -> str:
+    """The path of `file` in the first of `folders` that it is below; empty when it is below none."""
+    return next((file.relative_to(folder).as_posix() for folder in folders if file.is_relative_to(folder)), "")

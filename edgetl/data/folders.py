@@ -15,6 +15,7 @@ from typing import TypeAlias
 from edgetl.data.image_files import ImageFile, Tree, label_folders, walk
 from edgetl.data.split_words import split_of, splits_among
 from edgetl_runtime.errors import DataError
+from edgetl_runtime.escaping import printable
 
 __all__ = ["LOOSE", "Files", "Found", "folders_of_splits", "label_name", "read_folders"]
 
@@ -134,7 +135,8 @@ def _by_label(tree: Tree, root: Path) -> tuple[Files, int, tuple[str, ...]]:
     if inner := [f"{name} ({n})" for name, n in deeper.items() if n]:
         remarks.append(f"images in folders inside of a label folder have its label: {_some(inner)}")
     if joined := [name for name, names in written.items() if len(names) > 1]:
-        remarks.append(f"folders of {root} that differ in Unicode normalisation alone are one label: {_some(joined)}")
+        where = printable(root.resolve().name)
+        remarks.append(f"folders of {where} that differ in Unicode normalisation alone are one label: {_some(joined)}")
     return files, loose, tuple(remarks)
 
 

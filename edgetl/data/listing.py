@@ -15,7 +15,7 @@ from edgetl_runtime.console import table
 from edgetl_runtime.errors import DataError, UsageError
 from edgetl_runtime.escaping import printable
 
-__all__ = ["Listing", "check_trainable", "list_photos"]
+__all__ = ["Listing", "check_trainable", "list_photos", "name_of"]
 
 _MOST_ROWS = 12
 """Labels that get a line each; of more the least and the largest are named."""
@@ -133,16 +133,23 @@ def check_trainable(found: Mapping[str, Files], path: Path, options: DataOptions
             raise DataError(what, fix="add photos, or remove it: one is then split off")
 
 
+def name_of(path: Path) -> str:
+    """A folder or a file of photos by its name, for reports: where it lies on the disk is no part of them."""
+    return printable(path.resolve().stem if path.is_file() else path.resolve().name)
+
+
 def _with_validation(found: Found, path: Path, val: Path, channels: int) -> Found:
     """`found` with the validation split of the folder `val`; what is not used for it is a remark."""
     other = read_splits(val, channels)
     remarks = [*found.remarks, *other.remarks]
     if "val" in found.splits:
         unused = sum(map(len, found.splits["val"].values()))
-        remarks.append(f"the validation split of {path} ({unused} images) is not used, that of {val} is")
+        remarks.append(
+            f"the validation split of {name_of(path)} ({unused} images) is not used, that of {name_of(val)} is"
+        )
     unused_splits = [split for split in other.splits if split not in ("val", "all")]
     if unused_splits:
-        remarks.append(f"of {val} the validation split is used alone, without {' and '.join(unused_splits)}")
+        remarks.append(f"of {name_of(val)} the validation split is used alone, without {' and '.join(unused_splits)}")
     splits = {**found.splits, "val": validation_split(other, val)}
     return Found(splits, found.left_out + other.left_out, tuple(remarks))
 

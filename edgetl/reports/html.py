@@ -35,6 +35,7 @@ from edgetl.reports.table import (
     verdict_line,
 )
 from edgetl.reports.training_plots import draw_training, training_in_words
+from edgetl.reports.usage import usage_of
 from edgetl.tasks import task_of
 from edgetl.verify.layers.layer_error import AS_GOOD_AS_EXACT_DB
 from edgetl.verify.measure.cross_format import formats_in_words
@@ -103,6 +104,7 @@ def render_html(report: Report, *, bundle: Path | None = None) -> str:
         ranges=ranges,
         ranges_error=ranges_error,
         cards=_cards(report),
+        use=usage_of(report),
         quality=quality_in_words(report, "95 % interval "),
         quality_name=task_of(report.task).quality,
         headings=[(heading, _COLUMN_HELP.get(heading, "")) for heading in headings(report)],

@@ -38,22 +38,26 @@ def draw_layers(report: Report) -> Plot | None:
     order = _running_order([[(layer.node, layer.module) for layer in variant.layers] for variant in shown])
     places = {node: place for place, (node, _) in enumerate(order)}
     wrong = wrong_layers(report)
+    formats = list(dict.fromkeys(variant.target for variant in shown))
     low, high = _LAYER_DB
     with page_style():
-        figure, axes = new_figure(4.2)
-        for variant in shown:
-            points = [(places[layer.node], min(max(layer.sqnr_db, low), high)) for layer in variant.layers]
-            marker = marker_of(variant.precision)
-            axes.plot(*zip(*points, strict=True), marker=marker, color=colour_of(variant), markersize=2.5, linewidth=1)
-            if (layer := wrong.get(variant.id)) is not None:
-                ring = {"markerfacecolor": "none", "markeredgecolor": COLOURS["ink"], "markersize": 9}
-                axes.plot(places[layer.node], min(max(layer.sqnr_db, low), high), "o", **ring)
+        # A panel for each: the three int8 files compute the same, and their lines would lie on each other.
+        figure, panels = new_figure(1.9 + 1.3 * len(formats), rows=len(formats))
+        for name, axes in zip(formats, panels, strict=True):
+            for variant in (variant for variant in shown if variant.target == name):
+                points = [(places[layer.node], min(max(layer.sqnr_db, low), high)) for layer in variant.layers]
+                look = {"marker": marker_of(variant.precision), "markersize": 2.5, "linewidth": 1}
+                axes.plot(*zip(*points, strict=True), color=colour_of(variant), **look)
+                if (layer := wrong.get(variant.id)) is not None:
+                    ring = {"markerfacecolor": "none", "markeredgecolor": COLOURS["ink"], "markersize": 9}
+                    axes.plot(places[layer.node], min(max(layer.sqnr_db, low), high), "o", **ring)
+            axes.grid(visible=False, axis="x")
+            axes.set_ylabel("SQNR, dB")
+            axes.set_ylim(bottom=low)
+            axes.set_title(literal(name), loc="left", fontsize=9)
         step = -(-len(order) // _MOST_LAYER_NAMES)
         names = [literal(module) for _, module in order[::step]]
-        axes.set_xticks(range(0, len(order), step), names, rotation=90, fontsize=6.5)
-        axes.grid(visible=False, axis="x")
-        axes.set_ylabel("SQNR of the output, dB")
-        axes.set_ylim(bottom=low)
+        panels[-1].set_xticks(range(0, len(order), step), names, rotation=90, fontsize=6.5)
         add_legend(figure, shown)
         worst = [(variant.id, min(variant.layers, key=lambda layer: layer.sqnr_db)) for variant in shown]
         numbers = "; ".join(f"{name}: lowest {layer.sqnr_db:.1f} dB at {layer.module}" for name, layer in worst)

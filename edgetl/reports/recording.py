@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgetl.reports.writing import ReportFiles, write_report
-from edgetl.verify.record import check_files, merge_reports, read_record
+from edgetl.verify.record import check_files, merge_reports, read_record, without_photos
 from edgetl.verify.report import Report
 from edgetl_runtime.bundle import open_bundle
 from edgetl_runtime.errors import MissingDependency, OutputError
@@ -25,9 +25,10 @@ class Recorded:
     notes: tuple[str, ...]
 
 
-def record_report(report: Report, bundle: Path, *, force: bool = False) -> Recorded:
+def record_report(report: Report, bundle: Path, *, force: bool = False, photos: bool = True) -> Recorded:
     """Put what `report` measured into the report of the folder `bundle`, as it is now, and write both its files.
 
+    Without `photos` neither has thumbnails, those that were recorded before included.
     Several processes may record in one bundle: each waits for the other. Without the libraries that make the page only
     ``report.json`` is written. Raises `OutputError` when `report` is on other photos than what stays, on fewer than
     before (unless `force`), about other files than the bundle has, or cannot be written.
@@ -37,6 +38,7 @@ def record_report(report: Report, bundle: Path, *, force: bool = False) -> Recor
     with _alone_in(bundle):
         before = read_record(bundle)
         merged, notes = merge_reports(before, report, manifest, force=force)
+        merged = merged if photos else without_photos(merged)
         if not any(entry.measured for entry in merged.variants):
             raise OutputError("nothing was measured that could be recorded", fix="install the engines of the variants")
         files = ReportFiles.in_folder(bundle)

@@ -66,14 +66,17 @@ def page_style() -> AbstractContextManager[None]:
     return rc_context(_STYLE)
 
 
-def new_figure(height: float, *, columns: int = 1) -> tuple[Figure, Any]:
-    """A figure as wide as a phone and `height` inches high, and its axes: an array of them for several `columns`.
+def new_figure(height: float, *, columns: int = 1, rows: int | None = None) -> tuple[Figure, Any]:
+    """A figure as wide as a phone and `height` inches high, and its axes: an array of them for several `columns`, or
+    for `rows` above each other, which share both axes.
 
     It belongs to no window system, so nothing has to be closed and no display is needed.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(_WIDTH, height))
+    if rows is not None:
+        return figure, figure.subplots(rows, 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     return figure, figure.subplots(1, columns)
 
 

@@ -47,6 +47,7 @@ from edgetl_export.device import device_named
 from edgetl_export.memory import memory_reused
 from edgetl_export.progress import Tell, Track, silent, untold
 from edgetl_runtime.errors import CheckpointError, UsageError
+from edgetl_runtime.escaping import printable
 from edgetl_runtime.manifest import Normalize, Preprocess
 
 __all__ = ["Opened", "Trained", "check_start", "finetune", "input_channels", "input_spec", "prepared"]
@@ -292,13 +293,22 @@ def _told_of(job: Job, opened: Opened, history: History) -> dict[str, Any]:
     return {
         "data": {"name": data.name, "fingerprint": data.fingerprint, **counts, **left_out, **notes},
         "weights": opened.note,
-        "options": dataclasses.asdict(job.plan.options),
+        "options": _named(job.plan.options),
         "augmentation": dataclasses.asdict(job.augmentation),
         "chosen": list(job.plan.reasons),
         "processes": job.processes.world,
         "best": dataclasses.asdict(history.best),
         "torch": torch.__version__,
     }
+
+
+def _named(options: TrainOptions) -> dict[str, Any]:
+    """The options as plain values, the teacher by its name: where it lies on this disk goes into no report."""
+    values = dataclasses.asdict(options)
+    if (teacher := options.teacher_file) is not None:
+        backbone, path = teacher
+        values["teacher"] = printable(f"{backbone}:{path.name}" if backbone else path.resolve().name)
+    return values
 
 
 def _unused(options: TrainOptions, plan: Plan) -> tuple[str, ...]:

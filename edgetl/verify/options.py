@@ -26,7 +26,7 @@ class VerifyOptions:
     layer by layer those variants whose logits are not practically equal, when the original network is at hand;
     ``diagnose`` looks for causes where a variant fails. ``precise`` measures longer, too, until the ratios of latency
     are known to 5 %: for reports that others will be held against. ``gate`` is what the report is held against, and
-    ``baseline`` an earlier report.
+    ``baseline`` an earlier report. Without ``photos`` the report has names of photos, and no thumbnails.
     Raises `UsageError` for fewer than one thread or less than no time.
     """
 
@@ -39,6 +39,7 @@ class VerifyOptions:
     latency_times: int = 4
     diagnose: bool = True
     precise: bool = False
+    photos: bool = True
 
     def __post_init__(self) -> None:
         if self.threads < 1 or not 0 <= self.latency_seconds < math.inf or self.latency_times < 1:

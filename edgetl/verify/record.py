@@ -25,7 +25,7 @@ from edgetl_runtime.manifest import Manifest
 from edgetl_runtime.preflight import obstacle
 from edgetl_runtime.verification import LARGEST_REPORT
 
-__all__ = ["check_files", "check_record", "merge_reports", "read_record"]
+__all__ = ["check_files", "check_record", "merge_reports", "read_record", "without_photos"]
 
 _PARTS = ("latency", "memory", "features")
 """Parts of an entry that may be left out when it is measured; layers are another, of several fields."""
@@ -112,6 +112,21 @@ def read_record(bundle: Path) -> Report | None:
         raise OutputError(
             f"what is recorded in the bundle would be lost: {error.what}", fix=f"look at it, then remove it: {file}"
         ) from None
+
+
+def without_photos(report: Report) -> Report:
+    """`report` without thumbnails; the names of the photos stay."""
+
+    def plain(entry: VariantReport) -> VariantReport:
+        if entry.damage is None:
+            return entry
+        flips = tuple(replace(flip, thumbnail=None) for flip in entry.damage.flips)
+        return replace(entry, damage=replace(entry.damage, flips=flips))
+
+    original = report.original
+    if original is not None:
+        original = replace(original, worst=tuple(replace(image, thumbnail=None) for image in original.worst))
+    return replace(report, variants=tuple(map(plain, report.variants)), original=original)
 
 
 def _check_photos(before: Report, stay: Sequence[str], n: int, same_photos: Callable[[], bool], *, force: bool) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from edgetl.data.dataset import Sample
 from edgetl.data.thumbnails import Thumbnails
 from edgetl.tasks import task_of
-from edgetl.tasks.task import Details
+from edgetl.tasks.task import Details, Thumbnail
 from edgetl.verify.diagnose.diagnosis import Evidence, diagnose
 from edgetl.verify.gate.limits import checks_of
 from edgetl.verify.gate.quantities import QUANTITIES
@@ -160,8 +160,14 @@ class Measuring:
         except EdgetlError as error:
             return with_error(report, error)
 
-    def _thumbnails(self, budget: int) -> Thumbnails:
+    def _thumbnails(self, budget: int) -> Thumbnail:
+        if not self.options.photos:
+            return _no_thumbnail
         return Thumbnails(budget, channels=self.bundle.manifest.preprocess.channels)
+
+
+def _no_thumbnail(sample: Sample) -> None:
+    """A report without photos has their names."""
 
 
 def with_error(report: VariantReport, error: EdgetlError) -> VariantReport:

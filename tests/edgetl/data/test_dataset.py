@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgetl.data.dataset import DataOptions, Sample, demo_digits, load_dataset, load_labelled, load_photos, pick
+from edgetl.data.dataset import (
+    DataOptions,
+    Dataset,
+    Sample,
+    demo_digits,
+    load_dataset,
+    load_labelled,
+    load_photos,
+    pick,
+)
 from edgetl_runtime.errors import DataError, EdgetlError, UsageError
 from edgetl_runtime.manifest import Label
 
@@ -55,6 +64,31 @@ def test_val_may_lie_elsewhere(tmp_path: Path, make_photos: Any) -> None:
     make_photos(tmp_path / "b", {"rose": 2})
     data = load_dataset(tmp_path / "a", DataOptions(val=tmp_path / "b"))
     assert (len(data.train), len(data.val)) == (12, 2)
+
+
+def names_of(data: Dataset) -> list[str]:
+    return [sample.name for sample in (*data.train, *data.val, *data.test)]
+
+
+def test_photos_go_by_their_place_in_the_data_never_by_that_on_the_disk(tmp_path: Path, make_photos: Any) -> None:
+    photos = make_photos(tmp_path / "photos", {"train/rose": 5, "train/tulip": 5, "val/rose": 2, "val/tulip": 2})
+    held_out = make_photos(tmp_path / "held_out", {"val/rose": 2, "val/tulip": 2, "test/rose": 1, "test/tulip": 1})
+    data = load_dataset(photos, DataOptions(val=held_out))
+    assert {"train/rose/000.jpg", "val/tulip/001.jpg"} <= set(names_of(data))
+    assert any("the validation split of photos (4 images) is not used" in note for note in data.notes)
+    assert str(tmp_path) not in " ".join((*names_of(data), *data.notes))
+
+
+def test_photos_that_a_table_has_elsewhere_go_by_the_folder_that_has_them(tmp_path: Path, make_photos: Any) -> None:
+    photos = make_photos(tmp_path / "disk" / "photos", {"rose": 5, "tulip": 5})
+    near = make_photos(tmp_path / "data", {"rose": 1})
+    files = [*sorted(photos.rglob("*.jpg")), near / "rose/000.jpg"]
+    lines = [f"{file},{file.parent.name}" for file in files]
+    (near / "t.csv").write_text("\n".join(["path,label", *lines]))
+    names = names_of(load_dataset(near / "t.csv", DataOptions(min_per_class=2)))
+    assert set(names) == {f"photos/{label}/{i:03d}.jpg" for label in ("rose", "tulip") for i in range(5)} | {
+        "rose/000.jpg"
+    }
 
 
 def test_images_are_found_recursively_and_hidden_ones_are_not(tmp_path: Path, make_photos: Any) -> None:

@@ -2,14 +2,19 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+import edgetl_runtime
 from edgetl.reports.html import render_html
+from edgetl.reports.usage import usage_of
+from edgetl.verify.record import without_photos
 from edgetl.verify.report import LayerError, Report
+from edgetl_runtime import cli as device_cli
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
@@ -44,6 +49,10 @@ class Page(HTMLParser):
 
     def named(self, *tags: str) -> list[dict[str, str | None]]:
         return [attributes for tag, attributes in self.elements if tag in tags]
+
+
+def in_words(report: Report) -> str:
+    return " ".join(" ".join(Page(render_html(report)).words).split())
 
 
 @pytest.fixture
@@ -82,6 +91,53 @@ def test_it_can_be_read_without_seeing_it(text: str) -> None:
     ]
     assert references
     assert set(references) <= set(ids)
+
+
+def test_the_contents_lead_to_every_section(full_report: Report) -> None:
+    page = Page(render_html(full_report))
+    sections = [str(attributes["id"]) for attributes in page.named("h2")]
+    assert [attributes["href"] for attributes in page.named("a")] == [f"#{id_}" for id_ in sections]
+    assert {"use", "variants", "decisions", "original", "details"} <= set(sections)
+
+
+def test_the_page_says_how_the_model_is_used(report: Report) -> None:
+    files = {
+        "onnx.int8": {"onnx/model.int8.onnx": "0"},
+        "tflite.fp16": {"tflite/model.fp16.tflite": "0"},
+    }
+    variants = tuple(replace(v, files_sha256=files.get(v.id, {})) for v in report.variants)
+    words = in_words(replace(report, bundle="my flowers.edgetl", variants=variants))
+    # tflite.int8 failed and openvino.int8 is not there: of these formats the fastest that passed is another one.
+    assert 'onnx.int8 pip install "edgetl-runtime[onnx]" onnx/model.int8.onnx 2.40 98.4 3.00' in words
+    assert 'tflite.fp16 pip install "edgetl-runtime[tflite]" tflite/model.fp16.tflite 4.50 100.0 7.50' in words
+    assert 'openvino.fp16 pip install "edgetl-runtime[openvino]"' in words
+    assert "edgetl-run predict 'my flowers.edgetl' photo.jpg" in words
+    assert "3 labels Label <0>, Label <1>, Label <2>" in words
+    assert "without its folder reference/" in words
+    assert "onnx/model.int8.onnx alone" in words
+
+
+def test_the_commands_of_the_page_are_those_of_the_programs(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = usage_of(replace(report, bundle="it's.edgetl"))
+    for command in (usage.command, usage.check):
+        program, *words = shlex.split(command)
+        assert program == "edgetl-run"
+        assert device_cli._parser().parse_args(words).bundle == "it's.edgetl"
+    compile(usage.python, "page", "eval")
+    assert hasattr(edgetl_runtime, "load")
+
+
+def test_without_a_variant_that_passes_there_is_nothing_to_ship(report: Report) -> None:
+    broken = tuple(replace(v, error="it broke") for v in report.variants)
+    assert "No variant passed: there is nothing to ship yet." in in_words(replace(report, variants=broken))
+
+
+def test_a_report_without_photos_has_their_names_and_no_picture(full_report: Report) -> None:
+    page = Page(render_html(without_photos(full_report)))
+    assert page.named("img") == []
+    words = " ".join(" ".join(page.words).split())
+    assert "id1/a<b>.jpg" in words
+    assert "id1/e.jpg" in words
 
 
 def test_plots_follow_the_colour_scheme(text: str) -> None:
@@ -166,6 +222,8 @@ def test_layers_are_drawn_and_the_suspects_named(report: Report) -> None:
         r"features\.\d\$", text[text.index("layer by layer") :].partition("</svg>")[0].partition("<g")[2]
     )
     assert names == ["features.0$", "features.1$", "features.2$"], "in running order, whoever lacks one"
+    drawing = text[text.index("layer by layer") :].partition("</svg>")[0]
+    assert drawing.count("SQNR, dB") == 3, "a panel for each format: their lines lie on each other"
     assert text.count('<td class="text">features.1$</td>') == 3
 
 

@@ -520,3 +520,32 @@ def test_inspecting_layers(
 def test_layers_options_go_together(bundle: Path, capsys: Capture) -> None:
     assert main(["inspect", str(bundle), "--variants", "onnx.fp32"]) == 2
     assert "--variants goes with --layers" in capsys.readouterr().err
+
+
+def test_a_report_without_photos_has_none_of_those_of_before_either(run: Verify, bundle: Path, tmp_path: Path) -> None:
+    thumbnail = "data:image/jpeg"
+    assert run("--record") == 0
+    assert thumbnail in (bundle / "report.html").read_text(encoding="utf-8")
+    assert thumbnail in (bundle / "report.json").read_text(encoding="utf-8")
+    page = tmp_path / "page.html"
+    assert run("--no-photos", "--record", "--variants", "onnx.fp32", "--html", str(page)) == 0
+    for file in (page, bundle / "report.html", bundle / "report.json"):
+        assert thumbnail not in file.read_text(encoding="utf-8"), file.name
+
+
+def test_no_path_of_the_disk_is_in_a_report(run: Verify, bundle: Path, photos: Path, tmp_path: Path) -> None:
+    lines = [f"{file},{file.parent.name}" for file in sorted(photos.rglob("*.png"))]
+    (tmp_path / "tables").mkdir()
+    table = tmp_path / "tables" / "t.csv"
+    table.write_text("\n".join(["path,label", *lines]))
+    files = [tmp_path / name for name in ("page.html", "report.json", "summary.md")]
+    words = [
+        word
+        for option, file in zip(("html", "json", "markdown"), files, strict=True)
+        for word in (f"--{option}", str(file))
+    ]
+    assert run("--record", *words, data=table) == 0
+    for file in (*files, bundle / "report.html"):
+        text = file.read_text(encoding="utf-8")
+        assert str(tmp_path) not in text, file.name
+        assert "photos/" in text or file.suffix == ".md"

@@ -1,0 +1,93 @@
+"""How the model of a report is used: what to install, the command, the labels, what to ship."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgetl.reports.phrases import input_in_words
+from edgetl.verify.report import Report, VariantReport
+from edgetl_runtime.engines import engine_info
+
+__all__ = ["Choice", "Usage", "usage_of"]
+
+_MOST_LABELS = 12
+_NOT_KNOWN = "-"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The variant of one format to take, as text: ``package`` brings its engine, ``files`` are its own."""
+
+    variant: str
+    package: str
+    files: tuple[str, ...]
+    size: str
+    agree: str
+    p50: str
+
+
+@dataclass(frozen=True)
+class Usage:
+    """``choices``: one for each format with a variant that passes, the fastest first; ``timed``: all were timed.
+    ``command``, ``check`` and ``python`` can be copied as they stand. ``labels``: the first names of ``count``."""
+
+    choices: tuple[Choice, ...]
+    timed: bool
+    command: str
+    check: str
+    python: str
+    input: str | None
+    labels: str
+    count: int
+    ship: str
+
+
+def usage_of(report: Report) -> Usage:
+    """What a person needs to know who has only this page. Without a variant that passes there are no ``choices``."""
+    failed = {check.variant for check in report.verdict.failed}
+    passed = [variant for variant in report.variants if variant.id not in failed and variant.error is None]
+    best: dict[str, VariantReport] = {}
+    for variant in sorted(passed, key=_cost):
+        best.setdefault(variant.target, variant)
+    name = shlex.quote(report.bundle)
+    names = list(report.labels.values())
+    more = len(names) - _MOST_LABELS
+    return Usage(
+        choices=tuple(map(_choice, best.values())),
+        timed=all(variant.latency for variant in passed),
+        command=f"edgetl-run predict {name} photo.jpg",
+        check=f"edgetl-run self-test {name}",
+        python=f"edgetl_runtime.load({report.bundle!r}).predict('photo.jpg', top=3)",
+        input=input_in_words(report),
+        labels=", ".join(names[:_MOST_LABELS]) + (f" and {more} more, in manifest.json" if more > 0 else ""),
+        count=len(names),
+        ship=_what_to_ship(report, list(best.values())),
+    )
+
+
+def _cost(variant: VariantReport) -> tuple[float, float]:
+    """The fastest first, then the smallest; what was not timed comes last."""
+    latency = variant.latency.p50_ms if variant.latency else float("inf")
+    return latency, variant.bytes if variant.bytes is not None else float("inf")
+
+
+def _choice(variant: VariantReport) -> Choice:
+    parity, latency = variant.parity, variant.latency
+    return Choice(
+        variant=variant.id,
+        package=f"edgetl-runtime[{engine_info(variant.target).extra}]",
+        files=tuple(variant.files_sha256),
+        size=_NOT_KNOWN if variant.bytes is None else f"{variant.bytes / 1e6:.2f}",
+        agree=_NOT_KNOWN if parity is None else f"{100 * parity.decided_alike:.1f}",
+        p50=_NOT_KNOWN if latency is None else f"{latency.p50_ms:.2f}",
+    )
+
+
+def _what_to_ship(report: Report, best: Sequence[VariantReport]) -> str:
+    said = f"{report.bundle}, without its folder reference/ (the checkpoint, which a device does not need)"
+    one = next((variant for variant in best if len(variant.files_sha256) == 1), None)
+    if one is None:
+        return said
+    return f"{said}; or {next(iter(one.files_sha256))} alone: it has labels and preprocessing inside"

@@ -24,14 +24,16 @@ const frame = document.querySelector("iframe");
 frame.onload = () => {
   const page = frame.contentDocument.documentElement;
   const text = frame.contentWindow.getComputedStyle(frame.contentDocument.body);
-  document.title = [page.scrollWidth, frame.clientWidth, text.color, text.backgroundColor].join("|");
+  const shown = [...frame.contentDocument.querySelectorAll(".hint")].filter(hint => hint.offsetHeight > 0);
+  document.title = [page.scrollWidth, frame.clientWidth, text.color, text.backgroundColor, shown.length].join("|");
 };
 frame.srcdoc = document.querySelector("template").dataset.page;
 """
 
 
 def look(page: str, width: int, folder: Path, *, dark: bool) -> tuple[list[str], str]:
-    """Widths of the content and of the screen, colours of text and page; and what the console says.
+    """Widths of the content and of the screen, colours of text and page, how many hints that a table scrolls are seen;
+    and what the console says.
 
     The page is shown in a frame, because a window of the browser is never as narrow as a phone.
     """
@@ -55,12 +57,31 @@ def look(page: str, width: int, folder: Path, *, dark: bool) -> tuple[list[str],
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_it_fits_and_the_console_is_silent(full_report: Report, tmp_path: Path, width: int, dark: bool) -> None:
-    (content, screen, ink, ground), console = look(render_html(full_report), width, tmp_path, dark=dark)
+    (content, screen, ink, ground, hints), console = look(render_html(full_report), width, tmp_path, dark=dark)
     assert console == ""
     assert int(screen) == width
     assert int(content) <= width
+    assert (int(hints) > 4) == (width == 390)
     dark_ground = (ink, ground) == ("rgb(230, 235, 241)", "rgb(17, 22, 29)")
     assert dark_ground == dark
+
+
+@pytest.mark.skipif(shutil.which("pdftotext") is None, reason="no pdftotext here")
+def test_what_is_folded_is_printed(full_report: Report, tmp_path: Path) -> None:
+    page = render_html(full_report)
+    (tmp_path / "page.html").write_text(page, encoding="utf-8")
+    command = [
+        *(str(BROWSER), "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"),
+        *("--no-pdf-header-footer", f"--print-to-pdf={tmp_path / 'page.pdf'}", (tmp_path / "page.html").as_uri()),
+    ]
+    subprocess.run(command, capture_output=True, check=True, timeout=120)
+    done = subprocess.run(["pdftotext", "-layout", str(tmp_path / "page.pdf"), "-"], capture_output=True, text=True)
+    assert page.count("<details>") == 3
+    for inside in ("0.864", "cosine", "measured 4 times as long", "at least 0.95"):  # a table in each of them
+        assert inside in done.stdout, inside
+    headings = ("What is wrong, and what to do", "Use this model", "Variants", "Details", "Machine", "Provenance")
+    for sheet in done.stdout.rstrip("\f\n ").split("\f"):
+        assert sheet.rstrip().splitlines()[-1].strip() not in headings, "a heading alone at the foot of a sheet"
 
 
 def test_a_page_that_is_too_wide_or_complains_is_found(full_report: Report, tmp_path: Path) -> None:

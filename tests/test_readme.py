@@ -1,4 +1,4 @@
-"""The README and the other pages run: their Python, their commands, the map of the tree, and the test command.
+"""The pages run: their Python, their commands, the map of the tree, the test command; and their links lead somewhere.
 
 A Python block starts in a fresh interpreter, in a folder with ``flowers.edgetl`` and ``photo.jpg``. A comment before
 the block says otherwise: ``<!-- test: photos, random weights -->`` starts with a folder ``photos/``, no bundle, and
@@ -32,8 +32,12 @@ from edgetl_runtime import cli as device_cli
 from edgetl_runtime import open_bundle
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = ("README.md", "runtime/README.md", "edgetl/training/README.md")
+_FOLDERS = ("edgetl", "export", "runtime", "tests")
+TEXTS = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in sorted([*ROOT.glob("*.md"), *(page for folder in _FOLDERS for page in (ROOT / folder).rglob("*.md"))])
+}
+"""By path in the repository: every page."""
 PROGRAMS = {"edgetl": workbench_cli, "edgetl-run": device_cli}
 PHOTOS = "photos, random weights"
 VIDEO = "video"
@@ -68,6 +72,34 @@ def blocks(markdown: str, page: str = "") -> list[Block]:
     ]
 
 
+def without_blocks(markdown: str) -> str:
+    """The page without its fenced blocks."""
+    return re.sub(r"^```.*?^```$", "", markdown, flags=re.MULTILINE | re.DOTALL)
+
+
+def headings(markdown: str, level: str = "#{1,6}") -> list[str]:
+    return re.findall(rf"^{level} (.+)$", without_blocks(markdown), re.MULTILINE)
+
+
+def anchor(heading: str) -> str:
+    """The anchor of a heading, as GitHub makes it."""
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", "")
+    return re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-")
+
+
+def links(markdown: str) -> list[str]:
+    """Where the links and the pictures of a page lead."""
+    text = re.sub(r"`[^`]*`", "", without_blocks(markdown))
+    return [*re.findall(r"\]\(([^)\s]+)\)", text), *re.findall(r"<(?:img|a) [^>]*(?:src|href)=\"([^\"]+)\"", text)]
+
+
+def sentences(markdown: str) -> list[str]:
+    """The sentences of a page, without blocks, tables and headings."""
+    lines = [line for line in without_blocks(markdown).splitlines() if not line.lstrip().startswith(("|", "#"))]
+    paragraphs = re.split(r"\n\s*\n|\n(?=\s*(?:[-*] |\d+\. ))", "\n".join(lines))
+    return [part for text in paragraphs for part in re.split(r"(?<=[.?!])\s+(?=[A-Z`\[(])", " ".join(text.split()))]
+
+
 def commands(text: str) -> list[list[str]]:
     """The words of every command in a block of shell, without comments."""
     found = []
@@ -85,12 +117,16 @@ def commands(text: str) -> list[list[str]]:
     return found
 
 
-BLOCKS = [block for page in PAGES for block in blocks((ROOT / page).read_text(encoding="utf-8"), page)]
+BLOCKS = [block for page, text in TEXTS.items() for block in blocks(text, page)]
 PYTHON = [block for block in BLOCKS if block.language == "python"]
 SHELL = [command for block in BLOCKS if block.language == "bash" for command in commands(block.text)]
 # Commands in the running text count too; most only name a command, and are asked for its help.
-INLINE = [commands(text)[0] for text in re.findall(r"`(edgetl(?:-run)? [^`]+)`", README)]
-SHELL += [[*words, "-h"] if len(words) == 2 else words for words in INLINE]
+INLINE = [
+    commands(found)[0]
+    for text in TEXTS.values()
+    for found in re.findall(r"(?<!`)`(edgetl(?:-run)?\s[^`]+)`(?!`)", re.sub(r"\s+", " ", without_blocks(text)))
+]
+SHELL += [[*words, "-h"] if len(words) == 2 or "..." in words else words for words in INLINE]
 OURS = [command for command in SHELL if command[0] in PROGRAMS]
 
 
@@ -213,8 +249,8 @@ def test_python_of_the_readme_runs(block: Block, folder: Path, colours_bundle: C
 
 
 def test_the_map_of_the_tree_is_true() -> None:
-    """Every folder of the map is there, and every module that the map names in it; the README's other paths too."""
-    (tree,) = [block.text for block in BLOCKS if block.page == "README.md" and "runtime/edgetl_runtime/" in block.text]
+    """Every folder of the map is there, and every module that the map names in it; the other paths of pages too."""
+    (tree,) = [block.text for block in BLOCKS if "runtime/edgetl_runtime/ " in block.text]
     rows = [line.split(maxsplit=1) for line in tree.splitlines()]
     assert {row[0] for row in rows} >= {"runtime/edgetl_runtime/", "export/edgetl_export/", "edgetl/", "tests/"}
     for where, about in rows:
@@ -222,12 +258,62 @@ def test_the_map_of_the_tree_is_true() -> None:
         named = re.findall(r"[\w./]+", about.rpartition(":")[2]) if ":" in about else re.findall(r"\w+\.py", about)
         for name in named:
             assert any((ROOT / where / end).exists() for end in (name, f"{name}.py")), f"{where}{name}"
-    for path in re.findall(r"`((?:runtime|export|edgetl|tests)/[\w./]+)`", README):
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_paths_that_a_page_names_are_there(page: str) -> None:
+    for path in re.findall(r"`((?:runtime|export|edgetl|tests)/[\w./]+)`", TEXTS[page]):
         assert (ROOT / path).exists(), path
 
 
+def test_the_readme_is_short() -> None:
+    assert len(TEXTS["README.md"].splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_links_lead_somewhere(page: str) -> None:
+    for link in links(TEXTS[page]):
+        if urlparse(link).scheme:
+            assert link.startswith("https://"), link
+            continue
+        path, _, fragment = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), link
+        if fragment:
+            assert fragment in map(anchor, headings(target.read_text(encoding="utf-8"))), link
+
+
+@pytest.mark.parametrize("page", [page for page in TEXTS if page not in ("README.md", "CHANGELOG.md")])
+def test_a_long_page_begins_with_its_contents(page: str) -> None:
+    sections = headings(TEXTS[page], "##")
+    if len(sections) > 3:
+        top = TEXTS[page].partition("\n## ")[0]
+        assert re.findall(r"^- \[([^\]]+)\]\((#[^)]+)\)$", top, re.MULTILINE) == [
+            (section, f"#{anchor(section)}") for section in sections
+        ]
+
+
+MEASURED = r"\d(?: to [\d.,]+)? ?(?:%|dB|ms|us|s|MB|GB|kB|minutes?|seconds?|hours?|points?|times)(?![\w])"
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_numbers_with_a_date_stand_in_tables(page: str) -> None:
+    """A sentence that has a result, its machine, its date and a reservation at once is read by nobody."""
+    dated = [text for text in sentences(TEXTS[page]) if re.search(r"\b20\d\d-\d\d-\d\d\b", text)]
+    assert not (found := [text for text in dated if re.search(MEASURED, text)]), "\n".join(found)
+
+
+def test_what_is_wrong_with_a_page_is_found() -> None:
+    page = "# A page\n\n[x](no.md) [y](#a-page) `[z](w.md)`\n\nIt took 7 s here, 2026-01-02.\n\n| 7 s | 2026-01-02 |\n"
+    assert links(page) == ["no.md", "#a-page"]
+    assert headings(page) == ["A page"]
+    assert anchor("What `edgetl run` does, and why") == "what-edgetl-run-does-and-why"
+    assert [bool(re.search(MEASURED, text)) for text in sentences(page) if "2026" in text] == [True]
+
+
 def test_ci_runs_the_command_that_the_readme_gives() -> None:
-    block = next(block for block in BLOCKS if block.language == "bash" and "pytest" in block.text)
+    own = [block for block in BLOCKS if block.page == "README.md"]
+    block = next(block for block in own if block.language == "bash" and "pytest" in block.text)
     set_up, command = block.text.strip().splitlines()
     script = [line.strip() for line in (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()]
     assert [line for line in script if "pytest" in line] == [command]

@@ -1,7 +1,8 @@
 """The report as Markdown, for the summary of a CI job or a comment on a pull request.
 
-What decides stands open, what explains is folded. The whole stays below the 65,536 characters that GitHub allows for a
-comment: lists are cut, and what is folded is left out where it no longer fits.
+What decides stands open, what explains is folded: failures come first, and what passed is folded beside them. The
+whole stays below the 65,536 characters that GitHub allows for a comment: lists are cut, and what is folded is left out
+where it no longer fits.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def render_markdown(report: Report) -> str:
         _bullets([text for variant in report.variants for text in causes(variant)]),
         _bullets(where_it_goes_wrong(report)),
         _bullets([f"undecided: {text}" for text in undecided_checks(report)]),
-        _main_table(report),
+        *_main_tables(report),
         f"Reference {quality_in_words(report, '95 % interval ')} over {report.data.n} images. Agreement, "
         f"{task_of(report.task).quality} and delta in percent; speed against fp32 of the same target.",
         _bullets(slower_than_float(report)),
@@ -92,12 +93,25 @@ def _fitting(blocks: Sequence[str]) -> list[str]:
     return kept if len(kept) == len(blocks) else [*kept, "Some details are left out: they are in the HTML report."]
 
 
-def _main_table(report: Report) -> str:
-    def cells(row: Row) -> tuple[str, ...]:
-        return (row.id, _MARKS[row.mark], *row.cells[1:-1])
+def _main_tables(report: Report) -> list[str]:
+    """What failed and what is open, and the rest folded; all in one table where all passed."""
+    table = rows(report)
+    passed = [row for row in table if row.mark == "pass"]
+    others = [row for row in table if row.mark != "pass"]
+    if not others:
+        return [_main_table(passed, report)]
+    folded = _folded(_that_pass(len(passed)), [_main_table(passed, report)]) if passed else ""
+    return [_main_table(others, report), folded]
 
+
+def _that_pass(n: int) -> str:
+    return f"{n} variants that pass" if n > 1 else "1 variant that passes"
+
+
+def _main_table(table: Sequence[Row], report: Report) -> str:
     names = headings(report)
-    return _table((names[0], names[-1], *names[1:-1]), map(cells, rows(report)), left=2)
+    cells = [(row.id, _MARKS[row.mark], *row.cells[1:-1]) for row in table]
+    return _table((names[0], names[-1], *names[1:-1]), cells, left=2)
 
 
 def _features(report: Report) -> list[str]:
@@ -167,7 +181,8 @@ def _changed_prediction_tables(variant: VariantReport, report: Report) -> list[s
 
 
 def _checks(report: Report) -> str:
-    checks = report.verdict.checks[:_MOST_CHECKS]
+    # Those that failed in front, then those that are open: the table may be cut.
+    checks = sorted(report.verdict.checks, key=lambda check: (check.passed, not check.undecided))[:_MOST_CHECKS]
     cells = [
         (
             check.variant or "bundle",

@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from edgetl.verify.measure.original_outputs import RecordingOriginal
+from edgetl_runtime import __version__
 from edgetl_runtime.bundle import open_bundle
 from edgetl_runtime.preprocess import preprocess
 
@@ -72,7 +73,9 @@ def accepted(tmp_path_factory: pytest.TempPathFactory, pristine_bundle: Path) ->
             images.append(preprocess(path, manifest.preprocess))
     keep_answers(bundle, np.stack(images))
     (command,) = [
-        block for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL) if "--write-gate" in block
+        block
+        for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+        if "--write-gate" in block and "--variants" not in block
     ]
     done = shell(command, folder)
     assert done.returncode == 0, done.stderr
@@ -130,7 +133,11 @@ def test_a_pull_request_that_fails_is_told_all_the_same(project: Path) -> None:
     for name in ("Summary", "Comment"):
         assert "always()" in run[name]["if"]
         assert shell(run[name]["run"], project, PULL_REQUEST="7").returncode == 0
-    assert "**FAILED: 1 of 3 variants: tflite.fp32**" in (project / "step.md").read_text(encoding="utf-8")
+    summary = (project / "step.md").read_text(encoding="utf-8")
+    assert "**FAILED: 1 of 3 variants: tflite.fp32**" in summary
+    assert (
+        summary.index("❌ FAIL") < summary.index("<summary>2 variants that pass</summary>") < summary.index("✅ pass")
+    )
     (failure,) = ElementTree.fromstring((project / "junit.xml").read_text(encoding="utf-8")).iter("failure")
     assert failure.attrib["message"].startswith("tflite.fp32: SQNR in dB is ")
 
@@ -152,6 +159,31 @@ def test_the_device_job(project: Path) -> None:
     assert "flowers.edgetl" in done.stdout
     cases = ElementTree.fromstring((project / "device.xml").read_text(encoding="utf-8")).iter("testcase")
     assert any("sqnr_db[golden]" in case.attrib["name"] for case in cases)
+
+
+def test_the_version_is_pinned_to_this_one_and_torch_is_for_cpus() -> None:
+    assert NAMES["EDGETL"] == __version__
+    for job in WORKFLOW["jobs"]:
+        (edgetl,) = re.findall(r"pip install \"(edgetl\[.*)\"", steps(job)["Install"]["run"])
+        assert edgetl.endswith("]==$EDGETL")
+    lines = steps("gate")["Install"]["run"].splitlines()
+    assert lines[0].startswith("pip install torch ")
+    assert lines[0].endswith("/whl/cpu")
+    assert set(re.findall(r"edgetl\[[^\]]*\]==([\d.]+)", README)) == {__version__}
+
+
+def test_a_gate_for_one_target_is_written_and_held(project: Path) -> None:
+    (block,) = [text for text in re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL) if "--variants" in text]
+    write, hold = block.replace("tflite.fp32,tflite.int8", "tflite.fp32").strip().splitlines()
+    done = shell(write, project)
+    assert done.returncode == 0, done.stderr
+    gate = (project / "pi.toml").read_text(encoding="utf-8")
+    assert re.findall(r'^\[variant\."(.*)"\]', gate, re.MULTILINE) == ["tflite.fp32"]
+    done = shell(hold, project)
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = shell(hold.replace("--variants tflite.fp32", "--variants onnx.fp32"), project)
+    assert done.returncode == 2
+    assert "tflite.fp32', which is not verified here" in done.stderr
 
 
 def test_steps_after_a_failure_run_and_artifacts_are_what_is_written() -> None:

@@ -36,12 +36,33 @@ def test_the_verdict_comes_first_and_then_the_failures(report: Report) -> None:
     assert lines[2].startswith("- tflite.int8: top-1 agreement with the original is 0.4")
 
 
-def test_the_table_has_every_variant_with_its_mark(full_report: Report) -> None:
-    main = tables(render_markdown(full_report))[0]
-    assert len(main) == 2 + 9
-    assert {columns(line) for line in main} == {10}
-    marks = {line.split("|")[1].strip(): line.split("|")[2].strip() for line in main[2:]}
-    assert (marks["onnx.fp32"], marks["onnx.fp16"], marks["tflite.int8"]) == ("❔ open", "✅ pass", "❌ FAIL")
+def marks(table: list[str]) -> dict[str, str]:
+    return {line.split("|")[1].strip(): line.split("|")[2].strip() for line in table[2:]}
+
+
+def test_what_failed_stands_open_and_what_passes_is_folded(full_report: Report) -> None:
+    text = render_markdown(full_report)
+    first, second = tables(text)[:2]
+    assert {columns(line) for line in (*first, *second)} == {10}
+    assert marks(first) == {"onnx.fp32": "❔ open", "tflite.int8": "❌ FAIL", "openvino.int8": "❌ FAIL"}
+    assert set(marks(second).values()) == {"✅ pass"}
+    assert len(marks(second)) == 6
+    fold = text.index("<details><summary>6 variants that pass</summary>")
+    assert text.index("❌ FAIL") < fold < text.index("✅ pass")
+
+
+def test_checks_that_failed_come_first(full_report: Report) -> None:
+    table = tables(render_markdown(full_report).partition("All 20 checks")[2])[0]
+    results = [line.split("|")[5].strip() for line in table[2:]]
+    assert results == sorted(results, key=["FAIL", "undecided", "pass"].index)
+    assert results[0] == "FAIL"
+
+
+def test_where_all_pass_nothing_of_the_table_is_folded(report: Report) -> None:
+    only = tuple(check for check in report.verdict.checks if check.passed)
+    text = render_markdown(replace(report, verdict=Verdict(True, only), variants=report.variants[:5]))
+    assert len(marks(tables(text)[0])) == 5
+    assert "that pass<" not in text
 
 
 def test_causes_changes_and_damage_are_told(full_report: Report) -> None:

@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from email import message_from_string
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +141,44 @@ def test_the_devices_wheel_is_the_runtime_as_it_is_in_the_whole_one(
     assert any(path.endswith("licenses/LICENSE") for path in found)
     versions = {path.name.split("-")[1] for path in wheels.values()}
     assert len(versions) == 1
+
+
+def metadata(wheel: Path) -> Message:
+    """What an index page is made from."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        return message_from_string(archive.read(name).decode())
+
+
+def test_an_index_page_says_who_and_has_no_dead_link(wheels: dict[str, Path]) -> None:
+    for distribution, wheel in wheels.items():
+        found = metadata(wheel)
+        assert found["Author"], distribution
+        assert found["Description-Content-Type"] == "text/markdown"
+        page = found.get_payload()
+        assert isinstance(page, str)
+        assert len(page.splitlines()) > 100
+        assert not re.findall(r"\]\((?!https://)", page), distribution
+        assert "<img" not in page
+
+
+def test_with_the_address_of_the_repository_links_lead_there() -> None:
+    pytest.importorskip("hatchling")
+    spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "runtime" / "hatch_build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    hook = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hook)
+    page = (
+        '[a](../tests/README.md#x) [b](#y) [c](https://e.org/z) <img src="p.png" width="9"> [d](run.md)\n'
+        "git clone REPOSITORY edgetl && cd edgetl\n"
+    )
+    assert hook.with_links(page, "runtime/README.md", "https://h.org/o/n") == (
+        "[a](https://h.org/o/n/blob/HEAD/tests/README.md#x) [b](https://h.org/o/n/blob/HEAD/runtime/README.md#y) "
+        '[c](https://e.org/z) <img src="https://h.org/o/n/raw/HEAD/runtime/p.png" width="9"> '
+        "[d](https://h.org/o/n/blob/HEAD/runtime/run.md)\ngit clone https://h.org/o/n edgetl && cd edgetl\n"
+    )
+    assert hook.with_links(page, "runtime/README.md", "").startswith("a b [c](https://e.org/z)  d\n")
 
 
 def test_the_devices_wheel_is_small(wheels: dict[str, Path]) -> None:

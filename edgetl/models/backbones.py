@@ -12,13 +12,20 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import torch
-import torchvision
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgetl.models.image_size import ImageSize, height_and_width, size_text
 from edgetl_runtime.errors import UsageError, nearest
 from edgetl_runtime.manifest import Normalize, Preprocess
+
+try:
+    import torchvision
+except RuntimeError as misfit:  # of the other of CPU and CUDA: it brings operators that this torch does not load
+    raise UsageError(
+        f"torchvision does not fit torch {torch.__version__}: {misfit}",
+        fix="install both from one index: pip install --force-reinstall torch torchvision --index-url URL",
+    ) from misfit
 
 __all__ = [
     "TRIED",

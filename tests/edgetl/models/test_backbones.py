@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -153,3 +158,16 @@ def test_a_backbone_without_a_linear_head_has_no_pooled_features() -> None:
         with pytest.raises(UsageError, match="does not end with a linear layer") as error:
             with_features(network, ("pooled",), images)
     assert str(error.value.fix) == "name a layer, for example classifier.3"
+
+
+def test_a_torchvision_that_does_not_fit_torch_is_said(tmp_path: Path) -> None:
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')\n")
+    path = os.pathsep.join([str(tmp_path), *(entry for entry in sys.path if entry)])
+    done = subprocess.run(
+        [sys.executable, "-m", "edgetl", "backbones"],
+        env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "torchvision does not fit torch" in done.stderr
+    assert "from one index" in done.stderr
+    assert "Traceback" not in done.stderr

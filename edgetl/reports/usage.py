@@ -14,6 +14,7 @@ __all__ = ["Choice", "Usage", "usage_of"]
 
 _MOST_LABELS = 12
 _NOT_KNOWN = "-"
+_PACKED = "device.edgetl"
 
 
 @dataclass(frozen=True)
@@ -31,17 +32,19 @@ class Choice:
 @dataclass(frozen=True)
 class Usage:
     """``choices``: one for each format with a variant that passes, the fastest first; ``timed``: all were timed.
-    ``command``, ``check`` and ``python`` can be copied as they stand. ``labels``: the first names of ``count``."""
+    ``pack``, ``check``, ``command`` and ``python`` can be copied as they stand. ``labels``: the first names of
+    ``count``. ``alone``: a model file that does without the bundle."""
 
     choices: tuple[Choice, ...]
     timed: bool
-    command: str
+    pack: str
     check: str
+    command: str
     python: str
     input: str | None
     labels: str
     count: int
-    ship: str
+    alone: str | None
 
 
 def usage_of(report: Report) -> Usage:
@@ -52,18 +55,20 @@ def usage_of(report: Report) -> Usage:
     for variant in sorted(passed, key=_cost):
         best.setdefault(variant.target, variant)
     name = shlex.quote(report.bundle)
+    fastest = next((variant.id for variant in best.values()), "")
     names = list(report.labels.values())
     more = len(names) - _MOST_LABELS
     return Usage(
         choices=tuple(map(_choice, best.values())),
         timed=all(variant.latency for variant in passed),
-        command=f"edgetl-run predict {name} photo.jpg",
-        check=f"edgetl-run self-test {name}",
-        python=f"edgetl_runtime.load({report.bundle!r}).predict('photo.jpg', top=3)",
+        pack=f"edgetl pack {name} --variants {fastest} --out {_PACKED}",
+        check=f"edgetl-run self-test {_PACKED}",
+        command=f"edgetl-run predict {_PACKED} photo.jpg",
+        python=f"edgetl_runtime.load({_PACKED!r}).predict('photo.jpg', top=3)",
         input=input_in_words(report),
-        labels=", ".join(names[:_MOST_LABELS]) + (f" and {more} more, in manifest.json" if more > 0 else ""),
+        labels=", ".join(names[:_MOST_LABELS]) + (f" and {more} more" if more > 0 else ""),
         count=len(names),
-        ship=_what_to_ship(report, list(best.values())),
+        alone=next((file for one in best.values() for file in _alone(one)), None),
     )
 
 
@@ -85,9 +90,6 @@ def _choice(variant: VariantReport) -> Choice:
     )
 
 
-def _what_to_ship(report: Report, best: Sequence[VariantReport]) -> str:
-    said = f"{report.bundle}, without its folder reference/ (the checkpoint, which a device does not need)"
-    one = next((variant for variant in best if len(variant.files_sha256) == 1), None)
-    if one is None:
-        return said
-    return f"{said}; or {next(iter(one.files_sha256))} alone: it has labels and preprocessing inside"
+def _alone(variant: VariantReport) -> Sequence[str]:
+    """The one file that the variant is; nothing where it is several."""
+    return tuple(variant.files_sha256) if len(variant.files_sha256) == 1 else ()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import edgetl_runtime
+from edgetl.cli import main as workbench_cli
 from edgetl.reports.html import render_html
 from edgetl.reports.usage import usage_of
 from edgetl.verify.record import without_photos
@@ -111,18 +112,21 @@ def test_the_page_says_how_the_model_is_used(report: Report) -> None:
     assert 'onnx.int8 pip install "edgetl-runtime[onnx]" onnx/model.int8.onnx 2.40 98.4 3.00' in words
     assert 'tflite.fp16 pip install "edgetl-runtime[tflite]" tflite/model.fp16.tflite 4.50 100.0 7.50' in words
     assert 'openvino.fp16 pip install "edgetl-runtime[openvino]"' in words
-    assert "edgetl-run predict 'my flowers.edgetl' photo.jpg" in words
-    assert "3 labels Label <0>, Label <1>, Label <2>" in words
-    assert "without its folder reference/" in words
-    assert "onnx/model.int8.onnx alone" in words
+    assert "edgetl pack 'my flowers.edgetl' --variants onnx.int8 --out device.edgetl" in words
+    assert "edgetl-run predict device.edgetl photo.jpg" in words
+    assert "3 labels Label <0>, Label <1>, Label <2>; in the order of the logits in labels.txt" in words
+    assert "onnx/model.int8.onnx by itself" in words
 
 
-def test_the_commands_of_the_page_are_those_of_the_programs(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_of_the_page_are_those_of_the_programs(report: Report) -> None:
     usage = usage_of(replace(report, bundle="it's.edgetl"))
     for command in (usage.command, usage.check):
         program, *words = shlex.split(command)
         assert program == "edgetl-run"
-        assert device_cli._parser().parse_args(words).bundle == "it's.edgetl"
+        assert device_cli._parser().parse_args(words).bundle == "device.edgetl"
+    program, *words = shlex.split(usage.pack)
+    assert program == "edgetl"
+    assert str(workbench_cli._parser().parse_args(words).bundle) == "it's.edgetl"
     compile(usage.python, "page", "eval")
     assert hasattr(edgetl_runtime, "load")
 

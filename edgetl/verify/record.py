@@ -115,7 +115,7 @@ def read_record(bundle: Path) -> Report | None:
 
 
 def without_photos(report: Report) -> Report:
-    """`report` without thumbnails; the names of the photos stay."""
+    """`report` without thumbnails and without the pictures of its task; the names of the photos stay."""
 
     def plain(entry: VariantReport) -> VariantReport:
         if entry.damage is None:
@@ -126,7 +126,7 @@ def without_photos(report: Report) -> Report:
     original = report.original
     if original is not None:
         original = replace(original, worst=tuple(replace(image, thumbnail=None) for image in original.worst))
-    return replace(report, variants=tuple(map(plain, report.variants)), original=original)
+    return replace(report, variants=tuple(map(plain, report.variants)), original=original, pictures=())
 
 
 def _check_photos(before: Report, stay: Sequence[str], n: int, same_photos: Callable[[], bool], *, force: bool) -> None:

@@ -13,6 +13,7 @@ import edgetl_runtime
 from edgetl.cli import main as workbench_cli
 from edgetl.reports.html import render_html
 from edgetl.reports.usage import usage_of
+from edgetl.tasks.task import Picture
 from edgetl.verify.record import without_photos
 from edgetl.verify.report import LayerError, Report
 from edgetl_runtime import cli as device_cli
@@ -137,7 +138,10 @@ def test_without_a_variant_that_passes_there_is_nothing_to_ship(report: Report) 
 
 
 def test_a_report_without_photos_has_their_names_and_no_picture(full_report: Report) -> None:
-    page = Page(render_html(without_photos(full_report)))
+    pictures = (Picture("Farthest off", "data:image/jpeg;base64,/9j/4AAQ", "id1/f.jpg"),)
+    report = replace(full_report, pictures=pictures)
+    assert len(Page(render_html(report)).named("img")) == 3
+    page = Page(render_html(without_photos(report)))
     assert page.named("img") == []
     words = " ".join(" ".join(page.words).split())
     assert "id1/a<b>.jpg" in words

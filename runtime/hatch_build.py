@@ -2,7 +2,8 @@
 
 A page in the repository links to others by relative paths, which lead nowhere on an index. With the address of the
 repository in ``EDGETL_REPOSITORY`` (``https://HOST/OWNER/NAME``) links are made absolute and the project's addresses
-are added; without one, what is linked stays as plain text.
+are added; without one, what is linked stays as plain text. Contents and what only tests read are left out, and so is
+what begins with the heading ``until``: a device keeps this text beside the package.
 """
 
 from __future__ import annotations
@@ -35,6 +36,12 @@ def with_links(markdown: str, page: str, address: str) -> str:
     return _LINK.sub(lambda found: f"[{found['text']}]({place('blob', found['to'])})", markdown)
 
 
+def for_an_index(markdown: str, until: str) -> str:
+    """The text in front of the heading `until` (all of it where that is empty), without contents and comments."""
+    text = markdown.partition(f"\n## {until}\n")[0] + "\n" if until else markdown
+    return re.sub(r"\n{3,}", "\n\n", re.sub(r"^(?:- \[[^\]]*\]\(#[^)]*\)|<!--.*?-->)\n", "", text, flags=re.MULTILINE))
+
+
 class CustomMetadataHook(MetadataHookInterface):
     """Sets ``readme`` and ``urls``."""
 
@@ -42,6 +49,7 @@ class CustomMetadataHook(MetadataHookInterface):
         """`metadata` is the table ``project``, and is changed."""
         address = os.environ.get(ADDRESS, "").rstrip("/")
         text = Path(self.root, "README.md").read_text(encoding="utf-8")
+        text = for_an_index(text, str(self.config.get("until", "")))
         readme = with_links(text, str(self.config["page"]), address)
         metadata["readme"] = {"content-type": "text/markdown", "text": readme}
         metadata["urls"] = {}

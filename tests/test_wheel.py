@@ -162,13 +162,25 @@ def test_an_index_page_says_who_and_has_no_dead_link(wheels: dict[str, Path]) ->
         assert "<img" not in page
 
 
-def test_with_the_address_of_the_repository_links_lead_there() -> None:
+@pytest.fixture(scope="module")
+def hook() -> Any:
+    """What makes the description of a distribution."""
     pytest.importorskip("hatchling")
     spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "runtime" / "hatch_build.py")
     assert spec is not None
     assert spec.loader is not None
     hook = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(hook)
+    return hook
+
+
+def test_an_index_page_has_neither_contents_nor_comments_and_ends_where_it_should(hook: Any) -> None:
+    page = "# A\n\n- [B](#b)\n- [C](#c)\n\n## B\n\n<!-- test: video -->\ntext\n\n## C\n\nnumbers\n"
+    assert hook.for_an_index(page, "C") == "# A\n\n## B\n\ntext\n\n"
+    assert hook.for_an_index(page, "").endswith("## C\n\nnumbers\n")
+
+
+def test_with_the_address_of_the_repository_links_lead_there(hook: Any) -> None:
     page = (
         '[a](../tests/README.md#x) [b](#y) [c](https://e.org/z) <img src="p.png" width="9"> [d](run.md)\n'
         "git clone REPOSITORY edgetl && cd edgetl\n"

@@ -38,7 +38,9 @@ def with_links(markdown: str, page: str, address: str) -> str:
 
 def for_an_index(markdown: str, until: str) -> str:
     """The text in front of the heading `until` (all of it where that is empty), without contents and comments."""
-    text = markdown.partition(f"\n## {until}\n")[0] + "\n" if until else markdown
+    text = markdown
+    if until:
+        text = markdown.partition(f"\n## {until}\n")[0] + "\nThere is more of this page in the repository.\n"
     return re.sub(r"\n{3,}", "\n\n", re.sub(r"^(?:- \[[^\]]*\]\(#[^)]*\)|<!--.*?-->)\n", "", text, flags=re.MULTILINE))
 
 

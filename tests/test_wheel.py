@@ -176,7 +176,7 @@ def hook() -> Any:
 
 def test_an_index_page_has_neither_contents_nor_comments_and_ends_where_it_should(hook: Any) -> None:
     page = "# A\n\n- [B](#b)\n- [C](#c)\n\n## B\n\n<!-- test: video -->\ntext\n\n## C\n\nnumbers\n"
-    assert hook.for_an_index(page, "C") == "# A\n\n## B\n\ntext\n\n"
+    assert hook.for_an_index(page, "C") == ("# A\n\n## B\n\ntext\n\nThere is more of this page in the repository.\n")
     assert hook.for_an_index(page, "").endswith("## C\n\nnumbers\n")
 
 

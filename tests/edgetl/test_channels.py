@@ -24,6 +24,7 @@ from edgetl.models.backbones import build, first_convolution, preset
 from edgetl.models.checkpoint import Checkpoint, open_checkpoint
 from edgetl.models.weights import adapt_channels, fit, infer_channels
 from edgetl.recipe import ModelOptions, Recipe
+from edgetl.tasks.classification.metric import LogitsMetric
 from edgetl.training.finetune import input_channels
 from edgetl.training.options import TrainOptions
 from edgetl.training.teacher import open_teacher
@@ -246,10 +247,14 @@ def test_arrays_are_photos_where_images_have_not_three_channels(tmp_path: Path) 
 def test_the_worst_images_are_shown_whatever_their_channels(channels: int) -> None:
     spec = Preprocess(8, (8, 8), channels=channels)
     labels = (Label("a", "a"), Label("b", "b"))
-    bundle = cast("Bundle", SimpleNamespace(manifest=SimpleNamespace(labels=labels, preprocess=spec)))
-    answers = cast("Outputs", SimpleNamespace(reference=np.array([[0.0, 1.0]], np.float32)))
+    bundle = cast(
+        "Bundle", SimpleNamespace(manifest=SimpleNamespace(task="classification", labels=labels, preprocess=spec))
+    )
     samples = [Sample(np.zeros((9, 9, channels), np.uint8), 0, "odd")]
-    (worst,) = Measuring(bundle, Path(), samples, answers, VerifyOptions()).original_model().worst
+    metric = LogitsMetric("logits", ["a", "b"], 1)
+    metric.update(samples, {"logits": np.array([[0.0, 1.0]], np.float32)})
+    answers = cast("Outputs", SimpleNamespace(original=metric, variants={}))
+    (worst,) = Measuring(bundle, Path(), samples, answers, VerifyOptions()).details().report["original"].worst
     assert worst.thumbnail is not None
 
 

@@ -426,7 +426,14 @@ def _check_export(options: ExportSection) -> None:
     int8 = Int8Options(
         quantize=options.quantize, max_drop=options.max_drop, ranges=options.ranges, labels=labels, io=options.io
     )
-    ExportOptions(options.targets, options.precisions, int8, surgery=_surgery(options), opset=options.opset)
+    ExportOptions(
+        options.targets,
+        options.precisions,
+        int8,
+        surgery=_surgery(options),
+        opset=options.opset,
+        batch=options.images_at_once,
+    )
 
 
 def _check_layers(recipe: Recipe) -> None:
@@ -462,6 +469,7 @@ def _export_options(checkpoint: Checkpoint, photos: Photos, options: ExportSecti
         ),
         surgery=_surgery(options),
         opset=options.opset,
+        batch=options.images_at_once,
         provenance={"backbone": checkpoint.backbone, **photos.facts},
     )
 

@@ -19,6 +19,7 @@ from edgetl.verify.verify import VerifyOptions, verify
 from edgetl_export import CalibrationSamples, ExportOptions, Source, export
 from edgetl_runtime import open_bundle, preprocess, self_test
 from edgetl_runtime.batch_sizes import FREE
+from edgetl_runtime.tasks.classification import agreement
 from tests.edgetl.verify.planting import renew
 from tests.edgetl.verify.test_planted_faults import pictures, trained
 
@@ -149,10 +150,10 @@ def test_features_that_mix_images_are_found() -> None:
     rng = np.random.default_rng(0)
     alone = {"logits": np.eye(4, dtype=np.float32), "pooled": rng.normal(size=(4, 6)).astype(np.float32)}
     mixed = {**alone, "pooled": np.repeat(alone["pooled"].mean(0, keepdims=True), 4, axis=0)}
-    sound, unsound = BatchSums(7), BatchSums(7)
+    sound, unsound = (BatchSums(7, ["logits"], agreement) for _ in range(2))
     for _ in range(2):
-        sound.add(alone, alone, logits="logits")
-        unsound.add(alone, mixed, logits="logits")
+        sound.add(alone, alone)
+        unsound.add(alone, mixed)
     assert batch_fault("v", sound, {}) is None
     assert batch_check("v", sound).passed
     fault = batch_fault("v", unsound, {})
@@ -162,9 +163,9 @@ def test_features_that_mix_images_are_found() -> None:
 
 def test_places_of_what_differs_count_over_runs() -> None:
     alone = {"logits": np.eye(3, dtype=np.float32)}
-    sums = BatchSums(7)
-    sums.add(alone, alone, logits="logits")
-    sums.add(alone, {"logits": np.roll(alone["logits"], 1, axis=1)}, logits="logits")
+    sums = BatchSums(7, ["logits"], agreement)
+    sums.add(alone, alone)
+    sums.add(alone, {"logits": np.roll(alone["logits"], 1, axis=1)})
     assert sums.others == [3, 4, 5]
     fault = batch_fault("v", sums, {3: "d.png", 4: "e.png", 5: "f.png"})
     assert fault is not None

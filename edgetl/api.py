@@ -92,6 +92,7 @@ def export(
     device: str | None = None,
     features: Sequence[str] | None = None,
     opset: int | None = None,
+    batch: int | str | None = None,
     options: ExportSection | None = None,
     skip_bad: bool = False,
     force: bool = False,
@@ -114,7 +115,7 @@ def export(
         channels: Channels that a weights file takes, by default those that it has weights for.
         decode: How JPEG files are decoded, ``"exact"`` or ``"scaled"``, by default as the checkpoint says.
         made_for: ``"raspberry-pi"``, ``"android"``, ``"browser"``, ``"x86"`` or ``"mcu"`` picks targets and precisions.
-        targets: What is written; this and all up to `opset` are keys of the section ``[export]`` of a recipe, as in
+        targets: What is written; this and all up to `batch` are keys of the section ``[export]`` of a recipe, as in
             ``edgetl export -h --all``.
         options: That section as a whole: what is not given by a keyword is taken from it, or has its default.
         skip_bad: Take others instead of photos that cannot be read.
@@ -151,6 +152,7 @@ def export(
         "device": device,
         "features": _listed(features),
         "opset": opset,
+        "batch": batch,
     }
     recipe = Recipe() if options is None else Recipe(export=options)
     chosen = recipe.updated({"export": _without_none(given)}, where="export()").export

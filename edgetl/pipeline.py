@@ -33,7 +33,7 @@ from edgetl.training.tensorboard_log import check_log, write_log
 from edgetl.verify.bundle import REFERENCE, Outcome, source_of, verify_bundle
 from edgetl.verify.measure.original_outputs import RecordingOriginal
 from edgetl.verify.verify import RunFacts, verify
-from edgetl_export import CalibrationSamples, Exported, ExportOptions, export
+from edgetl_export import CalibrationSamples, Exported, ExportOptions, Source, capture, export
 from edgetl_export.device import device_named
 from edgetl_export.features import check_features, with_features
 from edgetl_export.int8 import Int8Options
@@ -43,6 +43,7 @@ from edgetl_export.quantize.distill import DistillOptions
 from edgetl_export.staging import check_destination, staged
 from edgetl_export.targets import check_installed, check_names
 from edgetl_runtime import tasks as device_tasks
+from edgetl_runtime.batch_sizes import batch_text
 from edgetl_runtime.bundle import open_bundle
 from edgetl_runtime.errors import DataError, UsageError
 from edgetl_runtime.escaping import printable
@@ -113,6 +114,9 @@ def run(
     chosen_to_tune = _tune_photos(recipe.export, input_spec(recipe.model), skip_bad=recipe.data.skip_bad, tell=tell)
     if recipe.export.features:
         _check_layers(recipe)
+    if recipe.export.images_at_once != 1:
+        tell(f"files take {batch_text(recipe.export.images_at_once)} (training steps have --batch-size)")
+        _check_batch(recipe)
     judging = verify_options(recipe)
     keeping = Keeping(unfinished(out), resume)
     keeping.check(force=force)
@@ -278,6 +282,8 @@ def export_checkpoint(
     options = options or ExportSection()
     check_destination(out, holds=BUNDLE_FILE, force=force)
     _check_export(options)
+    if options.images_at_once != 1:
+        tell(f"files take {batch_text(options.images_at_once)}")
     chosen_to_tune = _tune_photos(options, checkpoint.preprocess, skip_bad=skip_bad, tell=tell)
 
     told: set[str] = set()
@@ -426,7 +432,14 @@ def _check_export(options: ExportSection) -> None:
     int8 = Int8Options(
         quantize=options.quantize, max_drop=options.max_drop, ranges=options.ranges, labels=labels, io=options.io
     )
-    ExportOptions(options.targets, options.precisions, int8, surgery=_surgery(options), opset=options.opset)
+    ExportOptions(
+        options.targets,
+        options.precisions,
+        int8,
+        surgery=_surgery(options),
+        opset=options.opset,
+        batch=options.images_at_once,
+    )
 
 
 def _check_layers(recipe: Recipe) -> None:
@@ -435,6 +448,17 @@ def _check_layers(recipe: Recipe) -> None:
     preprocess, _ = preset(model.backbone, model.image_size, channels=channels)
     network = build(model.backbone, 2, image_size=model.image_size, channels=channels).eval()
     with_features(network, recipe.export.features, torch.zeros(2, channels, *preprocess.crop))
+
+
+def _check_batch(recipe: Recipe) -> None:
+    """`ExportError` when the backbone cannot take as many images as ``export.batch`` says: found before it is
+    trained."""
+    model, channels = recipe.model, input_channels(recipe.model)
+    preprocess, normalize = preset(model.backbone, model.image_size, channels=channels)
+    network = build(model.backbone, 2, image_size=model.image_size, channels=channels).eval()
+    labels = (Label("a", "a"), Label("b", "b"))
+    source = Source(model.backbone, network, labels, preprocess, normalize, checkpoint_sha256="")
+    _ = capture(source, batch=recipe.export.images_at_once).program
 
 
 def _export_options(checkpoint: Checkpoint, photos: Photos, options: ExportSection) -> ExportOptions:
@@ -462,6 +486,7 @@ def _export_options(checkpoint: Checkpoint, photos: Photos, options: ExportSecti
         ),
         surgery=_surgery(options),
         opset=options.opset,
+        batch=options.images_at_once,
         provenance={"backbone": checkpoint.backbone, **photos.facts},
     )
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from edgetl.data.augmentation import AugmentOptions
 from edgetl.data.options import DataOptions
@@ -22,6 +22,7 @@ from edgetl.models.options import ModelOptions, device_option
 from edgetl.option import OneOf, Option, Section, option, options_of, within
 from edgetl.toml_file import read_toml
 from edgetl.training.options import MOST_EPOCHS, TrainOptions
+from edgetl_runtime.batch_sizes import FREE, FREE_WORD, batch_of
 from edgetl_runtime.errors import UsageError, nearest
 from edgetl_runtime.escaping import encodable
 from edgetl_runtime.quantities import DROP
@@ -60,6 +61,10 @@ the smallest and mostly the fastest, and fp32 is there to compare with; the GPUs
 microcontrollers have integers alone."""
 _INT8 = "int8"
 """Title of the options on how int8 is made."""
+
+
+Batch: TypeAlias = int | Literal["free"]
+"""Images that a file takes in one run."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,23 @@ class ExportSection(Section):
         flag="--for",
         shown=True,
     )
+    batch: Batch | None = option(
+        None,
+        "images that a file takes in one run, or free: any number (not TFLite)",
+        usual="1",
+        metavar="N|free",
+        check=lambda name, value: batch_of(value, where=name),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch is not None:  # a text is what it says
+            object.__setattr__(self, "batch", _batch(self.batch))
+
+    @property
+    def images_at_once(self) -> int:
+        """``batch`` as a manifest has it."""
+        return 1 if self.batch is None else batch_of(self.batch)
 
 
 @dataclass(frozen=True)
@@ -276,6 +298,8 @@ def _value(kind: Any, value: Any, where: str) -> Any:
     """`value` as the annotation `kind` wants it: scalars, paths, tuples of strings or of numbers, each perhaps None."""
     if kind == ImageSize | None:
         return None if value is None else image_size_of(value, where=where)
+    if kind == Batch | None:
+        return None if value is None else _batch(value, where=where)
     wanted = [part for part in typing.get_args(kind) if part is not type(None)]
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
         return None if value is None else _value(wanted[0], value, where)
@@ -292,6 +316,11 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         names = {str: "a string", int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
         raise _mismatch(where, names[kind], value)
     return value
+
+
+def _batch(value: object, *, where: str = "batch") -> Batch:
+    number = batch_of(value, where=where)
+    return FREE_WORD if number == FREE else number
 
 
 def _mismatch(where: str, wanted: str, value: Any) -> UsageError:

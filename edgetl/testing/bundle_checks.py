@@ -29,6 +29,7 @@ from edgetl.verify.measure.parity import compare
 from edgetl.verify.options import VerifyOptions
 from edgetl.verify.report import Check, Parity, Report
 from edgetl.verify.verify import verify
+from edgetl_runtime.batches import run_images
 from edgetl_runtime.bundle import Bundle, open_bundle
 from edgetl_runtime.errors import BundleError, DataError, EdgetlError, UsageError
 from edgetl_runtime.manifest import Preprocess
@@ -249,8 +250,9 @@ def assert_parity(
 
 def _tensor(sample: Any, session: Session, spec: Preprocess | None) -> npt.NDArray[Any]:
     wanted = tuple(session.inputs[0].shape)
-    if isinstance(sample, np.ndarray) and sample.shape in (wanted, wanted[1:]):
-        return sample.reshape(wanted)
+    alone = (1, *wanted[1:])
+    if isinstance(sample, np.ndarray) and sample.shape in (alone, alone[1:]):
+        return sample.reshape(alone)
     if spec is None:
         what = f"an array {list(sample.shape)}" if isinstance(sample, np.ndarray) else type(sample).__name__
         raise UsageError(f"the sessions take {list(wanted)}, this sample is {what}", fix="spec=manifest.preprocess")
@@ -259,8 +261,8 @@ def _tensor(sample: Any, session: Session, spec: Preprocess | None) -> npt.NDArr
 
 def _logits(session: Session, tensors: Sequence[npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
     """(n, classes) float32."""
-    name, output = session.inputs[0].name, session.outputs[0].name
-    rows = [session.run({name: tensor})[output].astype(np.float32).reshape(1, -1) for tensor in tensors]
+    output = session.outputs[0].name
+    rows = [run_images(session, tensor)[output].astype(np.float32).reshape(1, -1) for tensor in tensors]
     return np.concatenate(rows)
 
 

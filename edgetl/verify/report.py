@@ -127,7 +127,8 @@ class Latency:
     that of the variant ``reference`` in the same round, ``p95_ratio`` the same of ``p95_ms``, and ``speedup`` that of
     fp32 of the same target over the variant's. ``..._ci95`` are 95 % intervals. ``waited`` is the share of the time of
     these rounds in which this process waited for a core that others had, ``start_waited`` that while it was loaded and
-    run for the first time; None where the machine does not tell.
+    run for the first time; None where the machine does not tell. ``batch`` is how many images the variant takes in one
+    run, -1 any number: one image was filled up to a fixed one.
     """
 
     threads: int
@@ -149,6 +150,7 @@ class Latency:
     reference: str | None = None
     waited: float | None = None
     start_waited: float | None = None
+    batch: int = 1
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from edgetl.data.dataset import Sample
 from edgetl.tasks.task import Details
 from edgetl.verify.diagnose.audit import Fault, audit_bundle, audit_variant, faults_of
+from edgetl.verify.diagnose.mixed_images import batch_check, batch_fault
 from edgetl.verify.gate.limits import Gate, judge
 from edgetl.verify.gate.provenance import contract_of
 from edgetl.verify.gate.regression import check_covers, check_same_model, compare_reports
@@ -20,7 +21,7 @@ from edgetl.verify.measure.machine import describe_workbench
 from edgetl.verify.measure.original_outputs import KeptOutputs
 from edgetl.verify.measure.outputs import OriginalModel, Outputs, collect_outputs
 from edgetl.verify.options import RunFacts, VerifyOptions
-from edgetl.verify.report import NOT_EXPORTED, Data, Finding, Measured, Report, VariantReport, Verdict
+from edgetl.verify.report import NOT_EXPORTED, Check, Data, Finding, Measured, Report, VariantReport, Verdict
 from edgetl.verify.steps import Measuring, with_error
 from edgetl_export.progress import Track, silent
 from edgetl_runtime.bundle import Bundle, open_bundle
@@ -80,6 +81,9 @@ def verify(
     details = measuring.details()
     # After the photos: what a reference is asked first is what it may keep (`RecordingOriginal`).
     faults = _audit(opened, reference, details, [variant.id for variant in chosen])
+    names = {place: sample.name for place, sample in enumerate(samples)}
+    batches = (batch_fault(id_, sums, names) for id_, sums in answers.batches.items())
+    faults += [fault for fault in batches if fault is not None]
     reports = [_compared(variant, answers, details) for variant in chosen]
     reports, disturbances = _with_parts(reports, measuring, options)
     machine = describe_workbench()
@@ -106,7 +110,8 @@ def verify(
         quality=answers.original.compute(),
     )
     report = replace(report, **details.report)
-    report = _with_findings(_judged(report, options, faults, variants), measuring, faults)
+    together = [batch_check(id_, sums) for id_, sums in answers.batches.items()]
+    report = _with_findings(_judged(report, options, faults, together, variants), measuring, faults)
     return replace(report, seconds={**facts.seconds, "verify": time.monotonic() - start})
 
 
@@ -194,9 +199,16 @@ def _audit(bundle: Bundle, reference: OriginalModel, details: Details, variants:
     return [fault for fault in faults if fault.check.variant in variants]
 
 
-def _judged(report: Report, options: VerifyOptions, faults: Sequence[Fault], asked: Sequence[str] | None) -> Report:
-    """`report` with its verdict: the gate's limits, the faults, and the changes since the baseline."""
-    checks = [fault.check for fault in faults]
+def _judged(
+    report: Report,
+    options: VerifyOptions,
+    faults: Sequence[Fault],
+    passed: Sequence[Check],
+    asked: Sequence[str] | None,
+) -> Report:
+    """`report` with its verdict: the gate's limits, the faults, what `passed` beside them, and the changes since the
+    baseline."""
+    checks = [*(fault.check for fault in faults), *(check for check in passed if check.passed)]
     if options.baseline is not None:
         comparison, since = compare_reports(report, options.baseline, only=asked)
         report = replace(report, baseline=comparison)

@@ -12,19 +12,35 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import fx, nn
-from torch.export import ExportedProgram
+from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.optimization import fuse
 from torch.fx.proxy import TraceError
 
 from edgetl_export.features import RESERVED, check_features, with_features
 from edgetl_export.labels_file import check_label_names
+from edgetl_runtime.batch_sizes import FREE
 from edgetl_runtime.errors import ExportError, UsageError
 from edgetl_runtime.manifest import Label, Normalize, Preprocess, TensorSpec
 
-__all__ = ["Captured", "ExportedModule", "NamedOutputs", "Original", "Source", "by_image", "by_name", "capture"]
+__all__ = [
+    "BATCH_NAME",
+    "Captured",
+    "ExportedModule",
+    "NamedOutputs",
+    "Original",
+    "Source",
+    "by_image",
+    "by_name",
+    "capture",
+]
 
 INPUT_NAME = "image"
 OUTPUT_NAME = "logits"
+BATCH_NAME = "batch"
+"""What a free number of images is called in files that have names for lengths."""
+
+_LEAVE_BATCH_OUT = "leave --batch out: the network is for one image at a time"
+_FIXED_BATCH = "--batch N, a fixed number of images for each run, or leave --batch out"
 
 
 @dataclass(frozen=True)
@@ -145,22 +161,29 @@ class ExportedModule(NamedOutputs):
 class Captured:
     """The module that every target is converted from: uint8 (N, H, W, C) in, outputs and features out.
 
-    With ``takes_pixels`` its first layer reads grey levels and the normalisation is part of its weights.
+    With ``takes_pixels`` its first layer reads grey levels and the normalisation is part of its weights. ``batch`` is
+    how many images a file takes in one run, `FREE` for any number.
     """
 
     source: Source
     module: nn.Module
     takes_pixels: bool = False
+    batch: int = 1
 
     @property
     def input(self) -> TensorSpec:
-        """uint8 NHWC, batch 1."""
+        """uint8 NHWC, the batch first."""
         spec = self.source.preprocess
-        return TensorSpec(INPUT_NAME, "uint8", (1, *spec.crop, spec.channels), "NHWC")
+        return TensorSpec(INPUT_NAME, "uint8", (self.batch, *spec.crop, spec.channels), "NHWC")
 
     @cached_property
     def all_outputs(self) -> tuple[TensorSpec, ...]:
         """All that a file gives, in this order: the outputs, the features."""
+        return tuple(replace(spec, shape=(self.batch, *spec.shape[1:])) for spec in self.given)
+
+    @cached_property
+    def given(self) -> tuple[TensorSpec, ...]:
+        """What the module gives for `example`, in the order of the source's names."""
         with torch.inference_mode():
             tensors = by_name(self.module(self.example), self.source.names)
         return tuple(
@@ -187,8 +210,16 @@ class Captured:
 
     @property
     def example(self) -> torch.Tensor:
-        """An input of the right shape and type for the converters' tracing. Nothing is measured on it."""
-        return torch.zeros(self.input.shape, dtype=torch.uint8)
+        """An input of the right shape and type for the converters' tracing. Nothing is measured on it.
+
+        Where the batch is free it is two images: of one, tracing would make a constant.
+        """
+        return torch.zeros((2 if self.batch == FREE else self.batch, *self.input.shape[1:]), dtype=torch.uint8)
+
+    @cached_property
+    def single(self) -> Captured:
+        """The same for one image at a time, from the same module; itself where that is what it is."""
+        return self if self.batch == 1 else replace(self, batch=1)
 
     def with_parameters(self, values: Mapping[str, torch.Tensor]) -> Captured:
         """A copy whose parameters of these names (as in `batched`) have these values; itself when there are none."""
@@ -201,15 +232,27 @@ class Captured:
 
     @cached_property
     def program(self) -> ExportedProgram:
-        """The module as a graph whose nodes know the original modules they came from."""
-        return torch.export.export(self.module, (self.example,))
+        """The module as a graph whose nodes know the original modules they came from.
+
+        Raises `ExportError` where the batch is free and the network computes with the number of its images.
+        """
+        if self.batch != FREE:
+            return torch.export.export(self.module, (self.example,))
+        try:
+            free = torch.export.export(self.module, (self.example,), dynamic_shapes=({0: Dim(BATCH_NAME, min=1)},))
+            return _with_plain_means(free)
+        except (RuntimeError, ValueError) as error:  # what tracing raises of its own is one of these
+            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise ExportError(
+                f"{self.source.name} cannot take any number of images: {reason:.300}", fix=_FIXED_BATCH
+            ) from error
 
     @cached_property
     def batched(self) -> fx.GraphModule:
         """The same graph, nodes of the same names, for any number of images at once. It gives no features."""
-        example, alone = self.example.expand(2, -1, -1, -1).contiguous(), self.without_features.module
-        program = torch.export.export(alone, (example,), dynamic_shapes=({0: torch.export.Dim("n", max=4096)},))
-        return _named_like(self.without_features.program.module(), program.module())
+        example, alone = torch.zeros((2, *self.input.shape[1:]), dtype=torch.uint8), self.without_features
+        program = torch.export.export(alone.module, (example,), dynamic_shapes=({0: Dim("n", max=4096)},))
+        return _named_like(alone.single.program.module(), program.module())
 
     @cached_property
     def without_features(self) -> Captured:
@@ -248,29 +291,39 @@ def by_image(node: fx.Node, value: torch.Tensor, images: int) -> torch.Tensor:
     return value.movedim(axis, 0).reshape(images, -1)
 
 
-def capture(source: Source) -> Captured:
+def capture(source: Source, *, batch: int = 1) -> Captured:
     """Fold what can be folded and put the input contract around the network.
 
     Works on a copy, on the CPU, in evaluation mode. Batch norms are folded into the convolutions before them, so
-    that every target, and the calibration, sees the same weights.
+    that every target, and the calibration, sees the same weights. A file will take `batch` images in one run, `FREE`:
+    any number.
 
     Raises `ExportError` when the network does not give what the source names, each with a row for every image, or a
     classifier not one row of logits, and what `Source.network` raises.
     """
-    captured = Captured(source, ExportedModule(_folded(source.network()), source.normalize, source.names).eval())
-    if source.task == "classification" and captured.output.shape != (1, len(source.labels)):
+    module = ExportedModule(_folded(source.network()), source.normalize, source.names).eval()
+    captured = Captured(source, module, batch=batch)
+    _check_rows(captured.single)
+    _check_rows(captured)
+    return captured
+
+
+def _check_rows(captured: Captured) -> None:
+    """`ExportError` when the network does not give a row for each image, of a classifier one of logits."""
+    source, images = captured.source, len(captured.example)
+    of = "one image" if images == 1 else f"{images} images"
+    given = captured.given
+    if source.task == "classification" and given[0].shape != (images, len(source.labels)):
         raise ExportError(
-            f"{source.name} gives {list(captured.output.shape)} for one image; its labels need "
-            f"{[1, len(source.labels)]}",
-            fix="pass the labels that the checkpoint was trained with",
+            f"{source.name} gives {list(given[0].shape)} for {of}; its labels need {[images, len(source.labels)]}",
+            fix="pass the labels that the checkpoint was trained with" if images == 1 else _LEAVE_BATCH_OUT,
         )
-    for spec in captured.all_outputs:
-        if spec.shape[:1] != (1,):
+    for spec in given:
+        if spec.shape[:1] != (images,):
             raise ExportError(
-                f"{source.name} gives {spec.name} {list(spec.shape)} for one image, not a row for each image",
+                f"{source.name} gives {spec.name} {list(spec.shape)} for {of}, not a row for each image",
                 fix="let the network give its outputs with the batch first",
             )
-    return captured
 
 
 def by_name(given: Any, names: Sequence[str]) -> dict[str, torch.Tensor]:
@@ -298,6 +351,19 @@ def _described(given: Any) -> str:
     if isinstance(given, tuple | list):
         return f"a {type(given).__name__} of {len(given)} ({', '.join(type(part).__name__ for part in given)})"
     return "a tensor" if isinstance(given, torch.Tensor) else f"a {type(given).__name__}"
+
+
+def _with_plain_means(program: ExportedProgram) -> ExportedProgram:
+    """Pooling to a single place as the mean that it is, in place.
+
+    PyTorch takes it apart into a mean and an `as_strided`, which converters write as a gather of places that are
+    computed for as many images as there are.
+    """
+    for node in program.graph.nodes:
+        if node.target is torch.ops.aten.adaptive_avg_pool2d.default and list(node.args[1]) == [1, 1]:
+            node.target, node.args = torch.ops.aten.mean.dim, (node.args[0], [-1, -2], True)
+    program.graph_module.recompile()
+    return program
 
 
 def _named_like(model: fx.GraphModule, other: fx.GraphModule) -> fx.GraphModule:

@@ -38,6 +38,7 @@ from edgetl_export.targets import (
     PRECISIONS,
     TARGETS,
     Target,
+    check_batch,
     check_installed,
     check_io,
     check_names,
@@ -70,6 +71,7 @@ class ExportOptions:
     """Which variants: every target at every precision, and how integers are found for those that need them.
 
     ``surgery`` replaces what is slow in integers. ``opset`` is the operator set of ONNX files, for old runtimes.
+    ``batch`` is how many images a file takes in one run, `edgetl_runtime.batches.FREE` for any number.
     ``provenance`` is added to the manifest's.
     """
 
@@ -78,12 +80,14 @@ class ExportOptions:
     int8: Int8Options = field(default_factory=Int8Options)
     surgery: Surgery | None = None
     opset: int | None = None
+    batch: int = 1
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_names(self.targets, self.precisions)
         check_io(self.int8.io, self.targets, self.precisions)
         check_opset(self.opset, self.targets)
+        check_batch(self.batch, self.targets)
         if self.int8.max_drop is not None and "int8" not in self.precisions:
             raise UsageError("a drop is only limited for int8", fix="add int8 to --precisions, or leave --max-drop out")
 
@@ -120,7 +124,7 @@ def export(
     written and does not run: each is tried in a child process. Raises `ExportError` for a network that is not sound
     (`check_sound`) or when no variant could be written, `DataError` for images that cannot be calibrated on,
     `MissingDependency` before anything else when a converter is not installed, `UsageError` when the network needs
-    operators that ``opset`` has not, and what `Source.network` raises for features.
+    operators that ``opset`` has not, and what `Source.network` raises for features, and `capture` for ``batch``.
     """
     check_installed(options.targets)
     check_features(source.features, io=options.int8.io, precisions=options.precisions)
@@ -133,7 +137,7 @@ def export(
         if options.surgery is not None:
             with clock("surgery"):
                 changed, facts["surgery"] = _operated(source, samples, options, track)
-        captured = capture(source if options.surgery is None else changed)
+        captured = capture(source if options.surgery is None else changed, batch=options.batch)
         with clock("export"), logged_to(log):
             _ = captured.program
         targets = {name: open_target(name, opset=options.opset) for name in options.targets}

@@ -23,6 +23,7 @@ from edgetl_export.quantize.quantization import Quantized
 from edgetl_export.quantize.saturation import without_saturation
 from edgetl_export.quantize.static import quantize_static
 from edgetl_export.targets import TARGETS
+from edgetl_runtime.batches import run_images
 from edgetl_runtime.cache import own_cache
 from edgetl_runtime.engines import open_session
 from edgetl_runtime.engines.binding import ModelBytes, Signature
@@ -188,8 +189,9 @@ def run_artifact(
     with opened as session:
         names = [spec.name for spec in captured.outputs]
         rows: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in names}
-        for image in images:
-            tensors = session.run({captured.input.name: image[None]})
+        size = max(1, captured.batch)
+        for start in range(0, len(images), size):
+            tensors = run_images(session, images[start : start + size])
             for name in names:
                 rows[name].append(tensors[name].copy())
     return {name: np.concatenate(parts) for name, parts in rows.items()}

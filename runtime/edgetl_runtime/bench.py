@@ -50,7 +50,8 @@ class VariantLatency:
 
     ``load_ms``: from files to a session ready to run, hashes included, the engine's library imported before;
     ``first_ms``: the first run; ``preprocess_ms``: median of decoding, resizing and cropping one image, the same for
-    every variant; ``run``: one image, batch 1, after warm-up; ``rounds_ms``: the median of each round, in order.
+    every variant; ``run``: one image, alone in its run, after warm-up; ``rounds_ms``: the median of each round, in
+    order. ``batch`` is how many images the variant takes in one run, -1 any number: a fixed batch was filled up.
     """
 
     id: str
@@ -63,6 +64,7 @@ class VariantLatency:
     preprocess_ms: float
     run: LatencyStats
     rounds_ms: tuple[float, ...]
+    batch: int = 1
 
 
 def bench_image(bundle: Bundle) -> tuple[bytes, str]:
@@ -161,4 +163,5 @@ def _summary(
         preprocess_ms=preprocess_ms,
         run=LatencyStats.of([time_ms for times in rounds for time_ms in times]),
         rounds_ms=tuple(float(np.median(times)) for times in rounds),
+        batch=entrant.session.inputs[0].shape[0],
     )

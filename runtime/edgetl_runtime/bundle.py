@@ -132,7 +132,8 @@ class Bundle:
         """
         variant = self.manifest.variant(variant_id)
         manifest = self.manifest
-        own = manifest.all_outputs if variant.output is None else (variant.output,)
+        given = manifest.outputs_of(variant)
+        own = (variant.output,) if variant.output is not None and variant.in_integers else given
         signature = Signature((variant.input or manifest.input,), own)
         execution = Execution(threads, device, dict(device_options or {}), strict)
         lend: Callable[[ModelBytes], AbstractContextManager[ModelBytes | ModelPath]] = nullcontext
@@ -141,11 +142,10 @@ class Bundle:
             lend = as_private_file
         with lend(self.model(variant_id, verify=verify)) as model:
             session = open_session(variant.requires.engine, model, signature, execution)
-        plain = variant.input is None and variant.output is None
         from edgetl_runtime.forks import prepare_to_read  # here: until a session is opened nothing needs it
 
         prepare_to_read(session, partial(self.model, variant_id, verify=verify))
-        return session if plain else IntegerSession(session, manifest.input, manifest.all_outputs)
+        return IntegerSession(session, manifest.input, given) if variant.in_integers else session
 
     def golden(self) -> GoldenSamples | None:
         """The golden samples, or None when there are none (a single model file has none)."""

@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 
 from edgetl_runtime import console
 from edgetl_runtime.advice import Advice, Recommendation, advise
-from edgetl_runtime.bench import BenchOptions, bench_image, bench_variants
+from edgetl_runtime.batch_sizes import batch_text
+from edgetl_runtime.bench import BenchOptions, VariantLatency, bench_image, bench_variants
 from edgetl_runtime.bundle import Bundle, open_bundle
 from edgetl_runtime.commands import EXIT_CODES, CommandParser, run_command, split_names
 from edgetl_runtime.engines import DEVICES, ENGINES, engine_info, import_for
@@ -191,6 +192,7 @@ def _info(arguments: argparse.Namespace) -> int:
         f"{manifest.name}: {manifest.task}, {len(manifest.labels)} labels, schema {manifest.schema}",
         *_wrapped("labels     ", _some([label.name for label in manifest.labels])),
         f"input      {manifest.input.name} {manifest.input.dtype} {list(manifest.input.shape)}",
+        f"batch      {_batch_text(manifest)}",
         *(f"output     {spec.name} {spec.dtype} {list(spec.shape)}" for spec in manifest.outputs),
         *(f"feature    {spec.name} {spec.dtype} {list(spec.shape)}" for spec in manifest.features),
         *_wrapped("preprocess ", f"{_preprocessing(spec)}; decode {spec.decode}"),
@@ -246,6 +248,13 @@ def _preprocessing(spec: Preprocess) -> str:
         return f"the whole image in {height}x{width}{which}, black borders, {spec.interpolation}"
     resize = f"shorter side to {rows}" if isinstance(spec.resize, int) else f"as small as covers {rows}x{columns}"
     return f"{resize}, {spec.interpolation}; centre crop {height}x{width}{which}"
+
+
+def _batch_text(manifest: Manifest) -> str:
+    """How many images a run takes; the variants that take others are named."""
+    own = {variant.id: manifest.batch_of(variant) for variant in manifest.variants}
+    others = {id_: batch for id_, batch in own.items() if batch != manifest.input.shape[0]}
+    return "; ".join([batch_text(manifest.input.shape[0]), *(f"{id_}: {batch_text(n)}" for id_, n in others.items())])
 
 
 def _placed(start: Callable[[], Session]) -> tuple[Placement | None, str]:
@@ -412,7 +421,8 @@ def _bench(arguments: argparse.Namespace) -> int:
         times = (result.load_ms, result.first_ms, result.preprocess_ms, result.run.p50_ms, result.run.p95_ms)
         rows.append([result.id, *(f"{time:.2f}" for time in times), console.size(result.bytes)])
     lines = [
-        f"milliseconds, batch 1, {arguments.threads or 'all'} threads, device {arguments.device}; image: {what}",
+        f"milliseconds, {_batches(results)}, {arguments.threads or 'all'} threads, device {arguments.device}; "
+        f"image: {what}",
         *console.table(["variant", "load", "first", "preprocess", "p50", "p95", "size"], rows),
         *_not_run(unable),
         "",
@@ -429,6 +439,13 @@ def _bench(arguments: argparse.Namespace) -> int:
     }
     console.show(lines, document, arguments.json)
     return 0
+
+
+def _batches(results: Sequence[VariantLatency]) -> str:
+    """How many images are in the runs that were timed: one, and what fills a fixed batch up."""
+    sizes = sorted({max(1, result.batch) for result in results})
+    filled_up = "" if sizes == [1] else " (one image, filled up)"
+    return f"batch {', '.join(map(str, sizes))}{filled_up}"
 
 
 def _advice_lines(advice: Advice) -> list[str]:

@@ -9,7 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["least_sqnr_db", "same_label", "sqnr_db"]
+__all__ = ["decided_otherwise", "least_sqnr_db", "same_label", "sqnr_db"]
+
+_TIE = 1e-3
+"""Of the span of an image's logits: two labels that are nearer to each other than this may change places when sums are
+taken in another order."""
 
 
 def sqnr_db(reference: npt.NDArray[Any], output: npt.NDArray[Any]) -> float:
@@ -34,6 +38,24 @@ def sqnr_db(reference: npt.NDArray[Any], output: npt.NDArray[Any]) -> float:
 def least_sqnr_db(reference: Mapping[str, npt.NDArray[Any]], outputs: Mapping[str, npt.NDArray[Any]]) -> float:
     """The SQNR in dB of the output that is farthest from its own in `reference`; both by name."""
     return min(sqnr_db(values, outputs[name]) for name, values in reference.items())
+
+
+def decided_otherwise(alone: npt.NDArray[Any], together: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """By image whether logits (n, ..., classes) of the same model decide otherwise: another label, at any place of a
+    map, that is no tie in both, or values that are not finite."""
+    first, second = alone.argmax(axis=-1)[..., None], together.argmax(axis=-1)[..., None]
+
+    def gap(logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        apart = np.take_along_axis(logits, first, -1) - np.take_along_axis(logits, second, -1)
+        span = np.maximum(np.ptp(logits, axis=-1, keepdims=True), np.finfo(np.float32).tiny)
+        shares: npt.NDArray[Any] = np.abs(apart) / span
+        return shares
+
+    with np.errstate(invalid="ignore"):
+        near = np.maximum(gap(alone), gap(together)) <= _TIE  # False for what is not finite
+    apart = ((first != second) & ~near)[..., 0] | ~np.isfinite(together).all(axis=-1)
+    images: npt.NDArray[np.bool_] = np.any(apart.reshape(len(apart), -1), axis=1)
+    return images
 
 
 def same_label(reference: npt.NDArray[Any], logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

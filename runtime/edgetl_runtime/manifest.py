@@ -12,6 +12,7 @@ import dataclasses
 import json
 from typing import Any
 
+from edgetl_runtime.batch_sizes import LARGEST_BATCH
 from edgetl_runtime.decoding import decode, parse
 from edgetl_runtime.errors import BundleError
 from edgetl_runtime.escaping import json_value
@@ -189,8 +190,8 @@ class Requires:
 class Variant:
     """One target at one precision. ``files[0]`` is the one that is loaded.
 
-    ``input`` and ``output`` are the file's own where they differ from the manifest's (int8 in and out); sessions take
-    and give the manifest's all the same.
+    ``input`` and ``output`` are the file's own where they differ from the manifest's: int8 in and out, where sessions
+    take and give the manifest's all the same, or another number of images in one run (`batch`).
     """
 
     id: str
@@ -201,6 +202,13 @@ class Variant:
     quantization: dict[str, Any] | None = None
     input: TensorSpec | None = None
     output: TensorSpec | None = None
+
+    @property
+    def in_integers(self) -> bool:
+        """Whether its file takes int8 images or gives int8 outputs, which sessions hide."""
+        return (self.input is not None and self.input.dtype != "uint8") or (
+            self.output is not None and self.output.scale is not None
+        )
 
     @property
     def bytes(self) -> int:
@@ -283,6 +291,17 @@ class Manifest:
             )
         raise BundleError(f"bundle {self.name!r} has no variant {variant_id!r}", fix=f"choose one of: {known}")
 
+    def batch_of(self, variant: Variant) -> int:
+        """How many images a file of `variant` takes in one run; -1 is any number."""
+        return (variant.input or self.input).shape[0]
+
+    def outputs_of(self, variant: Variant) -> tuple[TensorSpec, ...]:
+        """All that a session of `variant` gives: `all_outputs`, with as many rows as it takes images."""
+        batch = self.batch_of(variant)
+        if batch == self.input.shape[0]:
+            return self.all_outputs
+        return tuple(dataclasses.replace(spec, shape=(batch, *spec.shape[1:])) for spec in self.all_outputs)
+
     def embedded(self, variant_id: str) -> Manifest:
         """What a model file carries of it: this variant alone, without hashes of files that hold this text.
 
@@ -349,14 +368,17 @@ def _check_consistent(manifest: Manifest, where: str) -> None:
         "the first of its outputs is not its output": manifest.outputs[0] != manifest.output,
         "two outputs have the same name": len(set(names)) < len(names),
         "int8 logits stand beside other outputs": len(manifest.outputs) > 1
-        and any(variant.output is not None for variant in manifest.variants),
+        and any(variant.in_integers for variant in manifest.variants),
         "features stand beside int8 logits": bool(manifest.features)
-        and any(variant.input is not None or variant.output is not None for variant in manifest.variants),
+        and any(variant.in_integers for variant in manifest.variants),
         "a feature is not float32": any(feature.dtype != "float32" for feature in manifest.features),
         "the number of golden samples is not that of their images": golden is not None
         and golden.n != len(golden.images),
         "an int8 input is not grey levels, or an int8 output has no scale": not all(
-            _is_convertible(variant) for variant in manifest.variants
+            _is_convertible(variant, manifest) for variant in manifest.variants
+        ),
+        "a variant takes no image at once, or more than there is room for": not all(
+            _is_batch(spec) for spec in (manifest.input, *(variant.input for variant in manifest.variants))
         ),
         "it asks for a version that is none": any(
             len(variant.requires.min_version or "") > _LONGEST_VERSION for variant in manifest.variants
@@ -371,8 +393,20 @@ def _is_possible(tensor: TensorSpec) -> bool:
     return tensor.dtype in _DTYPES and all(size == -1 or 0 < size < 2**31 for size in tensor.shape)
 
 
-def _is_convertible(variant: Variant) -> bool:
-    """Whether a variant's own input is grey levels, shifted, and its own output says what its integers stand for."""
+def _is_convertible(variant: Variant, manifest: Manifest) -> bool:
+    """Whether a variant's own input is grey levels, shifted, and its own output says what its integers stand for; or
+    they are the manifest's for another number of images."""
     image, logits = variant.input, variant.output
     shifted = image is None or (image.dtype == "int8" and image.scale == 1.0 and image.zero_point == -128)
-    return shifted and (logits is None or None not in (logits.scale, logits.zero_point))
+    scaled = logits is None or None not in (logits.scale, logits.zero_point)
+    return (shifted or _differs_in_batch(image, manifest.input)) and (
+        scaled or _differs_in_batch(logits, manifest.output)
+    )
+
+
+def _differs_in_batch(own: TensorSpec | None, of_all: TensorSpec) -> bool:
+    return own is not None and dataclasses.replace(own, shape=(of_all.shape[:1] + own.shape[1:])) == of_all
+
+
+def _is_batch(image: TensorSpec | None) -> bool:
+    return image is None or all(size <= LARGEST_BATCH for size in image.shape[:1])

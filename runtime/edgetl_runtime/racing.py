@@ -16,6 +16,7 @@ from typing import Self
 
 import numpy as np
 
+from edgetl_runtime.batches import filled
 from edgetl_runtime.errors import EdgetlError
 from edgetl_runtime.session import Session, Tensors
 from edgetl_runtime.timing import Stopwatch
@@ -83,11 +84,13 @@ class Race:
         return {name: entrant for name, entrant in self.entrants.items() if name not in self.errors}
 
     def enter(self, name: str, opener: Callable[[], Session], feeds: Tensors) -> None:
-        """Load it and run it once, which allocates."""
+        """Load it and run it once, which allocates. `feeds` are one image: a fixed batch is filled up, as `predict`
+        does, so that times are those that one image takes."""
         clocks = Stopwatch()
         try:
             with clocks("load"):
                 session = self._stack.enter_context(opener())
+            feeds = {name: filled(session, images) for name, images in feeds.items()}
             with clocks("first"):
                 session.run(feeds)
         except self._dropping as error:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edgetl_runtime.batch_sizes import FREE
+from edgetl_runtime.batches import run_images
 from edgetl_runtime.bundle import Bundle
-from edgetl_runtime.comparison import least_sqnr_db, sqnr_db
+from edgetl_runtime.comparison import decided_otherwise, least_sqnr_db, sqnr_db
 from edgetl_runtime.errors import EngineError
 from edgetl_runtime.frozen import dataclass
 from edgetl_runtime.golden import GoldenSamples
@@ -23,6 +26,13 @@ from edgetl_runtime.tasks import TASKS, Task, task_of
 from edgetl_runtime.trial import refusing, try_variants
 
 __all__ = ["FeatureTest", "Limits", "OtherDecision", "SelfTest", "VariantTest", "limits_for", "self_test"]
+
+
+_TOGETHER = 7
+"""Golden samples in one run of a variant that takes any number."""
+
+LOGITS = "logits"
+"""The output that has a label's place in every row."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +212,7 @@ def _test(
                     task = task_of(bundle.manifest.task)
                     agreement = float(task.agreement(golden.outputs, outputs).mean())
                     others = _other_decisions(task, golden, outputs, bundle.manifest)
-                problem = _problem(variant, agreement, outputs, noise, features)
+                problem = _problem(variant, agreement, outputs, noise, features) or _together(session, golden, outputs)
     except EngineError as error:
         problem = error.what
     n = 1 if golden is None else len(golden.names)
@@ -212,8 +222,7 @@ def _test(
 def _run_grey(manifest: Manifest, session: Session) -> None:
     """Raise `EngineError` when what a grey image gives is not finite."""
     spec = manifest.preprocess
-    grey = np.full((1, *spec.crop, spec.channels), 128, dtype=np.uint8)
-    tensors = session.run({manifest.input.name: grey})
+    tensors = run_images(session, np.full((1, *spec.crop, spec.channels), 128, dtype=np.uint8))
     for output in manifest.outputs:
         if not np.isfinite(tensors[output.name]).all():
             raise EngineError(f"it gives {output.name} that are not finite", fix="export the bundle again")
@@ -225,7 +234,7 @@ def _outputs_of(manifest: Manifest, session: Session, golden: GoldenSamples) -> 
     Raises `EngineError` when they have another shape than the original's.
     """
     runs = [
-        {name: values.copy() for name, values in session.run({manifest.input.name: tensor[np.newaxis]}).items()}
+        {name: values.copy() for name, values in run_images(session, tensor[np.newaxis]).items()}
         for tensor in golden.tensors
     ]
     tensors = {spec.name: np.concatenate([run[spec.name] for run in runs]) for spec in manifest.all_outputs}
@@ -236,6 +245,21 @@ def _outputs_of(manifest: Manifest, session: Session, golden: GoldenSamples) -> 
                 fix="export the bundle again",
             )
     return tensors
+
+
+def _together(session: Session, golden: GoldenSamples, alone: Mapping[str, npt.NDArray[Any]]) -> str | None:
+    """What is wrong with a variant that takes several images in one run, and answers otherwise then than `alone`."""
+    size = _TOGETHER if session.inputs[0].shape[0] == FREE else session.inputs[0].shape[0]
+    if size == 1:
+        return None
+    together = run_images(session, golden.tensors, most=size)
+    if LOGITS in alone:
+        others = int(decided_otherwise(alone[LOGITS], together[LOGITS]).sum())
+        told = f"{others} of {len(golden.names)} golden samples are decided otherwise"
+    else:
+        near = least_sqnr_db(alone, together)
+        others, told = int(near < _QUANTISED.sqnr_db), f"SQNR {near:.1f} dB"
+    return f"{told} in runs of up to {size} images than alone" if others else None
 
 
 def _feature_test(name: str, reference: npt.NDArray[np.float32], values: npt.NDArray[np.float32]) -> FeatureTest:

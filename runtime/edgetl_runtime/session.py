@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeAlias
@@ -178,15 +179,16 @@ class FakeSession(Session):
 class IntegerSession(Session):
     """A file that takes int8 images, or gives int8 outputs, behind uint8 pixels and float32 outputs.
 
-    `inner` runs the file; `image` and `outputs` are what a caller sees: uint8 (N, H, W, C), of which each grey level
-    goes in less 128, and float32, ``(integer - zero_point) * scale`` of what the file gives under the same name. What
-    has no scale there is handed on as it is.
+    `inner` runs the file; `image`, for as many of them as the file takes, and `outputs` are what a caller sees: uint8
+    (N, H, W, C), of which each grey level goes in less 128, and float32, ``(integer - zero_point) * scale`` of what the
+    file gives under the same name. What has no scale there is handed on as it is.
     """
 
     def __init__(self, inner: Session, image: TensorSpec, outputs: tuple[TensorSpec, ...]) -> None:
         self.engine, self.engine_version = inner.engine, inner.engine_version
         self.device, self.wanted, self.concurrent = inner.device, inner.wanted, inner.concurrent
-        self.inputs, self.outputs = (image,), outputs
+        batch = inner.inputs[0].shape[:1]
+        self.inputs, self.outputs = (replace(image, shape=batch + image.shape[1:]),), outputs
         self._inner = inner
 
     def _run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Tensors:

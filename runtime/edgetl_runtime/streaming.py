@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-__all__ = ["in_order", "map_ahead", "map_latest"]
+__all__ = ["in_order", "map_ahead", "map_latest", "map_together"]
 
 _Item = TypeVar("_Item")
 _Kept = TypeVar("_Kept")
@@ -35,6 +35,93 @@ def map_ahead(
             yield future
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def map_together(
+    read: Callable[[_Item], _Kept],
+    run: Callable[[Sequence[_Kept]], Sequence[_Result]],
+    items: Iterable[_Item],
+    *,
+    workers: int,
+    most: int,
+) -> Generator[Future[_Result], None, None]:
+    """`map_ahead` in two steps: `read` of every item, and one `run` of all that are read, `most` of them at once.
+
+    Results are the same as if each were run alone. A run begins when there are `most`, or when nothing else is being
+    read: a slow source waits for nobody. Twice `most` more items are under way than in `map_ahead`, for the next run is
+    gathered during one. What `read` raises is
+    its item's, what `run` raises that of all it was given.
+    """
+    pool = ThreadPoolExecutor(workers, thread_name_prefix=_THREADS)
+    together = _Together(read, run, most)
+
+    def start(item: _Item) -> tuple[None, Sequence[Future[_Result]]]:
+        future: Future[_Result] = Future()
+        together.expect()
+        pool.submit(together.work, item, future)
+        return None, [future]
+
+    try:
+        for _, (future,) in in_order(items, start, most=2 * (workers + most), eager=True):
+            yield future
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Together(Generic[_Item, _Kept, _Result]):
+    """What was read and waits for its run, and who runs: one worker at a time, so that others read on meanwhile."""
+
+    def __init__(
+        self, read: Callable[[_Item], _Kept], run: Callable[[Sequence[_Kept]], Sequence[_Result]], most: int
+    ) -> None:
+        self._read, self._run, self._most = read, run, most
+        self._waiting: deque[tuple[_Kept, Future[_Result]]] = deque()
+        self._lock = threading.Lock()
+        self._unread = 0
+        self._running = False
+
+    def expect(self) -> None:
+        """One more item is coming."""
+        with self._lock:
+            self._unread += 1
+
+    def work(self, item: _Item, future: Future[_Result]) -> None:
+        """Read the item, and run what is ready when nobody else does."""
+        try:
+            content = self._read(item)
+        except BaseException as error:  # noqa: BLE001 - raised where results are taken
+            future.set_exception(error)
+            taken = self._take(finished=None)
+        else:
+            taken = self._take(finished=(content, future))
+        while taken:
+            try:
+                results = self._run([content for content, _ in taken])
+            except BaseException as error:  # noqa: BLE001 - raised where results are taken
+                for _, waiting in taken:
+                    waiting.set_exception(error)
+            else:
+                for (_, waiting), result in zip(taken, results, strict=True):
+                    waiting.set_result(result)
+            taken = self._take_more()
+
+    def _take(self, finished: tuple[_Kept, Future[_Result]] | None) -> list[tuple[_Kept, Future[_Result]]]:
+        with self._lock:
+            self._unread -= 1
+            if finished is not None:
+                self._waiting.append(finished)
+            return [] if self._running else self._ready()
+
+    def _take_more(self) -> list[tuple[_Kept, Future[_Result]]]:
+        with self._lock:
+            return self._ready()
+
+    def _ready(self) -> list[tuple[_Kept, Future[_Result]]]:
+        """What is to be run now; nothing while more is about to come."""
+        full = len(self._waiting) >= self._most or not self._unread
+        taken = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))] if full else []
+        self._running = bool(taken)
+        return taken
 
 
 def in_order(

@@ -209,10 +209,9 @@ def _refusal(variant_id: str, where: str, options: Mapping[str, Any]) -> str | N
     warnings.simplefilter("ignore")  # whoever loads it for use is told
     try:
         bundle = open_bundle(where)
-        spec = bundle.manifest.input
-        grey = np.full([max(1, length) for length in spec.shape], 128, spec.dtype)
         with bundle.session(variant_id, **options) as session:
-            session.run({spec.name: grey})
+            spec = session.inputs[0]
+            session.run({spec.name: np.full([max(1, length) for length in spec.shape], 128, spec.dtype)})
     except EdgetlError as error:
         return error.what
     except Exception as error:  # noqa: BLE001 - a library that fails in Python does not end the process

@@ -61,6 +61,7 @@ def test_keywords_arrive(exported: list[ExportSection]) -> None:
         "features": ("pooled",),
         "opset": 17,
         "made_for": "x86",
+        "batch": 8,
     }
     assert set(given) == {option.name for option in options_of(ExportSection)}
     api.export(TRAINED, calibration="p", out="b", **given)
@@ -84,6 +85,8 @@ def test_keywords_go_over_options(exported: list[ExportSection]) -> None:
         ({"max_drop": 1.0}, "max_drop = 1 makes no sense"),
         ({"calibration_samples": 0}, "calibration_samples = 0 makes no sense"),
         ({"device": "tpu"}, "device = 'tpu' makes no sense"),
+        ({"batch": 0}, "batch = 0 makes no sense"),
+        ({"batch": "all"}, "batch = 'all' makes no sense"),
         ({"int8_safe": "yes"}, "int8_safe must be true or false"),
     ],
 )

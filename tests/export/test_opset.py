@@ -73,4 +73,7 @@ def test_without_it_files_are_what_they_were(trained: Trained) -> None:
     assert OnnxTarget()._opset is None
     assert requires("onnx", "int8") == requires("onnx", "int8", opset=20)
     assert requires("onnx", "int8", opset=17).min_version == "1.15.0"
+    assert requires("onnx", "int8", opset=18).min_version == "1.15.1"
+    assert requires("onnx", "fp16", opset=13).min_version == "1.15.1"
+    assert requires("onnx", "int8", opset=19) == requires("onnx", "int8")
     assert requires("onnx", "dynamic", opset=17) == requires("onnx", "dynamic")

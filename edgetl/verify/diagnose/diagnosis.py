@@ -17,6 +17,7 @@ import numpy.typing as npt
 from edgetl.data.dataset import Sample
 from edgetl.verify.layers.layer_error import find_suspects
 from edgetl.verify.report import Finding, LayerError
+from edgetl_runtime.batches import run_images
 from edgetl_runtime.bundle import Bundle
 from edgetl_runtime.comparison import sqnr_db
 from edgetl_runtime.errors import EdgetlError
@@ -133,12 +134,12 @@ def _explain_answers(report: VariantReport, evidence: Evidence) -> tuple[Finding
     assert evidence.reference is not None
     few, source = _few_outputs(evidence), _source(evidence)
     found = [explain_by_logits(evidence.reference, evidence.logits)]
-    name, output = evidence.bundle.manifest.input.name, evidence.bundle.manifest.output.name
+    output = evidence.bundle.manifest.output.name
     try:
         with evidence.bundle.session(report.id, threads=evidence.threads, verify=False) as session:
 
             def run(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-                return np.concatenate([session.run({name: image[None]})[output] for image in images])
+                return np.concatenate([run_images(session, image[None])[output] for image in images])
 
             found.append(explain_by_images(few, run))
     except EdgetlError:

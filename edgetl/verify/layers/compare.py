@@ -49,10 +49,11 @@ def layer_errors(
     errors: dict[str, EdgetlError] = {}
     prints: dict[str, Fingerprint] = {}
     for variant_id in variants:
-        engine = bundle.manifest.variant(variant_id).requires.engine
+        variant = bundle.manifest.variant(variant_id)
         try:
-            model = bundle.model(variant_id, verify=False)
-            measured[variant_id] = _Measured(open_probe(engine, model, bundle.manifest.input, threads=threads))
+            model, spec = bundle.model(variant_id, verify=False), bundle.manifest.input
+            taken = replace(spec, shape=(bundle.manifest.batch_of(variant), *spec.shape[1:]))
+            measured[variant_id] = _Measured(open_probe(variant.requires.engine, model, taken, threads=threads))
         except EdgetlError as error:
             errors[variant_id] = error
     for index in range(len(images)):
@@ -75,7 +76,7 @@ class _FloatGraph(fx.Interpreter):
     """
 
     def __init__(self, captured: Captured) -> None:
-        super().__init__(captured.program.module())
+        super().__init__(captured.single.program.module())
         self.modules = _modules(self.graph)
         inside = {layer.node: layer for layer in layers(self.graph)}
         fused = {layer.output for layer in inside.values() if layer.output != layer.node}

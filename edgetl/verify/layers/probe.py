@@ -21,6 +21,7 @@ from edgetl.verify.layers.file_weights import (
     weights_in_tflite,
 )
 from edgetl.verify.layers.operators import Operator, Point, points
+from edgetl_runtime.batch_sizes import FREE
 from edgetl_runtime.engines import Execution, ModelBytes, Signature, installed, missing, open_session
 from edgetl_runtime.engines.signal_stack import kept_signal_stack
 from edgetl_runtime.errors import EngineError, MissingDependency
@@ -38,7 +39,8 @@ class Probe(Protocol):
     file_weights: dict[str, FileWeights]
 
     def run(self, image: npt.NDArray[np.uint8]) -> list[Floats]:
-        """Values of all `points` for one image (1, H, W, C), dequantised, in the layout of the file.
+        """Values of all `points` for one image (1, H, W, C), dequantised, in the layout of the file. Where that takes a
+        fixed number of images they are all this one, and the values those of the first.
 
         Raises `EngineError` when the engine fails.
         """
@@ -54,7 +56,20 @@ def open_probe(engine: str, model: ModelBytes, image: TensorSpec, *, threads: in
         raise EngineError(f"{model.name}: the layers of engine {engine} cannot be read")
     if installed(engine) is None:
         raise missing(engine)
-    return _OPENERS[engine](model, image, threads)
+    probe = _OPENERS[engine](model, image, threads)
+    return probe if image.shape[0] in (FREE, 1) else _OfMany(probe, image.shape[0])
+
+
+class _OfMany:
+    """A probe of a file that takes `batch` images in one run."""
+
+    def __init__(self, probe: Probe, batch: int) -> None:
+        self.points, self.file_weights = probe.points, probe.file_weights
+        self._probe, self._batch = probe, batch
+
+    def run(self, image: npt.NDArray[np.uint8]) -> list[Floats]:
+        values = self._probe.run(np.repeat(image, self._batch, axis=0))
+        return [array[: len(array) // self._batch] if array.ndim else array for array in values]
 
 
 class _OnnxProbe:

@@ -22,7 +22,7 @@ from edgetl.verify.report import Latency
 from edgetl_runtime.errors import EdgetlError
 from edgetl_runtime.manifest import Preprocess
 from edgetl_runtime.preprocess import ImageSource, preprocess
-from edgetl_runtime.racing import Race, Turns
+from edgetl_runtime.racing import Entrant, Race, Turns
 from edgetl_runtime.session import Session, Tensors
 from edgetl_runtime.timing import Stopwatch
 
@@ -163,9 +163,9 @@ class _Measurement:
 
     def latencies(self) -> dict[str, Latency]:
         """What is known so far of those that did not drop out."""
-        return {variant: self._latency(variant, entrant.clocks) for variant, entrant in self.race.running.items()}
+        return {variant: self._latency(variant, entrant) for variant, entrant in self.race.running.items()}
 
-    def _latency(self, variant: str, clocks: Stopwatch) -> Latency:
+    def _latency(self, variant: str, entrant: Entrant) -> Latency:
         own = self.rounds[variant]
         counted = self._calm(sorted(own))
         medians = _medians(own, counted)
@@ -176,14 +176,15 @@ class _Measurement:
             n=sum(len(own[i]) for i in counted),
             p50_ms=p50,
             p95_ms=p95,
-            load_ms=clocks.ms["load"],
-            first_ms=clocks.ms["first"],
+            load_ms=entrant.clocks.ms["load"],
+            first_ms=entrant.clocks.ms["first"],
             preprocess_ms=self.options.preprocess_ms,
             rounds_ms=tuple(medians),
             p50_ci95=p50_ci95,
             p95_ci95=p95_ci95,
             waited=waited_share([self.spans[i] for i in counted]),
             start_waited=self.start_waited[variant],
+            batch=entrant.session.inputs[0].shape[0],
             **self._beside_baseline(own, counted),
             **self._beside_fp32(variant, own, counted),
         )

@@ -20,17 +20,19 @@ from edgetl.data.dataset import Sample
 from edgetl.tasks import task_of
 from edgetl.tasks.task import Metric
 from edgetl.tasks.task import Outputs as Arrays
+from edgetl.verify.measure.batches import BatchSums, size_of
 from edgetl.verify.measure.cross_format import is_compared
 from edgetl.verify.measure.original_outputs import FeatureModel
 from edgetl.verify.measure.parity import FeatureSums, ParitySums
 from edgetl.verify.report import CrossFormatParity, FeatureParity, Parity
 from edgetl_export.progress import Track
 from edgetl_runtime import tasks as device_tasks
+from edgetl_runtime.batches import run_images
 from edgetl_runtime.errors import CheckpointError, EdgetlError, EngineError
 from edgetl_runtime.machine import usable_cores
 from edgetl_runtime.manifest import Manifest
 from edgetl_runtime.preprocess import preprocess
-from edgetl_runtime.session import Session
+from edgetl_runtime.session import Session, Tensors
 
 __all__ = ["Images", "OriginalModel", "Outputs", "collect_outputs", "fingerprint_of"]
 
@@ -51,7 +53,8 @@ class Outputs:
     ``parity`` compares each variant with the original, ``cross_format`` every two variants that were written from the
     same integers. ``engines`` has name and version by variant id. ``first_image`` is (1, H, W, C) uint8,
     ``fingerprint`` a SHA-256 over the tensors and labels of all images. ``features`` compares the features by variant
-    id; of an original that gives none there are none.
+    id; of an original that gives none there are none. ``batches`` compares images alone and together, of variants that
+    take several at once.
     """
 
     original: Metric
@@ -63,6 +66,7 @@ class Outputs:
     fingerprint: str
     features: dict[str, tuple[FeatureParity, ...]] = field(default_factory=dict)
     cross_format: tuple[CrossFormatParity, ...] = ()
+    batches: dict[str, BatchSums] = field(default_factory=dict)
 
 
 def collect_outputs(
@@ -92,6 +96,7 @@ def collect_outputs(
     # Sessions of few threads side by side use the cores better than one session at a time on all of them.
     with ExitStack() as stack, ThreadPoolExecutor(max(1, usable_cores() // threads)) as pool:
         sessions = _open_all(openers, stack, errors)
+        batches = {name: BatchSums(size_of(session), names, alike) for name, session in sessions.items()}
         for chunk in _chunks(track(samples, what="verify", total=n), _chunk_size(manifest)):
             images = _prepared(chunk, manifest, pool)
             first_image = images[:1] if first_image is None else first_image
@@ -103,6 +108,7 @@ def collect_outputs(
                 partial(_answer, images=images, manifest=manifest, expected=expected),
                 [sessions[name] for name in running],
                 [feature_sums[name] for name in running],
+                [batches[name] for name in running],
             )
             given: dict[str, Arrays] = {}
             for name, answer in zip(running, answers, strict=True):
@@ -133,6 +139,7 @@ def collect_outputs(
             for pair, between in pairs.items()
             if set(pair) <= set(sound)
         ),
+        batches={name: one for name, one in batches.items() if one.size > 1 and name in sound},
     )
 
 
@@ -205,34 +212,54 @@ def _chunks(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
 def _answer(
     session: Session,
     sums: Sequence[FeatureSums],
+    batches: BatchSums,
     images: Images,
     manifest: Manifest,
     expected: Mapping[str, npt.NDArray[np.float32]],
 ) -> Arrays | EdgetlError:
     """Outputs of one session for all `images`, one image a run as on the device, or the error that stopped it.
 
-    Features are added to `sums`, beside those that are `expected`.
+    Features are added to `sums`, beside those that are `expected`. Where it takes several images in one run they are
+    run together too, and both are added to `batches`.
     """
-    rows: dict[str, list[npt.NDArray[np.float32]]] = {spec.name: [] for spec in manifest.outputs}
-    for index in range(len(images)):
-        try:
-            outputs = session.run({manifest.input.name: images[index : index + 1]})
-        except EdgetlError as error:
-            return error
-        for name, kept in rows.items():
-            row = outputs.get(name)
-            wanted = (1, *expected[name].shape[1:])
-            if row is None or row.shape != wanted:
-                found = f"outputs {', '.join(outputs)}" if row is None else f"{list(row.shape)}"
-                return EngineError(f"expected {name!r} of shape {list(wanted)}, found {found}")
-            kept.append(row.astype(np.float32, copy=False))
-        for one in sums:
-            original, values = expected[one.name][index : index + 1], outputs.get(one.name)
-            if values is None or values.shape != original.shape:
-                about = "nothing" if values is None else f"{list(values.shape)}"
-                return EngineError(f"expected {one.name!r} of shape {list(original.shape)}, found {about}")
-            one.add(original, values)
-    return {name: np.concatenate(kept) for name, kept in rows.items()}
+    size, parts = batches.size, []
+    try:
+        for start in range(0, len(images), size):
+            places = range(start, min(start + size, len(images)))
+            alone = [_of_one(session, images, place, manifest, sums, expected) for place in places]
+            parts.append({name: np.concatenate([one[name] for one in alone]) for name in alone[0]})
+            if size > 1:
+                batches.add(parts[-1], run_images(session, images[start : start + size]))
+    except EdgetlError as error:
+        return error
+    return {
+        spec.name: np.concatenate([part[spec.name] for part in parts]).astype(np.float32, copy=False)
+        for spec in manifest.outputs
+    }
+
+
+def _of_one(
+    session: Session,
+    images: Images,
+    place: int,
+    manifest: Manifest,
+    sums: Sequence[FeatureSums],
+    expected: Mapping[str, npt.NDArray[np.float32]],
+) -> Tensors:
+    """What a session gives for one of `images`; `EngineError` when that is not what the manifest says."""
+    outputs = run_images(session, images[place : place + 1])
+    for name in (spec.name for spec in manifest.outputs):
+        row, wanted = outputs.get(name), (1, *expected[name].shape[1:])
+        if row is None or row.shape != wanted:
+            found = f"outputs {', '.join(outputs)}" if row is None else f"{list(row.shape)}"
+            raise EngineError(f"expected {name!r} of shape {list(wanted)}, found {found}")
+    for one in sums:
+        original, values = expected[one.name][place : place + 1], outputs.get(one.name)
+        if values is None or values.shape != original.shape:
+            about = "nothing" if values is None else f"{list(values.shape)}"
+            raise EngineError(f"expected {one.name!r} of shape {list(original.shape)}, found {about}")
+        one.add(original, values)
+    return outputs
 
 
 def _checked(

@@ -51,7 +51,7 @@ def calibrate(captured: Captured, samples: CalibrationSamples, *, track: Track =
     """
     recorder = _Recorder(captured.batched)
     distinct = set[int]()
-    probe = np.zeros(captured.input.shape, np.uint8)
+    probe = np.zeros(captured.single.input.shape, np.uint8)
     tracked = track(samples, what="calibrate", total=len(samples))
     with torch.inference_mode():
         for images in _batches(tracked):
@@ -75,7 +75,7 @@ def calibrate(captured: Captured, samples: CalibrationSamples, *, track: Track =
 
 def node_values(captured: Captured, image: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
     """Every float node's output for one image (1, H, W, C)."""
-    recorder = _Recorder(captured.without_features.program.module(), keep=True)
+    recorder = _Recorder(captured.without_features.single.program.module(), keep=True)
     with torch.inference_mode():
         recorder.run(torch.from_numpy(image))
     return recorder.kept

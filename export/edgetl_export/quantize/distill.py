@@ -271,7 +271,7 @@ def _parts(n: int, options: DistillOptions, generator: torch.Generator) -> Seque
 
 
 def _checked(labels: npt.NDArray[np.int64], n: int, captured: Captured) -> torch.Tensor:
-    shape, classes = captured.output.shape, len(captured.source.labels)
+    shape, classes = captured.single.output.shape, len(captured.source.labels)
     if shape != (1, classes) or len(captured.outputs) > 1:
         raise UsageError(
             f"labels of images say nothing of {', '.join(spec.name for spec in captured.outputs)} {list(shape)}",

@@ -15,7 +15,7 @@ from torch import fx, nn
 
 from edgetl_export.capture import Captured, NamedOutputs
 
-__all__ = ["PixelModule", "on_pixels"]
+__all__ = ["PixelModule", "on_pixels", "with_borders_for"]
 
 
 class PixelModule(NamedOutputs):
@@ -51,6 +51,16 @@ class PixelModule(NamedOutputs):
         rows = _between(self.top, image.float(), self.bottom, dim=1)
         levels = _between(self.left, rows, self.right, dim=2)
         return self.in_order(self.network(levels.permute(0, 3, 1, 2)))
+
+
+def with_borders_for(module: nn.Module, batch: int) -> nn.Module:
+    """`module` with a border for each of `batch` images where it puts one around them: nothing is left to repeat."""
+    if not isinstance(module, PixelModule) or batch < 2:
+        return module
+    repeated = copy.deepcopy(module)
+    for name in ("top", "bottom", "left", "right"):
+        setattr(repeated, name, getattr(repeated, name).repeat(batch, 1, 1, 1))
+    return repeated
 
 
 def _between(before: torch.Tensor, image: torch.Tensor, behind: torch.Tensor, *, dim: int) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -117,6 +118,16 @@ class Quantized:
         calibration = {**self.quantization.calibration, **facts}
         quantization = dataclasses.replace(self.quantization, rung=rung, calibration=calibration)
         return dataclasses.replace(self, quantization=quantization)
+
+    @property
+    def fed(self) -> npt.NDArray[np.uint8]:
+        """``probe`` as a file takes it: as often as it takes images at once."""
+        return np.repeat(self.probe, max(1, self.captured.batch), axis=0)
+
+    def of_one(self, values: Mapping[str, npt.NDArray[np.float32]]) -> dict[str, npt.NDArray[np.float32]]:
+        """What a file computed of `fed`, for the first of those images: all it has of the batch comes first."""
+        times = max(1, self.captured.batch)
+        return {name: array[: len(array) // times] if array.ndim else array for name, array in values.items()}
 
     def channel_scales(self, weights: npt.NDArray[np.float32], axis: int) -> npt.NDArray[np.float32]:
         """Scales of a target's constant `weights`, whose output channels are on `axis`.

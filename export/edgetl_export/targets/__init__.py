@@ -16,6 +16,7 @@ from typing import Protocol
 from edgetl_export.artifact import Artifact
 from edgetl_export.capture import Captured
 from edgetl_export.quantize.quantization import Quantized
+from edgetl_runtime.batch_sizes import FREE, batch_of
 from edgetl_runtime.engines import import_for
 from edgetl_runtime.errors import EngineError, MissingDependency, UsageError, nearest
 
@@ -28,6 +29,7 @@ __all__ = [
     "TARGETS",
     "Target",
     "TargetInfo",
+    "check_batch",
     "check_installed",
     "check_io",
     "check_names",
@@ -208,6 +210,25 @@ def check_opset(opset: int | None, targets: tuple[str, ...]) -> None:
             f"opset {opset} is not written: {OPSETS[-1]} is what edgetl writes, older ones are for old runtimes",
             fix=f"--opset {OPSETS[0]} to {OPSETS[-1]}, or leave it out",
         )
+
+
+def check_batch(batch: int, targets: tuple[str, ...]) -> None:
+    """`UsageError` for a number of images that no file takes, or for any number of them where a target has none."""
+    if batch != FREE:
+        batch_of(batch)
+        return
+    fixed = [name for name in targets if name in _FIXED_BATCH]
+    if fixed:
+        able = [name for name in targets if name not in fixed] or [n for n in TARGETS if n not in _FIXED_BATCH]
+        raise UsageError(
+            f"{', '.join(fixed)} files take a fixed number of images in one run, not any",
+            fix=f"--batch 8 (or another number), or --batch free --targets {','.join(able)}",
+        )
+
+
+_FIXED_BATCH = ("tflite",)
+"""Targets without a free batch. LiteRT can resize an input, but the converter writes shapes for one number of images
+into the file, and delegates are set up for it."""
 
 
 def check_io(io: str, targets: tuple[str, ...], precisions: tuple[str, ...]) -> None:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import torch
 
 from edgetl_export.artifact import Artifact
-from edgetl_export.capture import Captured
+from edgetl_export.capture import BATCH_NAME, Captured
 from edgetl_export.quantize.quantization import Quantized
 from edgetl_export.sealing import with_room_for_seal
 from edgetl_export.targets.onnx_opset import lowered
@@ -92,7 +92,7 @@ def _exported(captured: Captured, *, opset: int | None = None) -> onnx.ModelProt
     )
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")
-    model = _without_detours(_without_traces(program.model_proto))
+    model = _with_batch_named(_without_detours(_without_traces(program.model_proto)))
     return _with_names(model, [output.name for output in captured.all_outputs[1:]])
 
 
@@ -134,6 +134,16 @@ def _without_detours(model: onnx.ModelProto) -> onnx.ModelProto:
         for place, name in enumerate(node.input):
             node.input[place] = same.get(name, name)
     return _pruned(model)
+
+
+def _with_batch_named(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A free batch has the name that people look for, instead of the exporter's symbol."""
+    symbol = model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info) if symbol else ():
+        for length in value.type.tensor_type.shape.dim:
+            if length.dim_param == symbol:
+                length.dim_param = BATCH_NAME
+    return model
 
 
 def _with_names(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:

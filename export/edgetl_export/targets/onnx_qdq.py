@@ -54,7 +54,7 @@ def quantize_qdq(model: onnx.ModelProto, quantized: Quantized) -> QdqModel:
     in float. Raises `ExportError` when no operator can be quantised.
     """
     model = _prepared(model)
-    nodes = match_by_value(quantized.values, _values_on(model, quantized.probe))
+    nodes = match_by_value(quantized.values, quantized.of_one(_values_on(model, quantized.fed)))
     # The sigmoid inside a SiLU is no node of its own. It reaches one, which TFLite's grid for sigmoids does not.
     inner = [node.output[0] for node in model.graph.node if node.op_type == "Sigmoid" and node.output[0] not in nodes]
     fixed = dict.fromkeys(inner, Grid(1 / 255, 0))
@@ -100,7 +100,7 @@ def _pool_globally(model: onnx.ModelProto) -> None:
 
 
 def _values_on(model: onnx.ModelProto, probe: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
-    """Every float activation of the graph for one image, computed without any fusion."""
+    """Every float activation of the graph for these images, computed without any fusion."""
     probe_model = onnx.ModelProto.FromString(model.SerializeToString())
     made = {output for node in probe_model.graph.node for output in node.output}
     listed = {output.name for output in probe_model.graph.output}
@@ -122,6 +122,7 @@ def _choose(
     """The nodes to quantise, and a count by operator of those that stay in float."""
     made = {output for node in model.graph.node for output in node.output}
     preparing = _preparing(model)
+    lengths = _lengths(model)
     chosen: list[onnx.NodeProto] = []
     left: dict[str, int] = {}
     for node in model.graph.node:
@@ -133,9 +134,23 @@ def _choose(
             and all(name in grids for name in activations)
         ):
             chosen.append(node)
-        else:
+        elif not lengths.issuperset(node.output):
             left[node.op_type] = left.get(node.op_type, 0) + 1
     return chosen, left
+
+
+def _lengths(model: onnx.ModelProto) -> set[str]:
+    """What is computed of the number of images, and of no pixel: lengths, and what they are put together to."""
+    found: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type == "Shape" or (found.intersection(node.input) and _moves_integers(model, node)):
+            found.update(node.output)
+    return found
+
+
+def _moves_integers(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
+    types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+    return all(types.get(name) == onnx.TensorProto.INT64 for name in node.output)
 
 
 def _products(model: onnx.ModelProto) -> set[str]:
@@ -193,11 +208,11 @@ class _Writer:
         """Hand the uint8 image to the first layer without a detour through float32.
 
         The cast at the front becomes a DequantizeLinear (scale 1, zero point 0) right before the layer; borders and
-        transposes between them work on uint8.
+        transposes between them work on uint8. What asks for the number of images reads the image itself.
         """
         nodes = self.model.graph.node
         image = self.model.graph.input[0].name
-        readers = [node for node in nodes if image in node.input]
+        readers = [node for node in nodes if image in node.input and node.op_type != "Shape"]
         if len(readers) != 1 or readers[0].op_type != "Cast":
             return
         cast = readers[0]
@@ -212,14 +227,27 @@ class _Writer:
                 if name == tensor:
                     reader.input[place] = replacement
                 elif name in self.constants:
-                    self._add(f"{name}_pixels", self.constants[name].astype(np.uint8))
-                    reader.input[place] = f"{name}_pixels"
+                    reader.input[place] = self._as_pixels(name)
+                elif (repeated := self._repeated(name)) is not None:
+                    repeated.input[0] = self._as_pixels(repeated.input[0])
             tensor, replacement = reader.output[0], f"{reader.output[0]}_pixels"
             reader.output[0] = replacement
         parameters = self._parameters(tensor, np.float32(1), np.uint8(0))
         node = helper.make_node("DequantizeLinear", [replacement, *parameters], [tensor], f"{tensor}_dequantize")
         self.behind[replacement] = [node]
         self.rounded[tensor] = tensor
+
+    def _as_pixels(self, name: str) -> str:
+        """A constant in grey levels as uint8."""
+        self._add(f"{name}_pixels", self.constants[name].astype(np.uint8))
+        return f"{name}_pixels"
+
+    def _repeated(self, name: str) -> onnx.NodeProto | None:
+        """What repeats a constant for each image, where that makes `name` and nothing else reads it."""
+        makers = [node for node in self.model.graph.node if name in node.output]
+        readers = [node for node in self.model.graph.node if name in node.input]
+        plain = len(makers) == len(readers) == 1 and makers[0].op_type == "Expand"
+        return makers[0] if plain and makers[0].input[0] in self.constants else None
 
     def clip_by_rounding(self, chosen: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
         """`chosen` without the activations that a grid does on its own: it ends at zero, and at the upper limit."""

@@ -165,6 +165,7 @@ def _feed_pixels(model: openvino.Model) -> None:
     """Borders put on the image while it is uint8, so that the first layer reads integers instead of float32."""
     source: Any = model.inputs[0]
     readers = [target.get_node() for target in source.get_target_inputs()]
+    readers = [reader for reader in readers if reader.get_type_name() != "ShapeOf"]  # how many images there are
     if len(readers) != 1 or readers[0].get_type_name() != "Convert":
         return
     output = readers[0].output(0)
@@ -172,15 +173,21 @@ def _feed_pixels(model: openvino.Model) -> None:
         readers = [target.get_node() for target in output.get_target_inputs()]
         if len(readers) != 1 or readers[0].get_type_name() != "Concat":
             break
-        parts = [
-            source if part == output else opset13.constant(part.get_node().get_data().astype(np.uint8)).output(0)
-            for part in readers[0].input_values()
-        ]
+        parts = [source if part == output else _as_pixels(part) for part in readers[0].input_values()]
         source = opset13.concat(parts, readers[0].get_attributes()["axis"]).output(0)
         output = readers[0].output(0)
     levels = opset13.convert(source, "f32")
     for target in list(output.get_target_inputs()):
         target.replace_source_output(levels.output(0))
+
+
+def _as_pixels(border: Any) -> Any:
+    """A border of grey levels as uint8: a constant, or one that is repeated for each image."""
+    node = border.get_node()
+    if node.get_type_name() == "Broadcast":
+        border_of_one, mode = _as_pixels(node.input_value(0)), str(node.get_attributes()["mode"]).upper()
+        return opset13.broadcast(border_of_one, node.input_value(1), broadcast_spec=mode).output(0)
+    return opset13.constant(node.get_data().astype(np.uint8)).output(0)
 
 
 def _key(output: Any) -> tuple[str, int]:
@@ -198,9 +205,9 @@ def _nodes_of(model: openvino.Model, outputs: list[Any], quantized: Quantized) -
     places = {_key(output.input_value(0)): place for place, output in enumerate(probe_model.get_results())}
     with kept_signal_stack():
         compiled = openvino.compile_model(probe_model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    result = compiled([quantized.probe])
+    result = compiled([quantized.fed])
     values = {f"{name}:{index}": np.array(result[places[name, index]], np.float32) for name, index in keys}
-    matched = match_by_value(quantized.values, values)
+    matched = match_by_value(quantized.values, quantized.of_one(values))
     return {(name, index): matched[f"{name}:{index}"] for name, index in keys if f"{name}:{index}" in matched}
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from edgetl_export.artifact import Artifact
 from edgetl_export.capture import Captured
+from edgetl_export.quantize.pixels import with_borders_for
 from edgetl_export.quantize.quantization import PIXELS, Quantized
 from edgetl_export.sealing import with_room_for_seal
 from edgetl_export.targets import tflite_flatbuffer
@@ -100,7 +101,7 @@ def _exported(captured: Captured) -> bytes:
     """The file that all others are made from; its ends have the names that the manifest has for them."""
     import litert_torch
 
-    model = litert_torch.convert(captured.module, (captured.example,))
+    model = litert_torch.convert(with_borders_for(captured.module, captured.batch), (captured.example,))
     with tempfile.TemporaryDirectory(prefix="edgetl-") as folder:
         path = Path(folder) / "model.tflite"
         model.export(str(path))

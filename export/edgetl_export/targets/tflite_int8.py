@@ -52,8 +52,8 @@ def quantize_tflite(
     With 16 ``activation_bits`` activations are int16, symmetric around zero. With ``integer_borders`` int8 goes in and
     comes out: grey levels less 128, and the logits on their grid; `ExportError` then names what cannot be an integer.
     """
-    graph = _Graph(model, quantized.probe)
-    nodes = match_by_value(quantized.values, graph.values)
+    graph = _Graph(model, quantized.fed)
+    nodes = match_by_value(quantized.values, quantized.of_one(graph.values))
     grids = graph.grids(quantized.grids(nodes))
     kept = {name for name, node in nodes.items() if node in quantized.quantization.in_float}
     kept |= graph.results(() if integer_borders or activation_bits > 8 else _FASTER_IN_FLOAT)
@@ -118,7 +118,7 @@ def _recipe(
 
 def _modules(quantized: Quantized, nodes: Mapping[str, str]) -> dict[str, str]:
     """The original module of every tensor whose captured node is known."""
-    paths = {node.name: module_of(node) for node in quantized.captured.program.graph.nodes}
+    paths = {node.name: module_of(node) for node in quantized.captured.single.program.graph.nodes}
     return {tensor: paths[node] for tensor, node in nodes.items()}
 
 
@@ -135,9 +135,9 @@ class _Operator:
 
 
 class _Graph:
-    """The float model's operators and the values of its activations for one image."""
+    """The float model's operators and the values of its activations for some images."""
 
-    def __init__(self, model: bytes, probe: npt.NDArray[np.uint8]) -> None:
+    def __init__(self, model: bytes, images: npt.NDArray[np.uint8]) -> None:
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
         interpreter = Interpreter(
@@ -148,7 +148,7 @@ class _Graph:
         )
         interpreter.allocate_tensors()
         image = interpreter.get_input_details()[0]
-        interpreter.set_tensor(image["index"], probe)
+        interpreter.set_tensor(image["index"], images)
         interpreter.invoke()
         self.image: str = image["name"]
         self.logits: str = interpreter.get_output_details()[0]["name"]

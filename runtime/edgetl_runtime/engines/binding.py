@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from edgetl_runtime.batch_sizes import FREE
 from edgetl_runtime.errors import EngineError
 from edgetl_runtime.files import COPY_AGAIN
 from edgetl_runtime.frozen import dataclass, field
 from edgetl_runtime.manifest import TensorSpec
 
-__all__ = ["Execution", "ModelBytes", "ModelPath", "Signature", "bind", "cannot_load", "cannot_run"]
+__all__ = ["Execution", "ModelBytes", "ModelPath", "Signature", "as_found", "bind", "cannot_load", "cannot_run"]
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,26 @@ def bind(wanted: tuple[TensorSpec, ...], found: Sequence[TensorSpec], *, what: s
     for spec, position in zip(wanted, positions, strict=True):
         _check_alike(spec, found[position], what=what, where=where)
     return positions
+
+
+def as_found(
+    wanted: Sequence[TensorSpec], found: Sequence[TensorSpec], positions: Sequence[int]
+) -> tuple[TensorSpec, ...]:
+    """The manifest's tensors with the lengths that the file has where the manifest leaves them free: what can be fed.
+
+    `positions` are those that `bind` found.
+    """
+    return tuple(
+        spec
+        if FREE not in spec.shape
+        else replace(
+            spec,
+            shape=tuple(
+                have if want == FREE else want for want, have in zip(spec.shape, found[position].shape, strict=True)
+            ),
+        )
+        for spec, position in zip(wanted, positions, strict=True)
+    )
 
 
 def _check_alike(wanted: TensorSpec, found: TensorSpec, *, what: str, where: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgetl_runtime.engines import ENGINES, import_for, installed
-from edgetl_runtime.engines.binding import Execution, ModelBytes, Signature, bind, cannot_load, cannot_run
+from edgetl_runtime.engines.binding import Execution, ModelBytes, Signature, as_found, bind, cannot_load, cannot_run
 from edgetl_runtime.engines.delegates import BUILTIN, Delegation, delegation, load_library
 from edgetl_runtime.errors import EngineError, pip_install
 from edgetl_runtime.manifest import TensorSpec
@@ -49,7 +49,9 @@ class LiteRtSession(Session):
         self.wanted = delegated.wanted
         self._lock = threading.Lock()
         inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
-        into = bind(self.inputs, [_spec(detail) for detail in inputs], what="input", where=where)
+        found = [_spec(detail) for detail in inputs]
+        into = bind(self.inputs, found, what="input", where=where)
+        self.inputs = as_found(self.inputs, found, into)
         out_of = bind(self.outputs, [_spec(detail) for detail in outputs], what="output", where=where)
         self._input_indices = [int(inputs[position]["index"]) for position in into]
         self._output_indices = [int(outputs[position]["index"]) for position in out_of]

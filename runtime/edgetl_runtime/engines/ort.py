@@ -9,7 +9,16 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state
 
-from edgetl_runtime.engines.binding import Execution, ModelBytes, ModelPath, Signature, bind, cannot_load, cannot_run
+from edgetl_runtime.engines.binding import (
+    Execution,
+    ModelBytes,
+    ModelPath,
+    Signature,
+    as_found,
+    bind,
+    cannot_load,
+    cannot_run,
+)
 from edgetl_runtime.engines.devices import ANYWHERE
 from edgetl_runtime.engines.providers import CPU, Provider, not_started, short_name, wanted_providers
 from edgetl_runtime.errors import EngineError
@@ -67,6 +76,7 @@ class OnnxRuntimeSession(Session):
         self._profiled = profiled
         found_inputs, found_outputs = _specs(session.get_inputs()), _specs(session.get_outputs())
         into = bind(self.inputs, found_inputs, what="input", where=where)
+        self.inputs = as_found(self.inputs, found_inputs, into)
         out_of = bind(self.outputs, found_outputs, what="output", where=where)
         self._input_names = [found_inputs[position].name for position in into]
         self._output_names = [found_outputs[position].name for position in out_of]

@@ -10,7 +10,7 @@ import numpy as np
 import openvino
 
 from edgetl_runtime.engines import installed
-from edgetl_runtime.engines.binding import Execution, ModelBytes, Signature, bind, cannot_load, cannot_run
+from edgetl_runtime.engines.binding import Execution, ModelBytes, Signature, as_found, bind, cannot_load, cannot_run
 from edgetl_runtime.engines.devices import ANYWHERE, unavailable
 from edgetl_runtime.engines.signal_stack import kept_signal_stack
 from edgetl_runtime.errors import EngineError
@@ -40,7 +40,9 @@ class OpenVinoSession(Session):
         self._places = places
         self._compiled = compiled
         self._lock = threading.Lock()
-        self._into = bind(self.inputs, [_spec(port) for port in compiled.inputs], what="input", where=where)
+        found = [_spec(port) for port in compiled.inputs]
+        self._into = bind(self.inputs, found, what="input", where=where)
+        self.inputs = as_found(self.inputs, found, self._into)
         self._out_of = bind(self.outputs, [_spec(port) for port in compiled.outputs], what="output", where=where)
         self._request = compiled.create_infer_request()
 

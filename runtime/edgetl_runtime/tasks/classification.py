@@ -204,7 +204,8 @@ class Classifier(Predictor[Prediction]):
 
         Images are decoded, preprocessed and run on `workers` threads (default: one per core); at most twice as many as
         there are workers are held. When images come faster than one run after the other, each worker gets a session of
-        its own (on the CPU; about as much memory again), which the classifier keeps for other streams. An image that
+        its own (on the CPU; about as much memory again), which the classifier keeps for other streams. A variant that
+        takes a fixed number of images is given all that were read, and twice as many more are held. An image that
         cannot be read raises its `ImageError` in its place, or, with ``errors="return"``, is that error in its place,
         and the stream goes on. What the source of the images raises comes after the results of those before.
 

@@ -134,6 +134,8 @@ def example(option: Option) -> tuple[list[str], Any]:
         return [option.flag, "64x48"], (64, 48)
     if option.kind is tuple:
         return [option.flag, "a, b"], ("a", "b")
+    if option.key == "batch":
+        return [option.flag, "free"], "free"
     texts: dict[type, tuple[str, Any]] = {int: ("7", 7), float: ("0.25", 0.25), Path: ("a/b", Path("a/b"))}
     text, value = texts.get(option.kind, ("", ""))
     if option.kind is str:

@@ -245,7 +245,7 @@ class Predictor(Generic[Result_co]):
     @property
     def _streams_together(self) -> bool:
         """Whether a stream's images are run several at once. Where a variant takes any number, a session for each core
-        was as fast (0.93 to 1.04 of batch 1, in batches 0.85 to 0.97: MobileNetV2, two busy cores) and answers sooner."""
+        was as fast (0.93 to 1.04 of batch 1, batches 0.85 to 0.97: MobileNetV2, two busy cores) and answers sooner."""
         batch = self.session.inputs[0].shape[0]
         return batch > 1 or (batch == FREE and self._open_lane is None)
 

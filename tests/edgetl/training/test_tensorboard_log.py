@@ -51,9 +51,13 @@ def test_checking_leaves_nothing_behind(tmp_path: Path) -> None:
         check_log(tmp_path / "file")
 
 
-def test_without_it_nothing_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_it_nothing_is_trained(
+    make_photos: Callable[[Path, Mapping[str, int]], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    recipe = Recipe().updated({"model": {"weights": "none"}, "train": {"strategy": "full", "tensorboard": "board"}})
+    photos = make_photos(tmp_path / "photos", {"red": 8, "green": 8})
+    sections = {"data": {"path": photos}, "model": {"weights": "none"}}
+    recipe = Recipe().updated({**sections, "train": {"strategy": "full", "tensorboard": "board"}})
     with pytest.raises(MissingDependency, match=r"edgetl\[tensorboard\]"):
         pipeline.train(recipe)
 

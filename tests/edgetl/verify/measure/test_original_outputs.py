@@ -111,7 +111,7 @@ def change(folder: Path, **fields: object) -> None:
         (no_json, "damaged"),
         (lacks, "damaged"),
         (newer, "schema 2"),
-        (fewer, "holds"),
+        (fewer, r"damaged: images is uint8 \[5, 32\], not \[4, 32\]"),
         (another_model, "another model"),
         (other_labels, "another model"),
     ],

@@ -18,6 +18,8 @@ from edgetl.verify.gate.limits import read_gate
 from edgetl.verify.report import Report
 from edgetl_runtime.bundle import open_bundle
 
+pytestmark = pytest.mark.slow
+
 WRITTEN = Path(__file__).parent / "earlier"
 COMMIT = "795370e"
 LABELS = ["one", "three", "two", "zero"]

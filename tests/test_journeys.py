@@ -20,6 +20,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.slow
+
 for _library in ("litert_torch", "ai_edge_litert", "jinja2", "matplotlib"):
     pytest.importorskip(_library)
 

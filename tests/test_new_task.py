@@ -28,6 +28,8 @@ from edgetl_runtime.manifest import FileEntry
 from edgetl_runtime.verification import read_verified
 from tests.counting.device import Counter
 
+pytestmark = pytest.mark.slow
+
 SIZE, MOST = 32, 4
 
 

@@ -31,6 +31,8 @@ from edgetl.cli import main as workbench_cli
 from edgetl_runtime import cli as device_cli
 from edgetl_runtime import open_bundle
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 _FOLDERS = ("edgetl", "export", "runtime", "tests")
 TEXTS = {

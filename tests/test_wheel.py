@@ -21,6 +21,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 TARGETS = {"onnx": "onnx", "tflite": "tflite", "openvino": "openvino"}
 """Extra -> the target that its engine runs."""

@@ -10,6 +10,7 @@ def test_ratios_are_taken_round_by_round() -> None:
     assert ratios(turns, "spinning", "cpu_ms")[0] == pytest.approx(3)
 
 
+@pytest.mark.slow
 def test_every_setting_has_a_turn_in_every_mode_and_others_are_ended() -> None:
     others = Others(2)
     try:

@@ -23,6 +23,8 @@ from edgetl_runtime import __version__
 from edgetl_runtime.bundle import open_bundle
 from edgetl_runtime.preprocess import preprocess
 
+pytestmark = pytest.mark.slow
+
 yaml = pytest.importorskip("yaml")
 
 HERE = Path(__file__).parent

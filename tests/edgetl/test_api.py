@@ -35,6 +35,7 @@ def weights(tmp_path: Path) -> Path:
     return tmp_path / "weights.safetensors"
 
 
+@pytest.mark.slow
 def test_it_is_the_command_line_from_python(weights: Path, photos: Path, tmp_path: Path) -> None:
     told: list[str] = []
     given: dict[str, Any] = {"backbone": NAME, "image_size": 48, "decode": "scaled"}
@@ -54,6 +55,7 @@ def test_it_is_the_command_line_from_python(weights: Path, photos: Path, tmp_pat
     assert any("labels are those of" in line for line in told)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["file", "list", "tuple"])
 def test_labels_are_a_file_or_names(kind: str, weights: Path, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("crane\ncrane\nheron\n")

@@ -18,6 +18,8 @@ from edgetl_runtime.cli import main as run_on_device
 from edgetl_runtime.errors import ExportError, UsageError
 from tests.edgetl.conftest import MakePhotos
 
+pytestmark = pytest.mark.slow
+
 Capture = pytest.CaptureFixture[str]
 
 

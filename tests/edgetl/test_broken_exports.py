@@ -23,7 +23,7 @@ from edgetl_export.capture import ExportedModule
 from edgetl_export.quantize.pixels import PixelModule
 from edgetl_export.quantize.quantization import Quantized
 
-pytestmark = pytest.mark.data
+pytestmark = [pytest.mark.data, pytest.mark.slow]
 
 QUICK = VerifyOptions(latency_seconds=0, threads=2)
 

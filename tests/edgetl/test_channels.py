@@ -40,6 +40,8 @@ from edgetl_runtime.errors import CheckpointError
 from edgetl_runtime.selftest import self_test
 from tests.edgetl.tiny_backbone import TINY_SIZE
 
+pytestmark = pytest.mark.slow
+
 Pixels = npt.NDArray[np.uint8]
 
 KINDS = ("checks", "plain", "stripes")

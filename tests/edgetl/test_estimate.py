@@ -87,6 +87,7 @@ def test_times_are_as_exact_as_an_estimate(given: float, words: str) -> None:
     assert spoken(given) == words
 
 
+@pytest.mark.slow
 def test_a_run_shows_its_parts_in_the_order_of_the_plan(make_photos: MakePhotos, tmp_path: Path) -> None:
     """What is tracked on the way is in the plan, and in its order: otherwise the stages would be counted wrongly."""
     photos = make_photos(tmp_path / "photos", {"red": 12, "green": 12})

@@ -9,7 +9,7 @@ import pytest
 
 from tests.runtime.test_regular_files import exchanged
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with a name")
+pytestmark = [pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with a name"), pytest.mark.slow]
 PATH = "from pathlib import Path; "
 
 

@@ -16,6 +16,7 @@ import fuzz_documents
 pytest.importorskip("datasets")
 
 
+@pytest.mark.slow
 def test_senseless_documents_end_in_an_answer_or_an_error_that_helps() -> None:
     kinds = list(fuzz_documents.KINDS)
     work = [(kinds[place % len(kinds)], place // len(kinds)) for place in range(48)]

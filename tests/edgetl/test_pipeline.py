@@ -22,6 +22,8 @@ from edgetl_runtime import load, open_bundle, preprocess, self_test
 from edgetl_runtime.cli import main as device_main
 from edgetl_runtime.errors import CheckpointError, DataError, OutputError, UsageError
 
+pytestmark = pytest.mark.slow
+
 SMALL = Recipe().updated(
     {
         "model": {"backbone": "mobilenet_v3_small", "weights": "none", "image_size": 32},

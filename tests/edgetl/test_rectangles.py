@@ -30,6 +30,8 @@ from edgetl_runtime import BundleError, load, open_bundle, preprocess
 from edgetl_runtime.cli import main as run_on_device
 from edgetl_runtime.selftest import self_test
 
+pytestmark = pytest.mark.slow
+
 Pixels = npt.NDArray[np.uint8]
 Size = tuple[int, int]
 

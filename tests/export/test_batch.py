@@ -27,6 +27,8 @@ from edgetl_runtime.batches import run_images
 from edgetl_runtime.errors import ExportError, UsageError
 from tests.export.conftest import LABELS, SIZE, Attentive, Trained
 
+pytestmark = pytest.mark.slow
+
 ALL = ("onnx", "tflite", "openvino")
 FREELY = ("onnx", "openvino")
 

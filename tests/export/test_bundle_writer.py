@@ -15,6 +15,8 @@ from edgetl_export.targets import TARGETS, open_target
 from edgetl_runtime import BundleError, EdgetlError, Manifest, load, open_bundle
 from edgetl_runtime.manifest import Label
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def manifest(pristine_bundle: Path) -> Manifest:

@@ -114,6 +114,7 @@ def test_a_damaged_file_is_calibrated_anew_and_replaced(
     assert counted.runs == 2
 
 
+@pytest.mark.slow
 def test_every_bit_of_a_damaged_file_counts(int8: Int8, counted: Counted, tmp_path: Path) -> None:
     """A byte that has changed in the middle of the compressed data must not become another calibration."""
     first = calibrate_once(int8.pixels, few(int8))

@@ -27,6 +27,8 @@ from edgetl_runtime.errors import ExportError
 from edgetl_runtime.manifest import Label
 from tests.conftest import killing
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from tests.export.conftest import Trained
 

@@ -16,6 +16,8 @@ from edgetl_runtime import open_bundle
 from edgetl_runtime.manifest import Label
 from tests.export.conftest import NORMALIZE, SPEC, Bottlenecks, Inverted, Trained, pictures
 
+pytestmark = pytest.mark.slow
+
 Ends = tuple[list[str], list[str]]
 
 

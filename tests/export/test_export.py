@@ -19,6 +19,8 @@ from edgetl_runtime.comparison import sqnr_db
 from edgetl_runtime.errors import ExportError, MissingDependency, UsageError
 from edgetl_runtime.selftest import self_test
 
+pytestmark = pytest.mark.slow
+
 VARIANTS = [f"{target}.{precision}" for target in TARGETS for precision in ("fp32", "fp16", "int8")]
 LEAST_SQNR = {"fp32": 80.0, "fp16": 40.0, "int8": 15.0}
 LEAST_AGREEMENT = {"fp32": 1.0, "fp16": 0.99, "int8": 0.93}

@@ -27,6 +27,8 @@ from edgetl_runtime.engines import open_session
 from edgetl_runtime.engines.binding import Execution, ModelBytes, Signature
 from edgetl_runtime.errors import ExportError, UsageError
 
+pytestmark = pytest.mark.slow
+
 FEATURES = ("pooled", "add", "expand")
 """What the head is given, a residual sum, and a block that ends with a ReLU6 in front of squeeze-excite."""
 

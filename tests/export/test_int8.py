@@ -23,6 +23,8 @@ from edgetl_runtime.errors import UsageError
 from tests.export.conftest import LABELS, SPEC, Pooling, Trained, fitted, pictures
 from tests.export.test_precisions import _int8_values
 
+pytestmark = pytest.mark.slow
+
 DISTILLATION = DistillOptions(epochs=1)
 JUDGED = 160
 

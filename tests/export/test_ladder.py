@@ -172,6 +172,7 @@ def test_logits_that_are_not_numbers_agree_with_nothing(plan: Climb) -> None:
     assert json.dumps([rung.sqnr_db for rung in found.rungs], allow_nan=False)
 
 
+@pytest.mark.slow
 def test_nothing_of_a_rung_is_computed_before_it_is_asked_for(int8: Int8, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
 
@@ -216,6 +217,7 @@ def test_nothing_of_a_rung_is_computed_before_it_is_asked_for(int8: Int8, monkey
         assert len(part) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["attentive", "channelwise"])
 def test_there_is_every_rung_for_a_network_of_matrix_products(kind: str, request: pytest.FixtureRequest) -> None:
     int8: Int8 = request.getfixturevalue(kind)

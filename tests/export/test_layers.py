@@ -140,6 +140,7 @@ def test_what_a_softmax_weighs_is_not_rounded(masked: Captured) -> None:
     assert not softened(graph) & set(rounded(graph))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_mask_leaves_the_others_their_levels(target: str, masked: Captured, trained: Trained) -> None:
     quantized = quantize_static(masked, calibrate(masked, trained.samples))

@@ -22,6 +22,8 @@ from edgetl_export.targets import TARGETS
 from edgetl_runtime.comparison import sqnr_db
 from edgetl_runtime.errors import ExportError
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from tests.export.conftest import Int8
 

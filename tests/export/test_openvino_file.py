@@ -18,6 +18,8 @@ from edgetl_export.targets.openvino_file import OpenvinoTarget
 from edgetl_runtime.comparison import sqnr_db
 from tests.export.conftest import LABELS, Bottlenecks, Trained, fitted, logits_of_file
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from tests.export.conftest import Int8
 

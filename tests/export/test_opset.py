@@ -20,6 +20,7 @@ from edgetl_runtime.errors import UsageError
 from tests.export.conftest import LABELS, Attentive, Trained
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("opset", "ir"), [(13, 7), (15, 8), (17, 8)])
 def test_older_operators_run_and_agree(opset: int, ir: int, trained: Trained, tmp_path: Path) -> None:
     options = ExportOptions(("onnx",), ("fp32", "int8", "w8"), opset=opset)
@@ -40,6 +41,7 @@ def test_older_operators_run_and_agree(opset: int, ir: int, trained: Trained, tm
         np.testing.assert_allclose(classifier.logits(tensor), answers[0], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_what_the_network_needs_is_named_before_the_calibration(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,6 +34,8 @@ from edgetl_runtime.errors import ExportError, UsageError
 from edgetl_runtime.manifest import Label, Preprocess
 from tests.export.conftest import NORMALIZE
 
+pytestmark = pytest.mark.slow
+
 SIZE, CLASSES = 32, 3
 SPEC = Preprocess(0, (SIZE, SIZE), mode="stretch")
 NAMES = ("boxes", "logits")

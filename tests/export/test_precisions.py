@@ -22,6 +22,8 @@ from edgetl_runtime.engines.signal_stack import kept_signal_stack
 from edgetl_runtime.errors import ExportError, UsageError
 from tests.export.conftest import LABELS, NORMALIZE, SPEC, Attentive, logits_of_file
 
+pytestmark = pytest.mark.slow
+
 LEAST_SQNR = {"w8": 35.0, "dynamic": 25.0}
 
 

@@ -61,6 +61,7 @@ def images(n: int) -> npt.NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (n, SIZE, SIZE, 3)).astype(np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pixels", [True, False], ids=["on pixels", "normalised"])
 @pytest.mark.parametrize(
     "network",
@@ -97,6 +98,7 @@ def cross_entropy(quantized: Quantized, tensors: npt.NDArray[np.uint8], labels: 
     return float(nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)))
 
 
+@pytest.mark.slow
 def test_labels_are_learned_with_their_own_images(int8: Int8) -> None:
     """The next label for every image: nothing else would teach the network that."""
     tensors, kinds = int8.trained.tensors[:100], (int8.trained.kinds[:100] + 1) % len(LABELS)

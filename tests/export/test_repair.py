@@ -23,6 +23,8 @@ from edgetl_export.quantize.static import quantize_static
 from edgetl_runtime.comparison import sqnr_db
 from tests.export.conftest import LABELS, NORMALIZE, SPEC, Pooling, fitted
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from tests.export.conftest import Int8, Trained
 

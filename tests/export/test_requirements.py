@@ -15,6 +15,8 @@ from edgetl_runtime.engines import ENGINES
 from edgetl_runtime.manifest import Requires
 from edgetl_runtime.preflight import obstacle
 
+pytestmark = pytest.mark.slow
+
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 EXTRAS = {"onnx": "onnxruntime", "tflite": "ai_edge_litert", "tflite-legacy": "tflite_runtime", "openvino": "openvino"}
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from edgetl_export import Exported, ExportOptions, export
 from edgetl_export.int8 import Int8Options
@@ -38,6 +39,7 @@ def test_static_int8_has_its_layers_and_tflite_none(bundle: tuple[Path, Exported
     assert [layer["layer"] for layer in layers] == [risk.layer for risk in saturation_risk(int8.quantized)]
 
 
+@pytest.mark.slow
 def test_safe_int8_is_at_no_risk_and_rungs_are_looked_at_too(trained, tmp_path: Path) -> None:
     options = ExportOptions(targets=("onnx",), precisions=("int8",), int8=Int8Options(safe=True, max_drop=0.4))
     exported = export(trained.source, trained.samples, trained.calibration[:4], tmp_path, options)

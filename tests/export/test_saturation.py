@@ -129,6 +129,7 @@ def test_without_saturation_the_emulation_is_the_simulation(trained, safe: Quant
     assert _decibels(simulated, emulated) > 35
 
 
+@pytest.mark.slow
 def test_saturation_costs_decibels_that_smaller_weights_save(trained) -> None:
     source = _with_equal_weights(trained.source)
     eight, seven = (_quantized(source, trained.samples, levels) for levels in (FULL_LEVELS, SAFE_LEVELS))

@@ -118,6 +118,7 @@ def test_the_fewest_roundings_that_do_the_harm_are_left_out(int8: Int8) -> None:
     assert lost_db(int8, mixed) > lost_db(int8, planted) + 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_files_keep_those_layers_in_float(target: str, int8: Int8) -> None:
     mixed = in_float(int8.quantized, noise_by_node(int8.quantized, images(int8)), 0.6)

@@ -287,6 +287,7 @@ def whole(folder: Path) -> str:
     return text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [[], ["plain"]])
 def test_killed_at_any_moment_there_is_a_whole_one(tmp_path: Path, words: list[str]) -> None:
     """By hand, many more times and with exports: tests/fuzz/killed_writing.py."""

@@ -24,6 +24,8 @@ from edgetl_runtime.comparison import sqnr_db
 from edgetl_runtime.errors import ExportError, UsageError
 from tests.export.conftest import logits_of_file
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from tests.export.conftest import Int8, Trained
 

@@ -39,6 +39,7 @@ def test_scales_by_channel_are_kept(int8: Int8, monkeypatch: pytest.MonkeyPatch)
     assert sqnr_db(logits(int8, before), logits(int8, broken)) < 35
 
 
+@pytest.mark.slow
 def test_what_does_not_end_so_is_left_alone(int8: Int8, trained) -> None:
     after = int8.files["tflite"].files[".tflite"]
     assert with_integer_products(after) is after

@@ -24,6 +24,8 @@ from edgetl_runtime.comparison import sqnr_db
 from edgetl_runtime.engines.signal_stack import kept_signal_stack
 from tests.export.conftest import Inverted
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from edgetl_export.artifact import Artifact
     from tests.export.conftest import Int8

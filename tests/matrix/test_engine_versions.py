@@ -190,6 +190,7 @@ def test_the_tables_say_what_was_wrong_before(
     assert "onnxruntime: 1.0 to 1.4 exist; tried: 1.0, 1.1, 1.2, 1.3, 1.4." in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "said", "problem"),
     [

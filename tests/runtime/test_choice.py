@@ -104,6 +104,7 @@ def test_of_equally_fast_ones_the_more_faithful(
     assert choice_of(bundle_path).variant == "tflite.fp32"
 
 
+@pytest.mark.slow
 def test_accuracy_that_is_asked_for(engines: Engines, bundle_path: Path, report: Callable[..., None]) -> None:
     found = {
         "onnx.int8": (0.95, 0.76, -0.04),
@@ -260,6 +261,7 @@ def test_a_drop_is_told_from_what_was_asked_for(
         choice_of(bundle_path, engine="litert", max_drop=round(drop, 3))
 
 
+@pytest.mark.slow
 def test_second_start_remembers_and_nothing_else_does(
     engines: Engines, bundle_path: Path, edit_manifest: Callable[..., None], report: Callable[..., None]
 ) -> None:
@@ -290,6 +292,7 @@ def test_damaged_memory_is_found_anew(damage: str, engines: Engines, bundle_path
     assert choice_of(bundle_path).cached
 
 
+@pytest.mark.slow
 def test_memory_that_cannot_be_kept_or_is_off(
     engines: Engines, bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,6 +57,7 @@ def run(code: str, bundle: Path, variant: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_fork_predicts_and_ends(variant: str, pristine_bundle: Path) -> None:
     """Used, not used, closed, used by threads, forked again; by workers that come later, too."""

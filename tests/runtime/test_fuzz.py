@@ -16,6 +16,8 @@ import fuzz_runtime  # noqa: E402
 from soak import soak  # noqa: E402
 from workers import BAD, Limits, case_files, kinds, run_all, write_corpus  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -197,6 +197,7 @@ def test_a_tensor_in_an_external_buffer_is_refused() -> None:
     assert check_tflite(changed(change)) == "a tensor has an external buffer"
 
 
+@pytest.mark.slow
 def test_no_damage_escapes_as_another_error() -> None:
     content = changed(signature(0))
     rng = np.random.default_rng(0)

@@ -32,6 +32,7 @@ def test_sound_files_live(pristine_bundle: Path, zip_bundle: object) -> None:
     assert try_variants({}) == Trials()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [KILLER, "onnx.fp32", "openvino.fp32"])
 def test_the_one_that_dies_is_named_wherever_it_stands(killing_bundle: Path, first: str) -> None:
     order = sorted(places(killing_bundle), key=lambda id_: id_ != first)
@@ -161,6 +162,7 @@ def test_self_test_fails_it_and_measures_the_others(killing_bundle: Path) -> Non
     assert not found.passed
 
 
+@pytest.mark.slow
 def test_the_command_line_survives(killing_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["self-test", str(killing_bundle)]) == 1
     assert "SIGABRT" in capsys.readouterr().out
@@ -168,6 +170,7 @@ def test_the_command_line_survives(killing_bundle: Path, tmp_path: Path, capsys:
     assert "variant tflite.fp32 ends the process that runs it: SIGABRT" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", [[], ["--device", "builtin"]])
 def test_placement_of_a_file_that_ends_its_process(device: list[str], killing_bundle: Path, tmp_path: Path) -> None:
     """In a process of its own, which the file would take down."""

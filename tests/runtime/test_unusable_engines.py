@@ -49,6 +49,7 @@ def run(program: str, **environment: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "failure",
     ["KeyError('HOME')", "RuntimeError('no home')", "OSError('lib.so')", "SystemExit('bye')", "ImportError()"],

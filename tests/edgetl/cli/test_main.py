@@ -23,6 +23,8 @@ from safetensors.torch import save_file
 
 from edgetl.cli.main import main
 
+pytestmark = pytest.mark.slow
+
 Capture = pytest.CaptureFixture[str]
 MakePhotos = Callable[[Path, Mapping[str, int]], Path]
 Fails = Callable[..., str]

@@ -18,7 +18,7 @@ from edgetl.cli.main import main
 from edgetl_runtime import load
 from edgetl_runtime.cli import main as run_on_device
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names"), pytest.mark.slow]
 ODD = os.fsdecode(b"o\xe9")
 NETWORK = ["--backbone", "squeezenet1_1", "--image-size", "32"]
 FILES = ["--targets", "onnx", "--precisions", "fp32"]

@@ -21,6 +21,7 @@ from edgetl.data.dataset import load_dataset
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with a name")
 
 
+@pytest.mark.slow
 def test_folders_and_tables_of_all_kinds() -> None:
     found = list(try_all(range(150), 7))
     assert [problem for _, _, problem in found if problem is not None] == []

@@ -108,6 +108,7 @@ def test_calibration_takes_others_instead_of_unreadable_photos(tmp_path: Path, m
         pick_readable(load_photos(tmp_path), 16, SPEC, tmp_path, skip_bad=True)
 
 
+@pytest.mark.slow
 def test_export_skips_unreadable_photos(tmp_path: Path, make_photos: MakePhotos) -> None:
     data = make_photos(tmp_path / "data", EACH)
     float_tiff(data / "rose" / "bad")
@@ -172,6 +173,7 @@ def test_duplicates_are_counted_once_for_each_pair_of_splits() -> None:
     assert [(one.name, other.name) for one, other in found.two_labels] == [("odd", "train0")]
 
 
+@pytest.mark.slow
 def test_a_leak_is_in_the_checkpoint_and_in_every_report(tmp_path: Path, make_photos: MakePhotos) -> None:
     data = make_photos(tmp_path / "data", {"train/rose": 6, "train/tulip": 6, "val/rose": 1, "val/tulip": 1})
     (data / "val" / "rose" / "copy.jpg").write_bytes((data / "train" / "rose" / "000.jpg").read_bytes())

@@ -160,6 +160,7 @@ def test_a_backbone_without_a_linear_head_has_no_pooled_features() -> None:
     assert str(error.value.fix) == "name a layer, for example classifier.3"
 
 
+@pytest.mark.slow
 def test_a_torchvision_that_does_not_fit_torch_is_said(tmp_path: Path) -> None:
     (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')\n")
     path = os.pathsep.join([str(tmp_path), *(entry for entry in sys.path if entry)])

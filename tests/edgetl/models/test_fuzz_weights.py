@@ -15,6 +15,7 @@ import fuzz_weights
 OUTCOMES = {"right", "error"}
 
 
+@pytest.mark.slow
 def test_damaged_files_end_in_an_answer_or_an_error_that_helps() -> None:
     kinds = list(fuzz_weights.KINDS)
     work = [(kinds[place % len(kinds)], place // len(kinds)) for place in range(180)]

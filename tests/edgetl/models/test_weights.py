@@ -73,6 +73,7 @@ def test_another_architecture_is_refused_with_the_one_that_fits(state: dict[str,
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_transformer_takes_weights_of_another_image_size() -> None:
     source = build("vit_b_32", 4, image_size=64).state_dict()
     model = build("vit_b_32", 4, image_size=96)

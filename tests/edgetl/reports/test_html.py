@@ -137,6 +137,7 @@ def test_without_a_variant_that_passes_there_is_nothing_to_ship(report: Report) 
     assert "No variant passed: there is nothing to ship yet." in in_words(replace(report, variants=broken))
 
 
+@pytest.mark.slow
 def test_a_report_without_photos_has_their_names_and_no_picture(full_report: Report) -> None:
     pictures = (Picture("Farthest off", "data:image/jpeg;base64,/9j/4AAQ", "id1/f.jpg"),)
     report = replace(full_report, pictures=pictures)
@@ -235,6 +236,7 @@ def test_layers_are_drawn_and_the_suspects_named(report: Report) -> None:
     assert text.count('<td class="text">features.1$</td>') == 3
 
 
+@pytest.mark.slow
 def test_without_layers_there_is_no_section_and_with_an_error_it_is_said(report: Report, text: str) -> None:
     assert 'id="layers"' not in text
     failed = replace(report.variants[2], layers_error="the engine <gave> up")
@@ -332,6 +334,7 @@ def test_labels_that_lose_stand_in_front_and_chance_is_told_apart(full_report: R
     assert '<span class="mark gained">+0.8</span>' in table
 
 
+@pytest.mark.slow
 def test_calibration_is_drawn_from_the_bundle(full_report: Report, tmp_path: Path) -> None:
     activations = {"image": {"scale": 1.0, "zero_point": 0}, "conv": {"scale": 0.5, "zero_point": 100}}
     kept = {

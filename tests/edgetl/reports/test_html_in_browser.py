@@ -17,7 +17,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+pytestmark = [pytest.mark.skipif(BROWSER is None, reason="no Chromium here"), pytest.mark.slow]
 
 MEASURE = """
 const frame = document.querySelector("iframe");

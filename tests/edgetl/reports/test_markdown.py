@@ -3,6 +3,8 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+import pytest
+
 from edgetl.reports.html import render_html
 from edgetl.reports.junit import render_junit
 from edgetl.reports.markdown import render_markdown
@@ -96,6 +98,7 @@ def test_a_plain_pass_has_neither_bullets_nor_sections(report: Report) -> None:
     assert "###" not in text
 
 
+@pytest.mark.slow
 def test_a_report_that_says_nothing_of_its_machine(report: Report) -> None:
     for machine in ({}, {"libraries": "x"}, {"libraries": [3], "other": [[]]}):
         other = replace(report, machine=machine)

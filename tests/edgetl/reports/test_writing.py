@@ -10,6 +10,7 @@ from edgetl.verify.report import Report
 from edgetl_runtime.errors import MissingDependency, OutputError
 
 
+@pytest.mark.slow
 def test_every_format_that_is_asked_for(tmp_path: Path, report: Report) -> None:
     files = ReportFiles(
         json=tmp_path / "a.json", html=tmp_path / "b.html", markdown=tmp_path / "c.md", junit=tmp_path / "d.xml"

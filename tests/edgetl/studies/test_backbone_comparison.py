@@ -90,6 +90,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str]]:
     return done
 
 
+@pytest.mark.slow
 def test_what_works_is_made_once_and_what_fails_takes_nothing_with_it(
     words: list[str],
     runs: list[tuple[str, str, str]],

@@ -269,6 +269,7 @@ def test_the_page_and_the_table(check_page: Callable[[str], None]) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_command_trains_and_leaves_a_page(
     make_photos: MakePhotos, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

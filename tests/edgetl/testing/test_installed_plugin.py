@@ -59,6 +59,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, pristine_bundle: Path) -> 
     return folder, top / "venv"
 
 
+@pytest.mark.slow
 def test_the_gate_and_tests_of_ones_own(project: tuple[Path, Path]) -> None:
     """The bundle's int8 is fp32 by another name: that is what fails."""
     words = ("--edgetl-bundle", "colours.edgetl", "--edgetl-gate", "gate.toml")

@@ -69,6 +69,7 @@ def test_a_test_for_every_variant_and_check(pytester: pytest.Pytester, bundle: P
     )
 
 
+@pytest.mark.slow
 def test_nothing_is_written_into_the_bundle(pytester: pytest.Pytester, bundle: Path, photos: Path) -> None:
     def content() -> dict[str, bytes]:
         return {str(path): path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
@@ -89,6 +90,7 @@ def test_a_failure_is_its_message_and_no_trace(pytester: pytest.Pytester, bundle
     assert result.ret == 1
 
 
+@pytest.mark.slow
 def test_a_damaged_file_fails_its_variant_only(pytester: pytest.Pytester, bundle: Path) -> None:
     path = bundle / "onnx/model.fp32.onnx"
     path.write_bytes(path.read_bytes()[:-9])
@@ -105,6 +107,7 @@ def test_a_damaged_file_fails_its_variant_only(pytester: pytest.Pytester, bundle
     )
 
 
+@pytest.mark.slow
 def test_photos_without_torch_against_the_answers_that_are_kept(
     pytester: pytest.Pytester, bundle: Path, photos: Path
 ) -> None:
@@ -124,6 +127,7 @@ def test_photos_without_torch_against_the_answers_that_are_kept(
     )
 
 
+@pytest.mark.slow
 def test_photos_without_torch_and_without_answers_are_replaced_by_golden_samples(
     pytester: pytest.Pytester, bundle: Path, photos: Path
 ) -> None:

@@ -27,6 +27,8 @@ from edgetl_runtime.errors import CheckpointError, OutputError, UsageError
 from edgetl_runtime.manifest import Label
 from edgetl_runtime.preprocess import preprocess
 
+pytestmark = pytest.mark.slow
+
 BACKBONE = "mobilenet_v3_small"
 SIZE = 32
 

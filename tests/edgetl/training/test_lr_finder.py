@@ -26,6 +26,7 @@ def data() -> Dataset:
     return Dataset("noise", (Label("dark", "dark"), Label("bright", "bright")), samples, samples[:8])
 
 
+@pytest.mark.slow
 def test_a_rate_is_found_between_too_slow_and_too_fast(data: Dataset) -> None:
     options = TrainOptions("full", batch_size=8, augment="none", precision="fp32", dropout=0.0)
     found = lr_range(data, START, options, lowest=1e-6, highest=10.0, steps=40)

@@ -24,6 +24,8 @@ from edgetl.training.stepper import Stepper
 from edgetl_runtime.errors import CheckpointError, DataError, UsageError
 from edgetl_runtime.termination import exit_code_of
 
+pytestmark = pytest.mark.slow
+
 SIZE = 32
 START = ModelOptions("mobilenet_v3_small", "none", SIZE)
 # To the last bit is a promise of CPUs.

@@ -19,6 +19,8 @@ from edgetl.models.checkpoint import Checkpoint
 from edgetl.training.processes import ALONE, Processes, SharedBatchNorm, joined
 from edgetl_runtime.errors import UsageError
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 ENVIRONMENT = {
     **os.environ,

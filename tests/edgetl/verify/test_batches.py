@@ -23,6 +23,8 @@ from edgetl_runtime.tasks.classification import agreement
 from tests.edgetl.verify.planting import renew
 from tests.edgetl.verify.test_planted_faults import pictures, trained
 
+pytestmark = pytest.mark.slow
+
 QUICK = VerifyOptions(latency_seconds=0)
 
 

@@ -25,6 +25,8 @@ from edgetl_runtime.errors import EngineError, OutputError
 from edgetl_runtime.preprocess import preprocess
 from tests.conftest import put_killer
 
+pytestmark = pytest.mark.slow
+
 Model = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 Capture = pytest.CaptureFixture[str]
 Verify = Callable[..., int]

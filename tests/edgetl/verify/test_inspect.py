@@ -24,6 +24,8 @@ from edgetl_runtime.manifest import Label, Normalize, Preprocess
 from tests.conftest import put_killer
 from tests.edgetl.verify.planting import flipped, plant_in_layer
 
+pytestmark = pytest.mark.slow
+
 SIZE, LAYERS, PLACE = 24, 9, 6
 VARIANTS = [f"{target}.{precision}" for target in ("onnx", "tflite", "openvino") for precision in ("fp32", "int8")]
 

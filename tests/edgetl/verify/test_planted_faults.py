@@ -35,6 +35,8 @@ from edgetl_runtime.preprocess import preprocess
 from edgetl_runtime.session import FakeSession, Session
 from tests.tiny_training import train
 
+pytestmark = pytest.mark.slow
+
 SIZE = 32
 SPEC = Preprocess(resize=36, crop=(SIZE, SIZE))
 NORMALIZE = Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

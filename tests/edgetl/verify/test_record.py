@@ -252,6 +252,7 @@ def test_changes_since_a_baseline_and_twins_stay_with_their_variants(
     assert merged.baseline.changes[0].note == "p 0.01; since a.json"
 
 
+@pytest.mark.slow
 def test_the_page_says_what_was_measured_apart(whole: Report, part: Part, manifest: Manifest) -> None:
     pytest.importorskip("matplotlib")
     pytest.importorskip("jinja2")

@@ -31,6 +31,8 @@ from edgetl_runtime.bundle import open_bundle
 from edgetl_runtime.errors import EdgetlError, EngineError
 from edgetl_runtime.manifest import FileEntry, Label, Normalize, Preprocess
 
+pytestmark = pytest.mark.slow
+
 SIZE = 32
 VARIANTS = [f"{target}.{precision}" for target in ("onnx", "tflite", "openvino") for precision in ("fp32", "int8")]
 LAYERS = ["stem.0", "expand.0", "depthwise.0", "squeeze.1", "squeeze.3", "project", "last.0", "head"]

@@ -64,6 +64,7 @@ def test_verification_compares_the_int8_files_alone(
     assert found[1].parity.top1_agreement == found[2].parity.top1_agreement < 0.5
 
 
+@pytest.mark.slow
 def test_every_rendering_says_so_and_the_json_keeps_it(report: Report) -> None:
     told = replace(report, twins=twins(1.0, 0.984, 0.984))
     for line in formats_in_words(told.twins):

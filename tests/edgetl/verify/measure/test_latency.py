@@ -306,6 +306,7 @@ def limit_from(latency: Latency) -> float:
     return latency_limit(latency, latency.ratio)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("written", ["quiet", "busy"])
 @pytest.mark.parametrize("checked", ["quiet", "busy"])
 @pytest.mark.parametrize("slower", [1.0, 1.25])

@@ -97,6 +97,7 @@ class MapDevice:
         return same
 
 
+@pytest.mark.slow
 def test_dense_outputs_do_not_pile_up(
     fake_bundle: Any, linear: Model, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
+
+if TYPE_CHECKING:  # it takes longer to import than this module
+    import numpy.typing as npt
 
 __all__ = ["decided_otherwise", "least_sqnr_db", "same_label", "sqnr_db"]
 

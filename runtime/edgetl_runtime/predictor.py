@@ -64,6 +64,7 @@ class Predictor(Generic[Result_co]):
         threads: int = 1,
         open_lane: Callable[[int], Session] | None = None,
     ) -> None:
+        self._check(manifest)
         spec, fed = manifest.input, (*manifest.preprocess.crop, manifest.preprocess.channels)
         if spec.dtype != "uint8" or len(spec.shape) != 4 or spec.shape[1:] != fed:
             raise BundleError(
@@ -95,6 +96,9 @@ class Predictor(Generic[Result_co]):
     def labels(self) -> tuple[str, ...]:
         """The names of the labels, in the order of the manifest."""
         return tuple(label.name for label in self.manifest.labels)
+
+    def _check(self, manifest: Manifest) -> None:
+        """Raises `BundleError` for a manifest whose outputs this cannot decode."""
 
     def _decode(self, outputs: Outputs, placed: Placed, **options: Any) -> Result_co:
         """What the outputs of one image say; `placed` tells where the photo lies in the tensor."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
@@ -14,19 +14,17 @@ from edgetl_runtime.comparison import same_label
 from edgetl_runtime.errors import BundleError, EngineError, ImageError, UsageError
 from edgetl_runtime.escaping import printable
 from edgetl_runtime.frozen import dataclass
-from edgetl_runtime.manifest import Manifest, Variant
+from edgetl_runtime.manifest import Manifest
 from edgetl_runtime.placing import Placed
 from edgetl_runtime.predictor import Outputs, Predictor
 from edgetl_runtime.preprocess import ColorOrder
 from edgetl_runtime.results import Result
-from edgetl_runtime.session import Session
 from edgetl_runtime.sources import ImageSource
 from edgetl_runtime.tasks import PredictOption
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from edgetl_runtime.choice import Choice
 
 __all__ = ["Classifier", "Prediction", "Score", "agreement", "check", "decision", "options", "predictor", "softmax"]
 
@@ -72,21 +70,11 @@ class Prediction(Result):
 class Classifier(Predictor[Prediction]):
     """A classification variant, loaded. Made by `load`; a context manager; threads may share it."""
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        variant: Variant,
-        session: Session,
-        *,
-        choice: Choice | None = None,
-        threads: int = 1,
-        open_lane: Callable[[int], Session] | None = None,
-    ) -> None:
+    def _check(self, manifest: Manifest) -> None:
         check(manifest)
         if len(manifest.labels) < 2:
             message = f"{manifest.name!r} gives a single logit: softmax makes 100 % of it, whatever is in the image"
-            warnings.warn(message, stacklevel=3)
-        super().__init__(manifest, variant, session, choice=choice, threads=threads, open_lane=open_lane)
+            warnings.warn(message, stacklevel=4)
 
     @property
     def labels(self) -> tuple[str, ...]:

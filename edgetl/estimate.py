@@ -16,6 +16,7 @@ from edgetl.data.dataset import USUAL
 from edgetl.data.image_files import ImageFile, find_unreadable
 from edgetl.models.image_size import height_and_width
 from edgetl.recipe import ExportSection, Recipe
+from edgetl.tasks import task_of
 from edgetl_runtime.machine import usable_cores
 from edgetl_runtime.manifest import Preprocess
 from edgetl_runtime.preprocess import ImageSource, preprocess
@@ -106,7 +107,8 @@ def _judging(photos: int, variants: int, speed: Speed) -> list[Part]:
 def parts_of_training(recipe: Recipe, sizes: tuple[int, int], speed: Speed = USUAL_SPEED) -> list[Part]:
     """What ``edgetl train`` does."""
     train, judge = sizes
-    options = recipe.train
+    options = recipe.train.with_strategy(task_of(recipe.data.task).strategy)
+    assert options.strategy is not None
     parts = [Part("photos", "check photos", (train + judge) * speed.check)]
     if options.strategy.startswith(("head", "gradual")):
         for n in (train, judge):
@@ -164,7 +166,8 @@ def measure_speed(recipe: Recipe, files: Sequence[ImageFile]) -> Speed:
 
     model = recipe.model
     channels = 3 if model.channels is None else model.channels
-    spec, _ = preset(model.backbone, model.image_size, channels=channels, decode=model.decode)
+    size = task_of(recipe.data.task).image_size if model.image_size is None else model.image_size
+    spec, _ = preset(model.backbone, size, channels=channels, decode=model.decode)
     network = build(model.backbone, 10, image_size=spec.crop, channels=channels).eval()
     network = network.to(memory_format=torch.channels_last)
     height, width = height_and_width(spec.crop)

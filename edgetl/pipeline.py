@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,12 +112,17 @@ def run(
     if dataset is None and listing is None:
         listing = look_at_photos(recipe)
     _check_export(recipe.export)
-    chosen_to_tune = _tune_photos(recipe.export, input_spec(recipe.model), skip_bad=recipe.data.skip_bad, tell=tell)
+    task = task_of(recipe.data.task)
+    spec = input_spec(recipe.model, task)
+    chosen_to_tune = _tune_photos(recipe.export, spec, skip_bad=recipe.data.skip_bad, tell=tell)
     if recipe.export.features:
+        if task.heads:
+            raise UsageError(f"features say nothing in {task.name}", fix="leave --features out")
         _check_layers(recipe)
     if recipe.export.images_at_once != 1:
         tell(f"files take {batch_text(recipe.export.images_at_once)} (training steps have --batch-size)")
-        _check_batch(recipe)
+        if not task.heads:
+            _check_batch(recipe)
     judging = verify_options(recipe)
     keeping = Keeping(unfinished(out), resume)
     keeping.check(force=force)
@@ -166,7 +172,7 @@ def find_rate(recipe: Recipe, *, listing: Listing | None = None, track: Track = 
     """Photos to a learning rate that suits them (`edgetl.training.lr_finder`); `listing` as in `run`."""
     if listing is None:
         look_at_photos(recipe)
-    check_start(recipe.model, recipe.train)
+    check_start(recipe.model, recipe.train, recipe.data.task)
     dataset = photos_of(recipe, track=track)
     for note in dataset.notes:
         tell(note)
@@ -189,7 +195,7 @@ def train(
     task_of(recipe.data.task)
     if dataset is None and listing is None:
         listing = look_at_photos(recipe)
-    check_start(recipe.model, recipe.train)
+    check_start(recipe.model, recipe.train, recipe.data.task)
     log = None if recipe.train.tensorboard is None else Path(recipe.train.tensorboard)
     if log is not None and is_first():
         check_log(log)
@@ -214,13 +220,13 @@ def photos_of(recipe: Recipe, *, track: Track = silent) -> Dataset:
     if recipe.data.path is None:
         raise UsageError("no photos to train on", fix="--data FOLDER")
     task = task_of(recipe.data.task)
-    return task.read(recipe.data.path, recipe.data, spec=input_spec(recipe.model), track=track)
+    return task.read(recipe.data.path, recipe.data, spec=input_spec(recipe.model, task), track=track)
 
 
 def check_all(recipe: Recipe, *, track: Track = silent) -> Dataset:
     """Everything that `run` finds before it trains - options, weights, photos - and the photos."""
     _check_export(recipe.export)
-    check_start(recipe.model, recipe.train)
+    check_start(recipe.model, recipe.train, recipe.data.task)
     return photos_of(recipe, track=track)
 
 
@@ -473,7 +479,7 @@ def _export_options(checkpoint: Checkpoint, photos: Photos, options: ExportSecti
             if sources and options.max_drop is not None
             else None,
             labels=tuple(photo.label for photo in photos.calibration) if options.quantize == "qat" else (),
-            agreement=device_tasks.task_of(checkpoint.task).agreement,
+            agreement=partial(device_tasks.task_of(checkpoint.task).agreement, decoder=checkpoint.decoder),
             ranges=options.ranges,
             safe=options.int8_safe,
             io=options.io,

@@ -40,7 +40,6 @@ __all__ = [
     "TrainOptions",
     "VerifySection",
     "declared_options",
-    "demo_recipe",
     "read_recipe",
     "verify_options",
 ]
@@ -231,14 +230,6 @@ def read_recipe(path: Path) -> Recipe:
             f"{path} has schema {schema!r}, this edgetl reads {RECIPE_SCHEMA}", fix="pip install --upgrade edgetl"
         )
     return Recipe().updated(document, where=str(path))
-
-
-def demo_recipe() -> Recipe:
-    """What ``edgetl demo`` trains on the built-in digits: from random weights, so that nothing is downloaded."""
-    return Recipe(
-        model=ModelOptions(backbone="mobilenet_v2", weights="none", image_size=48),
-        train=TrainOptions(strategy="full", epochs=16, lr=3e-3, augment="shift"),
-    )
 
 
 @cache

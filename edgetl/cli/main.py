@@ -31,6 +31,7 @@ from edgetl.estimate import (
     parts_of_verify,
 )
 from edgetl.progress import Progress
+from edgetl.tasks import task_of
 from edgetl.training.rank import is_first
 from edgetl_runtime.commands import run_command, split_names
 from edgetl_runtime.console import out, size, table
@@ -208,15 +209,16 @@ def _dry_run(recipe: Recipe, listing: Listing | None, parts_of: Callable[..., li
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    """The main job on 1,797 handwritten digits that ship inside scikit-learn; nothing is downloaded."""
+    """The main job on photos that are made in code or ship inside a library; nothing is downloaded."""
     from edgetl import pipeline
-    from edgetl.data.dataset import demo_digits
-    from edgetl.recipe import demo_recipe
+    from edgetl.recipe import Recipe
 
-    recipe, dataset = demo_recipe(), demo_digits()
+    demo = task_of(arguments.task).demo()
+    recipe, dataset = Recipe().updated(demo.recipe, where="the demo"), demo.dataset
+    bundle = arguments.out or Path(f"{dataset.name}.edgetl")
     parts = parts_of_run(recipe, (len(dataset.train), len(dataset.held_out[0])))
     with Progress(parts) as track:
-        outcome = pipeline.run(recipe, arguments.out, dataset=dataset, force=arguments.force, track=track)
+        outcome = pipeline.run(recipe, bundle, dataset=dataset, force=arguments.force, track=track)
     return _conclude(outcome, json=arguments.json)
 
 
@@ -245,7 +247,8 @@ def _train(arguments: argparse.Namespace) -> int:
         say(note)
     best = trained.history.best
     where = trained.history.named(best)
-    out(f"{arguments.out}: validation top-1 {best.val_top1:.1%} in {where}, {trained.seconds:.0f} s")
+    quality = f"{task_of(recipe.data.task).quality} {best.val_top1:.1%}"
+    out(f"{arguments.out}: validation {quality} in {where}, {trained.seconds:.0f} s")
     return 0
 
 

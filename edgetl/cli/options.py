@@ -15,6 +15,7 @@ from edgetl.cli.completion import SHELLS
 from edgetl.cli.meant import MEANT
 from edgetl.cli.parser import Parser
 from edgetl.recipe import declared_options
+from edgetl.tasks import TASKS
 from edgetl_runtime import __version__
 from edgetl_runtime.commands import EXIT_CODES
 
@@ -35,7 +36,7 @@ _ABOUT = {
     "compare": "Train, export and measure several backbones on your photos, side by side on this machine.",
     "learning-curve": "Measure accuracy against the number of training photos, transfer against from scratch.",
     "completion": "Print the tab completion of bash, zsh or fish.",
-    "demo": "The main job on 1,797 handwritten digits that ship inside scikit-learn; nothing is downloaded.",
+    "demo": "The main job on small photos that come with it, such as handwritten digits; nothing is downloaded.",
 }
 
 _EXAMPLES = {
@@ -234,9 +235,11 @@ def _completion_options(parser: Parser) -> None:
 
 
 def _demo_options(parser: Parser) -> None:
+    tasks = ", ".join(TASKS)
     parser.add_argument(
-        "--out", metavar="BUNDLE", type=Path, default=Path("digits.edgetl"), help="default: digits.edgetl"
+        "--task", metavar="TASK", default="classification", help=f"what is learned: {tasks} (default: classification)"
     )
+    parser.add_argument("--out", metavar="BUNDLE", type=Path, help="default: the photos' name, as digits.edgetl")
     parser.add_argument("--force", action="store_true", help="replace the bundle if it exists")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the report as JSON")
 

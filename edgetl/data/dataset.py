@@ -53,13 +53,14 @@ class Sample:
     """One image: where it is read from (a path, or uint8 (H, W, C)), the index of its label, a name for reports.
 
     ``target`` is what it should give in a task where that is more than a label; images are then drawn from all labels
-    alike, as they are where the label is all.
+    alike, as they are where the label is all. ``size`` is (width, height) of the upright image where its reader knows.
     """
 
     source: ImageSource
     label: int
     name: str
     target: npt.NDArray[Any] | None = None
+    size: tuple[int, int] | None = None
 
     @cached_property
     def content(self) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +24,11 @@ from edgetl_runtime.cache import cache_folder
 from edgetl_runtime.errors import OutputError
 from edgetl_runtime.manifest import Normalize, Preprocess
 
-__all__ = ["Normalizer", "Pixels", "ahead", "evaluation_batches", "filled", "margin"]
+__all__ = ["Normalizer", "Pixels", "Targeting", "ahead", "evaluation_batches", "filled", "margin"]
 
 Rows = npt.NDArray[np.uint8]
+Targeting: TypeAlias = Callable[[Sequence[Sample], Preprocess], Tensor]
+"""Some samples, and how their pixels are made, to what they should give: (n, ...)."""
 
 _BATCHES_AHEAD = 3
 _IMAGES_OF_A_JOB = 8
@@ -55,8 +57,8 @@ class Pixels:
     """Samples as uint8 images of one size, decoded once where there is room to keep them.
 
     ``train`` images are the centre with a margin around the crop (see `margin`), for augmentation to choose from;
-    ``eval`` images are exactly `edgetl_runtime.preprocess.preprocess`. ``labels`` is int64 (n,); `targets` (n, ...) are
-    what the images should give, by default their labels.
+    ``eval`` images are exactly `edgetl_runtime.preprocess.preprocess`. ``labels`` is int64 (n,); `targeting` says what
+    some of the images should give, by default their labels.
     Without `cache`, or room for it, every image is decoded each time that it is read: the same pixels, and a note.
     Raises `DataError` for an image that cannot be read or is no longer what it was.
     """
@@ -67,14 +69,14 @@ class Pixels:
         spec: Preprocess,
         *,
         kind: Literal["train", "eval"],
-        targets: Tensor | None = None,
+        targeting: Targeting | None = None,
         cache: bool = True,
         track: Track = silent,
     ) -> None:
         self._samples = tuple(samples)
         self._spec = margin(spec) if kind == "train" else spec
         self.labels = torch.tensor([sample.label for sample in self._samples], dtype=torch.int64)
-        self.targets = self.labels if targets is None else targets
+        self._targeting = targeting
         self._cache: PixelCache | None = None
         self._not_kept: str | None = None
         folder = cache_folder() if cache else None
@@ -104,11 +106,20 @@ class Pixels:
         self._read_into(indices, pixels.numpy())
         return pixels
 
-    def jobs(self, indices: Sequence[int], pixels: Tensor) -> list[partial[None]]:
-        """What threads have to do to `read` these indices into `pixels`."""
+    def targets(self, indices: Sequence[int]) -> Tensor:
+        """What these images should give, (len(indices), ...)."""
+        if self._targeting is None:
+            return self.labels[torch.as_tensor(indices, dtype=torch.int64)]
+        return self._targeting([self._samples[index] for index in indices], self._spec)
+
+    def jobs(self, indices: Sequence[int], pixels: Tensor) -> list[partial[Any]]:
+        """What threads have to do to `read` these indices into `pixels`; the first gives their targets."""
         rows = pixels.numpy()
         parts = (slice(start, start + _IMAGES_OF_A_JOB) for start in range(0, len(indices), _IMAGES_OF_A_JOB))
-        return [partial(self._read_into, indices[part], rows[part]) for part in parts]
+        return [
+            partial(self.targets, indices),
+            *(partial(self._read_into, indices[part], rows[part]) for part in parts),
+        ]
 
     def _read_into(self, indices: Sequence[int], rows: Rows) -> None:
         if self._cache is not None:
@@ -151,8 +162,8 @@ def ahead(
     An image that cannot be read raises `DataError` when its batch is due.
     """
     parts = ((batch, torch.empty((len(batch), *pixels.shape), dtype=torch.uint8, pin_memory=pin)) for batch in batches)
-    for (batch, read), _ in in_threads(parts, lambda part: pixels.jobs(*part), ahead=_BATCHES_AHEAD):
-        yield read, pixels.targets[torch.as_tensor(batch, dtype=torch.int64)], batch
+    for (batch, read), done in in_threads(parts, lambda part: pixels.jobs(*part), ahead=_BATCHES_AHEAD):
+        yield read, done[0], batch
 
 
 def filled(pixels: Tensor, size: int, device: torch.device) -> Tensor:

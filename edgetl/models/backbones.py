@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from edgetl.models.headed import HeadedNetwork
 from edgetl.models.image_size import ImageSize, height_and_width, size_text
 from edgetl_runtime.errors import UsageError, nearest
 from edgetl_runtime.manifest import Normalize, Preprocess
@@ -58,7 +59,7 @@ TRIED: dict[str, tuple[str, ...]] = {"onnx": _EVERYWHERE, "tflite": _EVERYWHERE,
 
 _HEADS = ("classifier", "fc", "heads", "head")
 # Modules that hold a sequence of stages; anything else is a stage as a whole.
-_SEQUENCES = {"features", "layers", "blocks", "trunk_output", "encoder"}
+_SEQUENCES = {"features", "layers", "blocks", "trunk_output", "encoder", "backbone", "network"}
 # Auxiliary outputs only ever helped training from scratch. The published weights of both expect the first
 # layer to bring ImageNet statistics to theirs (`transform_input`).
 _BUILD_ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -198,7 +199,10 @@ def add_hidden_layer(model: nn.Module, width: int) -> None:
 
 
 def head_block(model: nn.Module) -> tuple[str, nn.Module]:
-    """Path and module of what a backbone gets for its labels: the last layer, or the `HiddenHead` that it ends."""
+    """Path and module of what a backbone gets for its labels: the last layer, the `HiddenHead` that it ends, or the
+    head behind its maps."""
+    if isinstance(model, HeadedNetwork):
+        return "head", model.head
     path, head = head_of(model)
     parent = path.rpartition(".")[0]
     block = model.get_submodule(parent)
@@ -249,13 +253,14 @@ def preset(
     which: WeightsPreset = "first",
     channels: int = 3,
     decode: str = "exact",
+    mode: str = "crop",
 ) -> tuple[Preprocess, Normalize]:
     """The preprocessing that published weights were made for; `image_size` keeps the ratio of resize to crop.
 
     For a square of side s the photo's shorter side becomes s times that ratio. For (height, width) the photo becomes
     as small as covers both sides times that ratio, its proportions kept; the centre is cut out. So a photo of the
     crop's own proportions loses as much on all sides as it would of a square, and none is stretched or padded.
-    `decode` is how JPEG files are decoded, see `Preprocess`.
+    `decode` is how JPEG files are decoded, `mode` how photos become as large as the tensor, see `Preprocess`.
 
     One channel is normalised with the average of the published means and of the published deviations, more than three
     with theirs in turns. Raises `UsageError` for an unknown name, and for a size or channels that the backbone cannot
@@ -279,11 +284,12 @@ def preset(
     height, width = (round(side * resize / crop) for side in sides)
     return (
         Preprocess(
-            resize=height if sides[0] == sides[1] else (height, width),
+            resize=0 if mode != "crop" else height if sides[0] == sides[1] else (height, width),
             crop=sides,
             interpolation=published.interpolation.value,
             channels=channels,
             decode=decode,
+            mode=mode,
         ),
         Normalize(mean=_for_channels(published.mean, channels), std=_for_channels(published.std, channels)),
     )

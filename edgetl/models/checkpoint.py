@@ -17,6 +17,7 @@ from safetensors.torch import save as write_safetensors
 from torch import nn
 
 from edgetl.models.backbones import add_hidden_layer, build, preset
+from edgetl.models.heads import HeadSpec, head_named
 from edgetl.models.image_size import ImageSize
 from edgetl.models.weight_files import CHECKPOINT_WEIGHTS, State, read_state
 from edgetl.models.weights import fit, infer_channels, infer_num_classes
@@ -29,7 +30,7 @@ from edgetl_runtime.escaping import json_value
 from edgetl_runtime.files import read_regular
 from edgetl_runtime.manifest import DECODINGS, LARGEST_MANIFEST, Label, Normalize, Preprocess
 
-__all__ = ["CHECKPOINT_FILE", "Checkpoint", "load_labels", "open_checkpoint"]
+__all__ = ["CHECKPOINT_FILE", "Checkpoint", "attached", "load_labels", "open_checkpoint"]
 
 _SCHEMA = 1
 _WIDEST = 2**16
@@ -43,7 +44,8 @@ class Checkpoint:
     """A trained network that rebuilds itself without the data and without a connection.
 
     ``state`` is the state dict, floating point tensors in float32; ``training`` says how it was made (plain JSON).
-    ``hidden`` is the width of the head's hidden layer, when it has one; ``task`` is what it was trained for.
+    ``hidden`` is the width of the head's hidden layer, when it has one; ``task`` is what it was trained for. ``head``
+    is what stands behind the backbone, None where that is its own classifier.
     """
 
     backbone: str
@@ -54,6 +56,7 @@ class Checkpoint:
     training: dict[str, Any] = field(default_factory=dict)
     hidden: int | None = None
     task: str = _USUAL_TASK
+    head: HeadSpec | None = None
 
     @classmethod
     def of(cls, model: nn.Module, *, backbone: str, labels: tuple[Label, ...], **about: Any) -> Checkpoint:
@@ -128,16 +131,29 @@ class Checkpoint:
             training=about.training,
             hidden=about.hidden,
             task=about.task,
+            head=about.head,
         )
 
     def build(self) -> nn.Module:
-        """The network in eval mode: normalised float32 (N, C, H, W) to logits (N, labels)."""
+        """The network in eval mode: normalised float32 (N, C, H, W) to logits (N, labels), or to what its head gives.
+
+        Raises `CheckpointError` when the weights do not fit it.
+        """
         spec = self.preprocess
         model = build(self.backbone, len(self.labels), image_size=spec.crop, channels=spec.channels)
-        if self.hidden is not None:
+        if self.head is not None:
+            model = attached(model, self.head, len(self.labels), spec)
+        elif self.hidden is not None:
             add_hidden_layer(model, self.hidden)
         fit(model, self.state, self.backbone, where="the checkpoint", keep_head=True)
         return model.eval()
+
+    @property
+    def decoder(self) -> dict[str, Any] | None:
+        """What a device needs to decode what the head gives."""
+        if self.head is None:
+            return None
+        return head_named(self.head.name).decoder(self.head.settings, self.preprocess.crop)
 
     def decoding(self, decode: str | None) -> Checkpoint:
         """The same network for images that are decoded in another way: `Preprocess.decode`; None leaves it as it is."""
@@ -181,8 +197,15 @@ class Checkpoint:
         }
         if self.task != _USUAL_TASK:  # so that one of a classifier is what it was before there were other tasks
             about["task"] = self.task
+        if self.head is not None:
+            about["head"] = asdict(self.head)
         (folder / CHECKPOINT_WEIGHTS).write_bytes(self._bytes)
         (folder / CHECKPOINT_FILE).write_text(json.dumps(json_value(about), indent=2) + "\n", encoding="utf-8")
+
+
+def attached(trunk: nn.Module, head: HeadSpec, labels: int, spec: Preprocess) -> nn.Module:
+    """`head` for so many labels behind the backbone `trunk`, for images that `spec` makes."""
+    return head_named(head.name).attach(trunk, labels, head.settings, crop=spec.crop, channels=spec.channels)
 
 
 def open_checkpoint(
@@ -283,6 +306,7 @@ class _About:
     training: dict[str, Any]
     hidden: int | None = None
     task: str = _USUAL_TASK
+    head: HeadSpec | None = None
 
 
 def _read_about(folder: Path) -> _About:

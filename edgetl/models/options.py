@@ -8,7 +8,7 @@ from typing import Any
 from edgetl.models.image_size import ImageSize, height_and_width, image_size_of, size_text
 from edgetl.option import OneOf, Section, option, within
 from edgetl_runtime.errors import UsageError
-from edgetl_runtime.manifest import DECODINGS
+from edgetl_runtime.manifest import DECODINGS, MODES
 
 __all__ = ["DEVICES", "ModelOptions", "device_option"]
 
@@ -63,6 +63,13 @@ class ModelOptions(Section):
         metavar="exact|scaled",
         check=OneOf(DECODINGS, fix=" or ".join(DECODINGS)),
     )
+    resize: str | None = option(
+        None,
+        "how a photo becomes as large as the tensor",
+        usual="the task's own",
+        check=OneOf(MODES, fix=", ".join(MODES)),
+    )
+    head: str | None = option(None, "what stands behind the backbone", usual="the task's own", metavar="NAME")
 
     def __post_init__(self) -> None:
         super().__post_init__()

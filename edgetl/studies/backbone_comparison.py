@@ -20,6 +20,7 @@ from edgetl.stats import Spread
 from edgetl.studies.backbone_results import BackboneResult, Comparison, MeasuredVariant
 from edgetl.studies.result_key import make_folder, read_kept, result_key, write_kept
 from edgetl.studies.side_by_side import Contender, time_side_by_side
+from edgetl.tasks import task_of
 from edgetl.training.finetune import check_start
 from edgetl.verify.measure.machine import describe_workbench
 from edgetl.verify.report import Report
@@ -77,7 +78,7 @@ def compare_backbones(
     """
     recipes = {name: _recipe_of(recipe, name, options) for name in options.backbones}
     for own in recipes.values():
-        check_start(own.model, own.train)
+        check_start(own.model, own.train, own.data.task)
     dataset = pipeline.photos_of(recipe, track=track) if dataset is None else dataset
     keys = {name: result_key(own, dataset, without=("verify",)) for name, own in recipes.items()}
     made = _read_runs(out)
@@ -110,7 +111,8 @@ def compare_backbones(
 
 def _recipe_of(recipe: Recipe, name: str, options: CompareOptions) -> Recipe:
     weights = options.weights.get(name, recipe.model.weights)
-    strategy = "full" if weights == "none" else recipe.train.strategy
+    usual = recipe.train.with_strategy(task_of(recipe.data.task).strategy).strategy
+    strategy = "full" if weights == "none" else usual
     log = None if recipe.train.tensorboard is None else str(Path(recipe.train.tensorboard) / name)
     return replace(
         recipe,
@@ -147,7 +149,9 @@ def _run(recipe: Recipe, bundle: Path, dataset: Dataset, *, force: bool, track: 
         outcome = pipeline.run(recipe, bundle, dataset=dataset, force=force, track=track)
     except (EdgetlError, RuntimeError) as error:  # torch says with a RuntimeError that an image is too small for it
         what = error.what if isinstance(error, EdgetlError) else f"{type(error).__name__}: {error}"
-        return BackboneResult(recipe.model.backbone, _name(recipe.model.weights), recipe.train.strategy, error=what)
+        return BackboneResult(
+            recipe.model.backbone, _name(recipe.model.weights), str(recipe.train.strategy), error=what
+        )
     return _result(recipe, bundle, outcome.report)
 
 
@@ -160,7 +164,7 @@ def _result(recipe: Recipe, bundle: Path, report: Report) -> BackboneResult:
     return BackboneResult(
         backbone=recipe.model.backbone,
         weights=_name(recipe.model.weights),
-        strategy=recipe.train.strategy,
+        strategy=str(recipe.train.strategy),
         bundle=bundle.name,
         image_size=image_size_of(spec.crop),
         params=params,

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from edgetl import pipeline
 from edgetl.data.dataset import Dataset, Sample, share_of
@@ -26,6 +25,7 @@ from edgetl.tasks import task_of
 from edgetl.training.finetune import check_start
 from edgetl.training.options import MOST_EPOCHS
 from edgetl.verify.bundle import source_of
+from edgetl_export import capture
 from edgetl_export.progress import Track, silent
 from edgetl_runtime.errors import OutputError, UsageError
 from edgetl_runtime.preprocess import preprocess
@@ -156,7 +156,7 @@ def learning_curve(
     known = _read_points(out)
     recipes = _recipes(recipe, options)
     for each in recipes.values():
-        check_start(each.model, each.train)
+        check_start(each.model, each.train, each.data.task)
     dataset = pipeline.photos_of(recipe, track=track) if dataset is None else dataset
     points = []
     for fraction, seed, start in _plan(options, list(recipes)):
@@ -171,7 +171,7 @@ def learning_curve(
     return LearningCurve(
         data=dataset.name,
         backbone=recipe.model.backbone,
-        strategy=recipe.train.strategy,
+        strategy=str(recipe.train.with_strategy(task_of(recipe.data.task).strategy).strategy),
         image_size=recipe.model.image_size,
         held_out=len(held_out),
         split=split,
@@ -228,13 +228,13 @@ def _train_point(
 
 
 def _quality(checkpoint: Checkpoint, samples: tuple[Sample, ...]) -> float:
-    answer = source_of(checkpoint, checkpoint.backbone).reference()
-    task, total = task_of(checkpoint.task), 0.0
+    source = source_of(checkpoint, checkpoint.backbone)
+    original = source.reference()
+    metric = task_of(checkpoint.task).metric(capture(source).manifest, len(samples))
     for at in range(0, len(samples), _AT_ONCE):
         batch = samples[at : at + _AT_ONCE]
-        outputs = answer(np.stack([preprocess(sample.source, checkpoint.preprocess) for sample in batch]))
-        total += float(task.score(torch.from_numpy(outputs), task.targets(batch))[1])
-    return total / len(samples)
+        metric.update(batch, original.outputs(np.stack([preprocess(one.source, source.preprocess) for one in batch])))
+    return metric.compute().value
 
 
 def _read_points(out: Path) -> dict[str, CurvePoint]:

@@ -19,7 +19,10 @@ from edgetl_runtime.manifest import Label, Manifest, Preprocess
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from edgetl.models.heads import HeadSpec
+
 __all__ = [
+    "Demo",
     "Details",
     "LossOptions",
     "Metric",
@@ -27,6 +30,8 @@ __all__ = [
     "Outputs",
     "Picture",
     "Quality",
+    "Situation",
+    "Size",
     "Table",
     "Targets",
     "Task",
@@ -35,6 +40,9 @@ __all__ = [
 
 Outputs: TypeAlias = Mapping[str, npt.NDArray[Any]]
 """What a network gives for n images by name, (n, ...) each."""
+
+Size: TypeAlias = tuple[int, int]
+"""(height, width) in pixels."""
 
 Thumbnail: TypeAlias = Callable[[Sample], str | None]
 """A data URI of a photo, None where the report holds enough of them."""
@@ -124,11 +132,28 @@ class Details:
     faults: tuple[TaskFault, ...] = ()
 
 
+@dataclass(frozen=True)
+class Demo:
+    """What ``edgetl demo`` runs: photos that are made in code or come with a library, and a recipe for them.
+
+    ``recipe`` has what is not usual, by section and key, as `edgetl.recipe.Recipe.updated` takes it.
+    """
+
+    dataset: Dataset
+    recipe: Mapping[str, Mapping[str, Any]]
+
+
 class LossOptions(Protocol):
     """Those of the options of a training that a loss depends on."""
 
     @property
     def imbalance(self) -> str: ...
+    @property
+    def mixup(self) -> float: ...
+    @property
+    def cutmix(self) -> float: ...
+    @property
+    def teacher(self) -> str | None: ...
     @property
     def teacher_weight(self) -> float: ...
     @property
@@ -147,8 +172,41 @@ class Targets:
     teacher: Tensor | None = None
 
 
-Objective: TypeAlias = "Callable[[Tensor, Targets], Tensor]"
-"""What the network gives for a batch, and what it should give, to one loss (B,) for every image."""
+@dataclass(frozen=True)
+class Situation:
+    """What the options of a training are chosen by, where they were left open.
+
+    ``world`` counts processes; ``separate_head`` says whether the outputs follow from features that can be computed
+    once for every image.
+    """
+
+    images: int
+    labels: int
+    pretrained: bool
+    on_gpu: bool
+    world: int = 1
+    separate_head: bool = True
+
+
+class Objective(Protocol):
+    """What a training makes small, and what it chooses the best epoch by."""
+
+    def __call__(self, outputs: Mapping[str, Tensor], targets: Targets) -> Tensor:
+        """One loss (B,) float32 for every image of a batch, from what the network gives for it by name."""
+        ...
+
+    def judge(self, outputs: Mapping[str, Tensor], targets: Tensor) -> Tensor:
+        """What the validation keeps of a batch: float64 (k, d), as many rows as it takes.
+
+        Args:
+            outputs: What the network gives, float32 (B, ...) by name.
+            targets: (B, ...), as `Task.targets` makes them.
+        """
+        ...
+
+    def judged(self, rows: Tensor) -> tuple[float, float]:
+        """Mean loss and quality of all images, from the rows of all batches one below the other."""
+        ...
 
 
 class Task(Protocol):
@@ -168,6 +226,15 @@ class Task(Protocol):
     """What the gate calls the quality."""
     quantities: Mapping[str, Quantity]
     """What a gate can limit in this task alone."""
+    heads: tuple[str, ...]
+    """Heads that give the outputs, the default one first (`edgetl.models.heads`); none: the backbone's own classifier
+    does."""
+    strategy: str
+    """What is trained where the options leave it open."""
+    mode: str
+    """How a photo is brought to the size of the tensor where the options leave it open (`Preprocess.mode`)."""
+    image_size: int | None
+    """The side of the tensor in pixels where the options leave it open; None: the backbone's own."""
     lists_by_label: bool
     """Whether photos are listed by one label each (`edgetl.data.listing`), before one is opened."""
 
@@ -192,34 +259,57 @@ class Task(Protocol):
         """
         ...
 
-    def targets(self, samples: Sequence[Sample]) -> Tensor:
-        """What the network should give for each of `samples`, (n, ...)."""
+    def head(self, data: Dataset, name: str, spec: Preprocess) -> HeadSpec | None:
+        """The head called `name` as the photos need it; None where the backbone's own classifier is meant.
+
+        Args:
+            data: What is trained on: its labels, and what its targets say (the sizes of boxes).
+            name: One of `heads`.
+            spec: How photos become the tensor.
+        """
         ...
 
-    def follow(self, targets: Tensor, moves: Callable[[], Tensor]) -> Tensor:
+    def defaults(self, situation: Situation) -> Mapping[str, tuple[object, str]]:
+        """Options of a training that suit this task better than a classifier's: name to value and reason."""
+        ...
+
+    def targets(self, samples: Sequence[Sample], frame: Preprocess) -> Tensor:
+        """What the network should give for each of `samples`, (n, ...), one shape for all.
+
+        It is asked for some of them at a time, by threads that read ahead.
+
+        Args:
+            samples: Some of the data set's.
+            frame: How their pixels are made; `edgetl_runtime.placing.place` tells where a photo lies in them.
+        """
+        ...
+
+    def follow(self, targets: Tensor, moves: Callable[[], Tensor], size: Size, crop: Size) -> Tensor:
         """`targets` where the pixels went: boxes and masks move with them, a label stays.
 
         Args:
             targets: Of a batch, (B, ...), on the device that trains.
             moves: Gives `edgetl.data.augment.moves` of the batch, (B, 2, 3).
+            size: (height, width) of the pixels that the targets lie in.
+            crop: (height, width) of what the network sees.
         """
         ...
 
-    def objective(self, data: Dataset, options: LossOptions, device: Any, *, smoothing: float) -> Objective:
-        """The loss to train with. Raises `UsageError` for options that say nothing in this task."""
+    def objective(
+        self, data: Dataset, head: HeadSpec | None, options: LossOptions, device: Any, *, smoothing: float
+    ) -> Objective:
+        """What a training makes small. Raises `UsageError` for options that say nothing in this task."""
         ...
 
-    def score(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss and quality of a batch, both summed over its images: what the validation of an epoch adds up.
+    def truth(self, outputs: Outputs, manifest: Manifest) -> tuple[int, npt.NDArray[Any] | None]:
+        """The label and the target of an image whose `outputs`, without the batch, are right.
 
-        Args:
-            outputs: What the network gives, float32.
-            targets: (B, ...), as `targets` makes them.
+        The image is taken to be as large as the tensor.
         """
         ...
 
-    def truth(self, outputs: Outputs) -> tuple[int, npt.NDArray[Any] | None]:
-        """The label and the target of an image whose `outputs`, without the batch, are right."""
+    def demo(self, seed: int = 0) -> Demo:
+        """A data set on which the task is learned in a few minutes, without a download."""
         ...
 
     def metric(self, manifest: Manifest, n: int) -> Metric:

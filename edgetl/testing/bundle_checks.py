@@ -181,7 +181,9 @@ class _Golden:
         self.samples = [
             Sample(image, label, name, target)
             for row, (image, name) in enumerate(zip(golden.images, golden.names, strict=True))
-            for label, target in [task.truth({key: values[row] for key, values in golden.outputs.items()})]
+            for label, target in [
+                task.truth({key: values[row] for key, values in golden.outputs.items()}, bundle.manifest)
+            ]
         ]
         self._outputs = golden.outputs
         self._rows = {content_of(tensor): row for row, tensor in enumerate(golden.tensors)}

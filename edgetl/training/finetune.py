@@ -21,8 +21,9 @@ from torch import nn
 
 from edgetl.data.augmentation import AugmentOptions
 from edgetl.data.dataset import Dataset
-from edgetl.models.backbones import WeightsPreset, add_hidden_layer, build, head_block, preset
-from edgetl.models.checkpoint import Checkpoint
+from edgetl.models.backbones import add_hidden_layer, build, head_block, preset
+from edgetl.models.checkpoint import Checkpoint, attached
+from edgetl.models.heads import HeadSpec
 from edgetl.models.options import ModelOptions
 from edgetl.models.training_history import Epoch, History
 from edgetl.models.weight_files import read_state
@@ -34,12 +35,14 @@ from edgetl.models.weights import (
     parse_weights,
     put_back,
 )
+from edgetl.tasks import task_of
+from edgetl.tasks.task import Situation, Task
 from edgetl.training.features import Features, extract, frozen_backbone, has_separate_head
 from edgetl.training.head import head_epochs
 from edgetl.training.job import Job, Progress
 from edgetl.training.network import train_network
 from edgetl.training.options import TrainOptions
-from edgetl.training.plan import Plan, Situation, plan
+from edgetl.training.plan import Plan, plan
 from edgetl.training.processes import ALONE, Processes, joined
 from edgetl.training.resume import Keeping
 from edgetl.training.stepper import autocast_dtype
@@ -78,15 +81,19 @@ class Opened:
     note: str
     pretrained: bool
     hidden: int | None
+    head: HeadSpec | None
 
 
-def check_start(model: ModelOptions, options: TrainOptions) -> None:
+def check_start(model: ModelOptions, options: TrainOptions, task_name: str = "classification") -> None:
     """Everything that can be known to be wrong before photos are read: names, sizes, weights, combinations, device.
 
     Raises `UsageError` or `CheckpointError`; takes a few seconds at most.
     """
-    weights = parse_weights(model.weights)
-    preset(model.backbone, model.image_size, channels=3 if model.channels is None else model.channels)
+    task, weights = task_of(task_name), parse_weights(model.weights)
+    options = options.with_strategy(task.strategy)
+    _head_name(model, task)
+    size = task.image_size if model.image_size is None else model.image_size
+    preset(model.backbone, size, channels=3 if model.channels is None else model.channels)
     if weights == "none" and options.strategy != "full":
         raise UsageError(
             f"strategy {options.strategy} keeps layers as they are, and with weights none they are random",
@@ -109,11 +116,28 @@ def input_channels(model: ModelOptions) -> int:
     return 3 if model.channels is None else model.channels
 
 
-def input_spec(model: ModelOptions) -> Preprocess:
+def input_spec(model: ModelOptions, task: Task) -> Preprocess:
     """How images become the network's input."""
-    which: WeightsPreset = "best" if parse_weights(model.weights) == "imagenet" else "first"
-    channels = input_channels(model)
-    return preset(model.backbone, model.image_size, which=which, channels=channels, decode=model.decode)[0]
+    return _input(model, task, input_channels(model))[0]
+
+
+def _input(model: ModelOptions, task: Task, channels: int) -> tuple[Preprocess, Normalize]:
+    return preset(
+        model.backbone,
+        task.image_size if model.image_size is None else model.image_size,
+        which="best" if parse_weights(model.weights) == "imagenet" else "first",
+        channels=channels,
+        decode=model.decode,
+        mode=task.mode if model.resize is None else model.resize,
+    )
+
+
+def _head_name(model: ModelOptions, task: Task) -> str | None:
+    """The head that is asked for; None for the backbone's own classifier. Raises `UsageError` for one of others."""
+    if model.head is None or model.head in task.heads:
+        return model.head or next(iter(task.heads), None)
+    known = f"{task.name} has {', '.join(task.heads)}" if task.heads else f"leave --head out: {task.name} has none"
+    raise UsageError(f"{task.name} has no head {model.head!r}", fix=known)
 
 
 def finetune(
@@ -134,9 +158,9 @@ def finetune(
     the same machine. Raises `UsageError` when training diverges at once, `edgetl.training.resume.Interrupted` when a
     signal ended it, and what `check_start` raises.
     """
-    options, keeping = options or TrainOptions(), keeping or Keeping()
+    options, keeping = (options or TrainOptions()).with_strategy(task_of(data.task).strategy), keeping or Keeping()
     if isinstance(start, ModelOptions):
-        check_start(start, options)
+        check_start(start, options, data.task)
     device = device_named(options.device)
     keeping.check()
     with joined(device) as processes, torch.random.fork_rng(), memory_reused():
@@ -157,6 +181,7 @@ def finetune(
         preprocess=opened.spec,
         normalize=opened.normalize,
         hidden=opened.hidden,
+        head=opened.head,
         task=data.task,
         training=_told_of(job, opened, history),
     )
@@ -175,15 +200,21 @@ def prepared(
 ) -> tuple[Job, Opened]:
     """The network to train with all that its training needs, no option left open. Seeds torch's generator."""
     torch.manual_seed(options.seed)
-    opened = _open(start, len(data.labels), options)
+    options = options.with_strategy(task_of(data.task).strategy)
+    opened = _open(start, data, options)
     planned = _planned(options, data, opened, device, processes)
-    augmentation = (augment or AugmentOptions()).on(options.augment)
-    return Job(opened.model, data, opened.spec, opened.normalize, planned, augmentation, device, processes), opened
+    assert planned.options.augment is not None
+    augmentation = (augment or AugmentOptions()).on(planned.options.augment)
+    job = Job(opened.model, data, opened.spec, opened.normalize, opened.head, planned, augmentation, device, processes)
+    return job, opened
 
 
-def _open(start: ModelOptions | Checkpoint, num_classes: int, options: TrainOptions) -> Opened:
-    """A network with a head for `num_classes` labels and whatever weights there are for the rest."""
+def _open(start: ModelOptions | Checkpoint, data: Dataset, options: TrainOptions) -> Opened:
+    """A network with a head for the labels of `data` and whatever weights there are for the rest."""
+    num_classes, task = len(data.labels), task_of(data.task)
     if isinstance(start, Checkpoint):
+        if start.head is not None or task.heads:
+            return _open_headed(start, data, task)
         spec = start.preprocess
         model = build(start.backbone, num_classes, image_size=spec.crop, channels=spec.channels)
         hidden = options.hidden if options.hidden is not None else start.hidden
@@ -195,15 +226,40 @@ def _open(start: ModelOptions | Checkpoint, num_classes: int, options: TrainOpti
                 fix="leave hidden out",
             )
         note = f"checkpoint: {fit(model, start.state, start.backbone, where='the checkpoint')}"
-        return Opened(model, start.backbone, spec, start.normalize, note, True, hidden)
+        return Opened(model, start.backbone, spec, start.normalize, note, True, hidden, None)
     weights, channels = parse_weights(start.weights), input_channels(start)
-    which: WeightsPreset = "best" if weights == "imagenet" else "first"
-    spec, normalize = preset(start.backbone, start.image_size, which=which, channels=channels, decode=start.decode)
+    spec, normalize = _input(start, task, channels)
     model = build(start.backbone, num_classes, image_size=spec.crop, channels=channels)
     note = load_weights(model, start.backbone, weights)
-    if options.hidden is not None:
+    name, head = _head_name(start, task), None
+    if name is not None:
+        if options.hidden is not None:
+            raise UsageError(f"hidden says nothing of the head {name}", fix="leave --hidden out")
+        head = task.head(data, name, spec)
+    if head is not None:
+        model = attached(model, head, num_classes, spec)
+    elif options.hidden is not None:
         add_hidden_layer(model, options.hidden)
-    return Opened(model, start.backbone, spec, normalize, note, weights != "none", options.hidden)
+    return Opened(model, start.backbone, spec, normalize, note, weights != "none", options.hidden, head)
+
+
+def _open_headed(start: Checkpoint, data: Dataset, task: Task) -> Opened:
+    """A checkpoint of a network with a head of its own: trained further, with a new head where the labels differ."""
+    if start.head is None or start.task != task.name or start.head.name not in task.heads:
+        raise UsageError(
+            f"the checkpoint was trained for {start.task}, not for {task.name}",
+            fix="start from a backbone's weights: --backbone NAME --weights FILE",
+        )
+    model, head, note = start.build(), start.head, "checkpoint: loaded whole"
+    if [label.id for label in start.labels] != [label.id for label in data.labels]:
+        fresh = task.head(data, head.name, start.preprocess)
+        assert fresh is not None
+        head = fresh
+        trunk = build(start.backbone, 2, image_size=start.preprocess.crop, channels=start.preprocess.channels)
+        other = attached(trunk, head, len(data.labels), start.preprocess)
+        other.get_submodule("backbone").load_state_dict(model.get_submodule("backbone").state_dict())
+        model, note = other, f"checkpoint: head replaced by one for {len(data.labels)} labels"
+    return Opened(model, start.backbone, start.preprocess, start.normalize, note, True, None, head)
 
 
 def _planned(options: TrainOptions, data: Dataset, opened: Opened, device: torch.device, processes: Processes) -> Plan:
@@ -215,7 +271,7 @@ def _planned(options: TrainOptions, data: Dataset, opened: Opened, device: torch
         world=processes.world,
         separate_head=has_separate_head(opened.model),
     )
-    return plan(options, found)
+    return plan(options, found, task_of(data.task).defaults(found))
 
 
 def _about(job: Job, opened: Opened) -> dict[str, Any]:
@@ -229,6 +285,8 @@ def _about(job: Job, opened: Opened) -> dict[str, Any]:
         "backbone": opened.backbone,
         "image size": list(opened.spec.crop),
         "channels": opened.spec.channels,
+        "mode": None if opened.spec.mode == "crop" else opened.spec.mode,
+        "head": None if opened.head is None else dataclasses.asdict(opened.head),
         "decode": None if opened.spec.decode == "exact" else opened.spec.decode,  # as where nothing was said of it
         "processes": job.processes.world,
         **dataclasses.asdict(job.plan.options),
@@ -256,11 +314,13 @@ def _train_head(job: Job, progress: Progress) -> None:
     # Smoothing belongs to the network's training when there is one.
     smoothing = 0.0 if job.plan.network else options.label_smoothing or 0.0
     objective = job.objective(cpu, smoothing=smoothing)
-    passes = head_epochs(head, train, objective, strength=job.plan.head_decay, epochs=job.plan.head_epochs)
+    output = job.task.outputs[0]
+    passes = head_epochs(
+        head, train, objective, output=output, strength=job.plan.head_decay, epochs=job.plan.head_epochs
+    )
     for number, train_loss in enumerate(passes, start=1):
         with torch.inference_mode():
-            loss, quality = job.task.score(head(val.values), val.targets)
-        val_loss, val_top1 = float(loss) / len(val.targets), float(quality) / len(val.targets)
+            val_loss, val_top1 = objective.judged(objective.judge({output: head(val.values)}, val.targets))
         if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
             job.notes.append(progress.diverged(train_loss, f"epoch {number} of the head", has_rate=False))
             break

@@ -21,9 +21,9 @@ _HIDDEN = 0.02
 
 
 def head_epochs(
-    head: nn.Module, train: Features, objective: Objective, *, strength: float, epochs: int
+    head: nn.Module, train: Features, objective: Objective, *, output: str, strength: float, epochs: int
 ) -> Iterator[float]:
-    """Train `head` in place; gives the training loss of each epoch."""
+    """Train `head`, which gives `output`, in place; gives the training loss of each epoch."""
     matrices = [parameter for parameter in head.parameters() if parameter.ndim > 1]
     if not isinstance(head, nn.Linear):
         strength *= _HIDDEN
@@ -40,7 +40,7 @@ def head_epochs(
 
     def loss_and_gradients() -> Tensor:
         solver.zero_grad()
-        loss = objective(head(train.values), targets).mean()
+        loss = objective({output: head(train.values)}, targets).mean()
         for matrix in matrices:
             loss = loss + 0.5 * strength * matrix.square().sum()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -14,12 +14,14 @@ from torch import nn
 from edgetl.data.augmentation import Augmentation
 from edgetl.data.dataset import Dataset, Sample
 from edgetl.data.loader import Normalizer, Pixels
+from edgetl.models.heads import HeadSpec
 from edgetl.models.training_history import Epoch, History
 from edgetl.models.weight_files import State
 from edgetl.tasks import task_of
 from edgetl.tasks.task import Objective, Task
 from edgetl.training.plan import Plan
 from edgetl.training.processes import ALONE, Processes
+from edgetl_export.capture import by_name
 from edgetl_export.progress import Tell, Track, silent, untold
 from edgetl_runtime.errors import UsageError
 from edgetl_runtime.manifest import Normalize, Preprocess
@@ -35,6 +37,7 @@ class Job:
     data: Dataset
     spec: Preprocess
     normalize: Normalize
+    head: HeadSpec | None
     plan: Plan
     augmentation: Augmentation
     device: torch.device
@@ -54,7 +57,7 @@ class Job:
             samples,
             self.spec,
             kind=kind,
-            targets=self.task.targets(samples),
+            targeting=self.task.targets,
             cache=self.plan.options.cache,
             track=self.track,
         )
@@ -66,7 +69,11 @@ class Job:
 
     def objective(self, device: torch.device, *, smoothing: float) -> Objective:
         """The loss that the options ask for, of outputs that are on `device`."""
-        return self.task.objective(self.data, self.plan.options, device, smoothing=smoothing)
+        return self.task.objective(self.data, self.head, self.plan.options, device, smoothing=smoothing)
+
+    def outputs(self, given: Any) -> dict[str, torch.Tensor]:
+        """What the network gives, by name."""
+        return by_name(given, self.task.outputs)
 
 
 @dataclass(eq=False)

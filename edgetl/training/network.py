@@ -65,6 +65,7 @@ class _Training:
         options = job.plan.options
         assert options.epochs is not None
         assert options.batch_size is not None
+        assert options.warmup is not None
         self.job, self.progress, self.keeping, self.about, self.options = job, progress, keeping, about, options
         if options.dropout is not None:
             drop_before_head(job.model, options.dropout)
@@ -75,7 +76,7 @@ class _Training:
         with job.processes.one_after_the_first():
             self.train, self.val = job.pixels(job.data.train, "train"), job.pixels(job.data.val, "eval")
         self.stepper = Stepper(job, parameter_groups(job.model, options))
-        self.average = Average(job.model, options.ema) if options.ema > 0 else None
+        self.average = Average(job.model, options.ema) if options.ema else None
         self.size = options.batch_size * job.processes.world
         self.epochs, self.steps = options.epochs, len(self.batches_of(1))
         self.factor = warm_up_and_cosine(self.epochs * self.steps, options.warmup)
@@ -188,14 +189,13 @@ class _Training:
         job.model.eval()
         own = job.processes.share(range(len(self.val)))
         parts = [own[start : start + self.size] for start in range(0, len(own), self.size)]
-        sums = torch.zeros(2, dtype=torch.float64, device=job.device)
+        rows = []
         with torch.inference_mode():
             for pixels, targets, _ in ahead(self.val, parts, pin=job.device.type == "cuda"):
                 truth = targets.to(job.device, non_blocking=True)
-                given = job.model(job.normalized(filled(pixels, min(self.size, len(own)), job.device)))
-                sums += torch.stack(job.task.score(given[: len(truth)].float(), truth))
-        loss, quality = (job.processes.summed(sums) / len(self.val)).tolist()
-        return loss, quality
+                given = job.outputs(job.model(job.normalized(filled(pixels, min(self.size, len(own)), job.device))))
+                rows.append(self.stepper.objective.judge(_first(given, len(truth)), truth))
+        return self.stepper.objective.judged(job.processes.gathered(torch.cat(rows)))
 
     @property
     def epoch_number(self) -> int:
@@ -234,6 +234,10 @@ class _Training:
         self.stepper.parts = saved["parts"]
         if self.average is not None:
             self.average.restore(saved["average"]["steps"], saved["average"]["values"])
+
+
+def _first(outputs: Mapping[str, Tensor], n: int) -> dict[str, Tensor]:
+    return {name: values[:n].float() for name, values in outputs.items()}
 
 
 def shuffled(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgetl.data.augmentation import PRESETS
@@ -36,9 +36,10 @@ class TrainOptions(Section):
     Raises `UsageError` for values that make no sense.
     """
 
-    strategy: str = option(
-        "head",
+    strategy: str | None = option(
+        None,
         "what is trained",
+        usual="head, or full where a task has a head of its own",
         shown=True,
         metavar="head|last:N|full|head-then-last:N|head-then-full|gradual",
         check=matching(
@@ -69,8 +70,8 @@ class TrainOptions(Section):
     imbalance: str = option("weights", "for labels with few photos", check=OneOf(IMBALANCE))
     mixup: float = option(0.0, "mix images", usual="0, off", metavar="ALPHA", check=within(0, _LARGEST))
     cutmix: float = option(0.0, "paste images into others", usual="0, off", metavar="ALPHA", check=within(0, _LARGEST))
-    ema: float = option(
-        0.0, "average the weights over steps", usual="0, off", metavar="DECAY", check=within(0, 1, but=(1,))
+    ema: float | None = option(
+        None, "average the weights over steps", usual="0, off", metavar="DECAY", check=within(0, 1, but=(1,))
     )
     dropout: float | None = option(
         None, "before the head", usual=_CHOSEN, metavar="SHARE", check=within(0, 1, but=(1,))
@@ -92,11 +93,16 @@ class TrainOptions(Section):
     temperature: float = option(
         2.0, "that softens the teacher's answers", check=within(0, _LARGEST, but=(0,)), flag=None
     )
-    warmup: float = option(0.05, "share of the steps in which the rate rises", check=within(0, 1, but=(1,)), flag=None)
+    clip_gradient: float | None = option(
+        None, "largest norm of a step's gradients", usual="off", check=within(0, _LARGEST, but=(0,)), flag=None
+    )
+    warmup: float | None = option(
+        None, "share of the steps in which the rate rises", usual=_CHOSEN, check=within(0, 1, but=(1,)), flag=None
+    )
     patience: int | None = option(
         None, "end after N epochs without a better one", usual="never", check=within(1, MOST_EPOCHS)
     )
-    augment: str = option("similar", "what images are", check=OneOf(tuple(PRESETS)))
+    augment: str | None = option(None, "what images are", usual="similar", check=OneOf(tuple(PRESETS)))
     qat: bool = option(False, "go on with int8 simulated (minutes, on a CPU)")
     seed: int = option(0, "of every random number", check=SEED)
     device: str = device_option()
@@ -114,23 +120,32 @@ class TrainOptions(Section):
         None, "a folder for TensorBoard, one for each training", usual="none", metavar="DIR"
     )
 
+    def with_strategy(self, usual: str) -> TrainOptions:
+        """These options, with the `usual` strategy where they name none."""
+        return self if self.strategy is not None else replace(self, strategy=usual)
+
     @property
     def head_first(self) -> bool:
         """Whether the head is trained by itself before anything else is."""
-        return self.strategy == "head" or self.strategy == "gradual" or self.strategy.startswith("head-then-")
+        return self._strategy in ("head", "gradual") or self._strategy.startswith("head-then-")
 
     @property
     def trains_network(self) -> bool:
         """Whether layers besides the head are trained."""
-        return self.strategy != "head"
+        return self._strategy != "head"
 
     @property
     def trained_stages(self) -> int | None:
         """How many stages before the head are trained in the end; ``None`` for all of them."""
-        last = self.strategy.removeprefix("head-then-")
+        last = self._strategy.removeprefix("head-then-")
         if last.startswith("last:"):
             return int(last.removeprefix("last:"))
         return 0 if last == "head" else None
+
+    @property
+    def _strategy(self) -> str:
+        assert self.strategy is not None, "with_strategy comes first"
+        return self.strategy
 
     @property
     def teacher_file(self) -> tuple[str | None, Path] | None:

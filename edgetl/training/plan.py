@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from edgetl.tasks.task import Situation
 from edgetl.training.options import TrainOptions
 
-__all__ = ["HEAD_EPOCHS", "Plan", "Situation", "plan"]
+__all__ = ["HEAD_EPOCHS", "Plan", "plan"]
 
 HEAD_EPOCHS = 60
 """Most steps of L-BFGS; it converges sooner."""
@@ -25,19 +27,8 @@ _SMALL = 50
 """Images of a label below which a head is regularised more heavily."""
 
 
-@dataclass(frozen=True)
-class Situation:
-    """What a plan depends on. ``images`` are those trained on, ``world`` counts processes.
-
-    ``separate_head`` says whether the logits follow from features that can be computed once.
-    """
-
-    images: int
-    labels: int
-    pretrained: bool
-    on_gpu: bool
-    world: int = 1
-    separate_head: bool = True
+_PLAIN: Mapping[str, Any] = {"ema": 0.0, "augment": "similar", "warmup": 0.05}
+"""What is no choice, unless a task has another default."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +47,14 @@ class Plan:
     reasons: tuple[str, ...]
 
 
-def plan(options: TrainOptions, found: Situation) -> Plan:
-    """Fill in what `options` leave open."""
+def plan(options: TrainOptions, found: Situation, of_the_task: Mapping[str, tuple[object, str]] | None = None) -> Plan:
+    """Fill in what `options` leave open, but for the strategy; `of_the_task` is what its task would rather have."""
     head_alone = options.head_first and found.separate_head
     network = options.trains_network or not head_alone
-    chosen = _of_the_network(options, found) if network else {}
+    chosen = {**_of_the_network(options, found), **(of_the_task or {})} if network else {}
     filled: dict[str, Any] = {name: value for name, (value, _) in chosen.items() if getattr(options, name) is None}
     reasons = [f"{name} {_plain(filled[name])}: {why}" for name, (_, why) in chosen.items() if name in filled]
+    filled = {**{name: value for name, value in _PLAIN.items() if getattr(options, name) is None}, **filled}
     if network and options.lr is not None and found.world > 1:
         filled["lr"] = options.lr * found.world
         reasons.append(

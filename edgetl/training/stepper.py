@@ -52,7 +52,7 @@ class Stepper:
         self.dtype = autocast_dtype(options.precision, job.device)
         self.scaler = torch.amp.GradScaler(job.device.type, enabled=self.dtype is torch.float16)
         self.parts = options.accumulate
-        self._objective = job.objective(job.device, smoothing=options.label_smoothing or 0.0)
+        self.objective = job.objective(job.device, smoothing=options.label_smoothing or 0.0)
         self._teacher = open_teacher(options, job.data.labels, job.spec.channels, job.device)
         self._trained: tuple[bool, ...] = ()
         self._network: nn.Module = job.model
@@ -81,6 +81,9 @@ class Stepper:
             except torch.OutOfMemoryError:
                 self._halve(batch)
         with watch("step"):
+            if self._options.clip_gradient is not None:
+                self.scaler.unscale_(self.optimizer)
+                nn.utils.clip_grad_norm_(self._job.model.parameters(), self._options.clip_gradient)
             self.scaler.step(self.optimizer)
             self.scaler.update()
         return loss
@@ -124,14 +127,15 @@ class Stepper:
         )
         levels, share = augmented(pixels, draws, job.augmentation, job.spec.crop), 1.0
         size = (pixels.shape[1], pixels.shape[2])
-        targets = job.task.follow(targets, partial(moves, draws, job.augmentation, size, job.spec.crop))
+        place = partial(moves, draws, job.augmentation, size, job.spec.crop)
+        targets = job.task.follow(targets, place, size, job.spec.crop)
         if batch.mix is not None:
             levels, share = batch.mix.images(levels)
         teacher = None if self._teacher is None else self._teacher(levels)
         images = job.normalized.levels(levels)
         with torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32):
-            outputs = self._network(images)
-        return self._objective(outputs, Targets(targets, share, teacher))
+            outputs = job.outputs(self._network(images))
+        return self.objective(outputs, Targets(targets, share, teacher))
 
     def _synchronised(self, *, last: bool) -> AbstractContextManager[None]:
         """Gradients of all but the last part stay with their process."""

@@ -117,6 +117,7 @@ def source_of(checkpoint: Checkpoint, name: str, features: Sequence[str] = ()) -
         task=checkpoint.task,
         outputs=task_of(checkpoint.task).outputs,
         features=tuple(features),
+        decoder=checkpoint.decoder,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +20,7 @@ from edgetl_export.features import RESERVED, check_features, with_features
 from edgetl_export.labels_file import check_label_names
 from edgetl_runtime.batch_sizes import FREE
 from edgetl_runtime.errors import ExportError, UsageError
-from edgetl_runtime.manifest import Label, Normalize, Preprocess, TensorSpec
+from edgetl_runtime.manifest import Label, Manifest, Normalize, Preprocess, TensorSpec
 
 __all__ = [
     "BATCH_NAME",
@@ -49,8 +49,8 @@ class Source:
 
     It gives one as a tensor, several as a tuple in the order of these names, or either as a dict by name, of which the
     others are left out. Of a classifier it is one, ``logits`` (N, classes). `checkpoint_sha256` identifies the weights;
-    it is recorded in the bundle. `features` are the names of what is given besides (see `edgetl_export.features`),
-    which can be had beside a single output.
+    it is recorded in the bundle, and so is `decoder`, what the task decodes the outputs by. `features` are the names of
+    what is given besides (see `edgetl_export.features`), which can be had beside a single output.
     """
 
     name: str
@@ -62,6 +62,7 @@ class Source:
     task: str = "classification"
     features: tuple[str, ...] = ()
     outputs: tuple[str, ...] = (OUTPUT_NAME,)
+    decoder: Mapping[str, Any] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         _check_outputs(self.outputs)
@@ -207,6 +208,24 @@ class Captured:
     def features(self) -> tuple[TensorSpec, ...]:
         """float32, what is given behind the outputs, in the order of the source's names."""
         return self.all_outputs[len(self.source.outputs) :]
+
+    @property
+    def manifest(self) -> Manifest:
+        """What is known of it before any variant is there."""
+        source = self.source
+        return Manifest(
+            name=source.name,
+            task=source.task,
+            labels=source.labels,
+            input=self.input,
+            preprocess=source.preprocess,
+            normalize=source.normalize,
+            output=self.output,
+            features=self.features,
+            outputs=self.outputs,
+            decoder=None if source.decoder is None else dict(source.decoder),
+            variants=(),
+        )
 
     @property
     def example(self) -> torch.Tensor:

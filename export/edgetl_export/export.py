@@ -393,16 +393,8 @@ def _manifest(
                 output=artifact.output,
             )
         )
-    return Manifest(
-        name=source.name,
-        task=source.task,
-        labels=source.labels,
-        input=captured.input,
-        preprocess=source.preprocess,
-        normalize=source.normalize,
-        output=captured.output,
-        features=captured.features,
-        outputs=captured.outputs,
+    return replace(
+        captured.manifest,
         variants=tuple(variants),
         provenance={
             "edgetl": __version__,

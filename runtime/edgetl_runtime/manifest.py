@@ -245,7 +245,8 @@ class Manifest:
     ``outputs`` are what the task is decoded from, in the order in which every variant gives them; ``output`` is the
     first of them, and often the only one. ``features`` are what every variant gives besides, float32, in this order
     behind the outputs: ``pooled``, what the last linear layer is given, or an inner layer by its name in the network
-    (maps as NHWC). ``files`` are other files: ``labels.txt``.
+    (maps as NHWC). ``files`` are other files: ``labels.txt``. ``decoder`` is what the task decodes the outputs by,
+    where they do not say all themselves: the boxes that a detector's are relative to.
     """
 
     name: str
@@ -263,6 +264,7 @@ class Manifest:
     outputs: tuple[TensorSpec, ...] = ()
     files: tuple[FileEntry, ...] = ()
     packed: Packed | None = None
+    decoder: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if len(self.outputs) < 2:  # one of before there were several, or one whose only output was replaced
@@ -315,7 +317,7 @@ class Manifest:
         """JSON with keys in the order of the contract: indented for people, or `compact` for inside a model file."""
         order = ("schema", "name", "task", "labels", "input", "preprocess", "normalize", "output")
         fields = json_value({**dataclasses.asdict(self), "preprocess": self.preprocess.fields()})
-        for name in ("features", "files", "packed"):
+        for name in ("features", "files", "packed", "decoder"):
             if not fields[name]:
                 del fields[name]  # so that a file without any is what it was before there were some
         if len(self.outputs) == 1:

@@ -210,7 +210,7 @@ def _test(
                 )
                 if bundle.manifest.task in TASKS:
                     task = task_of(bundle.manifest.task)
-                    agreement = float(task.agreement(golden.outputs, outputs).mean())
+                    agreement = float(task.agreement(golden.outputs, outputs, bundle.manifest.decoder).mean())
                     others = _other_decisions(task, golden, outputs, bundle.manifest)
                 problem = _problem(variant, agreement, outputs, noise, features) or _together(session, golden, outputs)
     except EngineError as error:

@@ -20,7 +20,19 @@ from edgetl.data.dataset import Dataset, Sample
 from edgetl.data.options import DataOptions
 from edgetl.stats import mean_interval, pack_shares
 from edgetl.tasks.quantity import Quantity
-from edgetl.tasks.task import Details, LossOptions, Objective, Outputs, Picture, Quality, Table, Targets, Thumbnail
+from edgetl.tasks.task import (
+    Demo,
+    Details,
+    LossOptions,
+    Outputs,
+    Picture,
+    Quality,
+    Situation,
+    Size,
+    Table,
+    Targets,
+    Thumbnail,
+)
 from edgetl_export.progress import Tell, Track
 from edgetl_runtime.errors import DataError
 from edgetl_runtime.manifest import Label, Manifest, Preprocess
@@ -60,6 +72,21 @@ class CountMetric:
         )
 
 
+class SquaredError:
+    """The squared error of each count; the quality is the share of exact ones."""
+
+    def __call__(self, outputs: Mapping[str, Tensor], targets: Targets) -> Tensor:
+        return (outputs["count"][:, 0].float() - targets.values).square()
+
+    def judge(self, outputs: Mapping[str, Tensor], targets: Tensor) -> Tensor:
+        errors = (outputs["count"][:, 0] - targets).double()
+        return torch.stack((errors.square(), (errors.abs() < 0.5).double()), dim=1)
+
+    def judged(self, rows: Tensor) -> tuple[float, float]:
+        loss, quality = rows.mean(0).tolist()
+        return loss, quality
+
+
 class Counting:
     """The `edgetl.tasks.task.Task`."""
 
@@ -69,6 +96,10 @@ class Counting:
     quality = "exact"
     quality_quantity = "exact"
     lists_by_label = False
+    heads = ()
+    strategy = "head"
+    mode = "crop"
+    image_size = None
     quantities: Mapping[str, Quantity] = {
         "exact": Quantity(">=", "known_quality", "value", "share of photos counted right", SHARE, "mean", "ci95")
     }
@@ -93,25 +124,29 @@ class Counting:
         data = self.read(path, DataOptions(), spec=spec, track=track)
         return (data.train, "train") if training else (data.val, "val")
 
-    def targets(self, samples: Sequence[Sample]) -> Tensor:
+    def head(self, data: Dataset, name: str, spec: Preprocess) -> None:
+        return None
+
+    def defaults(self, situation: Situation) -> Mapping[str, tuple[object, str]]:
+        return {}
+
+    def targets(self, samples: Sequence[Sample], frame: Preprocess) -> Tensor:
         return torch.tensor(np.array([sample.target for sample in samples]), dtype=torch.float32)
 
-    def follow(self, targets: Tensor, moves: Callable[[], Tensor]) -> Tensor:
+    def follow(self, targets: Tensor, moves: Callable[[], Tensor], size: Size, crop: Size) -> Tensor:
         """A number stays what it is."""
         return targets
 
-    def objective(self, data: Dataset, options: LossOptions, device: Any, *, smoothing: float) -> Objective:
-        def squares(outputs: Tensor, targets: Targets) -> Tensor:
-            return (outputs[:, 0].float() - targets.values).square()
+    def objective(
+        self, data: Dataset, head: None, options: LossOptions, device: Any, *, smoothing: float
+    ) -> SquaredError:
+        return SquaredError()
 
-        return squares
-
-    def score(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        errors = outputs[:, 0] - targets
-        return errors.square().sum(), (errors.abs() < 0.5).sum()
-
-    def truth(self, outputs: Outputs) -> tuple[int, npt.NDArray[Any]]:
+    def truth(self, outputs: Outputs, manifest: Manifest) -> tuple[int, npt.NDArray[Any]]:
         return 0, np.rint(outputs["count"][0])
+
+    def demo(self, seed: int = 0) -> Demo:
+        raise NotImplementedError
 
     def metric(self, manifest: Manifest, n: int) -> CountMetric:
         return CountMetric()

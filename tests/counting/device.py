@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,7 @@ def check(manifest: Manifest) -> None:
         raise BundleError("a count is one number", fix="export the bundle again")
 
 
-def agreement(original: Outputs, outputs: Outputs) -> npt.NDArray[np.float64]:
+def agreement(original: Outputs, outputs: Outputs, decoder: Mapping[str, Any] | None) -> npt.NDArray[np.float64]:
     same: npt.NDArray[np.bool_] = np.rint(original["count"][:, 0]) == np.rint(outputs["count"][:, 0])
     return same.astype(np.float64)
 

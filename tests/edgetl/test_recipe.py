@@ -13,9 +13,9 @@ from edgetl.recipe import (
     Recipe,
     TrainOptions,
     VerifySection,
-    demo_recipe,
     read_recipe,
 )
+from edgetl.tasks import task_of
 from edgetl_runtime.errors import OutputError, UsageError
 
 
@@ -28,7 +28,7 @@ def read(tmp_path: Path, text: str) -> Recipe:
     "recipe",
     [
         Recipe(),
-        demo_recipe(),
+        Recipe().updated(task_of("classification").demo().recipe, where="the demo"),
         Recipe(
             data=DataSection(path=Path("photos/mine"), val=Path("more"), val_fraction=0.1, seed=3, skip_bad=True),
             model=ModelOptions("efficientnet_b0", "weights/w.pth", 160),

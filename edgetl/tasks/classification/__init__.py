@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgetl.data.dataset import Dataset, Sample, load_dataset, load_labelled
+from edgetl.data.dataset import Dataset, Sample, demo_digits, load_dataset, load_labelled
 from edgetl.data.options import DataOptions
 from edgetl.data.thumbnails import BUDGET
 from edgetl.tasks.classification.changed_predictions import changed_predictions
@@ -14,13 +14,15 @@ from edgetl.tasks.classification.label_order import shuffled_labels
 from edgetl.tasks.classification.metric import LogitsMetric
 from edgetl.tasks.classification.original import confusion_of
 from edgetl.tasks.quantity import Quantity
-from edgetl.tasks.task import Details, LossOptions, Objective, Outputs, Thumbnail
+from edgetl.tasks.task import Demo, Details, LossOptions, Objective, Outputs, Situation, Size, Thumbnail
 from edgetl_export.progress import Tell, Track
 from edgetl_runtime.manifest import Label, Manifest, Preprocess
 from edgetl_runtime.quantities import SHARE, Range
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from edgetl.models.heads import HeadSpec
 
 __all__ = ["TASK", "Classification"]
 
@@ -37,6 +39,10 @@ class Classification:
     quality = "top-1"
     quality_quantity = "top1"
     lists_by_label = True
+    heads = ()
+    strategy = "head"
+    mode = "crop"
+    image_size = None
     quantities: Mapping[str, Quantity] = {
         "top1_agreement": Quantity(
             ">=", "parity", "top1_agreement", "top-1 agreement with the original", SHARE, kind="share"
@@ -66,37 +72,50 @@ class Classification:
         """Of the same: see `load_labelled`."""
         return load_labelled(path, labels, spec=spec, training=training, skip_bad=skip_bad, track=track, tell=tell)
 
-    def targets(self, samples: Sequence[Sample]) -> Tensor:
+    def head(self, data: Dataset, name: str, spec: Preprocess) -> HeadSpec | None:
+        """The backbone's own classifier."""
+        return None
+
+    def defaults(self, situation: Situation) -> Mapping[str, tuple[object, str]]:
+        """None: what the plan of a training has is a classifier's."""
+        return {}
+
+    def targets(self, samples: Sequence[Sample], frame: Preprocess) -> Tensor:
         """(n,) int64: the index of the label."""
         import torch
 
         return torch.tensor([sample.label for sample in samples], dtype=torch.int64)
 
-    def follow(self, targets: Tensor, moves: Callable[[], Tensor]) -> Tensor:
+    def follow(self, targets: Tensor, moves: Callable[[], Tensor], size: Size, crop: Size) -> Tensor:
         """A label stays what it is."""
         return targets
 
-    def objective(self, data: Dataset, options: LossOptions, device: Any, *, smoothing: float) -> Objective:
+    def objective(
+        self, data: Dataset, head: HeadSpec | None, options: LossOptions, device: Any, *, smoothing: float
+    ) -> Objective:
         """Cross-entropy, with what the options add to it."""
+        import torch
+
         from edgetl.tasks.classification.losses import CrossEntropy, class_weights
 
         weighs = options.imbalance in ("weights", "focal")
-        labels = self.targets(data.train)
+        labels = torch.tensor([sample.label for sample in data.train], dtype=torch.int64)
         weights = class_weights(labels, len(data.labels)).to(device) if weighs else None
         return CrossEntropy(
             smoothing, weights, options.imbalance == "focal", options.teacher_weight, options.temperature
         )
 
-    def score(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropies in nats, and how many are right."""
-        import torch.nn.functional as F
-
-        right = (outputs.argmax(1) == targets).sum()
-        return F.cross_entropy(outputs, targets, reduction="sum"), right
-
-    def truth(self, outputs: Outputs) -> tuple[int, None]:
+    def truth(self, outputs: Outputs, manifest: Manifest) -> tuple[int, None]:
         """The label of the largest logit."""
         return int(outputs[self.outputs[0]].argmax()), None
+
+    def demo(self, seed: int = 0) -> Demo:
+        """Handwritten digits, from random weights."""
+        model = {"backbone": "mobilenet_v2", "weights": "none", "image_size": 48}
+        return Demo(
+            demo_digits(seed),
+            {"model": model, "train": {"strategy": "full", "epochs": 16, "lr": 3e-3, "augment": "shift"}},
+        )
 
     def metric(self, manifest: Manifest, n: int) -> LogitsMetric:
         """Keeps the logits."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgetl.tasks.task import Targets
+from edgetl_runtime.tasks.classification import LOGITS
 
 __all__ = ["CrossEntropy", "class_weights", "distillation_loss"]
 
@@ -18,7 +20,7 @@ FOCUS = 2.0
 
 @dataclass(frozen=True, eq=False)
 class CrossEntropy:
-    """Logits (B, labels) and `Targets` to one loss (B,) for every image, in nats.
+    """The `edgetl.tasks.task.Objective`: logits (B, labels) to one loss (B,) for every image, in nats.
 
     ``class_weights`` (labels,) multiply the losses; ``focal`` counts images that are right less. The teacher's answers
     count ``teacher_weight``, the labels the rest.
@@ -30,9 +32,9 @@ class CrossEntropy:
     teacher_weight: float = 0.5
     temperature: float = 2.0
 
-    def __call__(self, logits: Tensor, targets: Targets) -> Tensor:
+    def __call__(self, outputs: Mapping[str, Tensor], targets: Targets) -> Tensor:
         """Float32 whatever the logits are."""
-        logits = logits.float()
+        logits = outputs[LOGITS].float()
         loss = self._of_labels(logits, targets.values)
         if targets.share < 1.0:
             others = self._of_labels(logits, targets.values.flip(0))
@@ -41,6 +43,18 @@ class CrossEntropy:
             return loss
         soft = distillation_loss(logits, targets.teacher.float(), self.temperature)
         return (1 - self.teacher_weight) * loss + self.teacher_weight * soft
+
+    def judge(self, outputs: Mapping[str, Tensor], targets: Tensor) -> Tensor:
+        """(1, 3): the sum of plain cross-entropies, how many are right, and of how many."""
+        logits = outputs[LOGITS]
+        total = F.cross_entropy(logits, targets, reduction="sum").double()
+        right, n = (logits.argmax(1) == targets).sum().double(), torch.full_like(total, len(targets))
+        return torch.stack((total, right, n))[None]
+
+    def judged(self, rows: Tensor) -> tuple[float, float]:
+        """Mean cross-entropy, top-1."""
+        total, right, n = rows.sum(0).tolist()
+        return total / n, right / n
 
     def _of_labels(self, logits: Tensor, labels: Tensor) -> Tensor:
         loss = F.cross_entropy(

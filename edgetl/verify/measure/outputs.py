@@ -85,7 +85,7 @@ def collect_outputs(
     """
     errors: dict[str, EdgetlError] = {}
     task, n = task_of(manifest.task), len(samples)
-    alike = device_tasks.task_of(manifest.task).agreement
+    alike = partial(device_tasks.task_of(manifest.task).agreement, decoder=manifest.decoder)
     names, features = [spec.name for spec in manifest.outputs], _features(reference, manifest)
     original = task.metric(manifest, n)
     metrics = {name: task.metric(manifest, n) for name in openers}

@@ -54,12 +54,15 @@ class Task(Protocol):
         """Raises `BundleError` where outputs or labels are none that this task can be decoded from."""
         ...
 
-    def agreement(self, original: Outputs, outputs: Outputs) -> npt.NDArray[np.float64]:
+    def agreement(
+        self, original: Outputs, outputs: Outputs, decoder: Mapping[str, Any] | None
+    ) -> npt.NDArray[np.float64]:
         """How far decisions are the original's, for each image.
 
         Args:
             original: Outputs of the original by name, (n, ...) each.
             outputs: Those of a variant for the same images; they may hold values that are not finite.
+            decoder: The manifest's.
 
         Returns:
             (n,) float64, 0 (another decision) to 1 (the same).

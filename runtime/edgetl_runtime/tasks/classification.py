@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
@@ -260,7 +260,7 @@ def check(manifest: Manifest) -> None:
         )
 
 
-def agreement(original: Outputs, outputs: Outputs) -> npt.NDArray[np.float64]:
+def agreement(original: Outputs, outputs: Outputs, decoder: Mapping[str, Any] | None = None) -> npt.NDArray[np.float64]:
     """Of each image 1 where the label is the same, else 0, (n,); one whose logits are not finite has none."""
     same = same_label(original[LOGITS], outputs[LOGITS])
     finite = np.isfinite(outputs[LOGITS]).reshape(len(same), -1).all(axis=1)

@@ -28,7 +28,9 @@ __all__ = ["Checkpoint", "Report", "export", "finetune", "pack", "verify"]
 def finetune(
     data: str | Path,
     *,
+    task: str | None = None,
     backbone: str | None = None,
+    head: str | None = None,
     weights: str | Path | None = None,
     strategy: str | None = None,
     epochs: int | None = None,
@@ -38,8 +40,9 @@ def finetune(
     progress: bool = True,
     track: Track | None = None,
 ) -> Checkpoint:
-    """Fine-tune a backbone on a folder (or CSV) of labelled photos.
+    """Fine-tune a backbone on labelled photos: for classification a folder or a CSV.
 
+    `task` is what is learned, `head` what stands behind the backbone where the task has one of its own.
     `image_size` is in pixels: the side of a square, or (height, width), also as ``"192x320"``.
     What is not given is taken from `recipe`, which has every other option too. How far it is stands on stderr on a
     terminal and in a notebook, unless `progress` is False; `track` shows it in another way. Raises `UsageError` for
@@ -47,9 +50,10 @@ def finetune(
     had.
     """
     given: dict[str, dict[str, Any]] = {
-        "data": {"path": Path(data)},
+        "data": {"path": Path(data), "task": task},
         "model": {
             "backbone": backbone,
+            "head": head,
             "weights": None if weights is None else str(weights),
             "image_size": image_size,
             "channels": channels,

@@ -13,18 +13,26 @@ import onnx
 import pytest
 from PIL import Image
 
+import edgetl.models.heads
 import edgetl.tasks
 import edgetl_runtime.tasks
+import tests.counting
 from edgetl import api
 from edgetl.cli.main import main
+from edgetl.data.options import DataOptions
+from edgetl.models.checkpoint import Checkpoint
+from edgetl.models.heads import HeadSpec
 from edgetl.recipe import Recipe
+from edgetl.training.finetune import finetune
+from edgetl.training.options import TrainOptions
 from edgetl.verify.bundle import verify_bundle
 from edgetl.verify.options import VerifyOptions
 from edgetl.verify.report import Report
 from edgetl_export.bundle_writer import write_manifest
+from edgetl_export.progress import silent
 from edgetl_runtime import cli, load, open_bundle, self_test
 from edgetl_runtime.errors import BundleError
-from edgetl_runtime.manifest import FileEntry
+from edgetl_runtime.manifest import FileEntry, Preprocess
 from edgetl_runtime.verification import read_verified
 from tests.counting.device import Counter
 
@@ -181,3 +189,32 @@ def test_a_variant_that_counts_otherwise_fails(bundle: Path, photos: Path, tmp_p
 def test_what_is_not_known_is_refused(photos: Path, bundle: Path) -> None:
     with pytest.raises(BundleError, match="did you mean 'counting'"):
         api.finetune(photos, recipe=Recipe().updated({"data": {"task": "countin"}}, where="test"))
+
+
+def test_a_task_may_have_a_head_of_its_own(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It stands in the checkpoint with its settings, its decoder in every file, and its defaults are told."""
+    monkeypatch.setitem(edgetl.models.heads.HEADS, "bumps", "tests.counting.head")
+    task = tests.counting.TASK
+    for name, value in {"heads": ("bumps",), "strategy": "full", "mode": "stretch", "image_size": SIZE}.items():
+        monkeypatch.setattr(task, name, value)
+    monkeypatch.setattr(task, "head", lambda data, name, spec: HeadSpec(name, {"scale": 4.0 * len(data.labels)}))
+    monkeypatch.setattr(task, "defaults", lambda situation: {"epochs": (3, "of the task"), "ema": (0.5, "likewise")})
+    words = ["--task", "counting", "--data", str(photos), "--weights", "none", "--backbone", "mobilenet_v3_small"]
+    assert main(["train", *words, "--out", str(tmp_path / "trained")]) == 0
+    assert "epochs 3: of the task" in capsys.readouterr().err
+    checkpoint = Checkpoint.load(tmp_path / "trained")
+    assert checkpoint.head == HeadSpec("bumps", {"scale": 4.0})
+    assert checkpoint.preprocess == Preprocess(0, (SIZE, SIZE), mode="stretch")
+    exporting = ["export", str(tmp_path / "trained"), "--calibration", str(photos), "--targets", "onnx"]
+    assert main([*exporting, "--precisions", "fp32,int8", "--out", str(tmp_path / "b")]) == 0
+    manifest = open_bundle(tmp_path / "b").manifest
+    assert manifest.decoder == {"scale": 4.0}
+    with load(tmp_path / "b" / "onnx" / "model.int8.onnx", kind=Counter) as counter:
+        assert counter.manifest.decoder == {"scale": 4.0}
+    data = task.read(photos, DataOptions(), spec=checkpoint.preprocess, track=silent)
+    further = finetune(data, checkpoint, TrainOptions(epochs=1))
+    assert (further.checkpoint.head, further.options.strategy) == (checkpoint.head, "full")
+    assert main(["train", *words, "--head", "bump", "--out", str(tmp_path / "other")]) == 2
+    assert "counting has no head 'bump'" in capsys.readouterr().err

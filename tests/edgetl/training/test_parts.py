@@ -165,26 +165,28 @@ def test_a_hidden_layer_is_part_of_the_head() -> None:
 
 def test_the_loss_is_cross_entropy_and_the_focal_loss_forgets_what_is_right() -> None:
     logits, labels = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
-    plain = CrossEntropy()(logits, Targets(labels))
+    outputs = {"logits": logits}
+    plain = CrossEntropy()(outputs, Targets(labels))
     torch.testing.assert_close(plain, F.cross_entropy(logits, labels, reduction="none"))
     right = torch.softmax(logits, 1).gather(1, labels[:, None])[:, 0]
-    torch.testing.assert_close(CrossEntropy(focal=True)(logits, Targets(labels)), plain * (1 - right) ** 2)
+    torch.testing.assert_close(CrossEntropy(focal=True)(outputs, Targets(labels)), plain * (1 - right) ** 2)
     weights = torch.tensor([1.0, 2.0, 3.0, 4.0])
-    torch.testing.assert_close(CrossEntropy(class_weights=weights)(logits, Targets(labels)), plain * weights[labels])
+    torch.testing.assert_close(CrossEntropy(class_weights=weights)(outputs, Targets(labels)), plain * weights[labels])
 
 
 def test_mixed_labels_count_with_their_share() -> None:
     logits, labels = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
-    one, other = CrossEntropy()(logits, Targets(labels)), CrossEntropy()(logits, Targets(labels.flip(0)))
-    torch.testing.assert_close(CrossEntropy()(logits, Targets(labels, 0.3)), 0.3 * one + 0.7 * other)
+    outputs = {"logits": logits}
+    one, other = CrossEntropy()(outputs, Targets(labels)), CrossEntropy()(outputs, Targets(labels.flip(0)))
+    torch.testing.assert_close(CrossEntropy()(outputs, Targets(labels, 0.3)), 0.3 * one + 0.7 * other)
 
 
 def test_a_teacher_who_agrees_costs_nothing() -> None:
     logits = torch.randn(4, 3)
     assert float(distillation_loss(logits, logits.clone(), 3.0).abs().max()) < 1e-5
-    labels = torch.tensor([0, 1, 2, 0])
-    mixed = CrossEntropy(teacher_weight=0.25)(logits, Targets(labels, teacher=logits))
-    torch.testing.assert_close(mixed, 0.75 * CrossEntropy()(logits, Targets(labels)), atol=1e-5, rtol=1e-5)
+    labels, outputs = torch.tensor([0, 1, 2, 0]), {"logits": logits}
+    mixed = CrossEntropy(teacher_weight=0.25)(outputs, Targets(labels, teacher=logits))
+    torch.testing.assert_close(mixed, 0.75 * CrossEntropy()(outputs, Targets(labels)), atol=1e-5, rtol=1e-5)
     teacher = torch.randn(4, 3)
     p, q = torch.softmax(teacher / 2, 1), torch.log_softmax(logits / 2, 1)
     torch.testing.assert_close(distillation_loss(logits, teacher, 2.0), 4 * (p * (p.log() - q)).sum(1))

@@ -235,10 +235,7 @@ def _completion_options(parser: Parser) -> None:
 
 
 def _demo_options(parser: Parser) -> None:
-    tasks = ", ".join(TASKS)
-    parser.add_argument(
-        "--task", metavar="TASK", default="classification", help=f"what is learned: {tasks} (default: classification)"
-    )
+    _take_as(parser, "data", "task", f"what is learned: {', '.join(TASKS)}", title="the demo", default="classification")
     parser.add_argument("--out", metavar="BUNDLE", type=Path, help="default: the photos' name, as digits.edgetl")
     parser.add_argument("--force", action="store_true", help="replace the bundle if it exists")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the report as JSON")

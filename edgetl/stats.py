@@ -9,7 +9,7 @@ the machine. Rounds of two variants are drawn in pairs, for the same reason.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ __all__ = [
     "ALPHA",
     "Spread",
     "bootstrap_delta",
+    "bootstrap_images",
     "fisher_worse",
     "holm",
     "images_to_decide",
@@ -33,6 +34,7 @@ __all__ = [
     "ratio_spread",
     "share_below",
     "unpack_shares",
+    "values_interval",
 ]
 
 ALPHA = 0.05
@@ -129,6 +131,32 @@ def mean_interval(values: npt.NDArray[np.float64], *, seed: int = 0) -> tuple[fl
         return float(values.mean()) - half, float(values.mean()) + half
     drawn = np.random.default_rng(seed).integers(0, n, (RESAMPLES, n))
     return _interval(values[drawn].mean(axis=1))
+
+
+def bootstrap_images(
+    statistic: Callable[[npt.NDArray[np.int64]], float], n: int, *, resamples: int = 300, seed: int = 0
+) -> tuple[tuple[float, float], npt.NDArray[np.float64]]:
+    """95 % interval of a statistic of `n` images that is no mean over them, such as mAP or mIoU.
+
+    Args:
+        statistic: Gives its value where image i is there ``counts[i]`` times, `counts` (n,).
+        n: How many images there are.
+        resamples: How often images are drawn with replacement.
+        seed: The same seed draws the same images, so that the values of two models are pairs.
+
+    Returns:
+        The interval, and the value of each draw (resamples,). Values of two models for the same `n` and `seed`, one
+        minus the other, give the interval of the paired difference: see `values_interval`.
+    """
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1.0 / n), size=resamples)
+    values = np.array([statistic(counts) for counts in drawn], np.float64)
+    return values_interval(values), values
+
+
+def values_interval(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """95 % interval of what `bootstrap_images` gave; values that are NaN (a draw without any object) do not count."""
+    known = values[~np.isnan(values)]
+    return _interval(known) if len(known) else (float("nan"), float("nan"))
 
 
 def pack_shares(values: npt.NDArray[Any]) -> str:

@@ -1,0 +1,43 @@
+"""Anchors of a detector: the boxes that its outputs are relative to, made from a few numbers in the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+__all__ = ["anchor_hash", "make_anchors"]
+
+
+def make_anchors(grids: Sequence[Sequence[int]], shapes: Sequence[Sequence[Sequence[float]]]) -> npt.NDArray[np.float32]:
+    """Anchors in the order of the outputs: level by level, row by row, place by place, shape by shape.
+
+    Args:
+        grids: (rows, columns) of each level's map.
+        shapes: Of each level, the (width, height) of the anchors at one place, as shares of the image's sides.
+
+    Returns:
+        (A, 4) float32: centre x, centre y, width, height, as shares of the image's sides.
+    """
+    levels = []
+    for (rows, columns), level in zip(grids, shapes, strict=True):
+        y, x = np.meshgrid((np.arange(rows) + 0.5) / rows, (np.arange(columns) + 0.5) / columns, indexing="ij")
+        centres = np.repeat(np.stack((x, y), axis=-1).reshape(-1, 2), len(level), axis=0)
+        sides = np.tile(np.asarray(level, np.float64).reshape(-1, 2), (rows * columns, 1))
+        levels.append(np.concatenate((centres, sides), axis=1))
+    return np.concatenate(levels).astype(np.float32)
+
+
+def anchor_hash(anchors: npt.NDArray[np.float32]) -> str:
+    """SHA-256 (hex) of the anchors as little-endian float32."""
+    return hashlib.sha256(np.ascontiguousarray(anchors, "<f4").tobytes()).hexdigest()
+
+
+def anchors_of(decoder: Mapping[str, Any]) -> npt.NDArray[np.float32]:
+    """The anchors that a manifest's decoder describes."""
+    return make_anchors(decoder["anchors"]["grids"], decoder["anchors"]["shapes"])

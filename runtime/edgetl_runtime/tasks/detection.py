@@ -1,0 +1,381 @@
+"""Detection on the device: a photo in, boxes with labels and scores out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+
+import numpy as np
+
+from edgetl_runtime.asked import is_count
+from edgetl_runtime.errors import BundleError, EngineError, ImageError, UsageError, nearest
+from edgetl_runtime.manifest import Manifest
+from edgetl_runtime.placing import Placed
+from edgetl_runtime.predictor import Outputs, Predictor
+from edgetl_runtime.preprocess import ColorOrder
+from edgetl_runtime.sources import ImageSource
+from edgetl_runtime.tasks import PredictOption
+from edgetl_runtime.tasks.anchors import anchor_hash, make_anchors
+from edgetl_runtime.tasks.boxes import Found, candidates, decoded, overlaps, suppressed
+from edgetl_runtime.tasks.detections import Detection, Detections
+from edgetl_runtime.tasks.tiles import tiles_of
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+__all__ = [
+    "Detection",
+    "Detections",
+    "Detector",
+    "agreement",
+    "boxes_of",
+    "check",
+    "decision",
+    "options",
+    "predictor",
+]
+
+BOXES, LOGITS = "boxes", "logits"
+SAME_BOX = 0.9
+"""Overlap from which two boxes are one decision."""
+_SELF_TEST = "edgetl-run self-test BUNDLE"
+_EXPORT = "export the bundle again"
+_SCORES = "softmax"
+
+_Image = TypeVar("_Image")
+
+
+class Detector(Predictor[Detections]):
+    """A detection variant, loaded. Made by `load`; a context manager; threads may share it.
+
+    Every method that predicts takes the same options. ``score``: the least score, 0..1; ``iou``: boxes of one label
+    that overlap a better one by more than this share are left out; ``most``: at most so many boxes; each by default
+    what the manifest says. ``classes``: labels that are wanted, by name, id or index; all by default. ``tile``: a large
+    photo is cut into overlapping squares of so many pixels, and what is found in them is put together, for objects that
+    are small in it; off by default. ``color``: the channel order of arrays, "BGR" for OpenCV frames.
+    """
+
+    def _check(self, manifest: Manifest) -> None:
+        check(manifest)
+        self._anchors = anchors_of(manifest.decoder or {})
+
+    @overload
+    def predict(  # type: ignore[overload-overlap] # a str is a path, though also an iterable
+        self,
+        image: ImageSource,
+        *,
+        score: float | None = None,
+        iou: float | None = None,
+        most: int | None = None,
+        classes: Sequence[str | int] | None = None,
+        tile: int | None = None,
+        color: ColorOrder = "RGB",
+    ) -> Detections: ...
+    @overload
+    def predict(
+        self,
+        image: Iterable[ImageSource],
+        *,
+        score: float | None = None,
+        iou: float | None = None,
+        most: int | None = None,
+        classes: Sequence[str | int] | None = None,
+        tile: int | None = None,
+        color: ColorOrder = "RGB",
+    ) -> list[Detections]: ...
+    def predict(
+        self,
+        image: ImageSource | Iterable[ImageSource],
+        *,
+        score: float | None = None,
+        iou: float | None = None,
+        most: int | None = None,
+        classes: Sequence[str | int] | None = None,
+        tile: int | None = None,
+        color: ColorOrder = "RGB",
+    ) -> Any:
+        """The objects in an image, or in each image of an iterable, one after the other.
+
+        Args:
+            image: A path, the bytes of a file, an open file, an upload, a PIL image, or a uint8 array (H, W, 3); an
+                array (n, H, W, 3) is n of them.
+            score: See the class, as for the others.
+            iou: Most overlap.
+            most: Most boxes.
+            classes: Labels that are wanted.
+            tile: Pixels of a square.
+            color: Of arrays.
+
+        Raises:
+            ImageError: An image cannot be read.
+            UsageError: An option makes no sense, or a label is not known.
+        """
+        asked = self._asked(score, iou, most, classes)
+        if tile is None:
+            return self._predict(image, color=color, **asked)
+        return tiles_of(self, image, tile, color, asked)
+
+    def predict_batch(
+        self,
+        images: ImageSource | Iterable[ImageSource],
+        *,
+        workers: int | None = None,
+        score: float | None = None,
+        iou: float | None = None,
+        most: int | None = None,
+        classes: Sequence[str | int] | None = None,
+        color: ColorOrder = "RGB",
+    ) -> list[Detections]:
+        """`predict` for many images at once: they are decoded on `workers` threads (default: one per core) and run in
+        batches as large as the model takes. One image gives a list of one. Raises `ImageError` when one of them cannot
+        be read."""
+        asked = self._asked(score, iou, most, classes)
+        return self._predict_batch(images, workers=workers, color=color, **asked)
+
+    @overload
+    def stream(
+        self,
+        images: ImageSource | Iterable[ImageSource],
+        *,
+        workers: int | None = None,
+        score: float | None = None,
+        iou: float | None = None,
+        most: int | None = None,
+        classes: Sequence[str | int] | None = None,
+        color: ColorOrder = "RGB",
+        errors: Literal["raise"] = "raise",
+        pairs: Literal[False] = False,
+        latest: bool = False,
+    ) -> Iterator[Detections]: ...
+    @overload
+    def stream(
+        self,
+        images: ImageSource | Iterable[ImageSource],
+        *,
+        workers: int | None = None,
+        score: float | None = None,
+        iou: float | None = None,
+        most: int | None = None,
+        classes: Sequence[str | int] | None = None,
+        color: ColorOrder = "RGB",
+        errors: Literal["return"],
+        pairs: Literal[False] = False,
+        latest: bool = False,
+    ) -> Iterator[Detections | ImageError]: ...
+    @overload
+    def stream(
+        self,
+        images: Iterable[_Image],
+        *,
+        workers: int | None = None,
+        score: float | None = None,
+        iou: float | None = None,
+        most: int | None = None,
+        classes: Sequence[str | int] | None = None,
+        color: ColorOrder = "RGB",
+        errors: Literal["raise"] = "raise",
+        pairs: Literal[True],
+        latest: bool = False,
+    ) -> Iterator[tuple[_Image, Detections]]: ...
+    @overload
+    def stream(
+        self,
+        images: Iterable[_Image],
+        *,
+        workers: int | None = None,
+        score: float | None = None,
+        iou: float | None = None,
+        most: int | None = None,
+        classes: Sequence[str | int] | None = None,
+        color: ColorOrder = "RGB",
+        errors: Literal["return"],
+        pairs: Literal[True],
+        latest: bool = False,
+    ) -> Iterator[tuple[_Image, Detections | ImageError]]: ...
+    def stream(
+        self,
+        images: Any,
+        *,
+        workers: int | None = None,
+        score: float | None = None,
+        iou: float | None = None,
+        most: int | None = None,
+        classes: Sequence[str | int] | None = None,
+        color: ColorOrder = "RGB",
+        errors: Literal["raise", "return"] = "raise",
+        pairs: bool = False,
+        latest: bool = False,
+    ) -> Iterator[Any]:
+        """`predict` for a stream, endless if need be: results in the order of the images.
+
+        `workers`, `errors`, `pairs` and `latest` are those of
+        `edgetl_runtime.tasks.classification.Classifier.stream`.
+        """
+        asked = self._asked(score, iou, most, classes)
+        return self._stream(images, workers=workers, color=color, errors=errors, pairs=pairs, latest=latest, **asked)
+
+    def _decode(self, outputs: Outputs, placed: Placed, **options: Any) -> Detections:
+        """The objects of one image, in pixels of the photo."""
+        boxes, logits = outputs[BOXES], outputs[LOGITS]
+        if not (np.isfinite(boxes).all() and np.isfinite(logits).all()):
+            raise EngineError(f"variant {self.variant.id} gave outputs that are not finite", fix=_SELF_TEST)
+        decoder = self.manifest.decoder or {}
+        found = _candidates(boxes, logits, self._anchors, decoder, options["score"], options["classes"])
+        in_photo = placed.to_photo(found.boxes * np.array(placed.tensor * 2, np.float32))
+        seen = np.flatnonzero((in_photo[:, 2:] > in_photo[:, :2]).all(axis=1))  # not in a border, nor cropped away
+        found = suppressed(found._replace(boxes=in_photo).at(seen), options["iou"], options["most"])
+        return self._result(found, placed.photo)
+
+    def _result(self, found: Found, size: tuple[int, int]) -> Detections:
+        labels = [self.manifest.labels[label] for label in found.labels.tolist()]
+        ids, names = tuple(label.id for label in labels), tuple(label.name for label in labels)
+        return Detections(found.boxes, found.scores, found.labels, ids, names, size)
+
+    def _asked(
+        self, score: float | None, iou: float | None, most: int | None, classes: Sequence[str | int] | None
+    ) -> dict[str, Any]:
+        """What `_decode` is told. Raises `UsageError` for what makes no sense."""
+        decoder = self.manifest.decoder or {}
+        given = {"score": score, "iou": iou}
+        shares = {name: decoder[name] if value is None else value for name, value in given.items()}
+        for name, value in shares.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value <= 1.0:
+                raise UsageError(f"{name} must be from 0 to 1, not {value!r:.60}", fix=f"{name}={decoder[name]}")
+        most = decoder["most"] if most is None else most
+        if not is_count(most):
+            raise UsageError(f"most must be a whole number of at least 1, not {most!r:.60}", fix="most=100")
+        return {**shares, "most": most, "classes": None if classes is None else self._indices(classes)}
+
+    def _indices(self, classes: Sequence[str | int]) -> list[int]:
+        labels = self.manifest.labels
+        by_name = {label.name: place for place, label in enumerate(labels)}
+        by_name |= {label.id: place for place, label in enumerate(labels)}
+        wanted = [classes] if isinstance(classes, (str, int)) else list(classes)
+        indices = []
+        for label in wanted:
+            place = by_name.get(label) if isinstance(label, str) else label
+            if place is None or isinstance(place, bool) or not 0 <= place < len(labels):
+                raise UsageError(f"{self.manifest.name!r} has no label {label!r:.60}", fix=nearest(str(label), self.labels))
+            indices.append(int(place))
+        return indices
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+predictor = Detector
+options = (
+    PredictOption("score", float, "P", "detection: least score of a box (default: the bundle's)"),
+    PredictOption("iou", float, "SHARE", "detection: most overlap of two boxes of one label (default: the bundle's)"),
+    PredictOption("most", int, "N", "detection: at most so many boxes (default: the bundle's)"),
+    PredictOption("classes", _names, "NAME,...", "detection: only these labels"),
+    PredictOption("tile", int, "PIXELS", "detection: look at a large photo in squares of this size"),
+)
+
+
+def check(manifest: Manifest) -> None:
+    """Whether a `Detector` can take `manifest`: boxes and logits for every anchor, and a decoder that describes these.
+
+    Raises `BundleError` when it cannot.
+    """
+    if manifest.task != "detection":
+        raise BundleError(
+            f"{manifest.name!r} is for {manifest.task}; a Detector takes detection",
+            fix="edgetl_runtime.load gives the predictor that it needs",
+        )
+    decoder = manifest.decoder
+    if decoder is None:
+        raise BundleError(f"{manifest.name!r} does not say how its boxes are decoded", fix=_EXPORT)
+    try:
+        anchors = anchors_of(decoder)
+        shares = (float(decoder["score"]), float(decoder["iou"]), *map(float, decoder["variances"]))
+        known = decoder["scores"] == _SCORES and is_count(decoder["most"]) and len(decoder["variances"]) == 4
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise BundleError(f"the decoder of {manifest.name!r} is damaged: {error!r:.120}", fix=_EXPORT) from None
+    if not known or not all(0.0 <= share <= 1.0 for share in shares):
+        raise BundleError(f"the decoder of {manifest.name!r} is of another kind than this edgetl knows", fix=_EXPORT)
+    if anchor_hash(anchors) != decoder["anchors"].get("sha256"):
+        raise BundleError(f"the anchors of {manifest.name!r} are not those that it was trained with", fix=_EXPORT)
+    shapes = {spec.name: spec.shape[1:] for spec in manifest.outputs}
+    expected = {BOXES: (len(anchors), 4), LOGITS: (len(anchors), len(manifest.labels) + 1)}
+    if shapes != expected or any(spec.dtype != "float32" for spec in manifest.outputs):
+        raise BundleError(f"{manifest.name!r} gives {shapes}; its anchors and labels need {expected}", fix=_EXPORT)
+
+
+def anchors_of(decoder: Mapping[str, Any]) -> npt.NDArray[np.float32]:
+    """(A, 4) float32, as `make_anchors`. Raises `ValueError`, `KeyError` or `TypeError` for a damaged decoder."""
+    anchors = decoder["anchors"]
+    return make_anchors(anchors["grids"], anchors["shapes"])
+
+
+def boxes_of(
+    outputs: Outputs, decoder: Mapping[str, Any], *, score: float, anchors: npt.NDArray[np.float32] | None = None
+) -> Found:
+    """The objects of one image as shares of the tensor's sides, by the decoder's own thresholds but `score`.
+
+    Outputs that are not finite have none.
+    """
+    boxes, logits = outputs[BOXES], outputs[LOGITS]
+    if not (np.isfinite(boxes).all() and np.isfinite(logits).all()):
+        return Found(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+    found = _candidates(boxes, logits, anchors_of(decoder) if anchors is None else anchors, decoder, score, None)
+    return suppressed(found._replace(boxes=np.clip(found.boxes, 0, 1)), decoder["iou"], decoder["most"])
+
+
+def agreement(
+    original: Outputs, outputs: Outputs, decoder: Mapping[str, Any] | None = None
+) -> npt.NDArray[np.float64]:
+    """Of each image the share of objects that both have, of those that either has, (n,); 1 where neither has any.
+
+    Objects are those above the decoder's score; two are the same where the label is and the boxes overlap by 0.9.
+    """
+    if decoder is None:
+        raise BundleError("the bundle does not say how its boxes are decoded", fix=_EXPORT)
+    anchors, score = anchors_of(decoder), float(decoder["score"])
+    shares = []
+    for row in range(len(original[BOXES])):
+        first, second = (
+            boxes_of({name: given[name][row] for name in (BOXES, LOGITS)}, decoder, score=score, anchors=anchors)
+            for given in (original, outputs)
+        )
+        finite = all(np.isfinite(outputs[name][row]).all() for name in (BOXES, LOGITS))
+        shares.append(_share_in_common(first, second) if finite else 0.0)
+    return np.array(shares, np.float64)
+
+
+def decision(outputs: Outputs, manifest: Manifest) -> str | None:
+    """Many objects take more than a few words."""
+    return None
+
+
+def same_objects(first: Found, second: Found, least: float = SAME_BOX) -> list[tuple[int, int]]:
+    """Pairs (place in `first`, place in `second`) of one label that overlap by `least`; each object is in one at most."""
+    over = overlaps(first.boxes, second.boxes)
+    over[first.labels[:, np.newaxis] != second.labels] = -1.0
+    pairs = []
+    for row in range(len(over)):
+        column = int(over[row].argmax()) if over.shape[1] else -1
+        if column >= 0 and over[row, column] >= least:
+            pairs.append((row, column))
+            over[:, column] = -1.0
+    return pairs
+
+
+def _share_in_common(first: Found, second: Found) -> float:
+    common = len(same_objects(first, second))
+    either = len(first.scores) + len(second.scores) - common
+    return common / either if either else 1.0
+
+
+def _candidates(
+    boxes: npt.NDArray[np.float32],
+    logits: npt.NDArray[np.float32],
+    anchors: npt.NDArray[np.float32],
+    decoder: Mapping[str, Any],
+    score: float,
+    classes: Sequence[int] | None,
+) -> Found:
+    """The best pairs of an anchor and a label, as shares of the tensor's sides."""
+    places, labels, scores = candidates(logits, score, classes)
+    return Found(decoded(boxes[places], anchors[places], decoder["variances"]), scores, labels)

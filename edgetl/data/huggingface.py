@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from edgetl.data.folders import label_name
 from edgetl_runtime.decoding import parse
 from edgetl_runtime.errors import DataError, MissingDependency
 from edgetl_runtime.files import read_regular
 
-__all__ = ["SavedImage", "is_saved_dataset", "read_saved_dataset"]
+__all__ = ["SavedImage", "is_saved_dataset", "load_saved", "read_saved_dataset"]
+
+_Read = TypeVar("_Read")
 
 _STATE, _INFO, _SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
 _LARGEST = 2**24
@@ -68,6 +70,19 @@ def read_saved_dataset(path: Path, *, labelled: bool) -> dict[str, dict[str, lis
     Raises `MissingDependency` without the library, `DataError` for a folder that it cannot read, for columns that are
     not there or several, and, if `labelled`, for rows without a label.
     """
+    def by_label(where: Path, rows: Any) -> dict[str, list[SavedImage]]:
+        import datasets
+
+        return _by_label(rows, where, datasets.Image, datasets.ClassLabel, labelled=labelled)
+
+    return load_saved(path, by_label)
+
+
+def load_saved(path: Path, read: Callable[[Path, Any], _Read]) -> dict[str, _Read]:
+    """What `read` makes of the folder and the rows of each split, ``""`` for a plain Dataset.
+
+    Raises `MissingDependency` without the library, `DataError` for a folder that cannot be read.
+    """
     try:
         import datasets
     except ImportError:
@@ -77,11 +92,8 @@ def read_saved_dataset(path: Path, *, labelled: bool) -> dict[str, dict[str, lis
         _check_names(path)
         loaded = datasets.load_from_disk(str(path))
         if isinstance(loaded, datasets.DatasetDict):
-            return {
-                split: _by_label(rows, path / split, datasets.Image, datasets.ClassLabel, labelled=labelled)
-                for split, rows in loaded.items()
-            }
-        return {"": _by_label(loaded, path, datasets.Image, datasets.ClassLabel, labelled=labelled)}
+            return {split: read(path / split, rows) for split, rows in loaded.items()}
+        return {"": read(path, loaded)}
     except DataError:
         raise
     except Exception as error:

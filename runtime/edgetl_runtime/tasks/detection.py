@@ -28,11 +28,13 @@ __all__ = [
     "Detections",
     "Detector",
     "agreement",
-    "boxes_of",
+    "anchors_of",
     "check",
     "decision",
+    "objects_in_photo",
     "options",
     "predictor",
+    "same_objects",
 ]
 
 BOXES, LOGITS = "boxes", "logits"
@@ -41,6 +43,9 @@ SAME_BOX = 0.9
 _SELF_TEST = "edgetl-run self-test BUNDLE"
 _EXPORT = "export the bundle again"
 _SCORES = "softmax"
+
+_UNMOVED = Placed((1, 1), (1, 1), 0, 0, (1, 1))
+"""A photo of one pixel: boxes stay shares of its sides."""
 
 _Image = TypeVar("_Image")
 
@@ -219,12 +224,7 @@ class Detector(Predictor[Detections]):
         boxes, logits = outputs[BOXES], outputs[LOGITS]
         if not (np.isfinite(boxes).all() and np.isfinite(logits).all()):
             raise EngineError(f"variant {self.variant.id} gave outputs that are not finite", fix=_SELF_TEST)
-        decoder = self.manifest.decoder or {}
-        found = _candidates(boxes, logits, self._anchors, decoder, options["score"], options["classes"])
-        in_photo = placed.to_photo(found.boxes * np.array(placed.tensor * 2, np.float32))
-        seen = np.flatnonzero((in_photo[:, 2:] > in_photo[:, :2]).all(axis=1))  # not in a border, nor cropped away
-        found = suppressed(found._replace(boxes=in_photo).at(seen), options["iou"], options["most"])
-        return self._result(found, placed.photo)
+        return self._result(objects_in_photo(outputs, placed, self.manifest.decoder or {}, self._anchors, **options), placed.photo)
 
     def _result(self, found: Found, size: tuple[int, int]) -> Detections:
         labels = [self.manifest.labels[label] for label in found.labels.tolist()]
@@ -309,18 +309,23 @@ def anchors_of(decoder: Mapping[str, Any]) -> npt.NDArray[np.float32]:
     return make_anchors(anchors["grids"], anchors["shapes"])
 
 
-def boxes_of(
-    outputs: Outputs, decoder: Mapping[str, Any], *, score: float, anchors: npt.NDArray[np.float32] | None = None
+def objects_in_photo(
+    outputs: Outputs,
+    placed: Placed,
+    decoder: Mapping[str, Any],
+    anchors: npt.NDArray[np.float32],
+    *,
+    score: float,
+    iou: float,
+    most: int,
+    classes: Sequence[int] | None = None,
 ) -> Found:
-    """The objects of one image as shares of the tensor's sides, by the decoder's own thresholds but `score`.
-
-    Outputs that are not finite have none.
-    """
-    boxes, logits = outputs[BOXES], outputs[LOGITS]
-    if not (np.isfinite(boxes).all() and np.isfinite(logits).all()):
-        return Found(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
-    found = _candidates(boxes, logits, anchors_of(decoder) if anchors is None else anchors, decoder, score, None)
-    return suppressed(found._replace(boxes=np.clip(found.boxes, 0, 1)), decoder["iou"], decoder["most"])
+    """The objects of one image, by its finite outputs, in pixels of the photo; what lies in a border is none."""
+    places, labels, scores = candidates(outputs[LOGITS], score, classes)
+    shares = decoded(outputs[BOXES][places], anchors[places], decoder["variances"])
+    boxes = placed.to_photo(shares * np.array(placed.tensor * 2, np.float32))
+    seen = np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(axis=1))
+    return suppressed(Found(boxes, scores, labels).at(seen), iou, most)
 
 
 def agreement(
@@ -332,15 +337,14 @@ def agreement(
     """
     if decoder is None:
         raise BundleError("the bundle does not say how its boxes are decoded", fix=_EXPORT)
-    anchors, score = anchors_of(decoder), float(decoder["score"])
+    anchors = anchors_of(decoder)
     shares = []
     for row in range(len(original[BOXES])):
-        first, second = (
-            boxes_of({name: given[name][row] for name in (BOXES, LOGITS)}, decoder, score=score, anchors=anchors)
-            for given in (original, outputs)
-        )
-        finite = all(np.isfinite(outputs[name][row]).all() for name in (BOXES, LOGITS))
-        shares.append(_share_in_common(first, second) if finite else 0.0)
+        mine, other = ({name: given[name][row] for name in (BOXES, LOGITS)} for given in (original, outputs))
+        if all(np.isfinite(values).all() for values in other.values()):
+            shares.append(_share_in_common(*(_by_default(given, decoder, anchors) for given in (mine, other))))
+        else:
+            shares.append(0.0)
     return np.array(shares, np.float64)
 
 
@@ -368,14 +372,7 @@ def _share_in_common(first: Found, second: Found) -> float:
     return common / either if either else 1.0
 
 
-def _candidates(
-    boxes: npt.NDArray[np.float32],
-    logits: npt.NDArray[np.float32],
-    anchors: npt.NDArray[np.float32],
-    decoder: Mapping[str, Any],
-    score: float,
-    classes: Sequence[int] | None,
-) -> Found:
-    """The best pairs of an anchor and a label, as shares of the tensor's sides."""
-    places, labels, scores = candidates(logits, score, classes)
-    return Found(decoded(boxes[places], anchors[places], decoder["variances"]), scores, labels)
+def _by_default(outputs: Outputs, decoder: Mapping[str, Any], anchors: npt.NDArray[np.float32]) -> Found:
+    """The objects above the decoder's own thresholds, in an image that is as large as the tensor."""
+    thresholds = {name: decoder[name] for name in ("score", "iou", "most")}
+    return objects_in_photo(outputs, _UNMOVED, decoder, anchors, **thresholds)

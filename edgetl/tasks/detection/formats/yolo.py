@@ -1,0 +1,173 @@
+"""Boxes from YOLO's text files: a line ``label x y width height`` for each object, in shares of the photo's sides.
+
+Names of the labels are in ``data.yaml`` (also called ``dataset.yaml``), or in ``classes.txt``, one a line. A photo's
+file lies beside it, or in ``labels`` where the photo lies in ``images``; a photo without one has no object.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from functools import partial
+from pathlib import Path
+
+from edgetl.data.folders import folders_of_splits, label_name
+from edgetl.data.image_files import walk
+from edgetl.data.split_words import split_of
+from edgetl.tasks.detection.formats.annotated import ALL, Annotated, Box, Photo, Splits, read_text
+from edgetl_runtime.errors import DataError
+
+__all__ = ["YoloNames", "find_names", "read_yolo_splits"]
+
+_YAML = ("data.yaml", "dataset.yaml", "data.yml")
+_TEXTS = ("classes.txt", "obj.names")
+_KEY = re.compile(r"^(\w+)\s*:\s*(.*?)\s*$")
+_ITEM = re.compile(r"^\s*(?:-\s+(.+?)|(\d+)\s*:\s*(.+?))\s*$")
+
+YoloNames = Path
+"""The file with the names of the labels."""
+
+
+def find_names(path: Path) -> Path | None:
+    """The file that names the labels; None where there is none."""
+    if path.is_file():
+        return path if path.suffix.lower() in (".yaml", ".yml") else None
+    return next((path / name for name in (*_YAML, *_TEXTS) if (path / name).is_file()), None)
+
+
+def read_yolo_splits(names: Path) -> Splits:
+    """The photos that belong to a file of names. Raises `DataError`."""
+    if names.suffix.lower() in (".yaml", ".yml"):
+        keys, labels = _yaml(names)
+        folders = _folders_named(names, keys)
+    else:
+        labels = tuple(label_name(line.strip()) for line in read_text(names).splitlines() if line.strip())
+        folders = {}
+    if not labels or len(set(labels)) < len(labels):
+        raise DataError(f"{names} names no labels, or one twice", fix="names: [first, second], in the order of the numbers")
+    folders = folders or _folders(names.parent)
+    return {split: _annotated(folder, names, labels) for split, folder in folders.items()}
+
+
+def _yaml(file: Path) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The plain keys and the names: as much of YAML as these files have."""
+    keys: dict[str, str] = {}
+    names: dict[int, str] = {}
+    inside = ""
+    for number, line in enumerate(read_text(file).splitlines(), 1):
+        line = re.sub(r"(^|\s)#.*$", "", line).rstrip()
+        if not line or line == "---":
+            continue
+        if key := _KEY.match(line):
+            inside = key[1]
+            keys[inside] = _unquoted(key[2])
+            if inside == "names" and key[2]:
+                names = dict(enumerate(_list(key[2], file, number)))
+        elif inside == "names" and (item := _ITEM.match(line)):
+            place = len(names) if item[1] is not None else int(item[2])
+            names[place] = _unquoted(item[1] if item[1] is not None else item[3])
+        elif inside == "names":
+            raise DataError(f"{file}:{number}: not a name: {line.strip()!r:.80}", fix="names: [first, second]")
+    if sorted(names) != list(range(len(names))):
+        raise DataError(f"{file}: the numbers of the names have gaps", fix="0, 1, 2 and so on")
+    return keys, tuple(label_name(names[place]) for place in range(len(names)))
+
+
+def _list(text: str, file: Path, number: int) -> list[str]:
+    """``[a, b]`` or ``{0: a, 1: b}`` on one line."""
+    if not (text.startswith(("[", "{")) and text.endswith(("]", "}"))):
+        raise DataError(f"{file}:{number}: names is {text!r:.80}, not a list on this line", fix="names: [first, second]")
+    try:
+        value = ast.literal_eval(text)
+        return [str(name) for name in (value.values() if isinstance(value, dict) else value)]
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        parts = [part for part in text[1:-1].split(",") if part.strip()]
+        return [_unquoted(part.partition(":")[2] if text[0] == "{" else part) for part in parts]
+
+
+def _unquoted(text: str) -> str:
+    text = text.strip()
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
+
+
+def _folders_named(file: Path, keys: dict[str, str]) -> dict[str, Path]:
+    """Split -> folder, as the YAML has it; some write it relative to another place, so a few are tried."""
+    found: dict[str, Path] = {}
+    bases = [file.parent / keys["path"]] if keys.get("path") else []
+    for key, value in keys.items():
+        split = split_of(key)
+        if split is None or not value or value == "null":
+            continue
+        tried = [base / place for base in (*bases, file.parent) for place in (value, value.removeprefix("../"))]
+        folder = next((folder for folder in tried if folder.is_dir()), None)
+        if folder is None:
+            raise DataError(f"{file}: {key} is {value!r:.200}, which is no folder", fix="the folder of the photos")
+        found[split] = folder
+    return found
+
+
+def _folders(root: Path) -> dict[str, Path]:
+    """By the folders that are called like a split, in ``images`` or beside the names."""
+    for folder in (root / "images", root):
+        if folder.is_dir() and (parts := folders_of_splits(folder)):
+            return parts
+    return {ALL: root / "images" if (root / "images").is_dir() else root}
+
+
+def _annotated(folder: Path, names: Path, labels: tuple[str, ...]) -> Annotated:
+    tree = walk(folder)
+    files = {image: _text_of(image, folder) for image in tree.images}
+    _refuse_lonely(folder, set(files.values()), names)
+    photos, without = [], 0
+    for image, file in files.items():
+        lines = read_text(file).splitlines() if file.is_file() else []
+        without += not file.is_file()
+        boxes = [_box(line, file, number, labels) for number, line in enumerate(lines, 1) if line.strip()]
+        photos.append(Photo(image, None, boxes, partial(_at, file, 1)))
+    remarks = (f"{without} photos of {folder.name} have no text file: they count as photos without an object",)
+    return Annotated(labels, photos, remarks if without else ())
+
+
+def _text_of(image: Path, folder: Path) -> Path:
+    """In ``labels`` for a photo in the last folder called ``images``, else beside it."""
+    parts = list(image.parts)
+    if "images" in parts:
+        place = len(parts) - 1 - parts[::-1].index("images")
+        other = Path(*parts[:place], "labels", *parts[place + 1 :]).with_suffix(".txt")
+        if other.is_file() or not image.with_suffix(".txt").is_file():
+            return other
+    return image.with_suffix(".txt")
+
+
+def _refuse_lonely(folder: Path, files: set[Path], names: Path) -> None:
+    """`DataError` for text files beside the photos' that belong to no photo."""
+    for parent in sorted({file.parent for file in files}):
+        for file in sorted(parent.glob("*.txt")):
+            if file not in files and file != names and file.name not in _TEXTS and not file.name.startswith("README"):
+                raise DataError(f"{file}:1: there is no photo of this annotation", fix="add it, or remove the file")
+
+
+def _box(line: str, file: Path, number: int, labels: tuple[str, ...]) -> Box:
+    where = partial(_at, file, number)
+    parts = line.split()
+    try:
+        values = [float(part) for part in parts]
+    except ValueError:
+        values = []
+    polygon = len(values) >= 7 and len(values) % 2 == 1
+    if not (len(values) == 5 or polygon) or not all(map(math.isfinite, values)):
+        raise DataError(f"{where()}: {line.strip()!r:.80} is not a label and a box", fix="label x y width height")
+    label = int(values[0])
+    if label != values[0] or not 0 <= label < len(labels):
+        raise DataError(f"{where()}: label {parts[0]:.20} of {len(labels)} names", fix=f"0 to {len(labels) - 1}")
+    if polygon:
+        x, y = values[1::2], values[2::2]
+        return Box((min(x), min(y), max(x), max(y)), labels[label], where, in_shares=True)
+    _, x_, y_, width, height = values
+    corners = (x_ - width / 2, y_ - height / 2, x_ + width / 2, y_ + height / 2)
+    return Box(corners, labels[label], where, in_shares=True)
+
+
+def _at(file: Path, line: int) -> str:
+    return f"{file}:{line}"

@@ -98,6 +98,17 @@ PRESETS: dict[str, Augmentation] = {
     ),
     # What would be another thing mirrored: digits, signs, text.
     "shift": Augmentation(rotate=12.0, scale=(0.88, 1.12), shift=0.1, outside="black"),
+    # Photos with boxes: a part of them, or smaller with a border, so that objects are seen in many sizes.
+    "objects": Augmentation(
+        area=(0.4, 1.0),
+        ratio=(3 / 4, 4 / 3),
+        mirror=0.5,
+        scale=(0.6, 1.0),
+        brightness=0.25,
+        contrast=0.25,
+        saturation=0.25,
+        outside="black",
+    ),
     # As in evaluation.
     "none": Augmentation(),
 }

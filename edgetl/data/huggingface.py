@@ -70,6 +70,7 @@ def read_saved_dataset(path: Path, *, labelled: bool) -> dict[str, dict[str, lis
     Raises `MissingDependency` without the library, `DataError` for a folder that it cannot read, for columns that are
     not there or several, and, if `labelled`, for rows without a label.
     """
+
     def by_label(where: Path, rows: Any) -> dict[str, list[SavedImage]]:
         import datasets
 

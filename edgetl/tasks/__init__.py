@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 __all__ = ["TASKS", "task_of"]
 
-TASKS: dict[str, str] = {"classification": "edgetl.tasks.classification"}
+TASKS: dict[str, str] = {
+    "classification": "edgetl.tasks.classification",
+    "detection": "edgetl.tasks.detection",
+}
 """Name -> module, imported when the task is met."""
 
 

@@ -49,8 +49,10 @@ if TYPE_CHECKING:
     from edgetl_runtime.choice import Candidate, Choice, Wish, choose
     from edgetl_runtime.comparison import sqnr_db
     from edgetl_runtime.fake import fake_classifier
+    from edgetl_runtime.fake_detector import fake_detector
     from edgetl_runtime.golden import GoldenSamples
     from edgetl_runtime.selftest import FeatureTest, SelfTest, VariantTest, self_test
+    from edgetl_runtime.tasks.detection import Detection, Detections, Detector
     from edgetl_runtime.timing import LatencyStats, measure
     from edgetl_runtime.verification import FailedCheck
 
@@ -66,6 +68,9 @@ __all__ = [
     "Choice",
     "Classifier",
     "DataError",
+    "Detection",
+    "Detections",
+    "Detector",
     "EdgetlError",
     "EngineError",
     "ExportError",
@@ -99,6 +104,7 @@ __all__ = [
     "Wish",
     "choose",
     "fake_classifier",
+    "fake_detector",
     "installed",
     "load",
     "load_image",
@@ -121,6 +127,10 @@ _LATER = {
     "choose": "edgetl_runtime.choice",
     "sqnr_db": "edgetl_runtime.comparison",
     "fake_classifier": "edgetl_runtime.fake",
+    "fake_detector": "edgetl_runtime.fake_detector",
+    "Detection": "edgetl_runtime.tasks.detection",
+    "Detections": "edgetl_runtime.tasks.detection",
+    "Detector": "edgetl_runtime.tasks.detection",
     "FeatureTest": "edgetl_runtime.selftest",
     "SelfTest": "edgetl_runtime.selftest",
     "VariantTest": "edgetl_runtime.selftest",

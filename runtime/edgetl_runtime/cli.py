@@ -21,6 +21,7 @@ from edgetl_runtime.batch_sizes import batch_text
 from edgetl_runtime.bench import BenchOptions, VariantLatency, bench_image, bench_variants
 from edgetl_runtime.bundle import Bundle, open_bundle
 from edgetl_runtime.commands import EXIT_CODES, CommandParser, run_command, split_names
+from edgetl_runtime.drawing import check_drawings, save_drawing
 from edgetl_runtime.engines import DEVICES, ENGINES, engine_info, import_for
 from edgetl_runtime.errors import EngineError, ImageError, MissingDependency, UsageError
 from edgetl_runtime.escaping import printable
@@ -29,6 +30,7 @@ from edgetl_runtime.machine import cpu_features, describe_machine
 from edgetl_runtime.manifest import Manifest, Preprocess, Variant
 from edgetl_runtime.placement import FallbackWarning, Placement
 from edgetl_runtime.preflight import Obstacle, obstacle
+from edgetl_runtime.preprocess import load_image
 from edgetl_runtime.selftest import SelfTest, self_test
 from edgetl_runtime.session import Session
 from edgetl_runtime.tasks import TASKS, PredictOption, predict_options, task_of
@@ -137,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--min-top1", type=float, metavar="SHARE", help="least recorded accuracy, 0.8 is 80 %%")
     predict.add_argument("--max-drop", type=float, metavar="SHARE", help="most that it may lie below the original's")
     predict.add_argument("--explain", action="store_true", help="say what the variant was chosen from")
+    predict.add_argument("--draw", metavar="FILE|DIR", help="write the image with the result drawn into it")
     for name, option in _task_options().items():
         predict.add_argument(f"--{name.replace('_', '-')}", type=option.type, metavar=option.metavar, help=option.help)
     bench.add_argument("--seconds", type=float, default=2.0, metavar="S", help="time per variant (default: 2)")
@@ -319,6 +322,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     """Say what images are, with the fastest variant that runs here and is accurate enough, or the one that is named."""
     bundle = open_bundle(arguments.bundle)
     options = predict_options(bundle.manifest.task, {name: getattr(arguments, name) for name in _task_options()})
+    drawings = {} if arguments.draw is None else check_drawings(arguments.draw, arguments.images)
     with load(
         bundle,
         variant=arguments.variant,
@@ -337,9 +341,10 @@ def _predict(arguments: argparse.Namespace) -> int:
             console.note(str(predictor.choice or f"{chosen}: it was named"))
         predict = partial(predictor.predict, **options)
         found, failed = _of_each(arguments.images, predict)
+    for image in found.keys() & drawings.keys():
+        _draw(found[image], image, drawings[image])
     results = [
-        {"image": image, **(failed[image] if image in failed else dataclasses.asdict(found[image]))}
-        for image in arguments.images
+        {"image": image, **(failed[image] if image in failed else found[image].fields())} for image in arguments.images
     ]
     lines = [f"{image}: {found[image]}" for image in arguments.images if image in found]
     document: dict[str, Any] = {"bundle": str(bundle.path), "variant": chosen, "engine": session.engine}
@@ -347,6 +352,16 @@ def _predict(arguments: argparse.Namespace) -> int:
     if lines or arguments.json:
         console.show(lines, document, arguments.json)
     return _UNREADABLE if failed else 0
+
+
+def _draw(result: Any, image: str, destination: str) -> None:
+    """Write `image` with its result drawn into it. Raises `UsageError` for a result that is no drawing."""
+    if not hasattr(result, "drawn"):
+        raise UsageError(
+            "--draw says nothing of this bundle: its results have no place in an image", fix="leave it out"
+        )
+    save_drawing(result.drawn(load_image(Path(image))), destination)
+    console.note(f"drawn: {destination}")
 
 
 def _of_each(

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from PIL import Image
 
-__all__ = ["colour_of", "draw_boxes", "draw_mask"]
+__all__ = ["check_drawings", "colour_of", "draw_boxes", "draw_mask", "save_drawing"]
 
 _COLOURS = (
     (230, 25, 75),
@@ -71,3 +71,39 @@ def draw_mask(photo: Image.Image, mask: npt.NDArray[np.uint8], *, opacity: float
     pixels = np.asarray(photo.convert("RGB"), np.float32)
     share = np.where(mask == 0, 0.0, opacity).astype(np.float32)[:, :, np.newaxis]
     return Image.fromarray(np.rint(pixels + share * (colours[mask] - pixels)).astype(np.uint8))
+
+
+def check_drawings(destination: str, images: Sequence[str]) -> dict[str, str]:
+    """Image -> the file that its drawing goes to: `destination`, or one in it where that is a folder.
+
+    Raises `UsageError` for several images and one file, or two of one name; `OutputError` for what cannot be written.
+    """
+    from pathlib import Path
+
+    from edgetl_runtime.errors import UsageError
+    from edgetl_runtime.writing import check_writable
+
+    images = list(dict.fromkeys(images))
+    if not Path(destination).is_dir():
+        if len(images) > 1:
+            raise UsageError(
+                f"--draw {destination} is one file for {len(images)} images", fix="name a folder that is there"
+            )
+        check_writable(destination, option="--draw")
+        return dict.fromkeys(images, destination)
+    files = {image: str(Path(destination, Path(image).stem + ".jpg")) for image in images}
+    if len(set(files.values())) < len(files):
+        raise UsageError("two of the images have the same name", fix="draw them one after the other")
+    return files
+
+
+def save_drawing(drawn: Image.Image, destination: str) -> None:
+    """Write a drawing, in the format that the file's name ends with. Raises `OutputError`."""
+    from edgetl_runtime.errors import OutputError
+
+    try:
+        drawn.save(destination, quality=92) if destination.lower().endswith((".jpg", ".jpeg")) else drawn.save(
+            destination
+        )
+    except (OSError, ValueError) as error:  # ValueError: an ending that is no format
+        raise OutputError(f"cannot write {destination}: {error}", fix="a name that ends with .jpg or .png") from error

@@ -1,18 +1,19 @@
 """SSDLite: boxes and labels predicted from maps of several strides by separable convolutions.
 
-M. Sandler et al., "MobileNetV2: inverted residuals and linear bottlenecks", CVPR 2018, section 6.2. The network gives raw
-outputs; what they mean is in the manifest (`decoder`) and is done by `edgetl_runtime.tasks.detection`.
+M. Sandler et al., "MobileNetV2: inverted residuals and linear bottlenecks", CVPR 2018, section 6.2. The network gives
+raw outputs; what they mean is in the manifest (`decoder`) and is done by `edgetl_runtime.tasks.detection`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
+from edgetl.models.taps import Taps
 from torch import Tensor, nn
 
-from edgetl.models.taps import Taps
 from edgetl_runtime.errors import UsageError
 from edgetl_runtime.tasks.anchors import anchor_hash, make_anchors
 
@@ -93,9 +94,11 @@ class SsdLiteHead(nn.Module):
         super().__init__()
         widths = [*channels, *_EXTRA_WIDTHS, *(_EXTRA_WIDTHS[-1:] * len(shapes))][: len(shapes)]
         self.classes = labels + 1
-        self.extras = nn.ModuleList(_smaller(*pair) for pair in zip(widths[len(channels) - 1 :], widths[len(channels) :]))
+        self.extras = nn.ModuleList(_smaller(*pair) for pair in pairwise(widths[len(channels) - 1 :]))
         self.boxes = nn.ModuleList(_prediction(width, 4 * n) for width, n in zip(widths, shapes, strict=True))
-        self.logits = nn.ModuleList(_prediction(width, self.classes * n) for width, n in zip(widths, shapes, strict=True))
+        self.logits = nn.ModuleList(
+            _prediction(width, self.classes * n) for width, n in zip(widths, shapes, strict=True)
+        )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=_STD)

@@ -19,9 +19,7 @@ _LEAST_SPREAD, _MOST_SPREAD = 1.35, 4.0
 """Of the outer proportions against the middle one."""
 
 
-def fit_anchors(
-    sides: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], crop: tuple[int, int]
-) -> dict[str, Any]:
+def fit_anchors(sides: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], crop: tuple[int, int]) -> dict[str, Any]:
     """Settings of a head: ``strides`` of the backbone's maps and ``shapes`` of the anchors on each level.
 
     Args:

@@ -39,7 +39,9 @@ class SsdLoss:
     def __call__(self, outputs: Mapping[str, Tensor], targets: Tensor) -> Tensor:
         """`targets` (B, M, 6): x1, y1, x2, y2, label, flag; rows of label -1 are no boxes."""
         boxes, logits = outputs["boxes"].float(), outputs["logits"].float()
-        corners = torch.cat((self.anchors[:, :2] - self.anchors[:, 2:] / 2, self.anchors[:, :2] + self.anchors[:, 2:] / 2), 1)
+        corners = torch.cat(
+            (self.anchors[:, :2] - self.anchors[:, 2:] / 2, self.anchors[:, :2] + self.anchors[:, 2:] / 2), 1
+        )
         coder = BoxCoder(tuple(1 / v for v in self.variances))
         classes, aims = [], []
         with torch.no_grad():
@@ -51,7 +53,9 @@ class SsdLoss:
             aim = torch.stack(aims)
         positive = wanted > 0
         regression = F.smooth_l1_loss(boxes, aim, reduction="none").sum(2) * positive
-        entropy = F.cross_entropy(logits.flatten(0, 1), wanted.clamp(min=0).flatten(), reduction="none").view(wanted.shape)
+        entropy = F.cross_entropy(logits.flatten(0, 1), wanted.clamp(min=0).flatten(), reduction="none").view(
+            wanted.shape
+        )
         hard = self._hardest(entropy.detach(), positive, wanted == 0)
         per_image = (self.box_weight * regression + entropy * (positive | hard)).sum(1)
         # So that the mean over the images is the sum over the boxes by their number, as in the paper.

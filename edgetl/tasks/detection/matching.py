@@ -91,9 +91,7 @@ def _ignored(truth: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
     return _outside(_areas(truth)) | (truth[:, 5] > 0)
 
 
-def _matched(
-    boxes: npt.NDArray[np.float64], truth: npt.NDArray[np.float64], ignored: npt.NDArray[np.bool_]
-) -> Bits:
+def _matched(boxes: npt.NDArray[np.float64], truth: npt.NDArray[np.float64], ignored: npt.NDArray[np.bool_]) -> Bits:
     """Right, wrong or ignored, (n, areas, overlaps), of boxes of one label, the best first."""
     n, sizes, levels = len(boxes), len(AREAS), len(OVERLAPS)
     outside = _outside(_areas(boxes)).T[:, :, np.newaxis]
@@ -118,4 +116,5 @@ def _matched(
 def _last_best(over: npt.NDArray[np.float64], able: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
     """The object that is overlapped most, of equal ones the last, as COCO's own code has it."""
     values = np.where(able, over, -1.0)[..., ::-1]
-    return able.shape[-1] - 1 - values.argmax(axis=-1)
+    places: npt.NDArray[np.intp] = able.shape[-1] - 1 - values.argmax(axis=-1)
+    return places

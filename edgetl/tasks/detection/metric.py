@@ -20,11 +20,11 @@ from edgetl_runtime.preprocess import load_image
 from edgetl_runtime.tasks.boxes import Found
 from edgetl_runtime.tasks.detection import anchors_of, objects_in_photo
 
-__all__ = ["LEAST_SCORE", "BoxMetric"]
+__all__ = ["LEAST_SCORE", "MOST_BOXES", "BoxMetric"]
 
 LEAST_SCORE = 0.01
 """Boxes of a lower score are not judged: they add nothing to the precision at any recall that matters."""
-_MOST_BOXES = 300
+MOST_BOXES = 300
 _RESAMPLES, _FEWEST_RESAMPLES = 300, 100
 _ROWS = 30_000
 """Boxes from which on fewer samples are drawn for the interval."""
@@ -126,7 +126,7 @@ class BoxMetric:
         if not all(np.isfinite(values).all() for values in outputs.values()):
             return Found(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
         placed = place(size, self._spec)
-        thresholds = {"score": LEAST_SCORE, "iou": self._decoder["iou"], "most": _MOST_BOXES}
+        thresholds = {"score": LEAST_SCORE, "iou": self._decoder["iou"], "most": MOST_BOXES}
         return objects_in_photo(outputs, placed, self._decoder, self._anchors, **thresholds)
 
 

@@ -37,7 +37,9 @@ _SLACK = 1.0
 """Pixels that a box may lie beyond the photo, by rounding: it is cut there, and how often is said."""
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 """The EXIF tag, and its values for photos that lie on their side."""
-_FORMATS = "COCO's JSON, Pascal VOC's XML, YOLO's text files with data.yaml or classes.txt, a saved Hugging Face data set"
+_FORMATS = (
+    "COCO's JSON, Pascal VOC's XML, YOLO's text files with data.yaml or classes.txt, a saved Hugging Face data set"
+)
 
 
 def read_annotated(path: Path) -> tuple[Splits, str]:
@@ -192,7 +194,8 @@ def _check_size(photo: Photo, size: tuple[int, int]) -> None:
     told, actual = (f"{width}x{height}" for width, height in (photo.size, size))
     if photo.size == size[::-1]:
         raise DataError(
-            f"{photo.where()}: width and height are swapped: it says {told}, and {photo.source.name} is {actual} upright",
+            f"{photo.where()}: width and height are swapped: it says {told}, and {photo.source.name} is {actual} "
+            "upright",
             fix="annotate the upright photo: one with an EXIF orientation is turned by it",
         )
     raise DataError(
@@ -215,7 +218,9 @@ def _upright_size(source: ImageFile, channels: int) -> tuple[int, int]:
     return load_bands(source, channels)[0].size
 
 
-def _with_validation(splits: dict[str, Annotated], path: Path, options: DataOptions) -> tuple[dict[str, Annotated], list[str]]:
+def _with_validation(
+    splits: dict[str, Annotated], path: Path, options: DataOptions
+) -> tuple[dict[str, Annotated], list[str]]:
     """`splits` with the validation split of ``options.val``, and what is to be said of it."""
     if options.val is None:
         return splits, []

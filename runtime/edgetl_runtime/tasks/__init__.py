@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["TASKS", "PredictOption", "Task", "predict_options", "task_of"]
 
-TASKS: dict[str, str] = {"classification": "edgetl_runtime.tasks.classification"}
+TASKS: dict[str, str] = {
+    "classification": "edgetl_runtime.tasks.classification",
+    "detection": "edgetl_runtime.tasks.detection",
+}
 """Name in the manifest -> module, which is imported when a bundle of that task is there."""
 
 

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 __all__ = ["anchor_hash", "make_anchors"]
 
 
-def make_anchors(grids: Sequence[Sequence[int]], shapes: Sequence[Sequence[Sequence[float]]]) -> npt.NDArray[np.float32]:
+def make_anchors(
+    grids: Sequence[Sequence[int]], shapes: Sequence[Sequence[Sequence[float]]]
+) -> npt.NDArray[np.float32]:
     """Anchors in the order of the outputs: level by level, row by row, place by place, shape by shape.
 
     Args:

@@ -55,7 +55,9 @@ def candidates(
     ahead = logits[:, 1:] >= logits[:, :1] + np.float32(math.log(share / (1 - share)) - 1e-3)
     if classes is not None:
         ahead[:, [label for label in range(ahead.shape[1]) if label not in set(classes)]] = False
-    anchors, labels, scores = (_scores_of_few if np.count_nonzero(ahead) < ahead.size // 8 else _scores)(logits, ahead, share)
+    anchors, labels, scores = (_scores_of_few if np.count_nonzero(ahead) < ahead.size // 8 else _scores)(
+        logits, ahead, share
+    )
     if len(scores) > CANDIDATES:
         kept = _best(scores, CANDIDATES)
         anchors, labels, scores = anchors[kept], labels[kept], scores[kept]
@@ -126,7 +128,7 @@ def overlaps(boxes: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) ->
     """Intersection over union (n, m) of boxes (n, 4) and (m, 4); 0 for boxes of no area."""
     left, top, right, bottom = np.ascontiguousarray(boxes.T)[:, :, np.newaxis]
     left2, top2, right2, bottom2 = np.ascontiguousarray(others.T)[:, np.newaxis]
-    wide = np.minimum(right, right2)
+    wide: npt.NDArray[np.float32] = np.minimum(right, right2)
     wide -= np.maximum(left, left2)
     np.maximum(wide, 0, out=wide)
     high = np.minimum(bottom, bottom2)

@@ -35,6 +35,7 @@ __all__ = [
     "options",
     "predictor",
     "same_objects",
+    "share_in_common",
 ]
 
 BOXES, LOGITS = "boxes", "logits"
@@ -224,7 +225,9 @@ class Detector(Predictor[Detections]):
         boxes, logits = outputs[BOXES], outputs[LOGITS]
         if not (np.isfinite(boxes).all() and np.isfinite(logits).all()):
             raise EngineError(f"variant {self.variant.id} gave outputs that are not finite", fix=_SELF_TEST)
-        return self._result(objects_in_photo(outputs, placed, self.manifest.decoder or {}, self._anchors, **options), placed.photo)
+        return self._result(
+            objects_in_photo(outputs, placed, self.manifest.decoder or {}, self._anchors, **options), placed.photo
+        )
 
     def _result(self, found: Found, size: tuple[int, int]) -> Detections:
         labels = [self.manifest.labels[label] for label in found.labels.tolist()]
@@ -255,7 +258,9 @@ class Detector(Predictor[Detections]):
         for label in wanted:
             place = by_name.get(label) if isinstance(label, str) else label
             if place is None or isinstance(place, bool) or not 0 <= place < len(labels):
-                raise UsageError(f"{self.manifest.name!r} has no label {label!r:.60}", fix=nearest(str(label), self.labels))
+                raise UsageError(
+                    f"{self.manifest.name!r} has no label {label!r:.60}", fix=nearest(str(label), self.labels)
+                )
             indices.append(int(place))
         return indices
 
@@ -328,9 +333,7 @@ def objects_in_photo(
     return suppressed(Found(boxes, scores, labels).at(seen), iou, most)
 
 
-def agreement(
-    original: Outputs, outputs: Outputs, decoder: Mapping[str, Any] | None = None
-) -> npt.NDArray[np.float64]:
+def agreement(original: Outputs, outputs: Outputs, decoder: Mapping[str, Any] | None = None) -> npt.NDArray[np.float64]:
     """Of each image the share of objects that both have, of those that either has, (n,); 1 where neither has any.
 
     Objects are those above the decoder's score; two are the same where the label is and the boxes overlap by 0.9.
@@ -342,7 +345,7 @@ def agreement(
     for row in range(len(original[BOXES])):
         mine, other = ({name: given[name][row] for name in (BOXES, LOGITS)} for given in (original, outputs))
         if all(np.isfinite(values).all() for values in other.values()):
-            shares.append(_share_in_common(*(_by_default(given, decoder, anchors) for given in (mine, other))))
+            shares.append(share_in_common(*(_by_default(given, decoder, anchors) for given in (mine, other))))
         else:
             shares.append(0.0)
     return np.array(shares, np.float64)
@@ -354,7 +357,7 @@ def decision(outputs: Outputs, manifest: Manifest) -> str | None:
 
 
 def same_objects(first: Found, second: Found, least: float = SAME_BOX) -> list[tuple[int, int]]:
-    """Pairs (place in `first`, place in `second`) of one label that overlap by `least`; each object is in one at most."""
+    """Pairs (place in `first`, place in `second`) of one label that overlap by `least`; no object is in two."""
     over = overlaps(first.boxes, second.boxes)
     over[first.labels[:, np.newaxis] != second.labels] = -1.0
     pairs = []
@@ -366,7 +369,8 @@ def same_objects(first: Found, second: Found, least: float = SAME_BOX) -> list[t
     return pairs
 
 
-def _share_in_common(first: Found, second: Found) -> float:
+def share_in_common(first: Found, second: Found) -> float:
+    """The share of objects that both have, of those that either has; 1 where neither has any."""
     common = len(same_objects(first, second))
     either = len(first.scores) + len(second.scores) - common
     return common / either if either else 1.0

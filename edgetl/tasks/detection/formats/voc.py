@@ -137,5 +137,3 @@ def _parsed(file: Path) -> tuple[tuple[int, int] | None, str | None, list[_Objec
 
 def _at(file: Path, line: int) -> str:
     return f"{file}:{line}"
-
-

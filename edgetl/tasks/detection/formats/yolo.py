@@ -45,7 +45,9 @@ def read_yolo_splits(names: Path) -> Splits:
         labels = tuple(label_name(line.strip()) for line in read_text(names).splitlines() if line.strip())
         folders = {}
     if not labels or len(set(labels)) < len(labels):
-        raise DataError(f"{names} names no labels, or one twice", fix="names: [first, second], in the order of the numbers")
+        raise DataError(
+            f"{names} names no labels, or one twice", fix="names: [first, second], in the order of the numbers"
+        )
     folders = folders or _folders(names.parent)
     return {split: _annotated(folder, names, labels) for split, folder in folders.items()}
 
@@ -77,7 +79,9 @@ def _yaml(file: Path) -> tuple[dict[str, str], tuple[str, ...]]:
 def _list(text: str, file: Path, number: int) -> list[str]:
     """``[a, b]`` or ``{0: a, 1: b}`` on one line."""
     if not (text.startswith(("[", "{")) and text.endswith(("]", "}"))):
-        raise DataError(f"{file}:{number}: names is {text!r:.80}, not a list on this line", fix="names: [first, second]")
+        raise DataError(
+            f"{file}:{number}: names is {text!r:.80}, not a list on this line", fix="names: [first, second]"
+        )
     try:
         value = ast.literal_eval(text)
         return [str(name) for name in (value.values() if isinstance(value, dict) else value)]

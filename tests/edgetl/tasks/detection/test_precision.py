@@ -93,7 +93,10 @@ def test_equal_to_pycocotools(seed: int) -> None:
 def test_counts_are_copies_of_photos() -> None:
     """Photo i counted three times is the photo there three times."""
     rng = np.random.default_rng(3)
-    matched = [match_photo(found, target, LABELS) for target, found in (_photo(rng, crowds=False, ties=False) for _ in range(6))]
+    matched = [
+        match_photo(found, target, LABELS)
+        for target, found in (_photo(rng, crowds=False, ties=False) for _ in range(6))
+    ]
     counts = np.array([3, 0, 1, 2, 1, 1])
     copies = [each for each, n in zip(matched, counts, strict=True) for _ in range(n)]
     assert Judged(matched, LABELS).mean(counts) == pytest.approx(Judged(copies, LABELS).mean(), abs=1e-9)

@@ -1,0 +1,187 @@
+"""Detection: boxes with labels in a photo. The quality is mAP@[.5:.95], a decision is an object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgetl.data.dataset import Dataset, Sample
+from edgetl.data.options import DataOptions
+from edgetl.tasks.detection.anchors import fit_anchors
+from edgetl.tasks.detection.demo import demo_shapes
+from edgetl.tasks.detection.metric import BoxMetric
+from edgetl.tasks.detection.reading import read_dataset, read_labelled
+from edgetl.tasks.detection.views import details
+from edgetl.tasks.quantity import CHANGE, Quantity
+from edgetl.tasks.task import Demo, Details, LossOptions, Objective, Outputs, Situation, Size, Thumbnail
+from edgetl_export.progress import Tell, Track
+from edgetl_runtime.errors import UsageError
+from edgetl_runtime.manifest import Label, Manifest, Preprocess
+from edgetl_runtime.placing import place
+from edgetl_runtime.quantities import SHARE
+from edgetl_runtime.tasks.detection import anchors_of, objects_in_photo
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edgetl.models.heads import HeadSpec
+
+__all__ = ["TASK", "Detection"]
+
+_SEEN, _EPOCHS = 9_000, (8, 60)
+"""Photos that a training sees in all, which makes more epochs of fewer photos."""
+_CLASS_CHANGE = CHANGE
+
+
+class Detection:
+    """The `edgetl.tasks.task.Task`."""
+
+    name = "detection"
+    outputs = ("boxes", "logits")
+    agreement = "agreement"
+    quality = "mAP"
+    quality_quantity = "map"
+    heads = ("ssdlite",)
+    strategy = "full"
+    mode = "stretch"
+    image_size = 320
+    lists_by_label = False
+    quantities: Mapping[str, Quantity] = {
+        "map": Quantity(">=", "known_quality", "value", "mAP@[.5:.95]", SHARE, "mean", "ci95"),
+        "map50": Quantity(">=", "known_quality.parts", "map50", "mAP@.5", SHARE),
+        "class_map_delta": Quantity(
+            ">=", "known_quality.parts", "class_map_delta", "change in mAP of the label that loses most", _CLASS_CHANGE
+        ),
+    }
+
+    def read(self, path: Path, options: DataOptions, *, spec: Preprocess, track: Track) -> Dataset:
+        """COCO's JSON, Pascal VOC's XML, YOLO's text files, or a saved data set: see `read_dataset`."""
+        return read_dataset(path, options, spec=spec, track=track, task=self.name)
+
+    def read_labelled(
+        self,
+        path: Path,
+        labels: Sequence[Label],
+        *,
+        spec: Preprocess,
+        training: bool,
+        skip_bad: bool,
+        track: Track,
+        tell: Tell,
+    ) -> tuple[tuple[Sample, ...], str]:
+        """Of the same: see `edgetl.tasks.detection.reading.read_labelled`."""
+        return read_labelled(path, labels, spec=spec, training=training, skip_bad=skip_bad, track=track, tell=tell)
+
+    def head(self, data: Dataset, name: str, spec: Preprocess) -> HeadSpec | None:
+        """With anchors that suit the boxes of the training photos."""
+        from edgetl.models.heads import HeadSpec
+
+        rows = np.concatenate([self._placed_target(sample, spec) for sample in data.train] or [np.zeros((0, 6))])
+        rows = rows[(rows[:, 5] == 0) & (rows[:, 2] > rows[:, 0]) & (rows[:, 3] > rows[:, 1])]
+        settings = fit_anchors(rows[:, 2:4] - rows[:, :2], rows[:, 4].astype(np.int64), spec.crop)
+        return HeadSpec(name, {**settings, "crop": list(spec.crop)})
+
+    def defaults(self, situation: Situation) -> Mapping[str, tuple[object, str]]:
+        """Measured on 292 photos of blood cells."""
+        epochs = round(min(max(_SEEN / max(1, situation.images), _EPOCHS[0]), _EPOCHS[1]))
+        return {
+            "epochs": (epochs, f"{situation.images:,} photos"),
+            "batch_size": (16, "boxes of some photos a step, and many steps"),
+            "lr": (2e-3, "of the head"),
+            "backbone_lr_ratio": (0.25, "the maps have to learn where things are")
+            if situation.pretrained
+            else (1.0, "random weights"),
+            "weight_decay": (1e-4, "few photos, many boxes"),
+            "batch_norm": ("train", "the head's has no statistics yet"),
+            "dropout": (0.0, "the head has none"),
+            "label_smoothing": (0.0, "most anchors are background"),
+            "augment": ("objects", "photos with boxes"),
+            "clip_gradient": (10.0, "a few photos may have very many boxes"),
+            "ema": (0.98, "smooths the last steps"),
+            "warmup": (0.15, "the head is random"),
+        }
+
+    def targets(self, samples: Sequence[Sample], frame: Preprocess) -> Tensor:
+        """float32 (n, most boxes of a photo, 6): left, top, right, bottom in pixels, label, flag; label -1 is none."""
+        import torch
+
+        rows = [self._placed_target(sample, frame) for sample in samples]
+        values = np.zeros((len(rows), max([1, *map(len, rows)]), 6), np.float32)
+        values[:, :, 4] = -1
+        for own, row in zip(values, rows, strict=True):
+            own[: len(row)] = row
+        return torch.from_numpy(values)
+
+    def _placed_target(self, sample: Sample, frame: Preprocess) -> npt.NDArray[np.float64]:
+        """The boxes of a photo in the pixels that are made of it; not cut at their edges."""
+        if sample.target is None or not len(sample.target):
+            return np.zeros((0, 6))
+        assert sample.size is not None
+        placed = place(sample.size, frame)
+        moved: npt.NDArray[np.float64] = np.array(sample.target, np.float64)
+        moved[:, :4] = placed.to_tensor(moved[:, :4])
+        return moved
+
+    def follow(self, targets: Tensor, moves: Callable[[], Tensor], size: Size, crop: Size) -> Tensor:
+        """Boxes move with the pixels; what is mostly outside is neither object nor background."""
+        from edgetl.tasks.detection.moving import moved_boxes
+
+        return moved_boxes(targets, moves(), crop)
+
+    def objective(
+        self, data: Dataset, head: HeadSpec | None, options: LossOptions, device: Any, *, smoothing: float
+    ) -> Objective:
+        """SSD's loss; mAP chooses the epoch."""
+        from edgetl.models.heads import head_named
+        from edgetl.tasks.detection.objective import DetectionObjective
+
+        assert head is not None
+        for name, value in (("mixup", options.mixup), ("cutmix", options.cutmix), ("teacher", options.teacher)):
+            if value:
+                raise UsageError(f"--{name} says nothing in detection", fix="leave it out")
+        crop = head.settings["crop"]
+        decoder = head_named(head.name).decoder(head.settings, (crop[0], crop[1]))
+        assert decoder is not None
+        return DetectionObjective(decoder, len(data.labels), (crop[0], crop[1]), device)
+
+    def truth(self, outputs: Outputs, manifest: Manifest) -> tuple[int, npt.NDArray[Any] | None]:
+        """The boxes of `outputs`, as targets."""
+        decoder = manifest.decoder or {}
+        height, width = manifest.preprocess.crop
+        placed = place((width, height), manifest.preprocess)
+        thresholds = {name: decoder[name] for name in ("score", "iou", "most")}
+        found = objects_in_photo(outputs, placed, decoder, anchors_of(decoder), **thresholds)
+        flags = np.zeros(len(found.scores))
+        return 0, np.column_stack((found.boxes.astype(np.float64), found.labels.astype(np.float64), flags))
+
+    def demo(self, seed: int = 0) -> Demo:
+        """Shapes on backgrounds, from random weights."""
+        return Demo(
+            demo_shapes(seed),
+            {
+                "model": {"backbone": "mobilenet_v2", "weights": "none", "image_size": 128},
+                "train": {"strategy": "full", "epochs": 20},
+            },
+        )
+
+    def metric(self, manifest: Manifest, n: int) -> BoxMetric:
+        """Keeps which boxes are right."""
+        return BoxMetric(manifest)
+
+    def details(
+        self,
+        original: BoxMetric,
+        variants: Mapping[str, BoxMetric],
+        samples: Sequence[Sample],
+        manifest: Manifest,
+        thumbnails: Callable[[int], Thumbnail],
+    ) -> Details:
+        """Average precision by label and size, precision-recall curves, photos where variants differ most."""
+        return details(original, variants, samples, manifest)
+
+
+TASK = Detection()

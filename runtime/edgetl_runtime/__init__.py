@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from edgetl_runtime.choice import Candidate, Choice, Wish, choose
     from edgetl_runtime.comparison import sqnr_db
     from edgetl_runtime.fake import fake_classifier
-    from edgetl_runtime.fake_detector import fake_detector
+    from edgetl_runtime.fake_detections import fake_detector
     from edgetl_runtime.golden import GoldenSamples
     from edgetl_runtime.selftest import FeatureTest, SelfTest, VariantTest, self_test
     from edgetl_runtime.tasks.detection import Detection, Detections, Detector
@@ -127,7 +127,7 @@ _LATER = {
     "choose": "edgetl_runtime.choice",
     "sqnr_db": "edgetl_runtime.comparison",
     "fake_classifier": "edgetl_runtime.fake",
-    "fake_detector": "edgetl_runtime.fake_detector",
+    "fake_detector": "edgetl_runtime.fake_detections",
     "Detection": "edgetl_runtime.tasks.detection",
     "Detections": "edgetl_runtime.tasks.detection",
     "Detector": "edgetl_runtime.tasks.detection",

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["HEADS", "Head", "HeadSpec", "head_named"]
 
-HEADS: dict[str, str] = {}
+HEADS: dict[str, str] = {
+    "ssdlite": "edgetl.models.heads.ssdlite",
+}
 """Name -> module, imported when the head is met."""
 
 

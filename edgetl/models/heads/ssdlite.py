@@ -11,9 +11,10 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from edgetl.models.taps import Taps
 from torch import Tensor, nn
 
+from edgetl.models.headed import HeadedNetwork
+from edgetl.models.taps import Taps
 from edgetl_runtime.errors import UsageError
 from edgetl_runtime.tasks.anchors import anchor_hash, make_anchors
 
@@ -28,7 +29,7 @@ _STD = 0.03
 
 
 def attach(
-    trunk: nn.Module, labels: int, settings: Mapping[str, Any], crop: tuple[int, int], channels: int
+    trunk: nn.Module, labels: int, settings: Mapping[str, Any], *, crop: tuple[int, int], channels: int
 ) -> nn.Module:
     """`trunk` without its classifier, with an SSDLite head.
 
@@ -46,10 +47,10 @@ def attach(
     Raises:
         UsageError: The backbone has no maps of these strides and sizes.
     """
-    backbone = Taps(trunk, tuple(settings["strides"]), crop, channels)
+    backbone = Taps(trunk, settings["strides"], crop=crop, channels=channels, expanded=True)
     head = SsdLiteHead(backbone.channels, labels, [len(level) for level in settings["shapes"]])
     _check_grids(backbone, settings, crop, channels)
-    return SsdLite(backbone, head)
+    return HeadedNetwork(backbone, head)
 
 
 def decoder(settings: Mapping[str, Any], crop: tuple[int, int]) -> dict[str, Any]:
@@ -72,19 +73,6 @@ def grids_of(settings: Mapping[str, Any], crop: tuple[int, int]) -> list[list[in
     while len(grids) < len(settings["shapes"]):
         grids.append([(side + 1) // 2 for side in grids[-1]])
     return grids
-
-
-class SsdLite(nn.Module):
-    """A backbone with its maps, and a head on them."""
-
-    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
-        super().__init__()
-        self.backbone, self.head = backbone, head
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Raw outputs by name."""
-        outputs: dict[str, Tensor] = self.head(self.backbone(images))
-        return outputs
 
 
 class SsdLiteHead(nn.Module):

@@ -48,7 +48,7 @@ def attach(
         UsageError: The backbone has no maps of these strides and sizes.
     """
     backbone = Taps(trunk, settings["strides"], crop=crop, channels=channels, expanded=True)
-    head = SsdLiteHead(backbone.channels, labels, [len(level) for level in settings["shapes"]])
+    head = _SsdLiteHead(backbone.channels, labels, [len(level) for level in settings["shapes"]])
     _check_grids(backbone, settings, crop, channels)
     return HeadedNetwork(backbone, head)
 
@@ -75,7 +75,7 @@ def grids_of(settings: Mapping[str, Any], crop: tuple[int, int]) -> list[list[in
     return grids
 
 
-class SsdLiteHead(nn.Module):
+class _SsdLiteHead(nn.Module):
     """Maps to ``boxes`` and ``logits``; it makes the maps that are smaller than the backbone's itself."""
 
     def __init__(self, channels: Sequence[int], labels: int, shapes: Sequence[int]) -> None:

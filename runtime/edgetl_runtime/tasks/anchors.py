@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -38,8 +38,3 @@ def make_anchors(
 def anchor_hash(anchors: npt.NDArray[np.float32]) -> str:
     """SHA-256 (hex) of the anchors as little-endian float32."""
     return hashlib.sha256(np.ascontiguousarray(anchors, "<f4").tobytes()).hexdigest()
-
-
-def anchors_of(decoder: Mapping[str, Any]) -> npt.NDArray[np.float32]:
-    """The anchors that a manifest's decoder describes."""
-    return make_anchors(decoder["anchors"]["grids"], decoder["anchors"]["shapes"])

@@ -13,12 +13,12 @@ from edgetl_runtime.manifest import Manifest
 from edgetl_runtime.placing import Placed
 from edgetl_runtime.predictor import Outputs, Predictor
 from edgetl_runtime.preprocess import ColorOrder
-from edgetl_runtime.sources import ImageSource
+from edgetl_runtime.sources import ImageSource, separate
 from edgetl_runtime.tasks import PredictOption
 from edgetl_runtime.tasks.anchors import anchor_hash, make_anchors
 from edgetl_runtime.tasks.boxes import Found, candidates, decoded, overlaps, suppressed
 from edgetl_runtime.tasks.detections import Detection, Detections
-from edgetl_runtime.tasks.tiles import tiles_of
+from edgetl_runtime.tasks.tiles import check_tile, found_in_tiles
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -119,7 +119,10 @@ class Detector(Predictor[Detections]):
         asked = self._asked(score, iou, most, classes)
         if tile is None:
             return self._predict(image, color=color, **asked)
-        return tiles_of(self, image, tile, color, asked)
+        check_tile(tile)
+        images, one = separate(image)
+        found = [self._in_tiles(item, tile, color, asked) for item in images]
+        return found[0] if one else found
 
     def predict_batch(
         self,
@@ -219,6 +222,16 @@ class Detector(Predictor[Detections]):
         """
         asked = self._asked(score, iou, most, classes)
         return self._stream(images, workers=workers, color=color, errors=errors, pairs=pairs, latest=latest, **asked)
+
+    def _in_tiles(self, image: ImageSource, tile: int, color: ColorOrder, asked: dict[str, Any]) -> Detections:
+        def find(pixels: npt.NDArray[np.uint8]) -> Found:
+            found: Detections = self._predict(pixels, color="RGB", **asked)  # the bands are in the model's order
+            return Found(found.boxes, found.scores, found.labels)
+
+        limits = {name: asked[name] for name in ("iou", "most")}
+        channels = self.manifest.preprocess.channels
+        found, size = found_in_tiles(find, image, tile, channels=channels, color=color, **limits)
+        return self._result(found, size)
 
     def _decode(self, outputs: Outputs, placed: Placed, **options: Any) -> Detections:
         """The objects of one image, in pixels of the photo."""

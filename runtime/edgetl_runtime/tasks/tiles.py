@@ -2,36 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgetl_runtime.asked import is_count
 from edgetl_runtime.errors import UsageError
 from edgetl_runtime.preprocess import ColorOrder, load_bands, stack_bands
-from edgetl_runtime.sources import ImageSource, separate
+from edgetl_runtime.sources import ImageSource
 from edgetl_runtime.tasks.boxes import Found, suppressed
 
 if TYPE_CHECKING:
-    from edgetl_runtime.tasks.detection import Detector
-    from edgetl_runtime.tasks.detections import Detections
+    import numpy.typing as npt
 
-__all__ = ["squares", "tiles_of"]
+__all__ = ["check_tile", "found_in_tiles", "squares"]
 
+_LEAST = 32
 _OVERLAP = 0.2
 """Of a square with its neighbour: an object smaller than this is whole in one of them."""
 
 
-def tiles_of(
-    detector: Detector, image: ImageSource | Iterable[ImageSource], tile: int, color: ColorOrder, asked: dict[str, Any]
-) -> Detections | list[Detections]:
-    """`Detector.predict` for photos cut into squares of `tile` pixels. Raises `UsageError` for less than 32."""
-    if not is_count(tile) or tile < 32:
-        raise UsageError(f"tile must be at least 32 pixels, not {tile!r:.60}", fix="tile=640")
-    images, one = separate(image)
-    found = [_in_tiles(detector, item, tile, color, asked) for item in images]
-    return found[0] if one else found
+def check_tile(tile: int) -> None:
+    """Raises `UsageError` for what is no size of a square."""
+    if not is_count(tile) or tile < _LEAST:
+        raise UsageError(f"tile must be at least {_LEAST} pixels, not {tile!r:.60}", fix="tile=640")
+
+
+def found_in_tiles(
+    find: Callable[[npt.NDArray[np.uint8]], Found],
+    image: ImageSource,
+    tile: int,
+    *,
+    channels: int,
+    color: ColorOrder,
+    iou: float,
+    most: int,
+) -> tuple[Found, tuple[int, int]]:
+    """What `find` finds in the squares of a photo, in pixels of the photo, and the photo's (width, height).
+
+    `find` gets (tile, tile, channels) uint8, smaller only for a small photo. Of boxes that overlap, also those of two
+    squares, the best are left, as in one image.
+    """
+    bands = load_bands(image, channels, color=color)
+    size = bands[0].size
+    parts = [Found(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))]
+    for corners in squares(size, tile):
+        found = find(stack_bands([band.crop(corners) for band in bands]))
+        parts.append(found._replace(boxes=found.boxes + np.array(corners[:2] * 2, np.float32)))
+    joined = Found(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+    joined = joined.at(np.argsort(-joined.scores, kind="stable"))
+    return suppressed(joined, iou, most), size
 
 
 def squares(size: tuple[int, int], tile: int) -> Iterator[tuple[int, int, int, int]]:
@@ -43,19 +64,3 @@ def squares(size: tuple[int, int], tile: int) -> Iterator[tuple[int, int, int, i
     for top in starts[1]:
         for left in starts[0]:
             yield left, top, min(left + tile, size[0]), min(top + tile, size[1])
-
-
-def _in_tiles(
-    detector: Detector, image: ImageSource, tile: int, color: ColorOrder, asked: dict[str, Any]
-) -> Detections:
-    bands = load_bands(image, detector.manifest.preprocess.channels, color=color)
-    size = bands[0].size
-    parts = [Found(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))]
-    for corners in squares(size, tile):
-        pixels = stack_bands([band.crop(corners) for band in bands])
-        found = detector._predict(pixels, color="RGB", **asked)  # the bands are in the model's order already
-        offset = np.array(corners[:2] * 2, np.float32)
-        parts.append(Found(found.boxes + offset, found.scores, found.labels))
-    joined = Found(*(np.concatenate(values) for values in zip(*parts, strict=True)))
-    joined = joined.at(np.argsort(-joined.scores, kind="stable"))
-    return detector._result(suppressed(joined, asked["iou"], asked["most"]), size)

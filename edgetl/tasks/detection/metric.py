@@ -17,7 +17,7 @@ from edgetl.tasks.task import Outputs, Quality
 from edgetl_runtime.manifest import Manifest
 from edgetl_runtime.placing import place
 from edgetl_runtime.preprocess import load_image
-from edgetl_runtime.tasks.boxes import Found
+from edgetl_runtime.tasks.boxes import NOTHING, Found
 from edgetl_runtime.tasks.detection import anchors_of, objects_in_photo
 
 __all__ = ["LEAST_SCORE", "MOST_BOXES", "BoxMetric"]
@@ -124,7 +124,7 @@ class BoxMetric:
 
     def _objects(self, outputs: Outputs, size: tuple[int, int]) -> Found:
         if not all(np.isfinite(values).all() for values in outputs.values()):
-            return Found(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+            return NOTHING
         placed = place(size, self._spec)
         thresholds = {"score": LEAST_SCORE, "iou": self._decoder["iou"], "most": MOST_BOXES}
         return objects_in_photo(outputs, placed, self._decoder, self._anchors, **thresholds)

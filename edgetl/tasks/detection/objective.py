@@ -15,6 +15,7 @@ from edgetl.tasks.detection.metric import LEAST_SCORE, MOST_BOXES
 from edgetl.tasks.detection.precision import LabelRows, mean_of_known
 from edgetl.tasks.task import Targets
 from edgetl_runtime.placing import Placed
+from edgetl_runtime.tasks.boxes import NOTHING
 from edgetl_runtime.tasks.detection import anchors_of, objects_in_photo
 
 __all__ = ["DetectionObjective"]
@@ -65,10 +66,11 @@ class DetectionObjective:
         return float(losses[:, 1].mean()), 0.0 if np.isnan(quality) else quality
 
     def _of_image(self, outputs: Mapping[str, Any], target: Any) -> list[Any]:
-        if not all(np.isfinite(values).all() for values in outputs.values()):
-            outputs = {name: np.zeros_like(values) for name, values in outputs.items()}
         thresholds = {"score": LEAST_SCORE, "iou": self._decoder["iou"], "most": MOST_BOXES}
-        found = objects_in_photo(outputs, self._placed, self._decoder, self._anchors, **thresholds)
+        if all(np.isfinite(values).all() for values in outputs.values()):
+            found = objects_in_photo(outputs, self._placed, self._decoder, self._anchors, **thresholds)
+        else:
+            found = NOTHING
         matched = match_photo(found, target, self._labels)
         boxes = np.zeros((len(matched.scores), _COLUMNS))
         boxes[:, 0], boxes[:, 1], boxes[:, 2] = _BOX, matched.labels, matched.scores

@@ -14,7 +14,7 @@ import numpy as np
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["CANDIDATES", "Found", "candidates", "decoded", "overlaps", "suppressed"]
+__all__ = ["CANDIDATES", "NOTHING", "Found", "candidates", "decoded", "overlaps", "suppressed"]
 
 CANDIDATES = 400
 """So many of the best are decoded and compared with each other."""
@@ -35,6 +35,9 @@ class Found(NamedTuple):
     def at(self, rows: npt.NDArray[np.intp]) -> Found:
         """Those of these rows."""
         return Found(self.boxes[rows], self.scores[rows], self.labels[rows])
+
+
+NOTHING = Found(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
 
 
 def candidates(

@@ -11,7 +11,7 @@ from edgetl_runtime.asked import is_count
 from edgetl_runtime.errors import UsageError
 from edgetl_runtime.preprocess import ColorOrder, load_bands, stack_bands
 from edgetl_runtime.sources import ImageSource
-from edgetl_runtime.tasks.boxes import Found, suppressed
+from edgetl_runtime.tasks.boxes import NOTHING, Found, suppressed
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -46,7 +46,7 @@ def found_in_tiles(
     """
     bands = load_bands(image, channels, color=color)
     size = bands[0].size
-    parts = [Found(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))]
+    parts = [NOTHING]
     for corners in squares(size, tile):
         found = find(stack_bands([band.crop(corners) for band in bands]))
         parts.append(found._replace(boxes=found.boxes + np.array(corners[:2] * 2, np.float32)))

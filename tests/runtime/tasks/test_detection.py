@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from edgetl_runtime import BundleError, Detections, Detector, EngineError, UsageError, fake_detector
-from edgetl_runtime.tasks.boxes import CANDIDATES, Found, candidates, decoded, overlaps, suppressed
+from edgetl_runtime.tasks.boxes import CANDIDATES, NOTHING, Found, candidates, decoded, overlaps, suppressed
 from edgetl_runtime.tasks.detection import agreement, check, decision, share_in_common
 from edgetl_runtime.tasks.tiles import squares
 
@@ -187,8 +187,7 @@ def test_agreement() -> None:
     assert decision(outputs(one), one.manifest) is None
     with pytest.raises(BundleError):
         agreement(outputs(one), outputs(one), None)
-    nothing = Found(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
-    assert share_in_common(nothing, nothing) == 1.0
+    assert share_in_common(NOTHING, NOTHING) == 1.0
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,8 @@ _SMALL = 50
 
 _PLAIN: Mapping[str, Any] = {"ema": 0.0, "augment": "similar", "warmup": 0.05}
 """What is no choice, unless a task has another default."""
+_OPEN: Mapping[str, Any] = {"precision": "auto"}
+"""What stands for no choice where that is not None."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,9 @@ def plan(options: TrainOptions, found: Situation, of_the_task: Mapping[str, tupl
     head_alone = options.head_first and found.separate_head
     network = options.trains_network or not head_alone
     chosen = {**_of_the_network(options, found), **(of_the_task or {})} if network else {}
-    filled: dict[str, Any] = {name: value for name, (value, _) in chosen.items() if getattr(options, name) is None}
+    filled: dict[str, Any] = {
+        name: value for name, (value, _) in chosen.items() if getattr(options, name) in (None, _OPEN.get(name))
+    }
     reasons = [f"{name} {_plain(filled[name])}: {why}" for name, (_, why) in chosen.items() if name in filled]
     filled = {**{name: value for name, value in _PLAIN.items() if getattr(options, name) is None}, **filled}
     if network and options.lr is not None and found.world > 1:

@@ -346,7 +346,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     results = [
         {"image": image, **(failed[image] if image in failed else found[image].fields())} for image in arguments.images
     ]
-    lines = [f"{image}: {found[image]}" for image in arguments.images if image in found]
+    lines = [line for image in arguments.images if image in found for line in f"{image}: {found[image]}".split("\n")]
     document: dict[str, Any] = {"bundle": str(bundle.path), "variant": chosen, "engine": session.engine}
     document |= {"engine_version": session.engine_version, "predictions": results}
     if lines or arguments.json:

@@ -20,6 +20,7 @@ from edgetl.tasks.quantity import CHANGE, Quantity
 from edgetl.tasks.task import Demo, Details, LossOptions, Objective, Outputs, Situation, Size, Thumbnail
 from edgetl_export.progress import Tell, Track
 from edgetl_runtime.errors import UsageError
+from edgetl_runtime.machine import cpu_features
 from edgetl_runtime.manifest import Label, Manifest, Preprocess
 from edgetl_runtime.placing import place
 from edgetl_runtime.quantities import SHARE
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TASK", "Detection"]
 
-_SEEN, _EPOCHS = 9_000, (8, 60)
+_SEEN, _EPOCHS = 6_500, (8, 60)
 """Photos that a training sees in all, which makes more epochs of fewer photos."""
 _CLASS_CHANGE = CHANGE
 
@@ -88,7 +89,9 @@ class Detection:
     def defaults(self, situation: Situation) -> Mapping[str, tuple[object, str]]:
         """Measured on 292 photos of blood cells."""
         epochs = round(min(max(_SEEN / max(1, situation.images), _EPOCHS[0]), _EPOCHS[1]))
+        fast = not situation.on_gpu and "amx_int8" in (cpu_features().flags or ())
         return {
+            **({"precision": ("bf16", "this CPU has AMX: 1.4 to 2 times as fast")} if fast else {}),
             "epochs": (epochs, f"{situation.images:,} photos"),
             "batch_size": (16, "boxes of some photos a step, and many steps"),
             "lr": (2e-3, "of the head"),

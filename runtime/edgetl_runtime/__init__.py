@@ -48,11 +48,12 @@ from edgetl_runtime.tasks.classification import Classifier, Prediction, Score, s
 if TYPE_CHECKING:
     from edgetl_runtime.choice import Candidate, Choice, Wish, choose
     from edgetl_runtime.comparison import sqnr_db
-    from edgetl_runtime.fake import fake_classifier
+    from edgetl_runtime.fake import fake_classifier, fake_segmenter
     from edgetl_runtime.fake_detections import fake_detector
     from edgetl_runtime.golden import GoldenSamples
     from edgetl_runtime.selftest import FeatureTest, SelfTest, VariantTest, self_test
     from edgetl_runtime.tasks.detection import Detection, Detections, Detector
+    from edgetl_runtime.tasks.segmentation import Segmentation, Segmenter
     from edgetl_runtime.timing import LatencyStats, measure
     from edgetl_runtime.verification import FailedCheck
 
@@ -95,6 +96,8 @@ __all__ = [
     "Preprocess",
     "Requires",
     "Score",
+    "Segmentation",
+    "Segmenter",
     "SelfTest",
     "Session",
     "TensorSpec",
@@ -105,6 +108,7 @@ __all__ = [
     "choose",
     "fake_classifier",
     "fake_detector",
+    "fake_segmenter",
     "installed",
     "load",
     "load_image",
@@ -131,6 +135,9 @@ _LATER = {
     "Detection": "edgetl_runtime.tasks.detection",
     "Detections": "edgetl_runtime.tasks.detection",
     "Detector": "edgetl_runtime.tasks.detection",
+    "fake_segmenter": "edgetl_runtime.fake",
+    "Segmentation": "edgetl_runtime.tasks.segmentation",
+    "Segmenter": "edgetl_runtime.tasks.segmentation",
     "FeatureTest": "edgetl_runtime.selftest",
     "SelfTest": "edgetl_runtime.selftest",
     "VariantTest": "edgetl_runtime.selftest",

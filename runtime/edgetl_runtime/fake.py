@@ -1,4 +1,4 @@
-"""A classifier without files and without an engine, so that an application can be tested anywhere."""
+"""Predictors without files and without an engine, so that an application can be tested anywhere."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from edgetl_runtime.errors import UsageError
 from edgetl_runtime.manifest import Label, Manifest, Normalize, Preprocess, Requires, TensorSpec, Variant
 from edgetl_runtime.session import FakeSession, Tensors
 from edgetl_runtime.tasks.classification import Classifier
+from edgetl_runtime.tasks.segmentation import Segmenter
 
-__all__ = ["fake_classifier"]
+__all__ = ["fake_classifier", "fake_segmenter"]
+
+_CERTAIN = np.float32(20.0)
+"""A logit that leaves other labels, whose logits are 0, a probability of 2e-9."""
 
 
 def fake_classifier(
@@ -56,6 +60,53 @@ def fake_classifier(
 
     session = FakeSession((manifest.input,), manifest.all_outputs, compute)
     return Classifier(manifest, manifest.variants[0], session)
+
+
+def fake_segmenter(
+    labels: Sequence[str],
+    answer: Callable[[npt.NDArray[np.uint8]], npt.NDArray[Any]],
+    *,
+    size: tuple[int, int] = (256, 256),
+    channels: int = 3,
+) -> Segmenter:
+    """A `Segmenter` that decodes and preprocesses like a real one, and lets `answer` decide.
+
+    Args:
+        labels: Their names, which are also their ids.
+        answer: Gets the preprocessed image, (height, width, `channels`) uint8 of `size`, the photo stretched to it;
+            returns the index of the label at every place, whole numbers (h, w) of any size. It may raise any error
+            that the application is to be tested with.
+        size: (height, width) of what the network would take.
+        channels: Of an image.
+
+    Raises:
+        UsageError: There are no labels, or `answer` gives something else than their indices.
+    """
+    if not labels or len(set(labels)) < len(labels):
+        raise UsageError(f"labels must be there and differ, not {list(labels)}")
+    manifest = Manifest(
+        name="fake",
+        task="segmentation",
+        labels=tuple(Label(label, label) for label in labels),
+        input=TensorSpec("image", "uint8", (1, *size, channels), layout="NHWC"),
+        preprocess=Preprocess(resize=0, crop=size, channels=channels, mode="stretch"),
+        normalize=Normalize((0.0,) * channels, (1.0,) * channels),
+        output=TensorSpec("logits", "float32", (1, -1, -1, len(labels)), layout="NHWC"),
+        variants=(Variant("fake.fp32", "fake", "fp32", (), Requires(FakeSession.engine)),),
+    )
+
+    def compute(feeds: Mapping[str, npt.NDArray[Any]]) -> Tensors:
+        mask = np.asarray(answer(feeds["image"][0]))
+        if mask.ndim != 2 or mask.size == 0 or not np.isin(mask, np.arange(len(labels))).all():
+            raise UsageError(
+                f"a fake segmenter of {len(labels)} labels cannot answer {mask.dtype} {list(mask.shape)} with values "
+                f"{np.unique(mask)[:5].tolist()}",
+                fix=f"whole numbers (h, w) from 0 to {len(labels) - 1}",
+            )
+        return {"logits": np.eye(len(labels), dtype=np.float32)[mask.astype(np.intp)][np.newaxis] * _CERTAIN}
+
+    session = FakeSession((manifest.input,), manifest.all_outputs, compute)
+    return Segmenter(manifest, manifest.variants[0], session)
 
 
 def _spread(probabilities: Mapping[str, float], labels: Sequence[str]) -> npt.NDArray[np.float64]:

@@ -23,6 +23,7 @@ __all__ = ["TASKS", "PredictOption", "Task", "predict_options", "task_of"]
 TASKS: dict[str, str] = {
     "classification": "edgetl_runtime.tasks.classification",
     "detection": "edgetl_runtime.tasks.detection",
+    "segmentation": "edgetl_runtime.tasks.segmentation",
 }
 """Name in the manifest -> module, which is imported when a bundle of that task is there."""
 

@@ -1,0 +1,393 @@
+"""Semantic segmentation on the device: a photo in, a label for each of its pixels out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+
+import numpy as np
+
+from edgetl_runtime.errors import BundleError, EngineError, ImageError, UsageError
+from edgetl_runtime.escaping import json_value, printable
+from edgetl_runtime.frozen import dataclass
+from edgetl_runtime.interpolation import centres, labels_at
+from edgetl_runtime.manifest import Label, Manifest
+from edgetl_runtime.placing import Placed
+from edgetl_runtime.predictor import Outputs, Predictor
+from edgetl_runtime.preprocess import ColorOrder
+from edgetl_runtime.results import Result
+from edgetl_runtime.sources import ImageSource
+from edgetl_runtime.tasks import PredictOption
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from PIL import Image
+
+__all__ = [
+    "UNSEEN",
+    "Segmentation",
+    "Segmenter",
+    "agreement",
+    "check",
+    "decision",
+    "label_map",
+    "options",
+    "palette",
+    "predictor",
+]
+
+LOGITS = "logits"
+"""The output: (1, h, w, C), a place for every label at every place of a map that covers the tensor."""
+UNSEEN = 255
+"""In a mask: a pixel without a label, because the network did not see it. In the truth: one that does not count."""
+MOST_LABELS = 255
+
+_SELF_TEST = "edgetl-run self-test BUNDLE"
+_CLEAR = ("background", "_background_", "unlabeled", "unlabelled", "void")
+"""Labels that an overlay leaves clear."""
+_GOLDEN = 0.618033988749895
+"""Hues that follow each other by this part of the circle are never close."""
+
+_Image = TypeVar("_Image")
+
+
+@dataclass(frozen=True)
+class Segmentation(Result):
+    """The label of every pixel of a photo.
+
+    ``mask`` is uint8 (H, W), of the size of the upright original photo: the index in ``labels``, or `UNSEEN` where the
+    photo was cropped before the network saw it. ``logits`` (h, w, C) float32 are what the network gave, and ``placed``
+    says where the photo lies in them.
+    """
+
+    mask: npt.NDArray[np.uint8]
+    labels: tuple[Label, ...]
+    logits: npt.NDArray[np.float32]
+    placed: Placed
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """By label id the share (0..1) of the pixels that have a label; they add up to 1."""
+        counts = [int(np.count_nonzero(self.mask == index)) for index in range(len(self.labels))]
+        seen = max(1, sum(counts))
+        return {label.id: count / seen for label, count in zip(self.labels, counts, strict=True)}
+
+    def probabilities(self, rows: slice = slice(None)) -> npt.NDArray[np.float32]:
+        """Softmax of the logits, interpolated bilinearly at every pixel of the photo: (H, W, C) float32, 0..1.
+
+        Args:
+            rows: Those of the photo that are wanted: 12 million pixels of 21 labels take a gigabyte.
+        """
+        values = self.placed.values(self.logits, rows=rows)
+        values -= values.max(axis=-1, keepdims=True)
+        np.exp(values, out=values)
+        values /= values.sum(axis=-1, keepdims=True)
+        return values
+
+    def overlay(self, *, opacity: float = 0.5) -> Image.Image:
+        """The mask in colours, RGBA at the photo's size: clear where the label is a background or unknown.
+
+        Args:
+            opacity: Of the colours, 0 (clear) to 1. Raises `UsageError` for any other.
+        """
+        from PIL import Image
+
+        if not 0.0 <= opacity <= 1.0:
+            raise UsageError(f"an opacity is a number from 0 to 1, not {opacity!r}", fix="opacity=0.5")
+        colours = np.zeros((256, 4), np.uint8)
+        colours[: len(self.labels), :3] = palette(len(self.labels))
+        colours[: len(self.labels), 3] = [
+            0 if label.name.casefold() in _CLEAR else round(255 * opacity) for label in self.labels
+        ]
+        return Image.fromarray(colours[self.mask])
+
+    def drawn(self, photo: Image.Image) -> Image.Image:
+        """`photo`, upright, with the `overlay` on it, RGB. Raises `UsageError` for one of another size."""
+        if photo.size != self.mask.shape[::-1]:
+            raise UsageError(
+                f"the mask is of a photo of {self.mask.shape[1]}x{self.mask.shape[0]} pixels, not of "
+                f"{photo.size[0]}x{photo.size[1]}",
+                fix="give the photo that was predicted, upright: PIL.ImageOps.exif_transpose",
+            )
+        from PIL import Image
+
+        return Image.alpha_composite(photo.convert("RGBA"), self.overlay()).convert("RGB")
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """Labels, shares and the mask as JSON.
+
+        ``mask`` is run-length encoded, row by row: ``numpy.repeat(values, counts).reshape(size)`` is the mask, where
+        size is [height, width].
+        """
+        import json
+
+        values, counts = _runs(self.mask)
+        value = {
+            "labels": [{"id": label.id, "name": label.name} for label in self.labels],
+            "shares": self.shares,
+            "mask": {"size": list(self.mask.shape), "values": values, "counts": counts},
+        }
+        return json.dumps(json_value(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+    def __str__(self) -> str:
+        parts = [
+            f"{printable(label.name)} {share:.1%}"
+            for label, share in zip(self.labels, self.shares.values(), strict=True)
+            if share > 0.0
+        ]
+        return ", ".join(parts) or "no pixel was seen"
+
+    def __repr__(self) -> str:
+        height, width = self.mask.shape
+        return f"<Segmentation {width}x{height}: {self}>"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Segmentation):
+            return NotImplemented
+        return (
+            (self.labels, self.placed) == (other.labels, other.placed)
+            and np.array_equal(self.mask, other.mask)
+            and np.array_equal(self.logits, other.logits)
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.labels, self.placed, self.mask.tobytes()))
+
+
+class Segmenter(Predictor[Segmentation]):
+    """A segmentation variant, loaded. Made by `load`; a context manager; threads may share it."""
+
+    def _check(self, manifest: Manifest) -> None:
+        check(manifest)
+
+    @overload
+    def predict(  # type: ignore[overload-overlap] # a str is a path, though also an iterable
+        self, image: ImageSource, *, smooth: bool = False, color: ColorOrder = "RGB"
+    ) -> Segmentation: ...
+    @overload
+    def predict(
+        self, image: Iterable[ImageSource], *, smooth: bool = False, color: ColorOrder = "RGB"
+    ) -> list[Segmentation]: ...
+    def predict(
+        self, image: ImageSource | Iterable[ImageSource], *, smooth: bool = False, color: ColorOrder = "RGB"
+    ) -> Segmentation | list[Segmentation]:
+        """The label of every pixel of an image, or of each image of an iterable, one after the other.
+
+        Args:
+            image: As for `edgetl_runtime.Classifier.predict`.
+            smooth: Logits are interpolated at the photo's own pixels. By default they are at the network's, and every
+                pixel of the photo has the label of the nearest: faster, and as good where the photo is not much larger.
+            color: Channel order of arrays ("BGR" for OpenCV frames).
+
+        Returns:
+            A mask of the size of the upright original photo, with what it was made of.
+
+        Raises:
+            ImageError: An image cannot be read.
+            UsageError: It is none.
+        """
+        result: Segmentation | list[Segmentation] = self._predict(image, color=color, smooth=smooth)
+        return result
+
+    def predict_batch(
+        self,
+        images: ImageSource | Iterable[ImageSource],
+        *,
+        workers: int | None = None,
+        smooth: bool = False,
+        color: ColorOrder = "RGB",
+    ) -> list[Segmentation]:
+        """`predict` for many images at once: they are decoded on `workers` threads (default: one per core) and run in
+        batches as large as the model takes. One image gives a list of one. Raises `ImageError` when one of them cannot
+        be read."""
+        return self._predict_batch(images, workers=workers, color=color, smooth=smooth)
+
+    @overload
+    def stream(
+        self,
+        images: ImageSource | Iterable[ImageSource],
+        *,
+        workers: int | None = None,
+        smooth: bool = False,
+        color: ColorOrder = "RGB",
+        errors: Literal["raise"] = "raise",
+        pairs: Literal[False] = False,
+        latest: bool = False,
+    ) -> Iterator[Segmentation]: ...
+    @overload
+    def stream(
+        self,
+        images: ImageSource | Iterable[ImageSource],
+        *,
+        workers: int | None = None,
+        smooth: bool = False,
+        color: ColorOrder = "RGB",
+        errors: Literal["return"],
+        pairs: Literal[False] = False,
+        latest: bool = False,
+    ) -> Iterator[Segmentation | ImageError]: ...
+    @overload
+    def stream(
+        self,
+        images: Iterable[_Image],
+        *,
+        workers: int | None = None,
+        smooth: bool = False,
+        color: ColorOrder = "RGB",
+        errors: Literal["raise"] = "raise",
+        pairs: Literal[True],
+        latest: bool = False,
+    ) -> Iterator[tuple[_Image, Segmentation]]: ...
+    @overload
+    def stream(
+        self,
+        images: Iterable[_Image],
+        *,
+        workers: int | None = None,
+        smooth: bool = False,
+        color: ColorOrder = "RGB",
+        errors: Literal["return"],
+        pairs: Literal[True],
+        latest: bool = False,
+    ) -> Iterator[tuple[_Image, Segmentation | ImageError]]: ...
+    def stream(
+        self,
+        images: Any,
+        *,
+        workers: int | None = None,
+        smooth: bool = False,
+        color: ColorOrder = "RGB",
+        errors: Literal["raise", "return"] = "raise",
+        pairs: bool = False,
+        latest: bool = False,
+    ) -> Iterator[Any]:
+        """`predict` for a stream, endless if need be: masks in the order of the images.
+
+        All but `smooth` is as in `edgetl_runtime.Classifier.stream`.
+        """
+        return self._stream(
+            images, workers=workers, color=color, errors=errors, pairs=pairs, latest=latest, smooth=smooth
+        )
+
+    def logits(self, tensor: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """What the model gives for one preprocessed image: (H, W, C) uint8 to (h, w, labels) float32."""
+        outputs = self._run_batch(tensor[np.newaxis], (self.manifest.output,))
+        row: npt.NDArray[np.float32] = outputs[self.manifest.output.name][0]
+        return row
+
+    def interpret(self, logits: npt.NDArray[np.float32], placed: Placed, *, smooth: bool = False) -> Segmentation:
+        """The mask for logits (h, w, labels) of a photo that lies at `placed` in the tensor.
+
+        Raises `EngineError` when the logits are not finite.
+        """
+        if not np.isfinite(logits).all():
+            raise EngineError(f"variant {self.variant.id} gave logits that are not finite", fix=_SELF_TEST)
+        mask = _smooth_mask(logits, placed) if smooth else placed.mask(_at_tensor(logits, placed), outside=UNSEEN)
+        return Segmentation(mask, self.manifest.labels, np.array(logits, np.float32), placed)
+
+    def _decode(self, outputs: Outputs, placed: Placed, **options: Any) -> Segmentation:
+        return self.interpret(outputs[self.manifest.output.name], placed, **options)
+
+
+def _yes_or_no(text: str) -> bool:
+    if text not in ("yes", "no"):
+        raise ValueError(text)
+    return text == "yes"
+
+
+_yes_or_no.__name__ = "yes or no"  # as argparse calls it in its message
+
+predictor = Segmenter
+options = (
+    PredictOption("smooth", _yes_or_no, "yes|no", "edges of masks at the photo's own pixels (default: no, faster)"),
+)
+
+
+def check(manifest: Manifest) -> None:
+    """Whether a `Segmenter` can take `manifest`: one output of float32 logits (n, h, w, labels).
+
+    Raises `BundleError` when it cannot.
+    """
+    output, n_labels = manifest.output, len(manifest.labels)
+    if manifest.task != "segmentation":
+        raise BundleError(
+            f"{manifest.name!r} is for {manifest.task}; a Segmenter takes segmentation",
+            fix="edgetl_runtime.load gives the predictor that it needs",
+        )
+    if output.dtype != "float32" or len(output.shape) != 4 or output.shape[3] != n_labels:
+        raise BundleError(
+            f"{manifest.name!r} gives {output.dtype} {list(output.shape)}; a Segmenter takes float32 logits "
+            f"[n, h, w, {n_labels}], one for each label",
+            fix="export the bundle again",
+        )
+    if not 1 <= n_labels <= MOST_LABELS:
+        raise BundleError(
+            f"{manifest.name!r} has {n_labels} labels; a mask has room for 1 to {MOST_LABELS}",
+            fix="export the bundle again, with fewer labels",
+        )
+
+
+def agreement(original: Outputs, outputs: Outputs, decoder: Mapping[str, Any] | None = None) -> npt.NDArray[np.float64]:
+    """Of each image the share of pixels whose label is the same, (n,); one whose logits are not finite has none.
+
+    Pixels are those of the network's input, whose [height, width] are in ``decoder["size"]``; without that they are
+    those of the logits.
+    """
+    size = (decoder or {}).get("size")
+    shares = np.zeros(len(original[LOGITS]), np.float64)
+    for index, (expected, given) in enumerate(zip(original[LOGITS], outputs[LOGITS], strict=True)):
+        if np.isfinite(expected).all() and np.isfinite(given).all():
+            height, width = expected.shape[:2] if size is None else size
+            shares[index] = np.mean(label_map(expected, (height, width)) == label_map(given, (height, width)))
+    return shares
+
+
+def decision(outputs: Outputs, manifest: Manifest) -> str | None:
+    """None: a label for each pixel takes more than a few words."""
+    return None
+
+
+def label_map(logits: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """The label of every pixel of `size` = (height, width), of finite logits (h, w, C) that cover the same area.
+
+    They are interpolated bilinearly, with half-pixel centres.
+    """
+    if logits.shape[:2] == size:
+        largest: npt.NDArray[np.uint8] = logits.argmax(axis=2).astype(np.uint8)
+        return largest
+    return labels_at(logits, centres(size[0], logits.shape[0]), centres(size[1], logits.shape[1]))
+
+
+def palette(n: int) -> npt.NDArray[np.uint8]:
+    """A colour for each of `n` labels, (n, 3) uint8 RGB: hues far from those of the labels before."""
+    hues = (np.arange(n) * _GOLDEN) % 1.0
+    # The distance of each channel's own hue around the circle, from full (0) to none (1/3 away and more).
+    away = np.abs((hues[:, np.newaxis] - np.array([0.0, 1 / 3, 2 / 3]) + 0.5) % 1.0 - 0.5)
+    levels = np.clip(2.0 - 6.0 * away, 0.0, 1.0)
+    brightness = np.where(np.arange(n) % 2 == 0, 1.0, 0.8)[:, np.newaxis]
+    colours: npt.NDArray[np.uint8] = np.rint(255 * brightness * (0.12 + 0.88 * levels)).astype(np.uint8)
+    return colours
+
+
+def _at_tensor(logits: npt.NDArray[np.float32], placed: Placed) -> npt.NDArray[np.uint8]:
+    return label_map(logits, (placed.tensor[1], placed.tensor[0]))
+
+
+def _smooth_mask(logits: npt.NDArray[np.float32], placed: Placed) -> npt.NDArray[np.uint8]:
+    """(H, W) uint8: logits interpolated at the pixels of the photo, `UNSEEN` where it was cropped away."""
+    rows, columns = placed.positions((logits.shape[0], logits.shape[1]))
+    mask = labels_at(logits, rows, columns)
+    for axis, (positions, length) in enumerate(((rows, logits.shape[0]), (columns, logits.shape[1]))):
+        outside = (positions < -0.5) | (positions >= length - 0.5)
+        if outside.any():
+            mask[outside if axis == 0 else (slice(None), outside)] = UNSEEN
+    return mask
+
+
+def _runs(mask: npt.NDArray[np.uint8]) -> tuple[list[int], list[int]]:
+    """Values and lengths of the runs of equal pixels, row by row."""
+    flat = mask.reshape(-1)
+    starts = np.flatnonzero(np.concatenate(([True], flat[1:] != flat[:-1]))) if flat.size else np.zeros(0, np.intp)
+    values: list[int] = flat[starts].tolist()
+    counts: list[int] = np.diff(np.append(starts, flat.size)).tolist()
+    return values, counts

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
 
+from edgetl_runtime.drawing import colour_of
 from edgetl_runtime.errors import BundleError, EngineError, ImageError, UsageError
 from edgetl_runtime.escaping import json_value, printable
 from edgetl_runtime.frozen import dataclass
@@ -32,7 +33,6 @@ __all__ = [
     "decision",
     "label_map",
     "options",
-    "palette",
     "predictor",
 ]
 
@@ -45,8 +45,6 @@ MOST_LABELS = 255
 _SELF_TEST = "edgetl-run self-test BUNDLE"
 _CLEAR = ("background", "_background_", "unlabeled", "unlabelled", "void")
 """Labels that an overlay leaves clear."""
-_GOLDEN = 0.618033988749895
-"""Hues that follow each other by this part of the circle are never close."""
 
 _Image = TypeVar("_Image")
 
@@ -95,10 +93,9 @@ class Segmentation(Result):
         if not 0.0 <= opacity <= 1.0:
             raise UsageError(f"an opacity is a number from 0 to 1, not {opacity!r}", fix="opacity=0.5")
         colours = np.zeros((256, 4), np.uint8)
-        colours[: len(self.labels), :3] = palette(len(self.labels))
-        colours[: len(self.labels), 3] = [
-            0 if label.name.casefold() in _CLEAR else round(255 * opacity) for label in self.labels
-        ]
+        for index, label in enumerate(self.labels):
+            if label.name.casefold() not in _CLEAR:
+                colours[index] = (*colour_of(index - 1), round(255 * opacity))
         return Image.fromarray(colours[self.mask])
 
     def drawn(self, photo: Image.Image) -> Image.Image:
@@ -356,17 +353,6 @@ def label_map(logits: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDA
         largest: npt.NDArray[np.uint8] = logits.argmax(axis=2).astype(np.uint8)
         return largest
     return labels_at(logits, centres(size[0], logits.shape[0]), centres(size[1], logits.shape[1]))
-
-
-def palette(n: int) -> npt.NDArray[np.uint8]:
-    """A colour for each of `n` labels, (n, 3) uint8 RGB: hues far from those of the labels before."""
-    hues = (np.arange(n) * _GOLDEN) % 1.0
-    # The distance of each channel's own hue around the circle, from full (0) to none (1/3 away and more).
-    away = np.abs((hues[:, np.newaxis] - np.array([0.0, 1 / 3, 2 / 3]) + 0.5) % 1.0 - 0.5)
-    levels = np.clip(2.0 - 6.0 * away, 0.0, 1.0)
-    brightness = np.where(np.arange(n) % 2 == 0, 1.0, 0.8)[:, np.newaxis]
-    colours: npt.NDArray[np.uint8] = np.rint(255 * brightness * (0.12 + 0.88 * levels)).astype(np.uint8)
-    return colours
 
 
 def _at_tensor(logits: npt.NDArray[np.float32], placed: Placed) -> npt.NDArray[np.uint8]:

@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from edgetl.data.dataset import Sample
 from edgetl.stats import pack_shares, values_interval
-from edgetl.tasks.segmentation.mask_files import mask_pixels
 from edgetl.tasks.segmentation.overlap import (
     confusion_of,
     counts_of,
@@ -20,7 +19,7 @@ from edgetl.tasks.segmentation.overlap import (
     mean_of_known,
     worst_label,
 )
-from edgetl.tasks.segmentation.reading import mask_of
+from edgetl.tasks.segmentation.reading import truth_of
 from edgetl.tasks.task import Outputs, Quality
 from edgetl_runtime.manifest import Preprocess
 from edgetl_runtime.placing import Placed, place
@@ -50,7 +49,7 @@ class MaskMetric:
     def update(self, samples: Sequence[Sample], outputs: Outputs) -> None:
         """Take in the logits (n, h, w, labels) of the next photos."""
         for sample, logits in zip(samples, outputs[LOGITS], strict=True):
-            truth = mask_pixels(mask_of(sample))
+            truth = truth_of(sample)
             placed = place((truth.shape[1], truth.shape[0]), self._spec)
             small = _small_mask(logits, self._spec.crop)
             if len(self._packed) < MOST_KEPT:

@@ -27,7 +27,7 @@ from edgetl_runtime.escaping import printable
 from edgetl_runtime.machine import usable_cores
 from edgetl_runtime.manifest import Label, Preprocess
 
-__all__ = ["label_counts", "mask_of", "read_masks", "read_masks_labelled", "sample_of"]
+__all__ = ["label_counts", "mask_of", "read_masks", "read_masks_labelled", "sample_of", "truth_of"]
 
 TASK = "segmentation"
 
@@ -111,6 +111,11 @@ def sample_of(source: Any, mask: Mask, name: str) -> Sample:
 def mask_of(sample: Sample) -> Mask:
     """The mask of a sample that was read here."""
     return cast("Mask", sample.target)
+
+
+def truth_of(sample: Sample) -> npt.NDArray[np.uint8]:
+    """(H, W): the label of every pixel of a photo, read-only. Raises `DataError` for a mask that is gone."""
+    return np.asarray(sample.target)
 
 
 def _found(path: Path, known: Sequence[str], spec: Preprocess) -> Found:

@@ -37,12 +37,16 @@ __all__ = [
 ]
 
 LOGITS = "logits"
-"""The output: (1, h, w, C), a place for every label at every place of a map that covers the tensor."""
+"""The output: (n, h, w, C) float32, a place for every label at every place of a map that covers the tensor."""
+LABELS = "labels"
+"""The output of a file that has the argmax inside: whole numbers (n, h, w), the label at every place."""
+_WHOLE = ("uint8", "int32", "int64")
 UNSEEN = 255
 """In a mask: a pixel without a label, because the network did not see it. In the truth: one that does not count."""
 MOST_LABELS = 255
 
 _SELF_TEST = "edgetl-run self-test BUNDLE"
+_WITH_LOGITS = "a file that was exported without its argmax inside"
 _CLEAR = ("background", "_background_", "unlabeled", "unlabelled", "void")
 """Labels that an overlay leaves clear."""
 
@@ -54,13 +58,13 @@ class Segmentation(Result):
     """The label of every pixel of a photo.
 
     ``mask`` is uint8 (H, W), of the size of the upright original photo: the index in ``labels``, or `UNSEEN` where the
-    photo was cropped before the network saw it. ``logits`` (h, w, C) float32 are what the network gave, and ``placed``
-    says where the photo lies in them.
+    photo was cropped before the network saw it. ``logits`` (h, w, C) float32 are what the network gave, None for a file
+    that gives labels, and ``placed`` says where the photo lies in them.
     """
 
     mask: npt.NDArray[np.uint8]
     labels: tuple[Label, ...]
-    logits: npt.NDArray[np.float32]
+    logits: npt.NDArray[np.float32] | None
     placed: Placed
 
     @property
@@ -75,7 +79,12 @@ class Segmentation(Result):
 
         Args:
             rows: Those of the photo that are wanted: 12 million pixels of 21 labels take a gigabyte.
+
+        Raises:
+            UsageError: The file gives labels, no logits.
         """
+        if self.logits is None:
+            raise UsageError("the file gives labels and no logits to make probabilities of", fix=_WITH_LOGITS)
         values = self.placed.values(self.logits, rows=rows)
         values -= values.max(axis=-1, keepdims=True)
         np.exp(values, out=values)
@@ -144,7 +153,8 @@ class Segmentation(Result):
         return (
             (self.labels, self.placed) == (other.labels, other.placed)
             and np.array_equal(self.mask, other.mask)
-            and np.array_equal(self.logits, other.logits)
+            and (self.logits is None) == (other.logits is None)
+            and (self.logits is None or np.array_equal(self.logits, other.logits))  # type: ignore[arg-type]
         )
 
     def __hash__(self) -> int:
@@ -266,21 +276,37 @@ class Segmenter(Predictor[Segmentation]):
             images, workers=workers, color=color, errors=errors, pairs=pairs, latest=latest, smooth=smooth
         )
 
-    def logits(self, tensor: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """What the model gives for one preprocessed image: (H, W, C) uint8 to (h, w, labels) float32."""
+    def logits(self, tensor: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+        """What the model gives for one preprocessed image: (H, W, C) uint8 to (h, w, labels) float32, or to the labels
+        (h, w) where the file gives these."""
         outputs = self._run_batch(tensor[np.newaxis], (self.manifest.output,))
-        row: npt.NDArray[np.float32] = outputs[self.manifest.output.name][0]
+        row: npt.NDArray[Any] = outputs[self.manifest.output.name][0]
         return row
 
-    def interpret(self, logits: npt.NDArray[np.float32], placed: Placed, *, smooth: bool = False) -> Segmentation:
-        """The mask for logits (h, w, labels) of a photo that lies at `placed` in the tensor.
+    def interpret(self, values: npt.NDArray[Any], placed: Placed, *, smooth: bool = False) -> Segmentation:
+        """The mask for what the model gave for a photo that lies at `placed` in the tensor.
 
-        Raises `EngineError` when the logits are not finite.
+        Args:
+            values: Logits (h, w, labels), or labels (h, w).
+            placed: As `edgetl_runtime.preprocess_placed` tells.
+            smooth: As for `predict`.
+
+        Raises:
+            EngineError: The logits are not finite, or a label is none.
+            UsageError: `smooth` was asked of labels.
         """
-        if not np.isfinite(logits).all():
+        labels = self.manifest.labels
+        if values.ndim == 2:
+            if smooth:
+                raise UsageError("smooth says nothing of a file that gives labels", fix=_WITH_LOGITS)
+            if values.min(initial=0) < 0 or values.max(initial=0) >= len(labels):
+                raise EngineError(f"variant {self.variant.id} gave labels that are none", fix=_SELF_TEST)
+            return Segmentation(placed.mask(_whole(values), outside=UNSEEN), labels, None, placed)
+        if not np.isfinite(values).all():
             raise EngineError(f"variant {self.variant.id} gave logits that are not finite", fix=_SELF_TEST)
-        mask = _smooth_mask(logits, placed) if smooth else placed.mask(_at_tensor(logits, placed), outside=UNSEEN)
-        return Segmentation(mask, self.manifest.labels, np.array(logits, np.float32), placed)
+        size = (placed.tensor[1], placed.tensor[0])
+        mask = _smooth_mask(values, placed) if smooth else placed.mask(label_map(values, size), outside=UNSEEN)
+        return Segmentation(mask, labels, np.array(values, np.float32), placed)
 
     def _decode(self, outputs: Outputs, placed: Placed, **options: Any) -> Segmentation:
         return self.interpret(outputs[self.manifest.output.name], placed, **options)
@@ -301,7 +327,7 @@ options = (
 
 
 def check(manifest: Manifest) -> None:
-    """Whether a `Segmenter` can take `manifest`: one output of float32 logits (n, h, w, labels).
+    """Whether a `Segmenter` can take `manifest`: its output is float32 logits (n, h, w, labels), or labels (n, h, w).
 
     Raises `BundleError` when it cannot.
     """
@@ -311,10 +337,11 @@ def check(manifest: Manifest) -> None:
             f"{manifest.name!r} is for {manifest.task}; a Segmenter takes segmentation",
             fix="edgetl_runtime.load gives the predictor that it needs",
         )
-    if output.dtype != "float32" or len(output.shape) != 4 or output.shape[3] != n_labels:
+    gives_logits = output.dtype == "float32" and len(output.shape) == 4 and output.shape[3] == n_labels
+    if not gives_logits and not (output.dtype in _WHOLE and len(output.shape) == 3):
         raise BundleError(
             f"{manifest.name!r} gives {output.dtype} {list(output.shape)}; a Segmenter takes float32 logits "
-            f"[n, h, w, {n_labels}], one for each label",
+            f"[n, h, w, {n_labels}], one for each label, or labels [n, h, w]",
             fix="export the bundle again",
         )
     if not 1 <= n_labels <= MOST_LABELS:
@@ -328,11 +355,12 @@ def agreement(original: Outputs, outputs: Outputs, decoder: Mapping[str, Any] | 
     """Of each image the share of pixels whose label is the same, (n,); one whose logits are not finite has none.
 
     Pixels are those of the network's input, whose [height, width] are in ``decoder["size"]``; without that they are
-    those of the logits.
+    those of the outputs.
     """
+    name = LOGITS if LOGITS in original else LABELS
     size = (decoder or {}).get("size")
-    shares = np.zeros(len(original[LOGITS]), np.float64)
-    for index, (expected, given) in enumerate(zip(original[LOGITS], outputs[LOGITS], strict=True)):
+    shares = np.zeros(len(original[name]), np.float64)
+    for index, (expected, given) in enumerate(zip(original[name], outputs[name], strict=True)):
         if np.isfinite(expected).all() and np.isfinite(given).all():
             height, width = expected.shape[:2] if size is None else size
             shares[index] = np.mean(label_map(expected, (height, width)) == label_map(given, (height, width)))
@@ -344,19 +372,27 @@ def decision(outputs: Outputs, manifest: Manifest) -> str | None:
     return None
 
 
-def label_map(logits: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """The label of every pixel of `size` = (height, width), of finite logits (h, w, C) that cover the same area.
+def label_map(values: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """The label of every pixel of `size` = (height, width), of outputs that cover the same area.
 
-    They are interpolated bilinearly, with half-pixel centres.
+    Args:
+        values: Finite logits (h, w, C) float32, which are interpolated bilinearly with half-pixel centres; or labels
+            (h, w), of which the nearest counts.
+        size: In pixels.
     """
-    if logits.shape[:2] == size:
-        largest: npt.NDArray[np.uint8] = logits.argmax(axis=2).astype(np.uint8)
+    if values.ndim == 2:
+        rows, columns = (np.arange(size[axis]) * values.shape[axis] // size[axis] for axis in (0, 1))
+        found: npt.NDArray[np.uint8] = _whole(values).take(rows, axis=0).take(columns, axis=1)
+        return found
+    if values.shape[:2] == size:
+        largest: npt.NDArray[np.uint8] = values.argmax(axis=2).astype(np.uint8)
         return largest
-    return labels_at(logits, centres(size[0], logits.shape[0]), centres(size[1], logits.shape[1]))
+    return labels_at(values, centres(size[0], values.shape[0]), centres(size[1], values.shape[1]))
 
 
-def _at_tensor(logits: npt.NDArray[np.float32], placed: Placed) -> npt.NDArray[np.uint8]:
-    return label_map(logits, (placed.tensor[1], placed.tensor[0]))
+def _whole(labels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    small: npt.NDArray[np.uint8] = np.clip(labels, 0, UNSEEN).astype(np.uint8)
+    return small
 
 
 def _smooth_mask(logits: npt.NDArray[np.float32], placed: Placed) -> npt.NDArray[np.uint8]:

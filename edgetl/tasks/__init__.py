@@ -19,6 +19,7 @@ __all__ = ["TASKS", "task_of"]
 TASKS: dict[str, str] = {
     "classification": "edgetl.tasks.classification",
     "detection": "edgetl.tasks.detection",
+    "segmentation": "edgetl.tasks.segmentation",
 }
 """Name -> module, imported when the task is met."""
 

@@ -20,6 +20,10 @@ __all__ = ["HEADS", "Head", "HeadSpec", "head_named"]
 
 HEADS: dict[str, str] = {
     "ssdlite": "edgetl.models.heads.ssdlite",
+    "lraspp": "edgetl.models.heads.lraspp",
+    "unet": "edgetl.models.heads.unet",
+    "deeplabv3": "edgetl.models.heads.deeplabv3",
+    "deeplabv3plus": "edgetl.models.heads.deeplabv3",
 }
 """Name -> module, imported when the head is met."""
 

@@ -49,7 +49,7 @@ class Segmentation:
     heads = ("lraspp", "unet", "deeplabv3", "deeplabv3plus")
     strategy = "full"
     mode = "stretch"
-    image_size = 256
+    image_size = 320
     quantities: Mapping[str, Quantity] = {
         "miou": Quantity(
             ">=", "known_quality", "value", "mean intersection over union of the labels", SHARE, "mean", "ci95"
@@ -144,7 +144,7 @@ class Segmentation:
     def demo(self, seed: int = 0) -> Demo:
         """Circles, squares and triangles, from random weights."""
         model = {"backbone": "mobilenet_v2", "weights": "none", "image_size": 96}
-        return Demo(demo_shapes(seed), {"model": model, "train": {"epochs": 12}})
+        return Demo(demo_shapes(seed), {"data": {"task": self.name}, "model": model, "train": {"epochs": 12}})
 
     def metric(self, manifest: Manifest, n: int) -> MaskMetric:
         """Keeps three numbers of each photo and label."""

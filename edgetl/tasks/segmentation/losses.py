@@ -95,13 +95,16 @@ class MaskObjective:
 
 
 def label_weights(counts: Tensor) -> Tensor:
-    """float32 (labels,): the square root of how rare each label is; 1 on average over the pixels.
+    """float32 (labels,): the cube root of how rare each label is; 1 on average over the pixels.
+
+    Measured on 222 cats, a fifth of the pixels: with the square root the logits of the cat are 0.4 too large for the
+    best mIoU.
 
     Args:
         counts: Pixels of each label, (labels,). A label without any weighs 0.
     """
     pixels = counts.double()
-    rare = (pixels.max() / pixels.clamp(min=1.0)).sqrt().clamp(max=_FARTHEST)
+    rare = (pixels.max() / pixels.clamp(min=1.0)).pow(1 / 3).clamp(max=_FARTHEST)
     weights = torch.where(pixels > 0, rare, 0.0)
     return (weights * pixels.sum() / (weights * pixels).sum()).float()
 

@@ -105,7 +105,7 @@ def sample_of(source: Any, mask: Mask, name: str) -> Sample:
     rarest = min(counts, key=lambda index: (counts[index], index), default=0)
     # It is read when numpy asks for it: see `edgetl.tasks.segmentation.mask_files.Mask`.
     target = cast("npt.NDArray[Any]", mask)
-    return Sample(source, rarest, name, target)
+    return Sample(source, rarest, name, target, mask.size)
 
 
 def mask_of(sample: Sample) -> Mask:

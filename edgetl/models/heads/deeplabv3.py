@@ -17,7 +17,7 @@ from edgetl.models.headed import HeadedNetwork
 from edgetl.models.heads.mask_layers import convolution, decoder_of_masks, logits_of, resized_like, separable
 from edgetl.models.taps import Taps
 
-__all__ = ["DeepLab", "attach", "decoder"]
+__all__ = ["AtrousPyramid", "DeepLab", "attach", "decoder"]
 
 HIGH = 16
 """The stride that the backbone is dilated to end with."""

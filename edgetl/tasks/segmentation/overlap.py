@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from edgetl.stats import holm, is_significant
 
-__all__ = ["Counts", "confusion_of", "counts_of", "iou_draws", "ious", "mean_iou", "worst_label"]
+__all__ = ["Counts", "confusion_of", "counts_of", "iou_draws", "ious", "mean_iou", "mean_of_known", "worst_label"]
 
 Counts: TypeAlias = "npt.NDArray[Any]"
 """(..., 3, labels): pixels that are a label in both, in the truth, and in what the model says. The sums of several

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgetl.data.huggingface import SavedImage, read_saved_rows
+from edgetl.data.huggingface import SavedImage, load_saved
 from edgetl.data.split_words import split_of, splits_among
 from edgetl.tasks.segmentation.label_files import MaskLabels, find_labels
 from edgetl.tasks.segmentation.mask_files import MaskFile
@@ -38,10 +38,10 @@ def read_saved_masks(path: Path, known: Sequence[str]) -> Found:
         )
     names = labels
 
-    def pairs(rows: Any, where: Path) -> list[Pair]:
+    def pairs(where: Path, rows: Any) -> list[Pair]:
         return _pairs(rows, where, names)
 
-    found = read_saved_rows(path, pairs)
+    found = load_saved(path, pairs)
     if list(found) == [""]:
         return Found({"all": found[""]}, labels.names, Counter(), labels.remarks)
     unknown = next((name for name in found if split_of(name) is None), None)

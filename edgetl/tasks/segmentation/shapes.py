@@ -12,7 +12,7 @@ from edgetl.tasks.segmentation.mask_files import Mask, fill_outline
 from edgetl.tasks.segmentation.reading import TASK, sample_of
 from edgetl_runtime.manifest import Label
 
-__all__ = ["SHAPES", "demo_shapes"]
+__all__ = ["SHAPES", "MaskArray", "demo_shapes"]
 
 SHAPES = ("background", "circle", "square", "triangle")
 _CORNERS = {"circle": 48, "square": 4, "triangle": 3}

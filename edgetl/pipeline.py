@@ -25,7 +25,8 @@ from edgetl.models.training_history import HISTORY_FILE
 from edgetl.recipe import ExportSection, Recipe, verify_options
 from edgetl.reports.writing import ReportFiles, write_report
 from edgetl.tasks import task_of
-from edgetl.training.finetune import Trained, check_start, finetune, input_channels, input_spec
+from edgetl.tasks.task import Task
+from edgetl.training.finetune import Trained, check_start, finetune, input_channels, input_spec, untrained
 from edgetl.training.lr_finder import LrRange, lr_range
 from edgetl.training.qat import train_quantized
 from edgetl.training.rank import is_first
@@ -112,6 +113,7 @@ def run(
     if dataset is None and listing is None:
         listing = look_at_photos(recipe)
     _check_export(recipe.export)
+    _check_learned_from_labels(task_of(recipe.data.task), recipe.export)
     task = task_of(recipe.data.task)
     spec = input_spec(recipe.model, task)
     chosen_to_tune = _tune_photos(recipe.export, spec, skip_bad=recipe.data.skip_bad, tell=tell)
@@ -204,6 +206,8 @@ def train(
         for note in dataset.notes:
             if listing is None or note not in listing.lines_on_files:
                 tell(note)
+    if recipe.export.images_at_once != 1 and task_of(recipe.data.task).heads:
+        _check_batch_behind_a_head(recipe, dataset)
     # Where it is watched is no part of what a checkpoint says of its training.
     options = dataclasses.replace(recipe.train, tensorboard=None)
     trained = finetune(dataset, recipe.model, options, augment=recipe.augment, keeping=keeping, track=track, tell=tell)
@@ -288,6 +292,7 @@ def export_checkpoint(
     options = options or ExportSection()
     check_destination(out, holds=BUNDLE_FILE, force=force)
     _check_export(options)
+    _check_learned_from_labels(task_of(checkpoint.task), options)
     if options.images_at_once != 1:
         tell(f"files take {batch_text(options.images_at_once)}")
     chosen_to_tune = _tune_photos(options, checkpoint.preprocess, skip_bad=skip_bad, tell=tell)
@@ -465,6 +470,18 @@ def _check_batch(recipe: Recipe) -> None:
     labels = (Label("a", "a"), Label("b", "b"))
     source = Source(model.backbone, network, labels, preprocess, normalize, checkpoint_sha256="")
     _ = capture(source, batch=recipe.export.images_at_once).program
+
+
+def _check_batch_behind_a_head(recipe: Recipe, dataset: Dataset) -> None:
+    """The same where only the photos say what the head is like."""
+    source = source_of(untrained(dataset, recipe.model), recipe.model.backbone)
+    _ = capture(source, batch=recipe.export.images_at_once).program
+
+
+def _check_learned_from_labels(task: Task, options: ExportSection) -> None:
+    """`UsageError` for ways to int8 that train on one label for each photo, where there is more than that."""
+    if options.quantize == "qat" and task.heads:
+        raise UsageError(f"qat says nothing in {task.name}", fix="--quantize distill, which needs no labels")
 
 
 def _export_options(checkpoint: Checkpoint, photos: Photos, options: ExportSection) -> ExportOptions:

@@ -53,7 +53,7 @@ from edgetl_runtime.errors import CheckpointError, UsageError
 from edgetl_runtime.escaping import printable
 from edgetl_runtime.manifest import Normalize, Preprocess
 
-__all__ = ["Opened", "Trained", "check_start", "finetune", "input_channels", "input_spec", "prepared"]
+__all__ = ["Opened", "Trained", "check_start", "finetune", "input_channels", "input_spec", "prepared", "untrained"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +92,8 @@ def check_start(model: ModelOptions, options: TrainOptions, task_name: str = "cl
     task, weights = task_of(task_name), parse_weights(model.weights)
     options = options.with_strategy(task.strategy)
     _head_name(model, task)
+    if options.qat and task.heads:
+        raise UsageError(f"qat says nothing in {task.name}", fix="leave --qat out; --quantize distill needs no labels")
     size = task.image_size if model.image_size is None else model.image_size
     preset(model.backbone, size, channels=3 if model.channels is None else model.channels)
     if weights == "none" and options.strategy != "full":
@@ -207,6 +209,20 @@ def prepared(
     augmentation = (augment or AugmentOptions()).on(planned.options.augment)
     job = Job(opened.model, data, opened.spec, opened.normalize, opened.head, planned, augmentation, device, processes)
     return job, opened
+
+
+def untrained(data: Dataset, model: ModelOptions) -> Checkpoint:
+    """What training on `data` would start from, but with random weights: to look at what does not depend on them."""
+    opened = _open(dataclasses.replace(model, weights="none"), data, TrainOptions())
+    return Checkpoint.of(
+        opened.model,
+        backbone=opened.backbone,
+        labels=data.labels,
+        preprocess=opened.spec,
+        normalize=opened.normalize,
+        head=opened.head,
+        task=data.task,
+    )
 
 
 def _open(start: ModelOptions | Checkpoint, data: Dataset, options: TrainOptions) -> Opened:

@@ -11,6 +11,9 @@ from edgetl.estimate import parts_of_export, parts_of_training
 from edgetl.first_look import look_at_photos
 from edgetl.models.checkpoint import Checkpoint
 from edgetl.models.image_size import ImageSize, image_size_of
+from edgetl.models.normalization import normalize_of
+from edgetl.models.sources.foreign import Foreign
+from edgetl.models.sources.opening import SourceOptions
 from edgetl.pack import pack_bundle
 from edgetl.progress import tracked
 from edgetl.recipe import ExportSection, Recipe
@@ -29,21 +32,28 @@ def finetune(
     data: str | Path,
     *,
     task: str | None = None,
-    backbone: str | None = None,
+    backbone: Any = None,
     head: str | None = None,
     weights: str | Path | None = None,
     strategy: str | None = None,
     epochs: int | None = None,
     image_size: ImageSize | str | None = None,
     channels: int | None = None,
+    mean: Sequence[float] | float | None = None,
+    std: Sequence[float] | float | None = None,
+    last_layer: str | None = None,
     recipe: Recipe | None = None,
     progress: bool = True,
     track: Track | None = None,
 ) -> Checkpoint:
     """Fine-tune a backbone on labelled photos: for classification a folder or a CSV.
 
-    `task` is what is learned, `head` what stands behind the backbone where the task has one of its own.
-    `image_size` is in pixels: the side of a square, or (height, width), also as ``"192x320"``.
+    `task` is what is learned, `head` what stands behind the backbone where the task has one of its own. `backbone` is
+    a name (`edgetl backbones`, ``timm:NAME``, ``module.py:function``) or a `torch.nn.Module` of your own, of which a
+    copy is trained; `last_layer` is then the path of its last layer, by default found, and `mean` and `std` (in units of
+    0..1) say how it takes pixels. `image_size` is in pixels: the side of a square, or (height, width), also as
+    ``"192x320"``.
+
     What is not given is taken from `recipe`, which has every other option too. How far it is stands on stderr on a
     terminal and in a notebook, unless `progress` is False; `track` shows it in another way. Raises `UsageError` for
     options that make no sense, `DataError` for photos that cannot be used, `CheckpointError` for weights that cannot be
@@ -52,8 +62,10 @@ def finetune(
     given: dict[str, dict[str, Any]] = {
         "data": {"path": Path(data), "task": task},
         "model": {
-            "backbone": backbone,
+            "backbone": _named(backbone, last_layer),
             "head": head,
+            "mean": _numbers(mean),
+            "std": _numbers(std),
             "weights": None if weights is None else str(weights),
             "image_size": image_size,
             "channels": channels,
@@ -70,11 +82,16 @@ def finetune(
 
 
 def export(
-    checkpoint: Checkpoint | str | Path,
+    checkpoint: Any,
     *,
     calibration: str | Path,
     out: str | Path,
     backbone: str | None = None,
+    weights: str | Path | None = None,
+    mean: Sequence[float] | float | None = None,
+    std: Sequence[float] | float | None = None,
+    pixels: str | None = None,
+    custom: str | Path | None = None,
     labels: str | Path | Sequence[str] | None = None,
     image_size: ImageSize | str | None = None,
     channels: int | None = None,
@@ -104,15 +121,23 @@ def export(
     track: Track | None = None,
     tell: Tell = untold,
 ) -> Path:
-    """Export a checkpoint, or a plain torchvision weights file, to a bundle: ``edgetl export`` from Python.
+    """Export a network to a bundle: ``edgetl export`` from Python.
 
     Nothing in the bundle is verified yet: `verify` with ``record=True`` does that.
 
     Args:
-        checkpoint: A checkpoint, the folder of one, or a weights file (``.pth``, ``.safetensors`` ...).
+        checkpoint: A checkpoint, a `torch.nn.Module` or Keras model in memory, or what names one: the folder of a
+            checkpoint, ``.keras``, ``.h5``, ``.pt2``, ``timm:NAME``, ``module.py:function``, a weights file (``.pth``,
+            ``.safetensors`` ...).
         calibration: A folder of photos like the device's, or a CSV of them.
         out: The bundle.
         backbone: Architecture of a weights file, which needs it. A checkpoint knows it, as it does the next three.
+        weights: A file of weights for ``timm:NAME`` or ``module.py:function``.
+        mean: What a network of your own takes off pixels of 0..1: a number, or one for each channel.
+        std: What it divides them by then.
+        pixels: What a Keras model takes (``"tf"``, ``"torch"``, ``"caffe"``, ``"0..1"``, ``"0..255"``), where its graph
+            and its name do not say it.
+        custom: A file of code with your own Keras layers, and with their translations.
         labels: Labels of a weights file in the order of its logits: a file of them, or their names. Without it they
             are the folders of `calibration`, where these are as many, else numbers.
         image_size: Pixels that a weights file takes, by default the backbone's own.
@@ -161,23 +186,34 @@ def export(
     recipe = Recipe() if options is None else Recipe(export=options)
     chosen = recipe.updated({"export": _without_none(given)}, where="export()").export
     if isinstance(checkpoint, Checkpoint):
-        known = {"backbone": backbone, "labels": labels, "image_size": image_size, "channels": channels}
+        known: dict[str, object] = {"backbone": backbone, "labels": labels, "image_size": image_size}
+        known |= {
+            "channels": channels,
+            "weights": weights,
+            "mean": mean,
+            "std": std,
+            "pixels": pixels,
+            "custom": custom,
+        }
         extra = [name for name, value in known.items() if value is not None]
         if extra:
             raise UsageError(f"a checkpoint knows its own {', '.join(extra)}", fix="leave them out")
-        opened, came_from = checkpoint.decoding(decode), None
+        opened: Checkpoint | Foreign = checkpoint.decoding(decode)
+        came_from = None
     else:
-        came_from = Path(checkpoint)
-        opened = pipeline.open_to_export(
-            came_from,
-            Path(calibration),
+        came_from = Path(checkpoint) if isinstance(checkpoint, str | Path) else None
+        said = SourceOptions(
             backbone=backbone,
+            weights=None if weights is None else Path(weights),
             labels=Path(labels) if isinstance(labels, str) else labels,
             image_size=None if image_size is None else image_size_of(image_size),
             channels=channels,
             decode=decode,
-            tell=tell,
+            normalize=normalize_of(_numbers(mean), _numbers(std)),
+            pixels=pixels,
+            custom=None if custom is None else Path(custom),
         )
+        opened = pipeline.open_to_export(came_from or checkpoint, Path(calibration), said, tell=tell)
     with tracked(parts_of_export(chosen, chosen.calibration_samples), track=track, progress=progress) as shown:
         exported = pipeline.export_checkpoint(
             opened,
@@ -261,6 +297,24 @@ def pack(
 
 def _without_none(given: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in given.items() if value is not None}
+
+
+def _named(backbone: Any, last_layer: str | None) -> str | None:
+    """The name of a backbone, of a module in memory one for this process."""
+    if backbone is None or isinstance(backbone, str):
+        if last_layer is not None:
+            raise UsageError("last_layer is of a module in memory", fix='in module.py: HEAD = "its.path"')
+        return backbone
+    # Here, because it imports torch.
+    from edgetl.models.sources.own import remember
+
+    return remember(backbone, head=last_layer)
+
+
+def _numbers(values: Sequence[float] | float | None) -> tuple[float, ...] | None:
+    if values is None:
+        return None
+    return (float(values),) if isinstance(values, int | float) else tuple(map(float, values))
 
 
 def _listed(names: Sequence[str] | None) -> Any:

@@ -167,7 +167,7 @@ def measure_speed(recipe: Recipe, files: Sequence[ImageFile]) -> Speed:
     model = recipe.model
     channels = 3 if model.channels is None else model.channels
     size = task_of(recipe.data.task).image_size if model.image_size is None else model.image_size
-    spec, _ = preset(model.backbone, size, channels=channels, decode=model.decode)
+    spec, _ = preset(model.backbone, size, channels=channels, decode=model.decode, normalize=model.normalize)
     network = build(model.backbone, 10, image_size=spec.crop, channels=channels).eval()
     network = network.to(memory_format=torch.channels_last)
     height, width = height_and_width(spec.crop)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -19,8 +19,9 @@ from edgetl.data.listing import Listing
 from edgetl.data.splits import find_photos
 from edgetl.first_look import look_at_photos
 from edgetl.models.backbones import build, preset
-from edgetl.models.checkpoint import CHECKPOINT_FILE, Checkpoint, open_checkpoint
-from edgetl.models.image_size import ImageSize
+from edgetl.models.checkpoint import CHECKPOINT_FILE, Checkpoint
+from edgetl.models.sources.foreign import Exportable, Foreign
+from edgetl.models.sources.opening import SourceOptions, kind_of, open_source
 from edgetl.models.training_history import HISTORY_FILE
 from edgetl.recipe import ExportSection, Recipe, verify_options
 from edgetl.reports.writing import ReportFiles, write_report
@@ -69,6 +70,8 @@ __all__ = [
     "train_to",
     "verify_bundle",
 ]
+
+_Opened = TypeVar("_Opened", bound=Checkpoint | Foreign)
 
 GOLDEN_SAMPLES = 16
 TUNE_SAMPLES = 500
@@ -271,7 +274,7 @@ def train_to(
 
 
 def export_checkpoint(
-    checkpoint: Checkpoint,
+    checkpoint: Exportable,
     calibration: Path | Sequence[Sample],
     out: Path,
     options: ExportSection | None = None,
@@ -331,30 +334,23 @@ def export_checkpoint(
 
 
 def open_to_export(
-    path: Path,
-    calibration: Path,
-    *,
-    backbone: str | None = None,
-    labels: Path | Sequence[str] | None = None,
-    image_size: ImageSize | None = None,
-    channels: int | None = None,
-    decode: str | None = None,
-    tell: Tell = untold,
-) -> Checkpoint:
-    """A checkpoint folder, or a plain weights file with its labels: `open_checkpoint`, else `labelled_by_folders`.
+    spec: object, calibration: Path, options: SourceOptions | None = None, *, tell: Tell = untold
+) -> Checkpoint | Foreign:
+    """Whatever a network comes as (`edgetl.models.sources`), with its labels: those said, else `labelled_by_folders`.
 
     What was done to the weights, and where the labels are from, is told.
     """
-    opened = open_checkpoint(
-        path, backbone=backbone, labels=labels, image_size=image_size, channels=channels, decode=decode
-    )
-    if path.is_file():
-        tell(f"{path.name}: {opened.training['loading']}")
-        if labels is None:
-            opened, note = labelled_by_folders(opened, calibration)
-            tell(note)
-        elif numbered := _numbered(opened.labels):
-            tell(numbered)
+    options = options or SourceOptions()
+    opened = open_source(spec, dataclasses.replace(options, tell=tell))
+    if kind_of(spec) == "checkpoint":
+        return opened
+    name = spec.name if isinstance(spec, Path) else opened.backbone
+    tell(f"{name}: {opened.training['loading']}")
+    if options.labels is None and not any(label.name != label.id or not label.id.isdigit() for label in opened.labels):
+        opened, note = labelled_by_folders(opened, calibration)
+        tell(note)
+    elif numbered := _numbered(opened.labels):
+        tell(numbered)
     return opened
 
 
@@ -366,7 +362,7 @@ def _numbered(labels: Sequence[Label]) -> str:
     return f"labels whose name is there twice, with their ids: {', '.join(twice[:6])}{more}" if twice else ""
 
 
-def labelled_by_folders(checkpoint: Checkpoint, photos: Path) -> tuple[Checkpoint, str]:
+def labelled_by_folders(checkpoint: _Opened, photos: Path) -> tuple[_Opened, str]:
     """Labels for plain weights that came without: those of `photos`, sorted, when they are as many as the logits.
 
     They are the names of the folders that `export_checkpoint` calibrates on, or what a CSV, shards or a data set say.
@@ -385,7 +381,7 @@ def labelled_by_folders(checkpoint: Checkpoint, photos: Path) -> tuple[Checkpoin
 
 
 def _write_bundle(
-    checkpoint: Checkpoint, photos: Photos, options: ExportSection, folder: Path, *, name: str, track: Track
+    checkpoint: Exportable, photos: Photos, options: ExportSection, folder: Path, *, name: str, track: Track
 ) -> Exported:
     exported = export(
         source_of(checkpoint, name, options.features),
@@ -401,7 +397,7 @@ def _write_bundle(
 
 
 def _available(
-    path: Path, checkpoint: Checkpoint, options: ExportSection, *, skip_bad: bool, tell: Tell
+    path: Path, checkpoint: Exportable, options: ExportSection, *, skip_bad: bool, tell: Tell
 ) -> tuple[Sample, ...]:
     """Photos to calibrate on; where they are trained on too, with the labels that their folders stand for."""
     spec = checkpoint.preprocess
@@ -456,7 +452,7 @@ def _check_export(options: ExportSection) -> None:
 def _check_layers(recipe: Recipe) -> None:
     """`UsageError` when the backbone lacks a layer of ``export.features``: found before it is trained."""
     model, channels = recipe.model, input_channels(recipe.model)
-    preprocess, _ = preset(model.backbone, model.image_size, channels=channels)
+    preprocess, _ = preset(model.backbone, model.image_size, channels=channels, normalize=model.normalize)
     network = build(model.backbone, 2, image_size=model.image_size, channels=channels).eval()
     with_features(network, recipe.export.features, torch.zeros(2, channels, *preprocess.crop))
 
@@ -465,7 +461,7 @@ def _check_batch(recipe: Recipe) -> None:
     """`ExportError` when the backbone cannot take as many images as ``export.batch`` says: found before it is
     trained."""
     model, channels = recipe.model, input_channels(recipe.model)
-    preprocess, normalize = preset(model.backbone, model.image_size, channels=channels)
+    preprocess, normalize = preset(model.backbone, model.image_size, channels=channels, normalize=model.normalize)
     network = build(model.backbone, 2, image_size=model.image_size, channels=channels).eval()
     labels = (Label("a", "a"), Label("b", "b"))
     source = Source(model.backbone, network, labels, preprocess, normalize, checkpoint_sha256="")
@@ -484,7 +480,7 @@ def _check_learned_from_labels(task: Task, options: ExportSection) -> None:
         raise UsageError(f"qat says nothing in {task.name}", fix="--quantize distill, which needs no labels")
 
 
-def _export_options(checkpoint: Checkpoint, photos: Photos, options: ExportSection) -> ExportOptions:
+def _export_options(checkpoint: Exportable, photos: Photos, options: ExportSection) -> ExportOptions:
     sources = [sample.source for sample in pick(photos.tune, TUNE_SAMPLES)] if photos.tune else []
     return ExportOptions(
         options.targets,

@@ -41,7 +41,7 @@ from edgetl_runtime.writing import check_writable, write_file
 
 if TYPE_CHECKING:
     from edgetl.data.listing import Listing
-    from edgetl.models.checkpoint import Checkpoint
+    from edgetl.models.sources.foreign import Exportable
     from edgetl.option import Option
     from edgetl.recipe import Recipe
     from edgetl.verify.bundle import Outcome
@@ -276,17 +276,20 @@ def _export(arguments: argparse.Namespace) -> int:
     _check_torch()
     n = look_at_calibration(arguments.checkpoint, arguments.calibration, channels=arguments.channels, tell=say)
     from edgetl import pipeline
+    from edgetl.models.sources.opening import SourceOptions
 
-    checkpoint = pipeline.open_to_export(
-        arguments.checkpoint,
-        arguments.calibration,
+    said = SourceOptions(
         backbone=arguments.backbone,
+        weights=None if arguments.weights is None else Path(arguments.weights),
         labels=arguments.labels,
         image_size=recipe.model.image_size,
         channels=arguments.channels,
         decode=arguments.decode,
-        tell=say,
+        normalize=recipe.model.normalize,
+        pixels=arguments.pixels,
+        custom=arguments.custom,
     )
+    checkpoint = pipeline.open_to_export(arguments.checkpoint, arguments.calibration, said, tell=say)
     photos = recipe.export.calibration_samples if n is None else n
     if arguments.dry_run:
         out("\n".join(estimate_lines(parts_of_export(recipe.export, photos), USUAL_SPEED)))
@@ -350,7 +353,7 @@ def _verify(arguments: argparse.Namespace) -> int:
             arguments.data,
             dataclasses.replace(verify_options(recipe), precise=arguments.write_gate is not None),
             variants=variants,
-            reference=None if arguments.reference is None else _checkpoint(arguments.reference),
+            reference=None if arguments.reference is None else _reference(arguments.reference, arguments.bundle),
             skip_bad=recipe.data.skip_bad,
             keep_reference=recipe.verify.keep_reference,
             record=arguments.record,
@@ -390,10 +393,10 @@ def _recorded(outcome: Outcome, *, force: bool, photos: bool) -> list[str]:
     return [*recorded.notes, f"recorded in {outcome.bundle}: {verdict_line(recorded.report)}"]
 
 
-def _checkpoint(path: Path) -> Checkpoint:
-    from edgetl.models.checkpoint import Checkpoint
+def _reference(named: Path, bundle: Path) -> Exportable:
+    from edgetl.models.sources.opening import open_reference
 
-    return Checkpoint.load(path)
+    return open_reference(named, bundle)
 
 
 def _pack(arguments: argparse.Namespace) -> int:

@@ -27,7 +27,7 @@ _ABOUT = {
     "run": "Photos to a verified bundle: fine-tune, export, verify.",
     "train": "Fine-tune a backbone on labelled photos; leaves a checkpoint.",
     "lr-range": "Find a learning rate: a short training whose rate grows until the loss does.",
-    "export": "Export a checkpoint, or a plain torchvision weights file, to a bundle.",
+    "export": "Export a network that you have to a bundle: a checkpoint, weights, Keras, timm, your own module.",
     "verify": "Hold every variant of a bundle against the model it came from, on labelled photos.",
     "pack": "Put into one file what a device needs of a bundle: some variants, without the checkpoint.",
     "bench": "Measure latency of every variant that runs here.",
@@ -129,7 +129,12 @@ def _lr_range_options(parser: Parser) -> None:
 
 
 def _export_options(parser: Parser) -> None:
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="checkpoint folder, .pth or .safetensors")
+    parser.add_argument(
+        "checkpoint",
+        metavar="MODEL",
+        type=Path,
+        help="checkpoint folder, .keras, .h5, .pt2, timm:NAME, module.py:function, or weights: .pth, .safetensors",
+    )
     parser.add_argument(
         "--calibration", metavar="DIR", type=Path, required=True, help="photos like the device's, or a CSV of them"
     )
@@ -140,6 +145,19 @@ def _export_options(parser: Parser) -> None:
     _take_as(parser, "model", "image_size", "pixels of its images", title=plain)
     _take_as(parser, "model", "channels", "of its images", usual="what it has", title=plain)
     _take(parser, "model", "decode")
+    elsewhere = "a network from elsewhere"
+    _take_as(
+        parser, "model", "weights", "of timm:NAME or module.py:function", title=elsewhere, metavar="FILE", shown=False
+    )
+    _take_as(parser, "model", "mean", "of pixels in 0..1, taken off", title=elsewhere, shown=False)
+    _take_as(parser, "model", "std", "of pixels in 0..1, which they are divided by", title=elsewhere, shown=False)
+    group = parser.group(elsewhere)
+    group.add_argument(
+        "--pixels",
+        metavar="NAME",
+        help="what a Keras model takes: tf, torch, caffe, 0..1, 0..255 (default: as its graph says)",
+    )
+    group.add_argument("--custom", metavar="FILE.py", type=Path, help="code with your own Keras layers")
     _take(parser, "export")
     _output(parser, "BUNDLE", "the bundle")
     _dry_run(parser)
@@ -186,7 +204,12 @@ def _verify_options(parser: Parser) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="bundle folder, or .edgetl file")
     _take_as(parser, "data", "path", "labelled photos", required=True)
     _take(parser, "data", "skip_bad")
-    parser.add_argument("--reference", metavar="CHECKPOINT", type=Path, help="the original, if the bundle has none")
+    parser.add_argument(
+        "--reference",
+        metavar="MODEL",
+        type=Path,
+        help="the original, if the bundle has none: a checkpoint, or what it was made from",
+    )
     parser.add_argument("--variants", metavar="ID,...", help="only these variants, separated by commas")
     _judge_options(parser)
     parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the report for a job summary")

@@ -7,7 +7,7 @@ which targets a backbone has been taken to. A network of another make is exporte
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -17,6 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edgetl.models.headed import HeadedNetwork
 from edgetl.models.image_size import ImageSize, height_and_width, size_text
+from edgetl.models.normalization import for_channels
+from edgetl.models.sources import named_source
 from edgetl_runtime.errors import UsageError, nearest
 from edgetl_runtime.manifest import Normalize, Preprocess
 
@@ -59,7 +61,7 @@ TRIED: dict[str, tuple[str, ...]] = {"onnx": _EVERYWHERE, "tflite": _EVERYWHERE,
 
 _HEADS = ("classifier", "fc", "heads", "head")
 # Modules that hold a sequence of stages; anything else is a stage as a whole.
-_SEQUENCES = {"features", "layers", "blocks", "trunk_output", "encoder", "backbone", "network"}
+_SEQUENCES = {"features", "layers", "blocks", "stages", "trunk_output", "encoder", "backbone", "network"}
 # Auxiliary outputs only ever helped training from scratch. The published weights of both expect the first
 # layer to bring ImageNet statistics to theirs (`transform_input`).
 _BUILD_ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -97,8 +99,11 @@ def build(name: str, num_classes: int, *, image_size: ImageSize | None = None, c
     `image_size`, in pixels the side or (height, width), matters to transformers only, whose weights depend on it.
     Raises `UsageError` for an unknown name, and for a size or channels that the architecture cannot have.
     """
-    _require_known(name)
+    source = named_source(name)
     _require_channels(name, channels)
+    if source is not None:
+        return source.build(name, num_classes, image_size=image_size, channels=channels)
+    _require_known(name)
     arguments = dict(_BUILD_ARGUMENTS.get(name, {}))
     if image_size is not None:
         arguments |= _size_arguments(name, image_size)
@@ -170,6 +175,11 @@ def head_of(model: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
 
     SqueezeNet's is the last 1 x 1 convolution instead. Raises `UsageError` for a network that has none.
     """
+    named = getattr(model, "edgetl_head", None)
+    if isinstance(named, str):
+        layer = model.get_submodule(named)
+        assert isinstance(layer, nn.Linear | nn.Conv2d | HiddenHead)
+        return _end_of(named, layer)
     for attribute in _HEADS:
         block = getattr(model, attribute, None)
         if isinstance(block, nn.Module):
@@ -180,6 +190,15 @@ def head_of(model: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
     raise UsageError(
         f"{type(model).__name__} has no head that can be replaced", fix=f"a linear layer in one of: {', '.join(_HEADS)}"
     )
+
+
+def _end_of(path: str, layer: nn.Linear | nn.Conv2d | nn.Sequential) -> tuple[str, nn.Linear | nn.Conv2d]:
+    """The layer, or the last one of a `HiddenHead` that took its place."""
+    if not isinstance(layer, nn.Sequential):
+        return path, layer
+    last = layer[-1]
+    assert isinstance(last, nn.Linear)
+    return f"{path}.{len(layer) - 1}", last
 
 
 class HiddenHead(nn.Sequential):
@@ -254,6 +273,7 @@ def preset(
     channels: int = 3,
     decode: str = "exact",
     mode: str = "crop",
+    normalize: Normalize | None = None,
 ) -> tuple[Preprocess, Normalize]:
     """The preprocessing that published weights were made for; `image_size` keeps the ratio of resize to crop.
 
@@ -263,22 +283,21 @@ def preset(
     `decode` is how JPEG files are decoded, `mode` how photos become as large as the tensor, see `Preprocess`.
 
     One channel is normalised with the average of the published means and of the published deviations, more than three
-    with theirs in turns. Raises `UsageError` for an unknown name, and for a size or channels that the backbone cannot
-    work with.
+    with theirs in turns. `normalize` is what the user says of it, which only a network of their own needs. Raises
+    `UsageError` for an unknown name, and for a size or channels that the backbone cannot work with.
     """
+    source = named_source(name)
+    if source is not None:
+        _require_channels(name, channels)
+        own = source.preset(name, image_size, channels=channels, decode=decode, normalize=normalize)
+        _check_size(own[0].crop)
+        return own
     published = published_weights(name, which).transforms()
     _require_channels(name, channels)
     resize, crop = int(published.resize_size[0]), int(published.crop_size[0])
     sides = height_and_width(crop if image_size is None else image_size)
     if image_size is not None:
-        if min(sides) < _SMALLEST_IMAGE:
-            raise UsageError(
-                f"image size {size_text(image_size)} is too small", fix=f"{_SMALLEST_IMAGE} pixels or more on each side"
-            )
-        if max(sides) > _LARGEST_IMAGE:
-            raise UsageError(
-                f"image size {size_text(image_size)} is too large", fix=f"{_LARGEST_IMAGE} pixels or fewer on each side"
-            )
+        _check_size(sides)
         _size_arguments(name, image_size)
         _check_layers_take(name, sides, channels)
     height, width = (round(side * resize / crop) for side in sides)
@@ -291,14 +310,19 @@ def preset(
             decode=decode,
             mode=mode,
         ),
-        Normalize(mean=_for_channels(published.mean, channels), std=_for_channels(published.std, channels)),
+        normalize or Normalize(mean=for_channels(published.mean, channels), std=for_channels(published.std, channels)),
     )
 
 
-def _for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    if channels == 1:
-        return (sum(values) / len(values),)
-    return tuple(values[index % len(values)] for index in range(channels))
+def _check_size(sides: tuple[int, int]) -> None:
+    if min(sides) < _SMALLEST_IMAGE:
+        raise UsageError(
+            f"image size {size_text(sides)} is too small", fix=f"{_SMALLEST_IMAGE} pixels or more on each side"
+        )
+    if max(sides) > _LARGEST_IMAGE:
+        raise UsageError(
+            f"image size {size_text(sides)} is too large", fix=f"{_LARGEST_IMAGE} pixels or fewer on each side"
+        )
 
 
 def size_of(name: str, num_classes: int, image_size: ImageSize, *, channels: int = 3) -> tuple[int, int]:
@@ -315,7 +339,7 @@ def _without_memory(name: str, num_classes: int, image_size: ImageSize, channels
     try:
         with torch.device("meta"):
             return build(name, num_classes, image_size=image_size, channels=channels).eval()
-    except NotImplementedError:  # RegNets compute their widths with tensors
+    except (NotImplementedError, RuntimeError):  # RegNets compute their widths with tensors
         return build(name, num_classes, image_size=image_size, channels=channels).to("meta").eval()
 
 

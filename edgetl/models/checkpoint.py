@@ -19,8 +19,9 @@ from torch import nn
 from edgetl.models.backbones import add_hidden_layer, build, preset
 from edgetl.models.heads import HeadSpec, head_named
 from edgetl.models.image_size import ImageSize
+from edgetl.models.sources import allow_code, kind_of_name
 from edgetl.models.weight_files import CHECKPOINT_WEIGHTS, State, read_state
-from edgetl.models.weights import fit, infer_channels, infer_num_classes
+from edgetl.models.weights import fit, infer_channels, infer_num_classes, put_back
 from edgetl_export.labels_file import check_label_names
 from edgetl_export.soundness import check_decides
 from edgetl_export.staging import staged
@@ -73,8 +74,11 @@ class Checkpoint:
         labels: tuple[Label, ...] | None = None,
         image_size: ImageSize | None = None,
         channels: int | None = None,
+        normalize: Normalize | None = None,
     ) -> Checkpoint:
-        """A plain torchvision state dict (see `edgetl.models.weight_files`) as a checkpoint.
+        """A plain state dict of torchvision's or timm's network as a checkpoint.
+
+        See `edgetl.models.weight_files`.
 
         Labels are called ``"0"`` ... when they are not given; the preprocessing is the backbone's first published one.
         ``training["loading"]`` says what was done to the weights. Raises `CheckpointError` when the weights do not fit
@@ -87,7 +91,7 @@ class Checkpoint:
                 f"{path.name} is for images of {found} channels, not {channels}",
                 fix="leave --channels out; to adapt weights to other channels, train: edgetl train --weights FILE",
             )
-        preprocess, normalize = preset(backbone, image_size, channels=found)
+        preprocess, normalize = preset(backbone, image_size, channels=found, normalize=normalize)
         outputs = infer_num_classes(file.state)
         check_decides(outputs, path.name)
         if labels is None:
@@ -145,7 +149,10 @@ class Checkpoint:
             model = attached(model, self.head, len(self.labels), spec)
         elif self.hidden is not None:
             add_hidden_layer(model, self.hidden)
-        fit(model, self.state, self.backbone, where="the checkpoint", keep_head=True)
+        if kind_of_name(self.backbone) == "own":  # its layers have any names
+            put_back(model, self.state, where=self.backbone)
+        else:
+            fit(model, self.state, self.backbone, where="the checkpoint", keep_head=True)
         return model.eval()
 
     @property
@@ -187,6 +194,7 @@ class Checkpoint:
         """The two files, into a folder that somebody else is putting together."""
         about = {
             "schema": _SCHEMA,
+            "source": kind_of_name(self.backbone),
             "backbone": self.backbone,
             "labels": [asdict(label) for label in self.labels],
             "preprocess": self.preprocess.fields(),
@@ -216,6 +224,7 @@ def open_checkpoint(
     image_size: ImageSize | None = None,
     channels: int | None = None,
     decode: str | None = None,
+    normalize: Normalize | None = None,
 ) -> Checkpoint:
     """A checkpoint folder, or a plain weights file of `backbone` with `labels` from a file or by name.
 
@@ -228,14 +237,24 @@ def open_checkpoint(
             raise UsageError(f"{path} is a plain weights file: of which architecture?", fix="--backbone NAME")
         known = None if labels is None else load_labels(labels)
         opened = Checkpoint.from_weights(
-            path, backbone=backbone, labels=known, image_size=image_size, channels=channels
+            path, backbone=backbone, labels=known, image_size=image_size, channels=channels, normalize=normalize
         )
         return opened.decoding(decode)
+    if backbone is not None and path.is_dir() and kind_of_name(backbone) == "own":
+        return _with_code(Checkpoint.load(path), backbone).decoding(decode)
     given = {"--backbone": backbone, "--labels": labels, "--image-size": image_size, "--channels": channels}
     extra = [name for name, value in given.items() if value is not None]
     if extra and path.is_dir():
         raise UsageError(f"{path} is a checkpoint, which knows its own {', '.join(extra)}", fix="leave them out")
     return Checkpoint.load(path).decoding(decode)
+
+
+def _with_code(checkpoint: Checkpoint, backbone: str) -> Checkpoint:
+    """A checkpoint of a network of your own, built by the code that is named now."""
+    if kind_of_name(checkpoint.backbone) != "own":
+        raise UsageError(f"the checkpoint is of {checkpoint.backbone}", fix="leave --backbone out")
+    allow_code(backbone)
+    return replace(checkpoint, backbone=backbone)
 
 
 def load_labels(path: Path | Sequence[str]) -> tuple[Label, ...]:

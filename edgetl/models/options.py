@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgetl.models.image_size import ImageSize, height_and_width, image_size_of, size_text
+from edgetl.models.normalization import normalize_of
+from edgetl.models.sources import allow_code
 from edgetl.option import OneOf, Section, option, within
 from edgetl_runtime.errors import UsageError
-from edgetl_runtime.manifest import DECODINGS, MODES
+from edgetl_runtime.manifest import DECODINGS, MODES, Normalize
 
 __all__ = ["DEVICES", "ModelOptions", "device_option"]
 
@@ -41,9 +43,16 @@ class ModelOptions(Section):
     """What is trained. Raises `UsageError` for values that make no sense."""
 
     backbone: str = option(
-        "mobilenet_v2", "network to start from; `edgetl backbones` lists all", metavar="NAME", shown=True
+        "mobilenet_v2",
+        "network to start from; `edgetl backbones` lists all; also timm:NAME, module.py:function",
+        metavar="NAME",
+        shown=True,
     )
     weights: str = option("imagenet", "what to start from", metavar="imagenet|none|FILE")
+    mean: tuple[float, ...] | None = option(
+        None, "of pixels in 0..1, that a network of your own takes off", metavar="X,..."
+    )
+    std: tuple[float, ...] | None = option(None, "of pixels in 0..1, that it divides them by then", metavar="X,...")
     image_size: ImageSize | None = option(
         None,
         "pixels of a square, or height x width",
@@ -75,3 +84,10 @@ class ModelOptions(Section):
         super().__post_init__()
         if self.image_size is not None:  # a list or a text is what it says
             object.__setattr__(self, "image_size", image_size_of(self.image_size))
+        allow_code(self.backbone)
+        _ = self.normalize
+
+    @property
+    def normalize(self) -> Normalize | None:
+        """How pixels are normalised, where that was said."""
+        return normalize_of(self.mean, self.std)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import threading
-import urllib.request
 from pathlib import Path
 from typing import Literal, TypeAlias
 from urllib.parse import urlparse
@@ -15,6 +13,8 @@ from torch import Tensor, nn
 from torchvision.models.vision_transformer import interpolate_embeddings
 
 from edgetl.models.backbones import backbone_names, build, first_convolution, head_of, published_weights
+from edgetl.models.reaching import can_reach
+from edgetl.models.sources import named_source
 from edgetl.models.weight_files import CHECKPOINT_WEIGHTS, State, read_state
 from edgetl_export.soundness import check_finite
 from edgetl_runtime.errors import CheckpointError
@@ -33,7 +33,6 @@ __all__ = [
 
 Weights: TypeAlias = Literal["imagenet", "none"] | Path
 
-_SECONDS_TO_CONNECT = 4.0
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "relative_position_index", "attn_mask")
 _SHOWN = 4
@@ -62,31 +61,18 @@ def check_weights_available(name: str, weights: Weights) -> None:
         return
     if weights == "none":
         return
+    source = named_source(name)
+    if source is not None:
+        source.check_weights(name)
+        return
     url = published_weights(name, "best").url
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
-    if cached.is_file() or _reachable(url):
+    if cached.is_file() or can_reach(url):
         return
     raise CheckpointError(
         f"the ImageNet weights of {name} are not here, and {urlparse(url).hostname} cannot be reached",
         fix=f"put {cached.name} into {cached.parent}, or name a file you have: --weights FILE.pth or FILE.safetensors",
     )
-
-
-def _reachable(url: str) -> bool:
-    answered = threading.Event()
-
-    def ask() -> None:
-        try:
-            with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_SECONDS_TO_CONNECT):
-                answered.set()
-        except OSError:
-            pass
-
-    # Name resolution knows no timeout, so it may be left behind.
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(_SECONDS_TO_CONNECT + 0.5)
-    return answered.is_set()
 
 
 def load_weights(model: nn.Module, name: str, weights: Weights) -> str:
@@ -102,6 +88,9 @@ def load_weights(model: nn.Module, name: str, weights: Weights) -> str:
         done = fit(model, file.state, name, where=str(weights))
         return f"{weights.name}: {'; '.join((*file.notes, done))}"
     check_weights_available(name, weights)
+    other = named_source(name)
+    if other is not None:
+        return other.load_own_weights(model, name)
     published = published_weights(name, "best")
     try:
         source = torchvision.models.get_model(name, weights=published)
@@ -167,7 +156,11 @@ def fit(model: nn.Module, state: State, name: str, *, where: str, keep_head: boo
     """
     own: State = model.state_dict()
     check_finite(state, where)
-    state = _at_size_of(own, {key: value for key, value in state.items() if not key.startswith(_AUXILIARY)}, name)
+    source = named_source(name)
+    if source is None:
+        state = _at_size_of(own, {key: value for key, value in state.items() if not key.startswith(_AUXILIARY)}, name)
+    else:
+        state = dict(source.converted(name, model, state))
     notes = [] if keep_head else _adapt_first(model, state)
     head = head_of(model)[0]
     notes += _rename_head(own, state, head)
@@ -187,12 +180,18 @@ def fit(model: nn.Module, state: State, name: str, *, where: str, keep_head: boo
     return "; ".join(notes) or "loaded whole"
 
 
-def put_back(model: nn.Module, state: State) -> None:
+def put_back(model: nn.Module, state: State, *, where: str = "the network") -> None:
     """Copy the `state` that `model` itself had, into it. Unlike `torch.nn.Module.load_state_dict` this asks for no
-    version, without which MNASNet refuses: tensors alone are kept."""
+    version, without which MNASNet refuses: tensors alone are kept. Raises `CheckpointError` when the code of `where`
+    gives another network now."""
+    problems = _differences(model.state_dict(), state, set(), where)
+    if problems:
+        shown = "; ".join(problems[:_SHOWN]) + (f"; and {len(problems) - _SHOWN} more" if problems[_SHOWN:] else "")
+        raise CheckpointError(f"the weights do not fit {where}: {shown}", fix="the code that the weights are of")
     with torch.no_grad():
         for key, value in model.state_dict().items():
-            value.copy_(state[key])
+            if key in state:
+                value.copy_(state[key])
 
 
 def _adapt_first(model: nn.Module, state: State) -> list[str]:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
-from torch.fx.proxy import TraceError
 
 from edgetl.data.loader import Normalizer, Pixels, evaluation_batches, filled
 from edgetl.models.backbones import HiddenHead, head_block
+from edgetl_export.lifting import NOT_TRACED
 from edgetl_export.progress import Track
 from edgetl_runtime.manifest import Normalize
 
@@ -38,7 +38,7 @@ def frozen_backbone(model: nn.Module) -> nn.Module:
     """A copy of `model` without its head, in eval mode, batch norms folded into the convolutions before them."""
     backbone = copy.deepcopy(model).eval()
     backbone.set_submodule(head_block(backbone)[0], nn.Identity())
-    with contextlib.suppress(TraceError):  # a network that cannot be folded is only slower
+    with contextlib.suppress(*NOT_TRACED):  # a network that cannot be folded is only slower
         backbone = fuse(backbone)
     # Channels last: three times as fast as torch's default layout on a CPU.
     return backbone.to(memory_format=torch.channels_last)

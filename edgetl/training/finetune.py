@@ -95,7 +95,8 @@ def check_start(model: ModelOptions, options: TrainOptions, task_name: str = "cl
     if options.qat and task.heads:
         raise UsageError(f"qat says nothing in {task.name}", fix="leave --qat out; --quantize distill needs no labels")
     size = task.image_size if model.image_size is None else model.image_size
-    preset(model.backbone, size, channels=3 if model.channels is None else model.channels)
+    channels = 3 if model.channels is None else model.channels
+    preset(model.backbone, size, channels=channels, normalize=model.normalize)
     if weights == "none" and options.strategy != "full":
         raise UsageError(
             f"strategy {options.strategy} keeps layers as they are, and with weights none they are random",
@@ -131,6 +132,7 @@ def _input(model: ModelOptions, task: Task, channels: int) -> tuple[Preprocess, 
         channels=channels,
         decode=model.decode,
         mode=task.mode if model.resize is None else model.resize,
+        normalize=model.normalize,
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ from edgetl_runtime.errors import CheckpointError, UsageError
 from edgetl_runtime.manifest import Manifest
 
 if TYPE_CHECKING:
-    from edgetl.models.checkpoint import Checkpoint
+    from edgetl.models.sources.foreign import Exportable
     from edgetl_export import Source
 
 __all__ = ["REFERENCE", "Outcome", "source_of", "verify_bundle"]
@@ -51,7 +52,7 @@ def verify_bundle(
     options: VerifyOptions | None = None,
     *,
     variants: Sequence[str] | None = None,
-    reference: Checkpoint | None = None,
+    reference: Exportable | None = None,
     skip_bad: bool = False,
     keep_reference: bool = False,
     record: bool = False,
@@ -103,7 +104,7 @@ def verify_bundle(
     return Outcome(bundle, report, tuple(notes))
 
 
-def source_of(checkpoint: Checkpoint, name: str, features: Sequence[str] = ()) -> Source:
+def source_of(checkpoint: Exportable, name: str, features: Sequence[str] = ()) -> Source:
     """The network of `checkpoint`, as the export and the verification take it, with `features` besides its logits."""
     from edgetl_export import Source
 
@@ -118,19 +119,22 @@ def source_of(checkpoint: Checkpoint, name: str, features: Sequence[str] = ()) -
         outputs=task_of(checkpoint.task).outputs,
         features=tuple(features),
         decoder=checkpoint.decoder,
+        original=getattr(checkpoint, "original", None),
     )
 
 
-def _original(bundle: Path, opened: Bundle, reference: Checkpoint | None) -> Source | None:
+def _original(bundle: Path, opened: Bundle, reference: Exportable | None) -> Source | None:
     """The original network; ``None`` where it cannot be had, for want of torch or of the checkpoint."""
     if reference is None:
         if not (bundle / REFERENCE / _CHECKPOINT).is_file():
             return None
         try:
-            from edgetl.models.checkpoint import Checkpoint
+            from edgetl.models.sources.opening import reopened
         except ModuleNotFoundError:
             return None
-        reference = Checkpoint.load(bundle / REFERENCE)
+        reference = reopened(bundle / REFERENCE)
+        if reference is None:
+            return None
     _check_fits(reference, opened.manifest)
     return source_of(reference, opened.manifest.name, [spec.name for spec in opened.manifest.features])
 
@@ -144,7 +148,7 @@ def _training_warnings(manifest: Manifest) -> list[str]:
     return [f"of the training: {note}" for note in texts if note.startswith("warning: ")]
 
 
-def _check_fits(reference: Checkpoint, manifest: Manifest) -> None:
+def _check_fits(reference: Exportable, manifest: Manifest) -> None:
     if reference.preprocess != manifest.preprocess or [label.id for label in reference.labels] != [
         label.id for label in manifest.labels
     ]:
@@ -159,6 +163,11 @@ def _kept(opened: Bundle, bundle: Path) -> OriginalModel:
     outputs = read_kept_outputs(opened)
     if outputs is not None:
         return outputs
+    if (bundle / REFERENCE / _CHECKPOINT).is_file() and find_spec("torch") is not None:
+        raise CheckpointError(
+            f"{bundle} came from a network whose code or file it does not keep",
+            fix="name it: --reference module.py:function, FILE.pt2 or the folder it came from",
+        )
     if (bundle / REFERENCE / _CHECKPOINT).is_file():
         raise CheckpointError(
             f"torch is not installed here, and {bundle} does not keep the original's answers",

@@ -145,10 +145,16 @@ def _source(bundle: Path, opened: Bundle) -> Source:
             fix="inspect the bundle where it was exported, or copy its reference folder too",
         )
     try:
-        from edgetl.models.checkpoint import Checkpoint
+        from edgetl.models.sources.opening import reopened
     except ModuleNotFoundError as error:
         raise MissingDependency(error.name or "torch", needed_for="comparing layers", extra="all") from None
-    return source_of(Checkpoint.load(bundle / REFERENCE), opened.manifest.name)
+    found = reopened(bundle / REFERENCE)
+    if found is None:
+        raise CheckpointError(
+            f"{bundle} came from a network of your own, whose code it does not keep",
+            fix="edgetl verify BUNDLE --data DIR --reference module.py:function compares layers too",
+        )
+    return source_of(found, opened.manifest.name)
 
 
 def _samples(opened: Bundle, images: Sequence[ImageSource] | None) -> list[Sample]:

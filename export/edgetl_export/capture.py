@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -13,11 +13,10 @@ import numpy.typing as npt
 import torch
 from torch import fx, nn
 from torch.export import Dim, ExportedProgram
-from torch.fx.experimental.optimization import fuse
-from torch.fx.proxy import TraceError
 
 from edgetl_export.features import RESERVED, check_features, with_features
 from edgetl_export.labels_file import check_label_names
+from edgetl_export.lifting import folded
 from edgetl_runtime.batch_sizes import FREE
 from edgetl_runtime.errors import ExportError, UsageError
 from edgetl_runtime.manifest import Label, Manifest, Normalize, Preprocess, TensorSpec
@@ -50,7 +49,9 @@ class Source:
     It gives one as a tensor, several as a tuple in the order of these names, or either as a dict by name, of which the
     others are left out. Of a classifier it is one, ``logits`` (N, classes). `checkpoint_sha256` identifies the weights;
     it is recorded in the bundle, and so is `decoder`, what the task decodes the outputs by. `features` are the names of
-    what is given besides (see `edgetl_export.features`), which can be had beside a single output.
+    what is given besides (see `edgetl_export.features`), which can be had beside a single output. Where `module` is a
+    translation of another make's model, `original` is that model: uint8 (N, H, W, C) to `outputs` by name, by its own
+    code. It is what every file is held against.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Source:
     features: tuple[str, ...] = ()
     outputs: tuple[str, ...] = (OUTPUT_NAME,)
     decoder: Mapping[str, Any] | None = field(default=None, hash=False)
+    original: Callable[[npt.NDArray[np.uint8]], Mapping[str, npt.NDArray[np.float32]]] | None = None
 
     def __post_init__(self) -> None:
         _check_outputs(self.outputs)
@@ -107,11 +109,12 @@ class Original:
     """A source's network as it was trained, as a function of uint8 (N, H, W, C) to its outputs.
 
     The normalisation is computed here once more: what is exported is compared with the original, not with the
-    exporter's own idea of it. ``features`` are the names of what `outputs` gives besides.
+    exporter's own idea of it. Where the source has an `original` of its own, that gives the outputs, the network only
+    features. ``features`` are the names of what `outputs` gives besides.
     """
 
     def __init__(self, source: Source) -> None:
-        self.features, self._names = source.features, source.names
+        self.features, self._names, self._own = source.features, source.names, source.original
         self._network = source.network().to(memory_format=torch.channels_last)
         self._mean, self._std = torch.tensor(source.normalize.mean), torch.tensor(source.normalize.std)
 
@@ -121,6 +124,12 @@ class Original:
 
     def outputs(self, images: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
         """Outputs and features by name, each with a row for every image."""
+        if self._own is None:
+            return self._of_network(images)
+        own = {name: np.ascontiguousarray(value, np.float32) for name, value in self._own(images).items()}
+        return {**self._of_network(images), **own} if self.features else own
+
+    def _of_network(self, images: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
         with torch.inference_mode():
             normal = (torch.tensor(images).float() / 255.0 - self._mean) / self._std
             tensors = by_name(self._network(normal.permute(0, 3, 1, 2)), self._names)
@@ -320,7 +329,9 @@ def capture(source: Source, *, batch: int = 1) -> Captured:
     Raises `ExportError` when the network does not give what the source names, each with a row for every image, or a
     classifier not one row of logits, and what `Source.network` raises.
     """
-    module = ExportedModule(_folded(source.network()), source.normalize, source.names).eval()
+    example = torch.zeros(2, len(source.normalize.mean), *source.preprocess.crop)
+    network = folded(source.network(), example)
+    module = ExportedModule(network, source.normalize, source.names).eval()
     captured = Captured(source, module, batch=batch)
     _check_rows(captured.single)
     _check_rows(captured)
@@ -403,11 +414,3 @@ def _named_like(model: fx.GraphModule, other: fx.GraphModule) -> fx.GraphModule:
 
 def _gives_tensor(node: fx.Node) -> bool:
     return node.op == "call_function" and isinstance(node.meta.get("val"), torch.Tensor)
-
-
-def _folded(network: nn.Module) -> nn.Module:
-    try:
-        return fuse(network)
-    except TraceError:
-        # Control flow that symbolic tracing cannot follow: the converters fold what they find instead.
-        return network

@@ -253,7 +253,7 @@ def test_no_space(
 def test_no_network_for_published_weights(
     run_words: list[str], tmp_path: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgetl.models.weights._reachable", lambda url: False)
+    monkeypatch.setattr("edgetl.models.weights.can_reach", lambda url: False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     cache = str(tmp_path / "torch" / "hub" / "checkpoints")
     fails([*run_words, "--weights", "imagenet"], "cannot be reached", "mobilenet_v3_small-", cache, "--weights FILE")

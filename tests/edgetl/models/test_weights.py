@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import edgetl.models.weights as weights_module
+import edgetl.models.reaching as reaching
 from edgetl.models.backbones import build, head_of
 from edgetl.models.weight_files import read_state
 from edgetl.models.weights import (
@@ -121,8 +121,8 @@ def test_weights_are_asked_for_before_any_work(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(CheckpointError, match=r"no weights file at .*w\.pth"):
         check_weights_available(NAME, tmp_path / "w.pth")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(weights_module.urllib.request, "urlopen", lambda *args, **kwargs: nullcontext(time.sleep(9)))
-    monkeypatch.setattr(weights_module, "_SECONDS_TO_CONNECT", 0.1)
+    monkeypatch.setattr(reaching.urllib.request, "urlopen", lambda *args, **kwargs: nullcontext(time.sleep(9)))
+    monkeypatch.setattr(reaching, "_SECONDS_TO_CONNECT", 0.1)
     start = time.monotonic()
     with pytest.raises(CheckpointError, match=r"download\.pytorch\.org cannot be reached") as caught:
         check_weights_available(NAME, "imagenet")

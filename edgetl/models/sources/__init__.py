@@ -1,0 +1,121 @@
+"""Where a network comes from: one table.
+
+A *named* source builds a network for any number of labels, so that it can be fine-tuned: torchvision, timm, your own
+function. An *opened* one is finished: a Keras file, a program of `torch.export`, a Hugging Face folder, a module in
+memory. `edgetl.models.sources.opening` opens either kind for an export.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from edgetl.models.image_size import ImageSize
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edgetl.models.weight_files import State
+    from edgetl_runtime.manifest import Normalize, Preprocess
+
+__all__ = [
+    "MEMORY",
+    "SOURCES",
+    "TIMM",
+    "NamedSource",
+    "SourceKind",
+    "allow_code",
+    "is_allowed",
+    "kind_of_name",
+    "named_source",
+]
+
+TIMM = "timm:"
+"""Stands in front of the name of a timm network."""
+MEMORY = "memory:"
+"""Stands in front of the name that a module in memory has in this process."""
+
+
+@dataclass(frozen=True)
+class SourceKind:
+    """A line of the table: how it is written on a command line, and the module that knows it (see above)."""
+
+    written: str
+    module: str
+    named: bool = False
+    refused: str = ""
+
+
+SOURCES: dict[str, SourceKind] = {
+    "torchvision": SourceKind("NAME", "edgetl.models.backbones", named=True),
+    "timm": SourceKind("timm:NAME", "edgetl.models.sources.timm_networks", named=True),
+    "own": SourceKind("module.py:function, or a module in memory", "edgetl.models.sources.own", named=True),
+    "keras": SourceKind("FILE.keras or FILE.h5, or a Keras model in memory", "edgetl.models.sources.keras_model"),
+    "hugging-face": SourceKind("a folder that save_pretrained wrote", "edgetl.models.sources.hugging_face"),
+    "program": SourceKind("FILE.pt2", "edgetl.models.sources.program"),
+    "onnx": SourceKind("FILE.onnx", "", refused="An ONNX file is what edgetl writes, not what it starts from"),
+    "tflite": SourceKind("FILE.tflite", "", refused="A TFLite file is what edgetl writes, not what it starts from"),
+    "saved-model": SourceKind("a folder with saved_model.pb", "", refused="A SavedModel holds a graph, no layers"),
+}
+
+
+class NamedSource(Protocol):
+    """What a module of a named source has: functions that take the name of a network."""
+
+    def build(self, name: str, num_classes: int, *, image_size: ImageSize | None, channels: int) -> nn.Module:
+        """A network for so many labels: normalised float32 (N, `channels`, H, W) to logits (N, `num_classes`)."""
+        ...
+
+    def preset(
+        self, name: str, image_size: ImageSize | None, *, channels: int, decode: str, normalize: Normalize | None
+    ) -> tuple[Preprocess, Normalize]:
+        """How photos become its input. `normalize` is what the user says; raises `UsageError` where nobody does."""
+        ...
+
+    def check_weights(self, name: str) -> None:
+        """Raise `CheckpointError` when the weights that come with it cannot be had. Takes a few seconds at most."""
+        ...
+
+    def load_own_weights(self, model: nn.Module, name: str) -> str:
+        """Put those weights into what `build` gave, all but a head of another size; says what was done."""
+        ...
+
+    def converted(self, name: str, model: nn.Module, state: State) -> State:
+        """`state` under the names, and in the sizes, that `model` has: nothing else is changed."""
+        ...
+
+
+def kind_of_name(name: str) -> str:
+    """Which of `SOURCES` a backbone's name means."""
+    if name.startswith(TIMM):
+        return "timm"
+    if name.startswith(MEMORY) or ".py:" in name:
+        return "own"
+    return "torchvision"
+
+
+def named_source(name: str) -> NamedSource | None:
+    """The source of a backbone that is none of torchvision's; None for one of these.
+
+    Raises `UsageError` where the library of a source is not installed.
+    """
+    kind = kind_of_name(name)
+    if kind == "torchvision":
+        return None
+    source: Any = importlib.import_module(SOURCES[kind].module)
+    return source  # type: ignore[no-any-return]
+
+
+_ALLOWED: set[str] = set()
+
+
+def allow_code(name: str) -> None:
+    """A person named this ``module.py:function``: it may be run in this process. Other names are passed over."""
+    if kind_of_name(name) == "own":
+        _ALLOWED.add(name)
+
+
+def is_allowed(name: str) -> bool:
+    """Whether a person named this code. What a checkpoint or a bundle names is not run."""
+    return name in _ALLOWED

@@ -91,6 +91,8 @@ def export(
     mean: Sequence[float] | float | None = None,
     std: Sequence[float] | float | None = None,
     pixels: str | None = None,
+    resize: str | None = None,
+    interpolation: str | None = None,
     custom: str | Path | None = None,
     labels: str | Path | Sequence[str] | None = None,
     image_size: ImageSize | str | None = None,
@@ -137,6 +139,9 @@ def export(
         std: What it divides them by then.
         pixels: What a Keras model takes (``"tf"``, ``"torch"``, ``"caffe"``, ``"0..1"``, ``"0..255"``), where its graph
             and its name do not say it.
+        resize: How photos fit: ``"stretch"`` (the default for Keras), ``"crop"`` or ``"letterbox"``.
+        interpolation: How a Keras model's photos are resized: ``"bilinear_no_antialias"`` (the default), ``"nearest"``,
+            ``"bilinear"`` or ``"bicubic"``.
         custom: A file of code with your own Keras layers, and with their translations.
         labels: Labels of a weights file in the order of its logits: a file of them, or their names. Without it they
             are the folders of `calibration`, where these are as many, else numbers.
@@ -194,6 +199,8 @@ def export(
             "std": std,
             "pixels": pixels,
             "custom": custom,
+            "resize": resize,
+            "interpolation": interpolation,
         }
         extra = [name for name, value in known.items() if value is not None]
         if extra:
@@ -211,6 +218,8 @@ def export(
             decode=decode,
             normalize=normalize_of(_numbers(mean), _numbers(std)),
             pixels=pixels,
+            resize=resize,
+            interpolation=interpolation,
             custom=None if custom is None else Path(custom),
         )
         opened = pipeline.open_to_export(came_from or checkpoint, Path(calibration), said, tell=tell)

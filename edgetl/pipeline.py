@@ -341,7 +341,9 @@ def open_to_export(
     What was done to the weights, and where the labels are from, is told.
     """
     options = options or SourceOptions()
-    opened = open_source(spec, dataclasses.replace(options, tell=tell))
+    if kind_of(spec) == "keras":
+        options = dataclasses.replace(options, photos=_some_photos(calibration))
+    opened = open_source(spec, options)
     if kind_of(spec) == "checkpoint":
         return opened
     name = spec.name if isinstance(spec, Path) else opened.backbone
@@ -352,6 +354,12 @@ def open_to_export(
     elif numbered := _numbered(opened.labels):
         tell(numbered)
     return opened
+
+
+def _some_photos(path: Path) -> list[Any]:
+    """Some photos of `path`, spread over it."""
+    files = [file for files in find_photos(path, 3)[0].values() for file in files]
+    return files[:: max(1, len(files) // GOLDEN_SAMPLES)][:GOLDEN_SAMPLES]
 
 
 def _numbered(labels: Sequence[Label]) -> str:

@@ -41,6 +41,7 @@ WRITERS = {"edgetl_runtime.writing", "edgetl_export.staging", "edgetl_export.ren
 """Who alone puts files and folders in place."""
 IN_STAGED_FOLDERS = {
     "edgetl.models.checkpoint",
+    "edgetl.models.sources.foreign",
     "edgetl.data.pixel_cache",
     "edgetl_export.bundle_writer",
 }

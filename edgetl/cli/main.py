@@ -287,6 +287,8 @@ def _export(arguments: argparse.Namespace) -> int:
         decode=arguments.decode,
         normalize=recipe.model.normalize,
         pixels=arguments.pixels,
+        resize=recipe.model.resize,
+        interpolation=arguments.interpolation,
         custom=arguments.custom,
     )
     checkpoint = pipeline.open_to_export(arguments.checkpoint, arguments.calibration, said, tell=say)

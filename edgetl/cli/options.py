@@ -157,6 +157,12 @@ def _export_options(parser: Parser) -> None:
         metavar="NAME",
         help="what a Keras model takes: tf, torch, caffe, 0..1, 0..255 (default: as its graph says)",
     )
+    group.add_argument(
+        "--interpolation",
+        metavar="NAME",
+        help="how its photos are resized: nearest, bilinear, bilinear_no_antialias (default: the last, as Keras does)",
+    )
+    _take_as(parser, "model", "resize", "how its photos fit", title=elsewhere, usual="stretch for Keras, else crop")
     group.add_argument("--custom", metavar="FILE.py", type=Path, help="code with your own Keras layers")
     _take(parser, "export")
     _output(parser, "BUNDLE", "the bundle")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -289,9 +289,9 @@ def preset(
     source = named_source(name)
     if source is not None:
         _require_channels(name, channels)
-        own = source.preset(name, image_size, channels=channels, decode=decode, normalize=normalize)
-        _check_size(own[0].crop)
-        return own
+        spec, own = source.preset(name, image_size, channels=channels, decode=decode, normalize=normalize)
+        _check_size(spec.crop)
+        return spec if mode == "crop" else replace(spec, mode=mode, resize=0), own
     published = published_weights(name, which).transforms()
     _require_channels(name, channels)
     resize, crop = int(published.resize_size[0]), int(published.crop_size[0])

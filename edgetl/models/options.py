@@ -49,10 +49,6 @@ class ModelOptions(Section):
         shown=True,
     )
     weights: str = option("imagenet", "what to start from", metavar="imagenet|none|FILE")
-    mean: tuple[float, ...] | None = option(
-        None, "of pixels in 0..1, that a network of your own takes off", metavar="X,..."
-    )
-    std: tuple[float, ...] | None = option(None, "of pixels in 0..1, that it divides them by then", metavar="X,...")
     image_size: ImageSize | None = option(
         None,
         "pixels of a square, or height x width",
@@ -79,6 +75,10 @@ class ModelOptions(Section):
         check=OneOf(MODES, fix=", ".join(MODES)),
     )
     head: str | None = option(None, "what stands behind the backbone", usual="the task's own", metavar="NAME")
+    mean: tuple[float, ...] | None = option(
+        None, "of pixels in 0..1, that a network of your own takes off", metavar="X,..."
+    )
+    std: tuple[float, ...] | None = option(None, "of pixels in 0..1, that it divides them by then", metavar="X,...")
 
     def __post_init__(self) -> None:
         super().__post_init__()

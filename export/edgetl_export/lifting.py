@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.optimization import fuse
@@ -23,6 +24,7 @@ NOT_TRACED = (TraceError, TypeError, ValueError, RuntimeError, AttributeError, L
 """What symbolic tracing raises for a network that it cannot follow: an error of its own, or whatever the network does
 when it meets stand-ins in place of numbers."""
 
+_INLINED = (F.conv2d, F.batch_norm, torch.conv2d, torch.batch_norm)
 _MOST_IMAGES = 4096
 _REPARAMETRIZING = ("fuse", "reparameterize", "switch_to_deploy")
 """What blocks of several branches call the method that makes them one convolution."""
@@ -36,13 +38,21 @@ def folded(network: nn.Module, example: Tensor) -> nn.Module:
     """
     network = reparametrized(network)
     try:
-        return fuse(network)
+        traced: nn.Module = fuse(network)
+        if not _has_inlined_layers(traced):
+            return traced
     except NOT_TRACED:
-        pass
+        traced = network
     try:
         return fuse(as_modules(_exported(network, example)), no_trace=True)
     except Exception:  # noqa: BLE001 # what torch.export raises for a network is up to the network
-        return network
+        return traced
+
+
+def _has_inlined_layers(traced: nn.Module) -> bool:
+    """Whether symbolic tracing went into layers that are subclasses of torch's, as timm's are: functions are left of
+    them, which nothing folds."""
+    return isinstance(traced, fx.GraphModule) and any(node.target in _INLINED for node in traced.graph.nodes)
 
 
 def reparametrized(network: nn.Module) -> nn.Module:

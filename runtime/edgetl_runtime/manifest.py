@@ -51,7 +51,7 @@ _LARGEST_SIDE = 2**14
 _MOST_CHANNELS = 256
 _LONGEST_VERSION = 64
 _DTYPES = ("uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
-_INTERPOLATIONS = ("bilinear", "bicubic")
+_INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "bilinear_no_antialias")
 DECODINGS = ("exact", "scaled")
 """How JPEG files are decoded: at full size, or at a fraction of it (`edgetl_runtime.reduced`)."""
 _OF_THE_BUNDLE = ("ladder", "methods")
@@ -95,7 +95,9 @@ class Preprocess:
     says, the other at least that, its proportions kept. "stretch" resizes to ``crop``, whatever that does to the
     proportions. "letterbox" makes the whole image as large as fits into ``crop``, in its proportions, and puts it in
     the middle of black borders. In these two ``resize`` is 0, which a runtime that knows no modes refuses.
-    ``interpolation`` is bilinear or bicubic, antialiased. With ``channels`` = 1 the image is grey instead of RGB; any
+    ``interpolation`` is bilinear or bicubic, antialiased; ``nearest``; or ``bilinear_no_antialias``, between the four
+    nearest pixels however much smaller the image becomes, as TensorFlow resizes by default.
+    With ``channels`` = 1 the image is grey instead of RGB; any
     other number than 3 is that of the image itself, and every channel is resized and cropped as a grey image is.
     ``decode`` is ``exact``, or ``scaled``: JPEG files are decoded at 1/2, 1/4 or 1/8 of their size where that leaves at
     least twice the pixels of ``resize``. All else - other files, arrays, PIL images, small photos - is then as ever.

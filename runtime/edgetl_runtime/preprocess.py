@@ -80,6 +80,8 @@ _MODES = {1: "L", 3: "RGB"}
 _MULTIBAND = {2: ("LA", "La"), 4: ("RGBA", "RGBX", "RGBa")}
 _NPY = b"\x93NUMPY"
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_SAMPLED = ("nearest", "bilinear_no_antialias")
+"""Ways that look at single pixels of the photo (`edgetl_runtime.sampling`)."""
 
 
 def preprocess(source: ImageSource, spec: Preprocess, *, color: ColorOrder = "RGB") -> npt.NDArray[np.uint8]:
@@ -201,8 +203,13 @@ def resize_and_crop(image: Image.Image, spec: Preprocess, view: View | None = No
 
     With `view` the image is a reduced one of a photo, and sizes and places are those of the whole photo.
     """
+    if spec.interpolation in _SAMPLED:
+        from edgetl_runtime.sampling import sampled  # seldom needed
+
+        return sampled(image, spec, view)
     if spec.interpolation not in _FILTERS:
-        raise UsageError(f"unknown interpolation {spec.interpolation!r}", fix=f"one of: {', '.join(_FILTERS)}")
+        known = ", ".join((*_FILTERS, *_SAMPLED))
+        raise UsageError(f"unknown interpolation {spec.interpolation!r}", fix=f"one of: {known}")
     whole = image.size if view is None else view.size
     placed = place(whole, spec)
     resample, (width, height) = _FILTERS[spec.interpolation], placed.resized

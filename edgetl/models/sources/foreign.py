@@ -65,6 +65,11 @@ class Exportable(Protocol):
         """Of the weights, hex."""
         ...
 
+    @property
+    def decoder(self) -> dict[str, Any] | None:
+        """What a device needs to decode its outputs; None for a classifier."""
+        ...
+
     def build(self) -> nn.Module:
         """The network in evaluation mode: normalised float32 (N, C, H, W) to its outputs."""
         ...
@@ -96,7 +101,7 @@ class Foreign:
     original: OriginalFunction | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
     opening: dict[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    decoder: dict[str, Any] | None = None
 
     def build(self) -> nn.Module:
         """The network in evaluation mode."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from edgetl.models.weight_files import read_state
 from edgetl.models.weights import load_weights, put_back
 from edgetl_export.soundness import check_decides
 from edgetl_runtime.errors import UsageError
-from edgetl_runtime.manifest import Label, Normalize
+from edgetl_runtime.manifest import Label, Normalize, Preprocess
+from edgetl_runtime.preprocess import ImageSource
 
 __all__ = ["SourceOptions", "kind_of", "open_reference", "open_source", "reopened"]
 
@@ -46,7 +47,8 @@ class SourceOptions:
     """What a user says of a network; None where nothing is said.
 
     ``pixels`` is the convention of a Keras model (`edgetl.models.sources.keras_model`), ``custom`` a file of code with
-    translations of its own layers, ``head`` the last layer of a module in memory.
+    translations of its own layers, ``head`` the last layer of a module in memory. ``photos`` are some like the
+    device's, on which a translation is held against the original.
     """
 
     backbone: str | None = None
@@ -58,9 +60,10 @@ class SourceOptions:
     normalize: Normalize | None = None
     pixels: str | None = None
     resize: str | None = None
+    interpolation: str | None = None
     custom: Path | None = None
     head: str | None = None
-    tell: Callable[[str], object] = field(default=lambda line: None)
+    photos: Sequence[ImageSource] = ()
 
     @property
     def known_labels(self) -> tuple[Label, ...] | None:
@@ -184,6 +187,7 @@ def _of_own(spec: object, options: SourceOptions, *, weights: Path | None = None
     preprocess, normalize = preset_of_own(
         name, options.image_size, channels=channels, decode=options.decode or "exact", normalize=options.normalize
     )
+    preprocess = _fitted(preprocess, options)
     labels = options.known_labels
     model = made(
         name, num_classes=None if labels is None else len(labels), image_size=options.image_size, channels=channels
@@ -243,11 +247,22 @@ def _of_program(path: Path, options: SourceOptions) -> Foreign:
         backbone=path.name,
         module=network,
         labels=_as_many(options.known_labels, outputs, path.name),
-        preprocess=preprocess,
+        preprocess=_fitted(preprocess, options),
         normalize=normalize,
         sha256=state_sha256(network),
         training={"weights": path.name, "loading": f"{path.name}: a program of torch.export"},
     )
+
+
+def _fitted(spec: Preprocess, options: SourceOptions) -> Preprocess:
+    """`spec`, with photos that fit, and are resized, as the user says."""
+    if options.resize not in (None, "crop"):
+        spec = replace(spec, mode=options.resize, resize=0)
+    if options.interpolation is not None:
+        spec = replace(spec, interpolation=options.interpolation)
+    if spec.problem is not None:
+        raise UsageError(spec.problem, fix="--resize crop, --interpolation bilinear")
+    return spec
 
 
 def _as_many(labels: tuple[Label, ...] | None, outputs: int, where: str) -> tuple[Label, ...]:

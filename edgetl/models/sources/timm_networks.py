@@ -86,8 +86,10 @@ def _with_one_head(model: nn.Module) -> nn.Module:
     """
     named = getattr(model, "default_cfg", {}).get("classifier")
     if isinstance(named, tuple | list):
-        model = _distilled(model)
-        named = named[0]
+        path, linear = _linear_of(model, str(named[0]))
+        model = _without_second(model)
+        model.set_submodule(path, _Averaged(linear.in_features, linear.out_features))
+        named = f"{path}.linear"
     path = str(named or "head")
     layers = [
         f"{path}.{inner}" if inner else path
@@ -113,15 +115,24 @@ class _Averaged(nn.Module):
         return logits
 
 
-def _distilled(model: nn.Module) -> nn.Module:
-    bases = [kind for kind in type(model).__mro__[1:] if "forward_head" in vars(kind)]
-    linear = next(item for item in model.get_submodule("head").modules() if isinstance(item, nn.Linear))
-    if not bases or not hasattr(model, "head_dist"):
-        raise UsageError(f"{type(model).__name__} has two heads", fix="the network without _distilled in its name")
-    del model.head_dist
-    model.__class__ = bases[0]
-    model.set_submodule("head", _Averaged(linear.in_features, linear.out_features))
-    return model
+def _linear_of(model: nn.Module, classifier: str) -> tuple[str, nn.Linear]:
+    """Path of the head around the linear layer `classifier`, and that layer."""
+    linear = model.get_submodule(classifier)
+    assert isinstance(linear, nn.Linear)
+    return classifier.rpartition(".")[0], linear
+
+
+def _without_second(model: nn.Module) -> nn.Module:
+    """`model` as its class without distillation computes it, in place: without the second head."""
+    for holder in model.modules():
+        if hasattr(holder, "head_dist"):
+            del holder.head_dist
+            if hasattr(holder, "distillation"):
+                holder.distillation = False  # type: ignore[assignment]
+            else:  # a subclass adds the second head: the class below it has one
+                holder.__class__ = next(kind for kind in type(holder).__mro__[1:] if "forward_head" in vars(kind))
+            return model
+    raise UsageError(f"{type(model).__name__} has two heads", fix="another network: edgetl backbones")
 
 
 def _sides(name: str, image_size: ImageSize | None) -> tuple[int, int]:
@@ -215,21 +226,22 @@ def converted(name: str, model: nn.Module, state: State) -> State:
 
 
 def _one_head(model: nn.Module, state: State) -> State:
-    """The batch norms and matrices of ``head`` and ``head_dist`` as the one matrix that gives the mean of both."""
-    if not any(key.startswith("head_dist.") for key in state) or not isinstance(
-        getattr(model, "head", None), _Averaged
-    ):
+    """The batch norms and matrices of two heads as the one matrix that gives the mean of both."""
+    named = getattr(model, "default_cfg", {}).get("classifier")
+    if not isinstance(named, tuple | list) or f"{named[1]}.weight" not in state:
         return state
     matrices, biases = [], []
-    for head in ("head", "head_dist"):
-        scale = state[f"{head}.bn.weight"] / (state[f"{head}.bn.running_var"] + 1e-5).sqrt()
-        shift = state[f"{head}.bn.bias"] - state[f"{head}.bn.running_mean"] * scale
-        matrix = state[f"{head}.linear.weight"]
+    for layer in named:
+        norm = f"{layer.rpartition('.')[0]}.bn"
+        scale = state[f"{norm}.weight"] / (state[f"{norm}.running_var"] + 1e-5).sqrt()
+        shift = state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * scale
+        matrix = state[f"{layer}.weight"]
         matrices.append(matrix * scale)
-        biases.append(state[f"{head}.linear.bias"] + matrix @ shift)
-    rest = {key: value for key, value in state.items() if not key.startswith(("head.", "head_dist."))}
+        biases.append(state[f"{layer}.bias"] + matrix @ shift)
+    heads = tuple(f"{layer.rpartition('.')[0]}." for layer in named)
+    rest = {key: value for key, value in state.items() if not key.startswith(heads)}
     return {
         **rest,
-        "head.linear.weight": torch.stack(matrices).mean(0),
-        "head.linear.bias": torch.stack(biases).mean(0),
+        f"{heads[0]}linear.weight": torch.stack(matrices).mean(0),
+        f"{heads[0]}linear.bias": torch.stack(biases).mean(0),
     }

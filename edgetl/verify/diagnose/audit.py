@@ -114,7 +114,7 @@ def _prepared(
     tensors = list(golden.tensors)
     if spec.channels == 3:
         yield [pixels[..., ::-1] for pixels in made], tensors, "the colour order of the golden tensors is BGR"
-    other = {"bilinear": "bicubic", "bicubic": "bilinear"}[spec.interpolation]
+    other = {"bilinear": "bicubic", "bicubic": "bilinear"}.get(spec.interpolation, "bilinear")
     others: dict[str, dict[str, Any]] = {
         f"the resize filter is {spec.interpolation} where it was {other}": {"interpolation": other}
     }

@@ -114,6 +114,10 @@ class _Averaged(nn.Module):
         logits: Tensor = self.linear(given)
         return logits
 
+    def fuse(self) -> nn.Linear:
+        """What the head around it asks for when it is made one layer: it is one."""
+        return self.linear
+
 
 def _linear_of(model: nn.Module, classifier: str) -> tuple[str, nn.Linear]:
     """Path of the head around the linear layer `classifier`, and that layer."""

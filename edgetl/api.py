@@ -50,8 +50,8 @@ def finetune(
 
     `task` is what is learned, `head` what stands behind the backbone where the task has one of its own. `backbone` is
     a name (`edgetl backbones`, ``timm:NAME``, ``module.py:function``) or a `torch.nn.Module` of your own, of which a
-    copy is trained; `last_layer` is then the path of its last layer, by default found, and `mean` and `std` (in units of
-    0..1) say how it takes pixels. `image_size` is in pixels: the side of a square, or (height, width), also as
+    copy is trained; `last_layer` is then the path of its last layer, by default found, and `mean` and `std` (in units
+    of 0..1) say how it takes pixels. `image_size` is in pixels: the side of a square, or (height, width), also as
     ``"192x320"``.
 
     What is not given is taken from `recipe`, which has every other option too. How far it is stands on stderr on a

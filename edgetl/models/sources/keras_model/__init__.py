@@ -108,7 +108,7 @@ def _translated(model: Any, options: Any, custom: Custom) -> dict[str, Any]:
     module, builder = translate(model, custom.translations, size, channels)
     simplify(module)
     convention, reason = convention_of(model, module, options.pixels)
-    original = KerasOriginal(model, convention, builder.ending)
+    original = KerasOriginal(model, convention, builder)
     spec = _preprocess(size, channels, resizing, options)
     nearness = compare(original, module, builder, _images(spec, options.photos))
     normalize = absorb(module, convention, channels)

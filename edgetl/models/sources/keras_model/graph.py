@@ -35,6 +35,8 @@ class GraphBuilder:
     notes: list[str] = field(default_factory=list)
     places: list[tuple[Any, str, fx.Node]] = field(default_factory=list)
     ending: Ending | None = None
+    corrected: list[tuple[Any, nn.Module]] = field(default_factory=list)
+    """Layers that Keras computes otherwise on torch than on TensorFlow, with what TensorFlow computes (NCHW)."""
     values: dict[fx.Node, Tensor] = field(default_factory=dict)
     """What each node gives for one image of zeros: shapes are read from it, which Keras may leave open."""
     _by_layer: dict[tuple[int, str], str] = field(default_factory=dict)

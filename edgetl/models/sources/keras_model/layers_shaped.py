@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgetl.models.sources.keras_model.graph import Call, GraphBuilder, cannot, same_padding, tensor_of
-from edgetl.models.sources.keras_model.modules import AverageWithoutBorder, FlattenLast, GlobalPool, Scale, ToMap
+from edgetl.models.sources.keras_model.modules import (
+    AverageWithoutBorder,
+    FlattenLast,
+    GlobalPool,
+    Reversed,
+    Scale,
+    ToMap,
+)
 
 __all__ = [
     "average",
@@ -28,7 +35,8 @@ __all__ = [
     "permuted",
     "reshape",
     "resizing",
-    "reversed_channels",
+    "stacked",
+    "taken",
     "upsampling",
 ]
 
@@ -59,7 +67,11 @@ def average_pool(builder: GraphBuilder, call: Call) -> fx.Node:
     kernel, stride, padding = _pooling(call)
     if not any(padding):
         return builder.add(call.name, nn.AvgPool2d(kernel, stride), call.input)
-    return builder.add(call.name, AverageWithoutBorder(kernel, stride, padding, call.sides), call.input)
+    made = AverageWithoutBorder(kernel, stride, padding, call.sides)
+    if not made.even:
+        # On torch Keras repeats the edge here; TensorFlow, where such models are trained, leaves the border out.
+        builder.corrected.append((call.layer, made))
+    return builder.add(call.name, made, call.input)
 
 
 def _pooling(call: Call) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int, int, int]]:
@@ -220,15 +232,34 @@ _AS_SCALE: dict[Any, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
 }
 
 
-def reversed_channels(builder: GraphBuilder, call: Call) -> fx.Node:
-    """``x[..., ::-1]``: RGB to BGR, as `preprocess_input` of the caffe kind has it."""
+def taken(builder: GraphBuilder, call: Call) -> fx.Node:
+    """``x[..., ::-1]`` and ``x[..., i]``: RGB to BGR, as `preprocess_input` of the caffe kind has it."""
     key = call.arguments[1] if len(call.arguments) > 1 else None
-    key = key if isinstance(key, tuple) else (key,)
-    last = key[-1]
-    if len(call.shape) == 4 and isinstance(last, slice) and last.step == -1 and _is_whole(key[:-1]):
+    *before, last = key if isinstance(key, tuple | list) else (key,)
+    whole = all(part is Ellipsis or (isinstance(part, slice) and part == slice(None)) for part in before)
+    if len(call.shape) == 4 and whole and isinstance(last, int):
+        return builder.graph.call_function(operator.getitem, (call.input, (slice(None), last)))
+    if (
+        len(call.shape) == 4
+        and whole
+        and isinstance(last, slice)
+        and (last.start, last.stop, last.step) == (None, None, -1)
+    ):
+        builder.corrected.append((call.layer, Reversed()))  # torch has no negative steps
         return builder.graph.call_function(torch.flip, (call.input, [1]))
-    raise cannot(call, "a part of a tensor is not translated, but for [..., ::-1]")
+    raise cannot(call, "a part of a tensor is not translated, but for [..., ::-1] and [..., i]")
 
 
-def _is_whole(key: Sequence[Any]) -> bool:
-    return all(part is Ellipsis or (isinstance(part, slice) and part == slice(None)) for part in key)
+def stacked(builder: GraphBuilder, call: Call) -> fx.Node:
+    """Channels put together again; all of a tensor in reverse are that tensor reversed."""
+    if call.layer.axis not in (-1, 3) or len(call.shape) != 3:
+        raise cannot(call, "along another axis than the channels it is not translated")
+    sources = {one.args[0] for one in call.inputs if one.target is operator.getitem}
+    if len(sources) == 1 and all(one.target is operator.getitem for one in call.inputs):
+        (source,) = sources
+        assert isinstance(source, fx.Node)
+        order = [one.args[1][1] for one in call.inputs]  # type: ignore[index]
+        channels = builder.shape_of(source)[-1]
+        if order == list(range(channels))[::-1]:
+            return builder.graph.call_function(torch.flip, (source, [1]))
+    return builder.graph.call_function(torch.stack, (list(call.inputs), 1))

@@ -12,6 +12,7 @@ __all__ = [
     "ChannelNorm",
     "FlattenLast",
     "GlobalPool",
+    "Reversed",
     "Scale",
     "ScaledBy",
     "ToMap",
@@ -141,6 +142,14 @@ class BatchLast(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C) to the same shape."""
         return x * self.scale + self.shift
+
+
+class Reversed(nn.Module):
+    """The channels of (N, C, H, W) in reverse."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """RGB to BGR."""
+        return torch.flip(x, [1])
 
 
 class TwoLogits(nn.Module):

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import fx
+from torch import fx, nn
 
 from edgetl.models.sources.keras_model.graph import Ending, GraphBuilder
 from edgetl.models.sources.keras_model.loading import keras_on_torch
 from edgetl.models.sources.keras_model.pixels import Convention
 from edgetl_runtime.errors import UsageError
 
-__all__ = ["LEAST_DB", "KerasOriginal", "compare", "decibels"]
+__all__ = ["LEAST_DB", "KerasOriginal", "as_tensorflow", "compare", "decibels"]
 
 LEAST_DB = 90.0
 """A translation that is further from Keras than this is wrong. Rounding alone leaves 95 (BGR of 255) to 170."""
@@ -25,10 +25,11 @@ _SILENT_DB = 200.0
 class KerasOriginal:
     """uint8 (N, H, W, C) to ``logits``, by the user's model: its last softmax or sigmoid alone is taken off."""
 
-    def __init__(self, model: Any, convention: Convention, ending: Ending | None) -> None:
-        self.model, self.convention, self._ending = model, convention, ending
-        if ending is not None:
-            _take_off(ending.layer)
+    def __init__(self, model: Any, convention: Convention, builder: GraphBuilder) -> None:
+        self.model, self.convention, self._ending = model, convention, builder.ending
+        if builder.ending is not None:
+            _take_off(builder.ending)
+        as_tensorflow(builder)
 
     def __call__(self, images: npt.NDArray[np.uint8]) -> Mapping[str, npt.NDArray[np.float32]]:
         """The logits (N, classes) float32."""
@@ -43,9 +44,20 @@ class KerasOriginal:
             return _array(self.model(torch.from_numpy(pixels), training=False))
 
 
-def _take_off(layer: Any) -> None:
-    """Let `layer` give what it gave its softmax or sigmoid. It is a copy of the user's."""
-    keras = keras_on_torch()
+def as_tensorflow(builder: GraphBuilder) -> None:
+    """Let layers that Keras computes otherwise on torch give what they give on TensorFlow."""
+    for layer, module in builder.corrected:
+
+        def call(inputs: torch.Tensor, *_: Any, _module: nn.Module = module, **__: Any) -> torch.Tensor:
+            given: torch.Tensor = _module(inputs.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            return given
+
+        object.__setattr__(layer, "call", call)
+
+
+def _take_off(ending: Ending) -> None:
+    """Let the layer give what it gave its softmax or sigmoid. It is a copy of the user's."""
+    keras, layer = keras_on_torch(), ending.layer
     if hasattr(layer, "activation"):
         layer.activation = keras.activations.linear
     else:
@@ -120,7 +132,7 @@ def _outputs_of(
 ) -> list[npt.NDArray[np.float32] | None]:
     """What each call of `layers` gave, in their order, when `model` was run. Operations are not watched."""
     calls: dict[int, list[npt.NDArray[np.float32]]] = {}
-    replaced: list[Any] = []
+    replaced: dict[int, Any] = {}
     for layer in {id(one): one for one in layers}.values():
         if not hasattr(layer, "call"):
             continue
@@ -131,14 +143,16 @@ def _outputs_of(
                 calls.setdefault(_key, []).append(_array(result))
             return result
 
+        replaced[id(layer)] = vars(layer).get("call")
         object.__setattr__(layer, "call", recording)
-        replaced.append(layer)
     try:
         with torch.no_grad():
             model(torch.from_numpy(pixels), training=False)
     finally:
-        for layer in replaced:
+        for layer in {id(one): one for one in layers if id(one) in replaced}.values():
             object.__delattr__(layer, "call")
+            if replaced[id(layer)] is not None:
+                object.__setattr__(layer, "call", replaced[id(layer)])
     found: list[npt.NDArray[np.float32] | None] = []
     for layer in layers:
         given = calls.get(id(layer), [])

@@ -75,7 +75,8 @@ OPERATIONS: dict[str, Translate] = {
     "Multiply": layers_shaped.number_operation(operator.mul),
     "TrueDivide": layers_shaped.number_operation(operator.truediv),
     "Divide": layers_shaped.number_operation(operator.truediv),
-    "GetItem": layers_shaped.reversed_channels,
+    "GetItem": layers_shaped.taken,
+    "Stack": layers_shaped.stacked,
     "Cast": layers_shaped.nothing,
 }
 """Class of an operation of `keras.ops` on the way from layer to layer -> how it is translated."""
@@ -102,7 +103,9 @@ def translate(
     (outputs,) = _walk(builder, functional, [image], own, last=True)
     builder.graph.output(outputs)
     module = fx.GraphModule(builder.root, builder.graph, "Translated")
+    module.graph.eliminate_dead_code()
     module.graph.lint()
+    module.recompile()
     return module.eval().requires_grad_(requires_grad=False), builder
 
 

@@ -151,19 +151,27 @@ def _export_options(parser: Parser) -> None:
     )
     _take_as(parser, "model", "mean", "of pixels in 0..1, taken off", title=elsewhere, shown=False)
     _take_as(parser, "model", "std", "of pixels in 0..1, which they are divided by", title=elsewhere, shown=False)
-    group = parser.group(elsewhere)
-    group.add_argument(
+    parser.group(elsewhere).add_argument(
         "--pixels",
         metavar="NAME",
         help="what a Keras model takes: tf, torch, caffe, 0..1, 0..255 (default: as its graph says)",
     )
-    group.add_argument(
+    parser.add_rare(
         "--interpolation",
+        title=elsewhere,
         metavar="NAME",
         help="how its photos are resized: nearest, bilinear, bilinear_no_antialias (default: the last, as Keras does)",
     )
-    _take_as(parser, "model", "resize", "how its photos fit", title=elsewhere, usual="stretch for Keras, else crop")
-    group.add_argument("--custom", metavar="FILE.py", type=Path, help="code with your own Keras layers")
+    _take_as(
+        parser,
+        "model",
+        "resize",
+        "how its photos fit",
+        title=elsewhere,
+        usual="stretch for Keras, else crop",
+        shown=False,
+    )
+    parser.add_rare("--custom", title=elsewhere, metavar="FILE.py", type=Path, help="code with your own Keras layers")
     _take(parser, "export")
     _output(parser, "BUNDLE", "the bundle")
     _dry_run(parser)

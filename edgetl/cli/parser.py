@@ -52,9 +52,9 @@ class Parser(CommandParser):
             flag = f"--{option.former.replace('_', '-')}"
             self.add_argument(flag, dest=f"{FORMER}{option.former}", help=argparse.SUPPRESS)
 
-    def add_rare(self, *names: str, **words: Any) -> None:
-        """An argument that stands in ``-h --all`` alone."""
-        self._rest.add(self.add_argument(*names, **words))
+    def add_rare(self, *names: str, title: str = "options", **words: Any) -> None:
+        """An argument of the group `title` that stands in ``-h --all`` alone."""
+        self._rest.add(self.group(title).add_argument(*names, **words))
 
     @property
     def full_help(self) -> str:

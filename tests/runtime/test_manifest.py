@@ -109,7 +109,7 @@ def test_what_only_python_reads_is_refused(literal: str, raw: Raw) -> None:
     ("change", "message"),
     [
         (lambda raw: raw["preprocess"].update(crop=[10**6, 10**6]), "at most 16384"),
-        (lambda raw: raw["preprocess"].update(interpolation="nearest"), "interpolation 'nearest'"),
+        (lambda raw: raw["preprocess"].update(interpolation="lanczos"), "interpolation 'lanczos'"),
         (lambda raw: raw["preprocess"].update(decode="half"), "decode 'half'"),
         (lambda raw: raw["normalize"].update(mean=[10**400, 0, 0]), "expected a number"),
         (lambda raw: raw["input"].update(dtype="pixels"), "a dtype or a shape that none has"),

@@ -298,8 +298,8 @@ def test_other_mistakes_say_what_to_do(tmp_path: Path) -> None:
         load_image(None)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="colour order"):
         load_image(np.zeros((2, 2, 3), np.uint8), color="rgb")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="nearest"):
-        preprocess(noise((9, 9)), Preprocess(8, (8, 8), "nearest"))
+    with pytest.raises(UsageError, match="lanczos"):
+        preprocess(noise((9, 9)), Preprocess(8, (8, 8), "lanczos"))
     with pytest.raises(ImageError, match="too long and thin"):
         preprocess(noise((10_000, 1)), PRESETS["mobilenet"])
 

@@ -132,6 +132,8 @@ def example(option: Option) -> tuple[list[str], Any]:
         return [option.flag], True
     if option.key == "image_size":
         return [option.flag, "64x48"], (64, 48)
+    if option.key in ("mean", "std"):
+        return ["--mean", "0.5, 0.25, 0.125", "--std", "0.5, 0.25, 0.125"], (0.5, 0.25, 0.125)
     if option.kind is tuple:
         return [option.flag, "a, b"], ("a", "b")
     if option.key == "batch":

@@ -146,10 +146,15 @@ class Detection:
         for name, value in (("mixup", options.mixup), ("cutmix", options.cutmix), ("teacher", options.teacher)):
             if value:
                 raise UsageError(f"--{name} says nothing in detection", fix="leave it out")
+        if options.imbalance == "focal":
+            raise UsageError(
+                "--imbalance focal says nothing in detection: the background is learned where it is most wrong",
+                fix="--imbalance sampler shows photos with rare labels more often",
+            )
         crop = head.settings["crop"]
         decoder = head_named(head.name).decoder(head.settings, (crop[0], crop[1]))
         assert decoder is not None
-        return DetectionObjective(decoder, len(data.labels), (crop[0], crop[1]), device)
+        return DetectionObjective(decoder, len(data.labels), (crop[0], crop[1]), device, smoothing=smoothing)
 
     def truth(self, outputs: Outputs, manifest: Manifest) -> tuple[int, npt.NDArray[Any] | None]:
         """The boxes of `outputs`, as targets."""
@@ -166,8 +171,8 @@ class Detection:
         return Demo(
             demo_shapes(seed),
             {
-                "model": {"backbone": "mobilenet_v2", "weights": "none", "image_size": 128},
-                "train": {"strategy": "full", "epochs": 20},
+                "model": {"backbone": "mnasnet0_5", "weights": "none", "image_size": 128},
+                "train": {"strategy": "full", "epochs": 40, "lr": 4e-3},
             },
         )
 

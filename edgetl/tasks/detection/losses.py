@@ -29,19 +29,19 @@ _NEGATIVES = 3
 class SsdLoss:
     """Outputs and targets of a batch to one loss (B,) for every image.
 
-    ``anchors`` is (A, 4): centre and sides, in pixels of the input.
+    ``anchors`` is (A, 4): centre and sides, in pixels of the input; ``smoothing`` is the share of a label that goes to
+    the others.
     """
 
     anchors: Tensor
     variances: tuple[float, ...]
-    box_weight: float = 1.0
+    smoothing: float = 0.0
 
     def __call__(self, outputs: Mapping[str, Tensor], targets: Tensor) -> Tensor:
         """`targets` (B, M, 6): x1, y1, x2, y2, label, flag; rows of label -1 are no boxes."""
         boxes, logits = outputs["boxes"].float(), outputs["logits"].float()
-        corners = torch.cat(
-            (self.anchors[:, :2] - self.anchors[:, 2:] / 2, self.anchors[:, :2] + self.anchors[:, 2:] / 2), 1
-        )
+        halves = self.anchors[:, 2:] / 2
+        corners = torch.cat((self.anchors[:, :2] - halves, self.anchors[:, :2] + halves), 1)
         coder = BoxCoder(tuple(1 / v for v in self.variances))
         classes, aims = [], []
         with torch.no_grad():
@@ -53,11 +53,12 @@ class SsdLoss:
             aim = torch.stack(aims)
         positive = wanted > 0
         regression = F.smooth_l1_loss(boxes, aim, reduction="none").sum(2) * positive
-        entropy = F.cross_entropy(logits.flatten(0, 1), wanted.clamp(min=0).flatten(), reduction="none").view(
-            wanted.shape
+        losses = F.cross_entropy(
+            logits.flatten(0, 1), wanted.clamp(min=0).flatten(), reduction="none", label_smoothing=self.smoothing
         )
+        entropy = losses.view(wanted.shape)
         hard = self._hardest(entropy.detach(), positive, wanted == 0)
-        per_image = (self.box_weight * regression + entropy * (positive | hard)).sum(1)
+        per_image = (regression + entropy * (positive | hard)).sum(1)
         # So that the mean over the images is the sum over the boxes by their number, as in the paper.
         return per_image * (len(targets) / positive.sum().clamp(min=1))
 

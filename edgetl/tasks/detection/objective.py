@@ -28,12 +28,22 @@ _COLUMNS = 3 + len(OVERLAPS)
 class DetectionObjective:
     """The `edgetl.tasks.task.Objective`."""
 
-    def __init__(self, decoder: Mapping[str, Any], labels: int, crop: tuple[int, int], device: Any) -> None:
+    def __init__(
+        self,
+        decoder: Mapping[str, Any],
+        labels: int,
+        crop: tuple[int, int],
+        device: Any,
+        *,
+        smoothing: float = 0.0,
+    ) -> None:
         height, width = crop
         self._decoder, self._labels = decoder, labels
         self._anchors = anchors_of(decoder)
         sides = torch.tensor([width, height, width, height], dtype=torch.float32)
-        self._loss = SsdLoss((torch.from_numpy(self._anchors) * sides).to(device), tuple(decoder["variances"]))
+        self._loss = SsdLoss(
+            (torch.from_numpy(self._anchors) * sides).to(device), tuple(decoder["variances"]), smoothing
+        )
         self._placed = Placed((width, height), (width, height), 0, 0, (width, height))
 
     def __call__(self, outputs: Mapping[str, Tensor], targets: Targets) -> Tensor:

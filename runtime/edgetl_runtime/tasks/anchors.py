@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgetl_runtime.asked import is_count
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
 __all__ = ["anchor_hash", "make_anchors"]
+
+_MOST, _LARGEST = 2**21, 1e3
+"""Anchors, and sides of one in sides of the image."""
 
 
 def make_anchors(
@@ -25,7 +30,16 @@ def make_anchors(
 
     Returns:
         (A, 4) float32: centre x, centre y, width, height, as shares of the image's sides.
+
+    Raises:
+        ValueError: They are no such numbers, or of more anchors than any detector has.
     """
+    if not all(is_count(side) for grid in grids for side in grid) or not all(len(grid) == 2 for grid in grids):
+        raise ValueError(f"grids are {grids!r:.80}, not rows and columns")
+    if sum(rows * columns * len(level) for (rows, columns), level in zip(grids, shapes, strict=True)) > _MOST:
+        raise ValueError("there are too many anchors")
+    if not all(len(shape) == 2 and all(0 < side < _LARGEST for side in shape) for level in shapes for shape in level):
+        raise ValueError("an anchor has no width or height")
     levels = []
     for (rows, columns), level in zip(grids, shapes, strict=True):
         y, x = np.meshgrid((np.arange(rows) + 0.5) / rows, (np.arange(columns) + 0.5) / columns, indexing="ij")

@@ -309,7 +309,7 @@ def check(manifest: Manifest) -> None:
         anchors = anchors_of(decoder)
         shares = (float(decoder["score"]), float(decoder["iou"]), *map(float, decoder["variances"]))
         known = decoder["scores"] == _SCORES and is_count(decoder["most"]) and len(decoder["variances"]) == 4
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise BundleError(f"the decoder of {manifest.name!r} is damaged: {error!r:.120}", fix=_EXPORT) from None
     if not known or not all(0.0 <= share <= 1.0 for share in shares):
         raise BundleError(f"the decoder of {manifest.name!r} is of another kind than this edgetl knows", fix=_EXPORT)

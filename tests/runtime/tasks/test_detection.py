@@ -201,6 +201,9 @@ def test_agreement() -> None:
         {"anchors": {"grids": [[1, 1]], "shapes": [[[0.9, 0.9]] * 100], "sha256": "0"}},
         {"anchors": {"grids": [[1]], "shapes": [[[0.9, 0.9]] * 100], "sha256": "0"}},
         {"anchors": 3},
+        {"anchors": {"grids": [[10**5, 10**5]], "shapes": [[[0.9, 0.9]]], "sha256": "0"}},
+        {"anchors": {"grids": [[-1, 1]], "shapes": [[[0.9, 0.9]]], "sha256": "0"}},
+        {"anchors": {"grids": [[1, 1]], "shapes": [[[float("nan"), 0.9]]], "sha256": "0"}},
     ],
 )
 def test_damaged_decoders_are_refused(change: dict[str, object]) -> None:

@@ -16,7 +16,7 @@ from edgetl.data.dataset import Dataset
 from edgetl.data.options import DataOptions
 from edgetl.tasks.detection.reading import read_dataset, read_labelled
 from edgetl_export.progress import silent
-from edgetl_runtime.errors import DataError
+from edgetl_runtime.errors import DataError, EdgetlError
 from edgetl_runtime.manifest import Label, Preprocess
 from tests.edgetl.tasks.detection import made_up
 
@@ -195,6 +195,42 @@ def test_boxes_are_of_the_upright_photo(tmp_path: Path) -> None:
     file.write_text(json.dumps(document))
     with pytest.raises(DataError, match="swapped"):
         read(root)
+
+
+@pytest.mark.parametrize("kind", ["coco", "voc", "yolo"])
+def test_damaged_annotations_are_read_or_refused(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes that are changed, left out or put in: samples or an `EdgetlError`, nothing else."""
+    monkeypatch.setattr(made_up, "SPLITS", {"train": 4, "val": 2})
+    root, rng = WRITERS[kind](tmp_path), np.random.default_rng(0)
+    files = [file for file in sorted(root.rglob("*")) if file.suffix in (".json", ".xml", ".txt", ".yaml")]
+    bits = [
+        b"NaN",
+        b"1e999",
+        b"-1",
+        b"null",
+        b"[]",
+        b'"x"',
+        b"9" * 30,
+        b"0.5",
+        b"\0",
+        b"\xff",
+        b"<a>",
+        b"</object>",
+        b" ",
+    ]
+    outcomes = set()
+    for _ in range(60):
+        file = files[int(rng.integers(len(files)))]
+        kept = file.read_bytes()
+        place, cut = int(rng.integers(len(kept) + 1)), int(rng.integers(0, 9))
+        file.write_bytes(kept[:place] + bits[int(rng.integers(len(bits)))] + kept[place + cut :])
+        try:
+            read(root, min_per_class=0)
+            outcomes.add("read")
+        except EdgetlError:
+            outcomes.add("refused")
+        file.write_bytes(kept)
+    assert "refused" in outcomes
 
 
 def test_too_little_to_train_on(tmp_path: Path) -> None:

@@ -17,13 +17,25 @@ from edgetl.data.split_words import split_of, splits_among
 from edgetl_runtime.errors import DataError
 from edgetl_runtime.escaping import printable
 
-__all__ = ["LOOSE", "Files", "Found", "folders_of_splits", "label_name", "read_folders"]
+__all__ = [
+    "LOOSE",
+    "MASK_FOLDERS",
+    "PHOTO_FOLDERS",
+    "Files",
+    "Found",
+    "folders_of_splits",
+    "label_name",
+    "read_folders",
+]
 
 Files: TypeAlias = Mapping[str, Sequence[ImageFile]]
 """Label (a folder name) -> image files."""
 
 LOOSE = "images in no label folder"
 _OUTSIDE = "images outside of the split folders"
+_OF_MASKS = "masks"
+PHOTO_FOLDERS = ("images", "image", "imgs", "jpegimages", "photos")
+MASK_FOLDERS = ("masks", "mask", "segmentationclass", "annotations", "labels", "gt")
 _CSV = "or say it in a CSV: path,label,split"
 _SHOWN = 6
 
@@ -63,18 +75,26 @@ def read_folders(path: Path, channels: int, *, labelled: bool) -> Found:
     if not parts:
         tree = walk(path, channels=channels)
         _refuse_splits_inside(tree, path, depth=2)
-        files, loose, remarks = _by_label(tree, path) if labelled else (_by_folder(tree), 0, ())
-        return Found({"all": files}, tree.others + Counter({LOOSE: loose} if loose else {}), remarks)
+        files, others, remarks = _grouped(tree, path, labelled=labelled)
+        return Found({"all": files}, tree.others + others, remarks)
     left_out = _beside(path, parts, channels)
     splits: dict[str, Files] = {}
     all_remarks: list[str] = []
     for split, folder in parts.items():
         tree = walk(folder, channels=channels)
         _refuse_splits_inside(tree, folder, depth=1)
-        splits[split], loose, remarks = _by_label(tree, folder) if labelled else (_by_folder(tree), 0, ())
-        left_out += tree.others + Counter({LOOSE: loose} if loose else {})
+        splits[split], others, remarks = _grouped(tree, folder, labelled=labelled)
+        left_out += tree.others + others
         all_remarks += remarks
     return Found(splits, left_out, tuple(all_remarks))
+
+
+def _grouped(tree: Tree, root: Path, *, labelled: bool) -> tuple[Files, Counter[str], tuple[str, ...]]:
+    """Images by label, or by folder, what is left out of them, and remarks."""
+    if not labelled:
+        return (*_unlabelled(tree), ())
+    files, loose, remarks = _by_label(tree, root)
+    return files, Counter({LOOSE: loose} if loose else {}), remarks
 
 
 def _beside(path: Path, parts: Mapping[str, Path], channels: int) -> Counter[str]:
@@ -140,9 +160,25 @@ def _by_label(tree: Tree, root: Path) -> tuple[Files, int, tuple[str, ...]]:
     return files, loose, tuple(remarks)
 
 
-def _by_folder(tree: Tree) -> Files:
+def _unlabelled(tree: Tree) -> tuple[Files, Counter[str]]:
+    """Images by their folder, without masks: images in a folder that is called so beside one of photos."""
+    kept, masks = [], 0
+    photos = {folder.parent for folder in {image.parent for image in tree.images} if _is(folder, PHOTO_FOLDERS)}
+    for image in tree.images:
+        if _is(image.parent, MASK_FOLDERS) and image.parent.parent in photos:
+            masks += 1
+        else:
+            kept.append(image)
+    return _by_folder(kept), Counter({_OF_MASKS: masks} if masks else {})
+
+
+def _is(folder: Path, names: Sequence[str]) -> bool:
+    return folder.name.casefold() in names
+
+
+def _by_folder(images: Sequence[Path]) -> Files:
     folders: dict[str, list[ImageFile]] = {}
-    for image in sorted(tree.images, key=lambda image: (str(image.parent), image)):
+    for image in sorted(images, key=lambda image: (str(image.parent), image)):
         folders.setdefault(str(image.parent), []).append(image)
     return folders
 

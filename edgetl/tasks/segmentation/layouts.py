@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgetl.data.coco import find_coco
-from edgetl.data.folders import folders_of_splits
+from edgetl.data.folders import MASK_FOLDERS, PHOTO_FOLDERS, folders_of_splits
 from edgetl.data.image_files import label_folders
 from edgetl.data.split_words import SPLIT_WORDS, split_of
 from edgetl_runtime.errors import DataError
@@ -22,8 +22,6 @@ __all__ = ["Layout", "Part", "find_layout"]
 
 Kind = Literal["masks", "coco", "yolo"]
 
-_IMAGES = ("images", "image", "imgs", "jpegimages", "photos")
-_MASKS = ("masks", "mask", "segmentationclass", "annotations", "labels", "gt")
 _OUTLINES = ("labels",)
 _BESIDE = ("_masks", "_mask", "_labels", "_label", "annot", "_annot", "_annotations")
 """What follows the name of a split in the name of the folder of its masks."""
@@ -57,7 +55,7 @@ def find_layout(path: Path) -> Layout:
         what = "is not a folder" if path.exists() else "does not exist"
         raise DataError(f"{path} {what}", fix="name a folder with images/ and masks/")
     splits = folders_of_splits(path)
-    for kind, names in (("masks", _MASKS), ("yolo", _OUTLINES)):
+    for kind, names in (("masks", MASK_FOLDERS), ("yolo", _OUTLINES)):
         ending = ".txt" if kind == "yolo" else ""
         parts = _side_by_side(path, splits, names, ending=ending) or (_named_alike(path, splits) if not ending else {})
         if parts:
@@ -98,7 +96,7 @@ def _side_by_side(path: Path, splits: Mapping[str, Path], masks: Sequence[str], 
 def _pair(folder: Path, masks: Sequence[str], ending: str) -> tuple[Path, Path] | None:
     """The folders of photos and of masks directly in `folder`; masks are images, or text where `ending` says so."""
     inside = {item.name.casefold(): item for item in label_folders(folder)}
-    photos = next((inside[name] for name in _IMAGES if name in inside), None)
+    photos = next((inside[name] for name in PHOTO_FOLDERS if name in inside), None)
     targets = next((inside[name] for name in masks if name in inside and _holds(inside[name], ending)), None)
     return None if photos is None or targets is None else (photos, targets)
 

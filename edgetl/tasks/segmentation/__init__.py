@@ -13,6 +13,7 @@ from edgetl.data.dataset import Dataset, Sample
 from edgetl.data.options import DataOptions
 from edgetl.tasks.quantity import Quantity
 from edgetl.tasks.segmentation.metric import MaskMetric
+from edgetl.tasks.segmentation.misfits import shuffled_labels, turned_masks
 from edgetl.tasks.segmentation.reading import TASK as NAME
 from edgetl.tasks.segmentation.reading import label_counts, read_masks, read_masks_labelled, truth_of
 from edgetl.tasks.segmentation.shapes import demo_shapes
@@ -158,10 +159,11 @@ class Segmentation:
         manifest: Manifest,
         thumbnails: Callable[[int], Thumbnail],
     ) -> Details:
-        """IoU by label, where masks differ, what is taken for what, and photos with masks."""
+        """IoU by label, where masks differ, what is taken for what, photos with masks, and masks that do not fit."""
         tables = tables_of(original, variants, manifest)
         pictures = pictures_of(original, variants, samples, manifest, budget=_BUDGET)
-        return Details(report={"tables": tables, "pictures": pictures})
+        faults = (*shuffled_labels(original, manifest.labels), *turned_masks(original, samples, manifest))
+        return Details(report={"tables": tables, "pictures": pictures}, faults=faults)
 
 
 TASK = Segmentation()

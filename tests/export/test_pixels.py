@@ -108,6 +108,20 @@ def test_a_trained_network_loses_next_to_nothing_at_the_border(trained) -> None:
     assert sqnr_db(trained.source.reference()(trained.tensors), logits) > 52
 
 
+@pytest.mark.parametrize("border", [(0, 1, 0, 1), (1, 1, 1, 1), (2, 3, 0, 1), (0, 0, 5, 0)])
+@pytest.mark.parametrize("kind", ["strided", "unpadded", "not square"])
+def test_zeros_that_a_module_of_their_own_puts_around_the_image_are_seen_through(
+    kind: str, border: tuple[int, int, int, int]
+) -> None:
+    original = captured(Everything(nn.Sequential(nn.ZeroPad2d(border), first(kind))), EXACT)
+    folded = on_pixels(original)
+    assert folded.takes_pixels
+    with torch.inference_mode():
+        expected, found = original.module(images()).numpy(), folded.module(images()).numpy()
+    assert found.shape == expected.shape
+    assert sqnr_db(expected, found) > 110
+
+
 def test_the_border_is_the_mean_colour_and_what_is_never_read_is_not_padded() -> None:
     module = on_pixels(captured(Everything(nn.Conv2d(3, 8, 3, 2, 1)))).module
     assert isinstance(module, PixelModule)
@@ -136,7 +150,7 @@ def test_a_border_of_black_would_be_seen() -> None:
         Everything(nn.Conv2d(3, 8, 3, 1, "same")),
         Everything(nn.Conv2d(3, 8, 3, 1, 1, padding_mode="reflect")),
         Everything(nn.Sequential(nn.ReLU(), nn.Conv2d(3, 8, 3))),
-        Everything(nn.Sequential(nn.ZeroPad2d(1), nn.Conv2d(3, 8, 3))),
+        Everything(nn.Sequential(nn.ConstantPad2d(1, 0.5), nn.Conv2d(3, 8, 3))),
         Everything(nn.Flatten()),
         Twice(),
         Shared(),

@@ -81,12 +81,15 @@ def on_pixels(captured: Captured) -> Captured:
     network = copy.deepcopy(network)
     convolution = network.get_submodule(first)
     assert isinstance(convolution, nn.Conv2d)
+    assert isinstance(network, fx.GraphModule)
+    before = _without_border(network)
     mean = torch.tensor(captured.source.normalize.mean, dtype=torch.float64)
     std = torch.tensor(captured.source.normalize.std, dtype=torch.float64)
     weight = convolution.weight.detach().double()
     bias = torch.zeros(len(weight)) if convolution.bias is None else convolution.bias.detach()
     height, width = captured.source.preprocess.crop
-    pads = (*_padding(convolution, 1, width), *_padding(convolution, 0, height))
+    left, right, top, bottom = before
+    pads = (*_padding(convolution, 1, width, (left, right)), *_padding(convolution, 0, height, (top, bottom)))
     folded = nn.Conv2d(
         convolution.in_channels,
         convolution.out_channels,
@@ -97,7 +100,6 @@ def on_pixels(captured: Captured) -> Captured:
     folded.weight.data = (weight / (255.0 * std)[None, :, None, None]).float()
     folded.bias = nn.Parameter((bias.double() - torch.einsum("oihw,i->o", weight, mean / std)).float())
     network.set_submodule(first, folded)
-    assert isinstance(network, fx.GraphModule)
     _keep_shape(network, (convolution.in_channels, height, width))
     colour = (mean * 255.0).round().clamp(0, 255).float()
     module = (
@@ -113,7 +115,9 @@ def _first_convolution(network: nn.Module, channels: int) -> str | None:
     if not isinstance(network, fx.GraphModule):
         return None
     image = next(node for node in network.graph.nodes if node.op == "placeholder")
-    users = [user for user in image.users if not _reads_shape(user)]
+    users = _readers(image)
+    if _border(network, users) is not None:
+        users = _readers(users[0])
     if len(users) != 1 or users[0].op != "call_module":
         return None
     name = str(users[0].target)
@@ -127,6 +131,38 @@ def _first_convolution(network: nn.Module, channels: int) -> str | None:
     )
     shared = sum(node.op == "call_module" and node.target == name for node in network.graph.nodes) > 1
     return name if plain and not shared else None
+
+
+def _readers(node: fx.Node) -> list[fx.Node]:
+    return [user for user in node.users if not _reads_shape(user)]
+
+
+def _border(network: fx.GraphModule, users: list[fx.Node]) -> nn.ZeroPad2d | None:
+    """The module that alone reads the image and puts zeros around it, as Keras' stems have it; None for anything else.
+
+    A pad that cuts off (a negative one) is none.
+    """
+    if len(users) != 1 or users[0].op != "call_module":
+        return None
+    module = network.get_submodule(str(users[0].target))
+    if not isinstance(module, nn.ZeroPad2d) or min(module.padding) < 0:
+        return None
+    asked = [user for user in users[0].users if _reads_shape(user)]
+    return None if asked else module
+
+
+def _without_border(network: fx.GraphModule) -> tuple[int, int, int, int]:
+    """Take the module that puts zeros around the image out of `network`: left, right, top, bottom of it."""
+    image = next(node for node in network.graph.nodes if node.op == "placeholder")
+    users = _readers(image)
+    border = _border(network, users)
+    if border is None:
+        return 0, 0, 0, 0
+    users[0].replace_all_uses_with(image)
+    network.graph.erase_node(users[0])
+    network.recompile()
+    left, right, top, bottom = border.padding
+    return int(left), int(right), int(top), int(bottom)
 
 
 def _reads_shape(node: fx.Node) -> bool:
@@ -155,9 +191,13 @@ def _shape(image: torch.Tensor, sides: tuple[int, int, int], side: int | None = 
     return shape if side is None else shape[side]
 
 
-def _padding(convolution: nn.Conv2d, axis: int, size: int) -> tuple[int, int]:
-    """Rows (axis 0) or columns (axis 1) in front of and behind the image that the convolution looks at."""
+def _padding(convolution: nn.Conv2d, axis: int, size: int, border: tuple[int, int]) -> tuple[int, int]:
+    """Rows (axis 0) or columns (axis 1) in front of and behind the image that the convolution looks at.
+
+    `border` are those that something before it puts there.
+    """
     padding = int(convolution.padding[axis])
+    before, behind = border[0] + padding, border[1] + padding
     reach = convolution.dilation[axis] * (convolution.kernel_size[axis] - 1) + 1
-    outputs = (size + 2 * padding - reach) // convolution.stride[axis] + 1
-    return padding, max(0, (outputs - 1) * convolution.stride[axis] + reach - padding - size)
+    outputs = (size + before + behind - reach) // convolution.stride[axis] + 1
+    return before, max(0, (outputs - 1) * convolution.stride[axis] + reach - before - size)

@@ -110,7 +110,7 @@ def test_the_head_is_found_named_and_replaced() -> None:
     with pytest.raises(UsageError, match="no linear layer called 'gone'"):
         find_head(fixed(), example, "gone")
     ModelOptions(backbone=f"{FILE}:headless")
-    with pytest.raises(UsageError, match="the last layer of .* was not found"):
+    with pytest.raises(UsageError, match=r"the last layer of .* was not found"):
         build(f"{FILE}:headless", 7, image_size=32)
     assert build(f"{FILE}:headless", 4, image_size=32)(example).shape == (2, 4)  # as many as it has
 

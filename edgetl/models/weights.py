@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.models.vision_transformer import interpolate_embeddings
 
 from edgetl.models.backbones import backbone_names, build, first_convolution, head_of, published_weights
+from edgetl.models.headed import HeadedNetwork
 from edgetl.models.reaching import can_reach
 from edgetl.models.sources import named_source
 from edgetl.models.weight_files import CHECKPOINT_WEIGHTS, State, read_state
@@ -167,6 +168,10 @@ def fit(model: nn.Module, state: State, name: str, *, where: str, keep_head: boo
     have, want = _outputs(state, head), _outputs(own, head)
     new_head = have is not None and have != want and not keep_head
     left_alone = {key for key in own if new_head and key.startswith(f"{head}.")}
+    if isinstance(model, HeadedNetwork) and not keep_head:  # there each map, or each branch, has a last layer
+        left_alone = {key for key in own if key.startswith("head.") and _other_shape(own, state, key)}
+        new_head = False
+        notes += ["last layers for other labels start anew"] if left_alone else []
     problems = _differences(own, state, left_alone, name)
     if problems:
         shown = "; ".join(problems[:_SHOWN]) + (f"; and {len(problems) - _SHOWN} more" if problems[_SHOWN:] else "")
@@ -224,6 +229,10 @@ def _rename_head(own: State, state: State, head: str) -> list[str]:
     for part in parts:
         state[f"{head}.{part}"] = state.pop(f"{found}.{part}")
     return [f"{found} was taken for the last layer, with nothing but dropout around it"]
+
+
+def _other_shape(own: State, state: State, key: str) -> bool:
+    return key in state and state[key].shape != own[key].shape
 
 
 def _outputs(state: State, head: str) -> int | None:

@@ -25,6 +25,7 @@ from edgetl.models.backbones import add_hidden_layer, build, head_block, preset
 from edgetl.models.checkpoint import Checkpoint, attached
 from edgetl.models.heads import HeadSpec
 from edgetl.models.options import ModelOptions
+from edgetl.models.sources import PUBLISHED
 from edgetl.models.training_history import Epoch, History
 from edgetl.models.weight_files import read_state
 from edgetl.models.weights import (
@@ -138,9 +139,16 @@ def _input(model: ModelOptions, task: Task, channels: int) -> tuple[Preprocess, 
 
 def _head_name(model: ModelOptions, task: Task) -> str | None:
     """The head that is asked for; None for the backbone's own classifier. Raises `UsageError` for one of others."""
-    if model.head is None or model.head in task.heads:
-        return model.head or next(iter(task.heads), None)
-    known = f"{task.name} has {', '.join(task.heads)}" if task.heads else f"leave --head out: {task.name} has none"
+    own = PUBLISHED.get(model.backbone)
+    if own is not None and (own not in task.heads or model.head not in (None, own)):
+        raise UsageError(
+            f"{model.backbone} comes with a head of its own, {own}, not for {task.name} with {model.head or 'another'}",
+            fix="another --task, or --backbone mobilenet_v3_large with --head",
+        )
+    alone = [head for head in task.heads if head not in PUBLISHED.values()]
+    if model.head is None or model.head in alone or own is not None:
+        return own or model.head or next(iter(alone), None)
+    known = f"{task.name} has {', '.join(alone)}" if task.heads else f"leave --head out: {task.name} has none"
     raise UsageError(f"{task.name} has no head {model.head!r}", fix=known)
 
 

@@ -20,6 +20,8 @@ __all__ = ["HEADS", "Head", "HeadSpec", "head_named"]
 
 HEADS: dict[str, str] = {
     "ssdlite": "edgetl.models.heads.ssdlite",
+    "published-boxes": "edgetl.models.heads.published_boxes",
+    "published-masks": "edgetl.models.heads.published",
     "lraspp": "edgetl.models.heads.lraspp",
     "unet": "edgetl.models.heads.unet",
     "deeplabv3": "edgetl.models.heads.deeplabv3",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MEMORY",
+    "PUBLISHED",
     "SOURCES",
     "TIMM",
     "NamedSource",
@@ -37,6 +38,15 @@ MEMORY = "memory:"
 """Stands in front of the name that a module in memory has in this process."""
 
 
+PUBLISHED: dict[str, str] = {
+    "ssdlite320_mobilenet_v3_large": "published-boxes",
+    "lraspp_mobilenet_v3_large": "published-masks",
+    "deeplabv3_mobilenet_v3_large": "published-masks",
+    "deeplabv3_resnet50": "published-masks",
+}
+"""Networks of torchvision that come with a head -> that head, a line of `edgetl.models.heads.HEADS`."""
+
+
 @dataclass(frozen=True)
 class SourceKind:
     """A line of the table: how it is written on a command line, and the module that knows it (see above)."""
@@ -49,6 +59,11 @@ class SourceKind:
 
 SOURCES: dict[str, SourceKind] = {
     "torchvision": SourceKind("NAME", "edgetl.models.backbones", named=True),
+    "published": SourceKind(
+        "NAME of a detector or a segmentation network of torchvision",
+        "edgetl.models.sources.torchvision_dense",
+        named=True,
+    ),
     "timm": SourceKind("timm:NAME", "edgetl.models.sources.timm_networks", named=True),
     "own": SourceKind("module.py:function, or a module in memory", "edgetl.models.sources.own", named=True),
     "keras": SourceKind("FILE.keras or FILE.h5, or a Keras model in memory", "edgetl.models.sources.keras_model"),
@@ -92,7 +107,7 @@ def kind_of_name(name: str) -> str:
         return "timm"
     if name.startswith(MEMORY) or ".py:" in name:
         return "own"
-    return "torchvision"
+    return "published" if name in PUBLISHED else "torchvision"
 
 
 def named_source(name: str) -> NamedSource | None:

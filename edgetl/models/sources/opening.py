@@ -13,14 +13,15 @@ from torch import nn
 
 from edgetl.models.backbones import build, preset
 from edgetl.models.checkpoint import CHECKPOINT_FILE, Checkpoint, load_labels, open_checkpoint
+from edgetl.models.heads import HeadSpec
 from edgetl.models.image_size import ImageSize
-from edgetl.models.sources import SOURCES, TIMM, allow_code, kind_of_name
+from edgetl.models.sources import PUBLISHED, SOURCES, TIMM, allow_code, kind_of_name
 from edgetl.models.sources.foreign import Foreign, read_about, state_sha256
 from edgetl.models.sources.own import can_be_built, made, number_of_outputs, remember
 from edgetl.models.sources.own import preset as preset_of_own
 from edgetl.models.sources.program import opened_program
 from edgetl.models.weight_files import read_state
-from edgetl.models.weights import load_weights, put_back
+from edgetl.models.weights import fit, load_weights, put_back
 from edgetl_export.soundness import check_decides
 from edgetl_runtime.errors import UsageError
 from edgetl_runtime.manifest import Label, Normalize, Preprocess
@@ -138,6 +139,8 @@ def _of_weights(path: Path, options: SourceOptions) -> Checkpoint:
         allow_code(options.backbone)
         if kind_of_name(options.backbone) == "own":
             return _of_own(options.backbone, options, weights=path)
+        if options.backbone in PUBLISHED:
+            return _of_published(path, options.backbone, options)
     return open_checkpoint(
         path,
         backbone=options.backbone,
@@ -147,6 +150,36 @@ def _of_weights(path: Path, options: SourceOptions) -> Checkpoint:
         decode=options.decode,
         normalize=options.normalize,
     )
+
+
+def _of_published(path: Path, name: str, options: SourceOptions) -> Checkpoint:
+    """torchvision's detector or segmentation network with the weights of a file, its head as it is there."""
+    # Here, because torchvision's detectors take a second to import.
+    from edgetl.models.heads.published_boxes import published_settings
+    from edgetl.models.sources.torchvision_dense import labels_in, published_labels
+
+    file, boxes = read_state(path), PUBLISHED[name] == "published-boxes"
+    outputs = labels_in(name, file.state)
+    usual = published_labels(name)
+    labels = options.known_labels or (usual if len(usual) == outputs else _numbers(outputs))
+    if len(labels) != outputs:
+        raise UsageError(
+            f"{path.name} knows {outputs} labels, and {len(labels)} are named",
+            fix="one for each, in their order; a detector's background is none",
+        )
+    spec, normalize = preset(name, options.image_size, mode="stretch", normalize=options.normalize)
+    model = build(name, outputs, image_size=spec.crop)
+    done = fit(model, file.state, name, where=str(path), keep_head=True)
+    return Checkpoint.of(
+        model,
+        backbone=name,
+        labels=labels,
+        preprocess=spec,
+        normalize=normalize,
+        training={"weights": path.name, "loading": "; ".join((*file.notes, done))},
+        head=HeadSpec(PUBLISHED[name], published_settings(spec.crop) if boxes else {}),
+        task="detection" if boxes else "segmentation",
+    ).decoding(options.decode)
 
 
 def _of_timm(name: str, options: SourceOptions) -> Checkpoint:

@@ -46,7 +46,7 @@ class Detection:
     agreement = "agreement"
     quality = "mAP"
     quality_quantity = "map"
-    heads = ("ssdlite",)
+    heads = ("ssdlite", "published-boxes")
     strategy = "full"
     mode = "stretch"
     image_size = 320
@@ -81,6 +81,10 @@ class Detection:
         """With anchors that suit the boxes of the training photos."""
         from edgetl.models.heads import HeadSpec
 
+        if name == "published-boxes":
+            from edgetl.models.heads.published_boxes import published_settings
+
+            return HeadSpec(name, published_settings(spec.crop))
         rows = np.concatenate([self._placed_target(sample, spec) for sample in data.train] or [np.zeros((0, 6))])
         rows = rows[(rows[:, 5] == 0) & (rows[:, 2] > rows[:, 0]) & (rows[:, 3] > rows[:, 1])]
         settings = fit_anchors(rows[:, 2:4] - rows[:, :2], rows[:, 4].astype(np.int64), spec.crop)

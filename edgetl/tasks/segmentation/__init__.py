@@ -47,7 +47,7 @@ class Segmentation:
     quality = "mIoU"
     quality_quantity = "miou"
     lists_by_label = False
-    heads = ("lraspp", "unet", "deeplabv3", "deeplabv3plus")
+    heads = ("lraspp", "unet", "deeplabv3", "deeplabv3plus", "published-masks")
     strategy = "full"
     mode = "stretch"
     image_size = 320

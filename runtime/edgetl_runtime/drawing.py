@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -43,12 +43,12 @@ def draw_boxes(
 
     The first box is drawn last, so that the best one lies on top.
     """
-    from PIL import ImageDraw, ImageFont
+    from PIL import ImageDraw
 
     drawn = photo.convert("RGB")
     side = (drawn.width + drawn.height) / 2
     width, size = max(1, round(side * _WIDTH_SHARE)), max(_LEAST_TEXT, round(side * _TEXT_SHARE))
-    pen, font = ImageDraw.Draw(drawn), ImageFont.load_default(size)
+    pen, font = ImageDraw.Draw(drawn), _font(size)
     for box, label, caption in reversed(list(zip(np.asarray(boxes).tolist(), labels, captions, strict=True))):
         colour = colour_of(label)
         left, top, right, bottom = box
@@ -61,6 +61,16 @@ def draw_boxes(
             pen.rectangle((x, y, x + long, y + high), fill=colour)
             pen.text((x + 2 - x1, y + 1 - y1), caption, fill=(255, 255, 255), font=font)
     return drawn
+
+
+def _font(size: int) -> Any:
+    """Pillow's own font; of one size where Pillow is older than 10.1 or has no FreeType."""
+    from PIL import ImageFont
+
+    try:
+        return ImageFont.load_default(size)
+    except (TypeError, ImportError):
+        return ImageFont.load_default()
 
 
 def draw_mask(photo: Image.Image, mask: npt.NDArray[np.uint8], *, opacity: float = 0.45) -> Image.Image:

@@ -62,7 +62,7 @@ def _by_size(models: Mapping[str, BoxMetric]) -> Table:
         n = sum(int(label.objects[:, place].sum()) for label in first.judged.by_label)
         cells = [_percent(mean_of_known(model.judged.precisions(area))) for model in models.values()]
         low, high = (round(side**0.5) for side in AREAS[area])
-        said = f"{area}, from {low} x {low} pixels" if high > 10**4 else f"{area}, {low} to {high} pixels squared"
+        said = f"{area}, above {low} x {low} pixels" if high > 10**4 else f"{area}, up to {high} x {high} pixels"
         rows.append((said, str(n), *cells))
     return Table("mAP@[.5:.95] by size", ("objects of", "objects", *models), tuple(rows))
 

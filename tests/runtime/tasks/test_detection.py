@@ -106,6 +106,27 @@ def test_upright_photos_of_any_shape(size: tuple[int, int], orientation: int) ->
         assert found.boxes[0] == pytest.approx([0, 0, upright[0] / 2, upright[1]], abs=0.01)
 
 
+@pytest.mark.parametrize("mode", ["stretch", "letterbox", "crop"])
+@pytest.mark.parametrize("size", [(640, 400), (90, 333), (320, 320), (1000, 40)])
+def test_every_mode_brings_boxes_back(mode: str, size: tuple[int, int]) -> None:
+    """Against a plain computation: scale and border by hand."""
+    width, height = size
+    wide, high = {
+        "stretch": (320 / width, 320 / height),
+        "letterbox": (min(320 / width, 320 / height),) * 2,
+        "crop": (max(320 / width, 320 / height),) * 2,
+    }[mode]
+    left, top = (320 - wide * width) / 2, (320 - high * height) / 2
+    with fake_detector(LABELS, lambda _: [("cell", 0.9, (140.0, 150.0, 180.0, 165.0))]) as fake:
+        spec = dataclasses.replace(fake.manifest.preprocess, mode=mode, resize=320)
+        manifest = dataclasses.replace(fake.manifest, preprocess=spec)
+        detector = Detector(manifest, manifest.variants[0], fake.session)
+        box = detector.predict(np.zeros((height, width, 3), np.uint8)).boxes[0]
+    expected = np.array([(140 - left) / wide, (150 - top) / high, (180 - left) / wide, (165 - top) / high])
+    # Sides are whole pixels: half of one in the tensor, seen in the photo.
+    assert np.abs(box - np.clip(expected, 0, size * 2)).max() <= 0.5 + 0.5 / min(wide, high)
+
+
 def test_options() -> None:
     image = np.zeros((320, 320, 3), np.uint8)
     with fake_detector(LABELS, two_objects) as detector:

@@ -67,14 +67,19 @@ def read_dataset(path: Path, options: DataOptions, *, spec: Preprocess, track: T
     if train is None:
         raise DataError(f"{path} has {' and '.join(splits)} but no train", fix=f"put training photos into {path}/train")
     splits = {"train" if split == ALL else split: found for split, found in splits.items()}
-    labels = _labels(train, path)
+    labels, unused = _labels(train, path)
     index = {label: place for place, label in enumerate(labels)}
     reading = _Reading(path, index, spec, skip_bad=options.skip_bad)
     samples = {split: reading.samples(found.photos, track) for split, found in splits.items()}
     rare = _rarest_labels(samples, len(labels))
     samples = {split: tuple(_labelled(sample, rare) for sample in some) for split, some in samples.items()}
     _check_trainable(samples, labels, path, options)
-    remarks = [f"boxes are read as {kind}", *remarks, *(text for found in splits.values() for text in found.remarks)]
+    remarks = [
+        f"boxes are read as {kind}",
+        *unused,
+        *remarks,
+        *(text for found in splits.values() for text in found.remarks),
+    ]
     if "val" not in samples:
         samples["train"], samples["val"] = hold_out(samples["train"], options.val_fraction, options.seed)
     return Dataset(
@@ -232,13 +237,18 @@ def _with_validation(
     return {**splits, "val": other[chosen]}, remarks if "val" in splits else []
 
 
-def _labels(train: Annotated, path: Path) -> tuple[str, ...]:
+def _labels(train: Annotated, path: Path) -> tuple[tuple[str, ...], list[str]]:
+    """Those that training photos have boxes of, and a sentence on those that are only named, as exports of tools do."""
     if not train.photos:
         raise DataError(f"no photos to train on in {path}", fix="add some")
-    if not train.labels:
+    if not any(photo.boxes for photo in train.photos):
         raise DataError(f"no boxes to train on in {path}", fix="annotate the photos")
-    check_label_names(train.labels, str(path))
-    return train.labels
+    used = {box.label for photo in train.photos for box in photo.boxes}
+    labels = tuple(label for label in train.labels if label in used)
+    check_label_names(labels, str(path))
+    unused = [printable(label) for label in train.labels if label not in used]
+    shown = ", ".join(unused[:10]) + (f" and {len(unused) - 10} more" if len(unused) > 10 else "")
+    return labels, [f"labels without a box to train on are left out: {shown}"] if unused else []
 
 
 def _check_trainable(

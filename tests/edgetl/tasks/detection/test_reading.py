@@ -46,6 +46,17 @@ def test_every_format_gives_the_same_samples(tmp_path: Path, kind: str) -> None:
     assert any(note.startswith("2 photos have no box") for note in data.notes)
 
 
+def test_a_label_without_a_box_is_left_out_and_said(tmp_path: Path) -> None:
+    """Some tools write one for all objects that no box has."""
+    file = made_up.coco(tmp_path) / "instances_train.json"
+    document = json.loads(file.read_text())
+    document["categories"].insert(0, {"id": 0, "name": "things"})
+    file.write_text(json.dumps(document))
+    data = read(tmp_path)
+    assert [label.id for label in data.labels] == list(made_up.LABELS)
+    assert any("left out: things" in note for note in data.notes)
+
+
 def test_without_a_split_one_is_drawn(tmp_path: Path) -> None:
     made_up.coco(tmp_path / "both")
     (tmp_path / "all").mkdir()

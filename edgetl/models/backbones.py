@@ -61,6 +61,8 @@ TRIED: dict[str, tuple[str, ...]] = {"onnx": _EVERYWHERE, "tflite": _EVERYWHERE,
 
 _HEADS = ("classifier", "fc", "heads", "head")
 # Modules that hold a sequence of stages; anything else is a stage as a whole.
+_TWO_STAGES = ("fasterrcnn_", "maskrcnn_", "keypointrcnn_")
+"""Detectors of torchvision that choose regions first."""
 _SEQUENCES = {"features", "layers", "blocks", "stages", "trunk_output", "encoder", "backbone", "network"}
 # Auxiliary outputs only ever helped training from scratch. The published weights of both expect the first
 # layer to bring ImageNet statistics to theirs (`transform_input`).
@@ -378,5 +380,11 @@ def _info(name: str) -> BackboneInfo:
 
 def _require_known(name: str) -> None:
     known = backbone_names()
+    if name.startswith(_TWO_STAGES):
+        raise UsageError(
+            f"{name} cannot be exported: its box head runs on regions that its first half chooses, which neither "
+            "torch.export nor the TFLite converter takes whole",
+            fix="--task detection --backbone mobilenet_v3_large, whose head is ssdlite",
+        )
     if name not in known:
         raise UsageError(f"unknown backbone {name!r}", fix=nearest(name, known))

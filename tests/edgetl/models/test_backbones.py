@@ -60,6 +60,12 @@ def test_a_network_without_a_head_is_refused() -> None:
         head_of(nn.Sequential(nn.Linear(2, 2)))
 
 
+def test_detectors_of_two_stages_are_refused_with_what_there_is() -> None:
+    with pytest.raises(UsageError, match="its box head runs on regions") as caught:
+        build("fasterrcnn_mobilenet_v3_large_320_fpn", 2)
+    assert "ssdlite" in str(caught.value.fix)
+
+
 def test_an_unknown_backbone_names_the_nearest() -> None:
     for call in (lambda: build("mobilnet_v2", 5), lambda: preset("mobilnet_v2")):
         with pytest.raises(UsageError, match="did you mean 'mobilenet_v2'"):

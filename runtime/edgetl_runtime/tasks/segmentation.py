@@ -9,7 +9,7 @@ import numpy as np
 
 from edgetl_runtime.drawing import colour_of
 from edgetl_runtime.errors import BundleError, EngineError, ImageError, UsageError
-from edgetl_runtime.escaping import json_value, printable
+from edgetl_runtime.escaping import printable
 from edgetl_runtime.frozen import dataclass
 from edgetl_runtime.interpolation import centres, labels_at
 from edgetl_runtime.manifest import Label, Manifest
@@ -119,21 +119,18 @@ class Segmentation(Result):
 
         return Image.alpha_composite(photo.convert("RGBA"), self.overlay()).convert("RGB")
 
-    def to_json(self, *, indent: int | None = None) -> str:
-        """Labels, shares and the mask as JSON.
+    def fields(self) -> dict[str, Any]:
+        """Labels, shares and the mask as they stand in JSON.
 
         ``mask`` is run-length encoded, row by row: ``numpy.repeat(values, counts).reshape(size)`` is the mask, where
         size is [height, width].
         """
-        import json
-
         values, counts = _runs(self.mask)
-        value = {
+        return {
             "labels": [{"id": label.id, "name": label.name} for label in self.labels],
             "shares": self.shares,
             "mask": {"size": list(self.mask.shape), "values": values, "counts": counts},
         }
-        return json.dumps(json_value(value), indent=indent, ensure_ascii=False, allow_nan=False)
 
     def __str__(self) -> str:
         parts = [

@@ -16,8 +16,8 @@ __all__ = ["SHAPES", "MaskArray", "demo_shapes"]
 
 SHAPES = ("background", "circle", "square", "triangle")
 _CORNERS = {"circle": 48, "square": 4, "triangle": 3}
-_SIDE = 96
-_PHOTOS = {"train": 240, "val": 48, "test": 64}
+_SIDE = 64
+_PHOTOS = {"train": 288, "val": 48, "test": 80}
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class MaskArray(Mask):
 
 
 def demo_shapes(seed: int = 0) -> Dataset:
-    """416 photos of 96 x 96 pixels with one to three shapes each; the same for a seed."""
+    """416 photos of 64 x 64 pixels with one to three shapes each; the same for a seed."""
     rng = np.random.default_rng(seed)
     splits = {}
     for split, n in _PHOTOS.items():
@@ -82,7 +82,7 @@ def _background(rng: np.random.Generator) -> npt.NDArray[np.float64]:
 
 
 def _outline(rng: np.random.Generator, shape: str) -> list[tuple[float, float]]:
-    corners, radius = _CORNERS[shape], rng.uniform(11, 26)
+    corners, radius = _CORNERS[shape], rng.uniform(8, 17)
     centre = rng.uniform(0.8 * radius, _SIDE - 0.8 * radius, 2)
     angles = rng.uniform(0, 2 * np.pi) + np.arange(corners) * (2 * np.pi / corners)
     x, y = centre[0] + radius * np.cos(angles), centre[1] + radius * np.sin(angles)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,7 +48,9 @@ class GraphBuilder:
         if layer is not None and key in self._by_layer:
             return self.graph.call_module(self._by_layer[key], inputs)
         base = name.replace(".", "_").replace("/", "_") or "layer"
-        base = f"layer_{base}" if base[0].isdigit() or hasattr(nn.Module, base) else base
+        base = (
+            f"layer_{base}" if not base.isidentifier() or keyword.iskeyword(base) or hasattr(nn.Module, base) else base
+        )
         path, number = base, 1
         while hasattr(self.root, path):
             path, number = f"{base}_{number}", number + 1

@@ -478,18 +478,26 @@ def _backbones(arguments: argparse.Namespace) -> int:
     import dataclasses
     import json
 
-    from edgetl.models.backbones import list_backbones
+    from edgetl.models.backbones import list_backbones, timm_backbones
 
-    infos = list_backbones()
+    infos = [*list_backbones(), *timm_backbones()]
     if arguments.json is not None:
         document = {"schema": 1, "backbones": [dataclasses.asdict(info) for info in infos]}
         write_file(arguments.json, json.dumps(document, indent=1) + "\n")
     tried = [", ".join(target for target, done in info.tried.items() if done) or "-" for info in infos]
     rows = [
-        (info.name, f"{info.params / 1e6:.2f}", f"{info.gmacs:.2f}", str(info.image_size), f"{info.top1:.2f}", targets)
+        (
+            info.name,
+            f"{info.params / 1e6:.2f}",
+            f"{info.gmacs:.2f}",
+            str(info.image_size),
+            "-" if info.top1 is None else f"{info.top1:.2f}",
+            targets,
+        )
         for info, targets in zip(infos, tried, strict=True)
     ]
     out("\n".join(table(("backbone", "params M", "GMACs", "input", "top-1 %", "tried with"), rows)))
+    say("also any other network of timm (timm:NAME), and your own (module.py:function)")
     return 0
 
 

@@ -18,7 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from edgetl.models.headed import HeadedNetwork
 from edgetl.models.image_size import ImageSize, height_and_width, size_text
 from edgetl.models.normalization import for_channels
-from edgetl.models.sources import named_source
+from edgetl.models.sources import TIMM, named_source
+from edgetl.models.sources.timm_table import COUNTED, TRIED_OF_TIMM
 from edgetl_runtime.errors import UsageError, nearest
 from edgetl_runtime.manifest import Normalize, Preprocess
 
@@ -46,6 +47,7 @@ __all__ = [
     "published_weights",
     "size_of",
     "stages",
+    "timm_backbones",
 ]
 
 WeightsPreset: TypeAlias = Literal["first", "best"]
@@ -79,14 +81,15 @@ _MOST_CHANNELS = 256
 class BackboneInfo:
     """What is published of a backbone's default weights.
 
-    ``params`` and ``gmacs`` are for 1000 labels at ``image_size`` pixels; ``top1`` is the ImageNet accuracy in percent.
+    ``params`` and ``gmacs`` are for 1000 labels at ``image_size`` pixels; ``top1`` is the ImageNet accuracy in percent,
+    None where the library does not publish it.
     """
 
     name: str
     params: int
     gmacs: float
     image_size: int
-    top1: float
+    top1: float | None
     tried: dict[str, bool]
 
 
@@ -364,6 +367,14 @@ def _check_layers_take(name: str, sides: tuple[int, int], channels: int) -> None
 def list_backbones() -> list[BackboneInfo]:
     """All backbones with what is published of them; no network is built."""
     return [_info(name) for name in backbone_names()]
+
+
+def timm_backbones() -> list[BackboneInfo]:
+    """Those of timm that were tried, with what was counted of them; nothing of timm is imported."""
+    return [
+        BackboneInfo(f"{TIMM}{name}", params, gmacs, size, None, dict.fromkeys(TRIED, name in TRIED_OF_TIMM))
+        for name, (params, gmacs, size) in COUNTED.items()
+    ]
 
 
 def _info(name: str) -> BackboneInfo:

@@ -15,6 +15,7 @@ from edgetl import pipeline
 from edgetl.data.dataset import Dataset, Sample
 from edgetl.models.backbones import backbone_names, size_of
 from edgetl.models.image_size import image_size_of
+from edgetl.models.sources import allow_code, kind_of_name
 from edgetl.recipe import Recipe
 from edgetl.stats import Spread
 from edgetl.studies.backbone_results import BackboneResult, Comparison, MeasuredVariant
@@ -49,7 +50,8 @@ class CompareOptions:
     def __post_init__(self) -> None:
         known = backbone_names()
         for name in self.backbones:
-            if name not in known:
+            allow_code(name)
+            if name not in known and kind_of_name(name) == "torchvision":
                 raise UsageError(f"unknown backbone {name!r}", fix=nearest(name, known))
         if not self.backbones or len(set(self.backbones)) < len(self.backbones):
             raise UsageError("each backbone is named once, and there is one at least", fix="--backbones NAME,NAME,...")

@@ -27,6 +27,7 @@ from edgetl_export.labels_file import LABELS_FILE, labels_text
 from edgetl_export.ladder import Climbed, Rung
 from edgetl_export.progress import Track, silent
 from edgetl_export.quantize.coverage import calibration_warnings, coverage
+from edgetl_export.quantize.layers import layers
 from edgetl_export.quantize.pixels import on_pixels
 from edgetl_export.quantize.quantization import Quantization, Quantized
 from edgetl_export.quantize.saturation import LayerRisk
@@ -210,6 +211,7 @@ def _build_integers(
         with logged_to(built.log):
             integer = on_pixels(captured)
             _ = integer.batched
+        _check_has_layers(integer)
         quantizer = built.quantizer = Quantizer(source, integer, samples, options.int8, track=track)
     climbed = Climbed()
     if options.int8.max_drop is not None:
@@ -231,6 +233,18 @@ def _build_integers(
             built.quantizations[f"{name}.{precision}"] = model.quantization
             built.attempt(name, precision, partial(built.targets[name].quantize, model, precision, io=io))
     return climbed
+
+
+def _check_has_layers(captured: Captured) -> None:
+    """`ExportError` where quantisation knows none of the network's layers: its integer files would be floats."""
+    graph = captured.batched.graph
+    wanted = [node for node in graph.nodes if "conv" in str(node.target) or "linear" in str(node.target)]
+    if wanted and not layers(graph):
+        raise ExportError(
+            f"none of the {len(wanted)} convolutions and matrix products of {captured.source.name} can be quantised: "
+            "their weights are computed, or they are of a kind that edgetl does not know",
+            fix="--precisions fp32,fp16, or nn.Conv2d and nn.Linear in its code",
+        )
 
 
 def _looked_at(

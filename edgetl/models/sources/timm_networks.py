@@ -15,14 +15,7 @@ from edgetl.models.weight_files import State
 from edgetl_runtime.errors import CheckpointError, MissingDependency, UsageError, nearest
 from edgetl_runtime.manifest import Normalize, Preprocess
 
-__all__ = ["TRIED", "build", "check_weights", "converted", "load_own_weights", "preset"]
-
-TRIED = (
-    *("mobilenetv4_conv_small", "mobilenetv3_small_050", "tf_efficientnet_lite0", "mobileone_s0", "repvit_m0_9"),
-    *("fastvit_t8", "edgenext_xx_small", "mobilevit_xxs", "ghostnet_100", "levit_128s", "convnext_atto"),
-    *("vit_tiny_patch16_224", "vit_small_patch14_dinov2", "vit_base_patch32_clip_224"),
-)
-"""Names, without ``timm:``, of networks that were exported and verified: see the table in the page of the workbench."""
+__all__ = ["build", "check_weights", "converted", "load_own_weights", "preset"]
 
 _POSITIONS = "pos_embed"
 

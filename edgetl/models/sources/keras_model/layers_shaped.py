@@ -35,6 +35,7 @@ __all__ = [
     "permuted",
     "reshape",
     "resizing",
+    "scaled_sum",
     "stacked",
     "taken",
     "upsampling",
@@ -173,6 +174,13 @@ def combined(function: Callable[[Any, Any], Any]) -> Callable[[GraphBuilder, Cal
         return result
 
     return translate
+
+
+def scaled_sum(builder: GraphBuilder, call: Call) -> fx.Node:
+    """InceptionResNetV2's CustomScaleLayer: the first input, and so many times the second."""
+    first, second = call.inputs
+    times = builder.graph.call_function(operator.mul, (second, float(call.layer.scale)))
+    return builder.graph.call_function(operator.add, (first, times))
 
 
 def average(builder: GraphBuilder, call: Call) -> fx.Node:

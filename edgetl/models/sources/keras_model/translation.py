@@ -64,6 +64,7 @@ LAYERS: dict[str, Translate] = {
     "Maximum": layers_shaped.combined(torch.maximum),
     "Minimum": layers_shaped.combined(torch.minimum),
     "Average": layers_shaped.average,
+    "CustomScaleLayer": layers_shaped.scaled_sum,
     "Concatenate": layers_shaped.concatenated,
     **dict.fromkeys(_NOTHING, layers_shaped.nothing),
 }

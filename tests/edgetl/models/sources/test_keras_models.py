@@ -316,5 +316,13 @@ def test_the_models_of_the_texts_are_translated(name: str) -> None:
     assert decibels(opened(model)) > (95 if name in ("ResNet50", "VGG16") else 100)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["MobileNetV3Small", "ConvNeXtTiny", "InceptionResNetV2"])
+def test_families_with_layers_of_their_own_are_translated(name: str) -> None:
+    size = 80 if name == "InceptionResNetV2" else 32
+    model = getattr(A, name)(weights=None, input_shape=(size, size, 3), classes=4)
+    assert decibels(opened(model)) > 100
+
+
 def test_tensorflow_is_never_imported() -> None:
     assert "tensorflow" not in sys.modules

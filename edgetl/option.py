@@ -38,7 +38,7 @@ class Option:
     ``former`` is the name that key and flag had, and ``former_note`` what else to say to people who use it. ``group``
     is the title that it has in the help, by default the section's.
     ``name`` is the field's, ``key`` the recipe's, ``kind`` the type of a value (`bool`, `int`, `float`, `str`, `Path`
-    or `tuple`).
+    or `tuple`; ``of_numbers``: a tuple of numbers, otherwise of texts).
     """
 
     about: str
@@ -54,6 +54,7 @@ class Option:
     name: str = ""
     key: str = ""
     kind: type = str
+    of_numbers: bool = False
     default: Any = None
 
     @property
@@ -109,15 +110,16 @@ def options_of(section: type) -> tuple[Option, ...]:
     if section not in _KNOWN:
         hints = typing.get_type_hints(section)
         fields = [field for field in dataclasses.fields(section) if _METADATA in field.metadata]
-        _KNOWN[section] = tuple(_placed(field.metadata[_METADATA], field, _kind(hints[field.name])) for field in fields)
+        _KNOWN[section] = tuple(_placed(field.metadata[_METADATA], field, hints[field.name]) for field in fields)
     return _KNOWN[section]
 
 
 _KNOWN: dict[type, tuple[Option, ...]] = {}
 
 
-def _placed(declared: Option, field: dataclasses.Field[Any], kind: type) -> Option:
+def _placed(declared: Option, field: dataclasses.Field[Any], hint: Any) -> Option:
     """What was declared, with what follows from its field."""
+    kind = _kind(hint)
     key = declared.key or field.name
     return dataclasses.replace(
         declared,
@@ -125,6 +127,7 @@ def _placed(declared: Option, field: dataclasses.Field[Any], kind: type) -> Opti
         key=key,
         flag="" if declared.flag == _NO_FLAG else declared.flag or f"--{key.replace('_', '-')}",
         kind=kind,
+        of_numbers=kind is tuple and "float" in str(hint),
         default=field.default,
         metavar=declared.metavar or "|".join(declared.choices) or _METAVARS.get(kind, "NAME"),
     )

@@ -296,8 +296,6 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         return None if value is None else _value(wanted[0], value, where)
     if typing.get_origin(kind) is tuple:
         item, kinds = (str, "strings") if wanted[0] is str else (int | float, "numbers")
-        if wanted[0] is float:
-            value = _numbers(value)
         if isinstance(value, list | tuple) and all(isinstance(v, item) and not isinstance(v, bool) for v in value):
             return tuple(value if wanted[0] is str else map(float, value))
         raise _mismatch(where, f"a list of {kinds}", value)
@@ -309,14 +307,6 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         names = {str: "a string", int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
         raise _mismatch(where, names[kind], value)
     return value
-
-
-def _numbers(value: Any) -> Any:
-    """A list with the numbers that its texts are: the command line has texts only."""
-    try:
-        return [float(one) if isinstance(one, str) else one for one in value]
-    except (TypeError, ValueError):
-        return value
 
 
 def _batch(value: object, *, where: str = "batch") -> Batch:

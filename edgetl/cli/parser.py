@@ -44,7 +44,7 @@ class Parser(CommandParser):
         if option.kind is bool:
             action = group.add_argument(option.flag, action="store_true", default=None, help=about)
         else:
-            kind = split_names if option.kind is tuple else option.kind
+            kind = option.kind if option.kind is not tuple else _numbers if option.of_numbers else split_names
             action = group.add_argument(option.flag, type=kind, metavar=option.metavar, required=required, help=about)
         if not (option.shown or required):
             self._rest.add(action)
@@ -100,6 +100,11 @@ class Parser(CommandParser):
         words = [str(action.metavar) for action in self._actions if not action.option_strings]
         words += [f"{a.option_strings[0]} {a.metavar}" for a in self._actions if a.option_strings and a.required]
         return " ".join((self.prog, *words, "[OPTION ...]"))
+
+
+def _numbers(text: str) -> list[float]:
+    """``0.5,0.25`` as numbers."""
+    return [float(part) for part in split_names(text)]
 
 
 class _Formatter(argparse.HelpFormatter):

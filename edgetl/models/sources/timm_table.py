@@ -20,7 +20,7 @@ COUNTED: dict[str, tuple[int, float, int]] = {
 }
 """Networks, without ``timm:``, whose graphs were held against timm's -> parameters, GMACs and pixels.
 
-Counted for 1000 labels as they are trained, before branches are made one. Any other name of timm's may be asked for too.
+Counted for 1000 labels as they are trained, before branches are made one. Any other name may be asked for too.
 """
 
 TRIED_OF_TIMM: tuple[str, ...] = ()

@@ -56,6 +56,7 @@ def usage_of(report: Report) -> Usage:
         best.setdefault(variant.target, variant)
     name = shlex.quote(report.bundle)
     fastest = next((variant.id for variant in best.values()), "")
+    of_labels = report.task == "classification"
     names = list(report.labels.values())
     more = len(names) - _MOST_LABELS
     return Usage(
@@ -63,8 +64,8 @@ def usage_of(report: Report) -> Usage:
         timed=all(variant.latency for variant in passed),
         pack=f"edgetl pack {name} --variants {fastest} --out {_PACKED}",
         check=f"edgetl-run self-test {_PACKED}",
-        command=f"edgetl-run predict {_PACKED} photo.jpg",
-        python=f"edgetl_runtime.load({_PACKED!r}).predict('photo.jpg', top=3)",
+        command=f"edgetl-run predict {_PACKED} photo.jpg{'' if of_labels else ' --draw drawn.jpg'}",
+        python=f"edgetl_runtime.load({_PACKED!r}).predict('photo.jpg'{', top=3' if of_labels else ''})",
         input=input_in_words(report),
         labels=", ".join(names[:_MOST_LABELS]) + (f" and {more} more" if more > 0 else ""),
         count=len(names),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +109,9 @@ def truth(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return colours.argmax(1), torch.cat(parts, 1)
 
 
-@pytest.fixture(scope="module")
-def network() -> nn.Module:
+@cache
+def trained() -> nn.Module:
+    """A `Dense` that has learned `truth` on `pictures`."""
     torch.manual_seed(3)
     network = Dense().train()
     images = torch.from_numpy(pictures(160, 0))
@@ -125,6 +127,11 @@ def network() -> nn.Module:
         loss.backward()
         optimizer.step()
     return network.eval()
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    return trained()
 
 
 def source_of(network: nn.Module, names: tuple[str, ...] = NAMES) -> Source:

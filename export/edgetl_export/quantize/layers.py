@@ -15,6 +15,7 @@ __all__ = [
     "Layer",
     "before_layers",
     "exact",
+    "joining",
     "layers",
     "module_of",
     "output_layers",
@@ -22,6 +23,8 @@ __all__ = [
     "scalable",
     "softened",
     "stream",
+    "tails",
+    "tensors",
     "with_activation",
 ]
 
@@ -167,6 +170,44 @@ def output_layers(graph: fx.Graph) -> set[str]:
         elif node.target in _MOVING:
             waiting += node.all_input_nodes
     return found
+
+
+def tails(graph: fx.Graph) -> list[tuple[list[fx.Node], list[fx.Node]]]:
+    """By output the nodes that make its values, and those behind them that do nothing but move or join these.
+
+    Outputs that nothing is moved or joined for are left out.
+    """
+    found: list[tuple[list[fx.Node], list[fx.Node]]] = []
+    for output in graph.output_node().all_input_nodes:
+        makers: list[fx.Node] = []
+        moving: list[fx.Node] = []
+        waiting = [output]
+        while waiting:
+            node = waiting.pop()
+            if node in makers or node in moving:
+                continue
+            if node.target in _MOVING:
+                moving.append(node)
+                waiting += tensors(node)
+            else:
+                makers.append(node)
+        if moving:
+            found.append((makers, moving))
+    return found
+
+
+def tensors(node: fx.Node) -> list[fx.Node]:
+    """What `node` reads, without lengths that are computed of the number of images."""
+    return [source for source in node.all_input_nodes if isinstance(source.meta.get("val"), torch.Tensor)]
+
+
+def joining(graph: fx.Graph) -> list[fx.Node]:
+    """The nodes that join something upsampled with other tensors, as decoders do."""
+    return [
+        node
+        for node in graph.nodes
+        if node.target is _aten.cat.default and any(source.target in UPSAMPLING for source in tensors(node))
+    ]
 
 
 def exact(graph: fx.Graph) -> bool:

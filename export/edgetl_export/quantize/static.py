@@ -9,6 +9,7 @@ from torch import fx
 
 from edgetl_export.capture import Captured
 from edgetl_export.quantize.calibrate import METHODS, Calibration, node_values
+from edgetl_export.quantize.joined import shared_grids
 from edgetl_export.quantize.layers import UPSAMPLING, Layer, before_layers, layers, softened
 from edgetl_export.quantize.quantization import PIXELS, PROBABILITIES, Grid, Quantization, Quantized, weight_scales
 from edgetl_export.quantize.tie_free import tie_free
@@ -46,6 +47,7 @@ def quantize_static(
     if captured.takes_pixels:
         grids |= {name: PIXELS for name in before_layers(graph_module.graph) if name in grids}
     grids |= _fixed_grids(graph_module.graph, grids)
+    grids |= shared_grids(graph_module.graph, grids)
     _check_finite(captured, found)
     captured = revived(captured, {name: grid.scale for name, grid in grids.items()}, weight_levels)
     weights = {

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import fx
 
-from edgetl_export.quantize.layers import CLIPPING, SUMS, layers, rounded, with_activation
+from edgetl_export.quantize.layers import CLIPPING, SUMS, joining, layers, rounded, with_activation
 from edgetl_export.quantize.quantization import PIXELS, PROBABILITIES, Grid, Quantized
 
 __all__ = ["LARGEST", "LARGEST_RATIO", "odd_fraction", "tie_free"]
@@ -87,6 +87,8 @@ class _Grids:
         self._origin: dict[str, str] = {}
         for node in self._graph.nodes:
             self._origin[node.name] = self._origin_of(node)
+        for node in joining(self._graph):
+            self._move_together(node)
         self._dictated = {name for name, grid in self.grids.items() if grid in (PIXELS, PROBABILITIES)}
         self._clipping = {self._origin[node.name] for node in self._graph.nodes if node.target in CLIPPING}
 
@@ -183,6 +185,13 @@ class _Grids:
         sources = node.all_input_nodes
         alike = len(sources) == 1 and self.grids.get(node.name) == self.grids.get(sources[0].name)
         return self._origin[sources[0].name] if alike and node.name in self.grids else node.name
+
+    def _move_together(self, joined: fx.Node) -> None:
+        """What is joined on one grid stays on one."""
+        alike = [node for node in joined.all_input_nodes if self.grids.get(node.name) == self.grids.get(joined.name)]
+        merged = {self._origin[node.name] for node in (*alike, joined)}
+        kept = self._origin[alike[0].name] if alike else self._origin[joined.name]
+        self._origin = {name: kept if origin in merged else origin for name, origin in self._origin.items()}
 
 
 def _size(node: fx.Node) -> int:

@@ -13,24 +13,10 @@ from onnx import helper, numpy_helper
 
 from edgetl_export.quantize.match import match_by_value
 from edgetl_export.quantize.quantization import Grid, Quantized, bias_integers
+from edgetl_export.targets.onnx_choice import MOVING, choose, products
 from edgetl_runtime.errors import ExportError
 
 __all__ = ["QdqModel", "quantize_qdq"]
-
-OPERATORS = (
-    "Conv",
-    "Clip",
-    "Relu",
-    "Add",
-    "Mul",
-    "Sigmoid",
-    "Gemm",
-    "MatMul",
-    "GlobalAveragePool",
-    "MaxPool",
-    "Resize",
-)
-"""ONNX Runtime fuses an operator with the pairs around it, so each of these stands between pairs."""
 
 _GIVES_FLOAT = ("Gemm", "MatMul")
 """Matrix products give float32: the logits are not rounded, and another product behind rounds its own input."""
@@ -58,17 +44,17 @@ def quantize_qdq(model: onnx.ModelProto, quantized: Quantized) -> QdqModel:
     # The sigmoid inside a SiLU is no node of its own. It reaches one, which TFLite's grid for sigmoids does not.
     inner = [node.output[0] for node in model.graph.node if node.op_type == "Sigmoid" and node.output[0] not in nodes]
     fixed = dict.fromkeys(inner, Grid(1 / 255, 0))
-    products = _products(model)  # where a bias is zero, they are found to be what the sum gives
-    grids = {name: grid for name, grid in quantized.grids(nodes).items() if name not in products}
-    writer = _Writer(model, {**grids, **fixed}, quantized, products)
+    unfinished = products(model)  # where a bias is zero, they are found to be what the sum gives
+    grids = {name: grid for name, grid in quantized.grids(nodes).items() if name not in unfinished}
+    writer = _Writer(model, {**grids, **fixed}, quantized, unfinished)
     if quantized.captured.takes_pixels:
         writer.feed_pixels()
     kept = {name for name, node in nodes.items() if node in quantized.quantization.in_float}
-    inside = {*fixed, *products}
+    inside = {*fixed, *unfinished}
     kept |= {
         name for node in model.graph.node if kept.intersection(node.output) for name in inside if name in node.input
     }
-    chosen, left = _choose(model, writer.grids, kept, products)
+    chosen, left = choose(model, writer.grids, kept, unfinished, writer.on_pixels)
     if not chosen:
         raise ExportError("no operator of this network could be quantised", fix="leave int8 out of --precisions")
     chosen = writer.clip_by_rounding(chosen)
@@ -116,77 +102,6 @@ def _values_on(model: onnx.ModelProto, probe: npt.NDArray[np.uint8]) -> dict[str
     return dict(zip(names, session.run(names, {session.get_inputs()[0].name: probe}), strict=True))
 
 
-def _choose(
-    model: onnx.ModelProto, grids: dict[str, Grid], kept: set[str], products: set[str]
-) -> tuple[list[onnx.NodeProto], dict[str, int]]:
-    """The nodes to quantise, and a count by operator of those that stay in float."""
-    made = {output for node in model.graph.node for output in node.output}
-    preparing = _preparing(model)
-    lengths = _lengths(model)
-    chosen: list[onnx.NodeProto] = []
-    left: dict[str, int] = {}
-    for node in model.graph.node:
-        activations = [name for name in (*node.input, *node.output) if name in made and name not in products]
-        if (
-            node.op_type in OPERATORS
-            and node.name not in preparing
-            and not kept.intersection(node.output)
-            and all(name in grids for name in activations)
-        ):
-            chosen.append(node)
-        elif not lengths.issuperset(node.output):
-            left[node.op_type] = left.get(node.op_type, 0) + 1
-    return chosen, left
-
-
-def _lengths(model: onnx.ModelProto) -> set[str]:
-    """What is computed of the number of images, and of no pixel: lengths, and what they are put together to."""
-    found: set[str] = set()
-    for node in model.graph.node:
-        if node.op_type == "Shape" or (found.intersection(node.input) and _moves_integers(model, node)):
-            found.update(node.output)
-    return found
-
-
-def _moves_integers(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
-    types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
-    return all(types.get(name) == onnx.TensorProto.INT64 for name in node.output)
-
-
-def _products(model: onnx.ModelProto) -> set[str]:
-    """What matrix products with constant weights give to a sum with their bias, where the exporter wrote two nodes of
-    one layer (inputs of three dimensions and more). It stays in float, so it needs no grid."""
-    dimensions = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-
-    def goes_to_its_bias(product: str) -> bool:
-        behind = readers.get(product, [])
-        return (
-            len(behind) == 1
-            and behind[0].op_type == "Add"
-            and any(dimensions.get(name) == 1 for name in behind[0].input)
-        )
-
-    matrices = [node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in dimensions]
-    return {node.output[0] for node in matrices if goes_to_its_bias(node.output[0])}
-
-
-def _preparing(model: onnx.ModelProto) -> set[str]:
-    """The element-wise nodes between the image and the first layer: kept exact, they cost next to nothing."""
-    reached = {tensor.name for tensor in model.graph.input}
-    found: set[str] = set()
-    for node in model.graph.node:
-        if node.op_type in ("Cast", "Mul", "Add", "Transpose", "Concat") and any(
-            name in reached for name in node.input
-        ):
-            found.add(node.name)
-            reached.update(node.output)
-    return found
-
-
 @dataclass
 class _Writer:
     """Puts pairs into a graph; every tensor and every weight is rounded once, whoever reads it."""
@@ -198,6 +113,7 @@ class _Writer:
     before: dict[str, list[onnx.NodeProto]] = field(default_factory=dict)
     behind: dict[str, list[onnx.NodeProto]] = field(default_factory=dict)
     rounded: dict[str, str] = field(default_factory=dict)
+    on_pixels: set[str] = field(default_factory=set)
     weight_scales: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -230,6 +146,7 @@ class _Writer:
                     reader.input[place] = self._as_pixels(name)
                 elif (repeated := self._repeated(name)) is not None:
                     repeated.input[0] = self._as_pixels(repeated.input[0])
+            self.on_pixels.add(reader.name)
             tensor, replacement = reader.output[0], f"{reader.output[0]}_pixels"
             reader.output[0] = replacement
         parameters = self._parameters(tensor, np.float32(1), np.uint8(0))
@@ -282,6 +199,8 @@ class _Writer:
                 for name in node.output:
                     if name not in self.outputs:
                         self._round(name)
+                    elif node.op_type in MOVING:
+                        self._round_output(node)
             self._round_inputs(node)
         made = {name for node in chosen if node.name not in in_float for name in node.output}
         for node in self.model.graph.node:
@@ -323,6 +242,17 @@ class _Writer:
             ),
         ]
         self.rounded[name] = f"{name}_rounded"
+
+    def _round_output(self, node: onnx.NodeProto) -> None:
+        """A pair between `node` and the output that it gives."""
+        name, grid = node.output[0], self.grids[node.output[0]]
+        parameters = self._parameters(name, np.float32(grid.scale), np.uint8(grid.zero_point))
+        moved = f"{name}_moved"
+        node.output[0] = moved
+        self.behind[moved] = [
+            helper.make_node("QuantizeLinear", [moved, *parameters], [f"{name}_levels"], f"{name}_quantize"),
+            helper.make_node("DequantizeLinear", [f"{name}_levels", *parameters], [name], f"{name}_dequantize"),
+        ]
 
     def _round_weight(self, name: str, axis: int) -> None:
         integers, scales = self.quantized.integers(self.constants[name], axis)

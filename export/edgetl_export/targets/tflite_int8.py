@@ -28,6 +28,8 @@ _FIXED = {"LOGISTIC": PROBABILITIES, "SOFTMAX": PROBABILITIES}
 _MOVES_VALUES = ("PAD", "RESHAPE", "TRANSPOSE")
 """Operators that hand the grid of their input on: every grid has the zero that padding adds."""
 
+_MOVING = ("CONCATENATION", "RESHAPE", "TRANSPOSE")
+"""Operators that an output is put together with."""
 
 _FASTER_IN_FLOAT = ("HARD_SWISH",)
 """Operators without an integer kernel in XNNPACK. TFLite's own is slow, and what stands around it is cut into pieces:
@@ -151,7 +153,8 @@ class _Graph:
         interpreter.set_tensor(image["index"], images)
         interpreter.invoke()
         self.image: str = image["name"]
-        self.logits: str = interpreter.get_output_details()[0]["name"]
+        self.ends: list[str] = [output["name"] for output in interpreter.get_output_details()]
+        self.logits = self.ends[0]
         details = {tensor["index"]: tensor for tensor in interpreter.get_tensor_details()}
         self.operators = [
             _Operator(
@@ -190,6 +193,7 @@ class _Graph:
     def float_operators(self, grids: dict[str, Grid], kept: set[str], *, takes_pixels: bool) -> list[_Operator]:
         """The operators that stay in float: what normalises the image, what has no grid, and those in `kept`."""
         reached = {self.image}
+        tails, given = self._tails(), set[str]()
         found: list[_Operator] = []
         for operator in self.operators:
             prepares = operator.kind in ("CAST", "MUL", "ADD") and any(name in reached for name in operator.inputs)
@@ -198,6 +202,25 @@ class _Graph:
             else:
                 prepares = False
             activations = [name for name in (*operator.inputs, *operator.outputs) if name in self.values]
-            if prepares or kept.intersection(operator.outputs) or any(name not in grids for name in activations):
+            # Behind a layer that stays in float, what is given out stays so too: nothing is rounded on its way.
+            behind_float = operator in tails and not given.isdisjoint(operator.inputs)
+            if (
+                prepares
+                or behind_float
+                or kept.intersection(operator.outputs)
+                or any(name not in grids for name in activations)
+            ):
                 found.append(operator)
+                given.update(operator.outputs)
+        return found
+
+    def _tails(self) -> list[_Operator]:
+        """The operators that move or join what is given out, back to what makes it."""
+        makers = {name: operator for operator in self.operators for name in operator.outputs}
+        waiting, found = list(self.ends), list[_Operator]()
+        while waiting:
+            operator = makers.get(waiting.pop())
+            if operator is not None and operator.kind in _MOVING and operator not in found:
+                found.append(operator)
+                waiting += operator.inputs
         return found

@@ -39,7 +39,37 @@ def with_shared_integers(content: bytes, floats: bytes, quantized: Quantized, gr
         if tflite_flatbuffer.kind(model, operator) in _WEIGHTED:
             source, weights, bias = (tensors[index] if index >= 0 else None for index in (*operator.inputs, -1)[:3])
             _put_integers(model, source, weights, bias, constants, quantized)
+    _drop_idle(model)
     return tflite_flatbuffer.packed(model)
+
+
+def _drop_idle(model: Any) -> None:
+    """Take out what rounds integers to the grid that they have: ai-edge-quantizer puts it before every join."""
+    graph = model.subgraphs[0]
+    ends = {int(index) for index in graph.outputs}
+    same: dict[int, int] = {}
+    kept = []
+    for operator in graph.operators:
+        operator.inputs = np.array([same.get(int(index), int(index)) for index in operator.inputs], np.int32)
+        source, result = int(operator.inputs[0]), int(operator.outputs[0])
+        idle = tflite_flatbuffer.kind(model, operator) == "QUANTIZE" and _alike(
+            *(graph.tensors[i] for i in (source, result))
+        )
+        if idle and result not in ends:
+            same[result] = source
+        else:
+            kept.append(operator)
+    graph.operators = kept
+
+
+def _alike(tensor: Any, other: Any) -> bool:
+    """Whether two int8 activations have one grid."""
+    scale = _scale(tensor)
+    return (
+        scale is not None
+        and scale == _scale(other)
+        and tensor.quantization.zeroPoint[0] == other.quantization.zeroPoint[0]
+    )
 
 
 def _scale(tensor: Any) -> float | None:

@@ -72,13 +72,17 @@ class SourceOptions:
         return None if self.labels is None else load_labels(self.labels)
 
 
+_MAKERS = {"keras": ("keras", "tf_keras"), "hugging-face": ("transformers",)}
+"""Source of a model in memory -> the libraries whose classes it is of."""
+
+
 def kind_of(spec: object) -> str:
     """What `spec` is: one of `SOURCES`, ``checkpoint``, or ``weights`` for a file of them.
 
     Raises `UsageError` for what edgetl does not start from, with the way to what it does.
     """
     if not isinstance(spec, str | Path):
-        return "keras" if _is_keras(spec) else "own"
+        return next((kind for kind, makers in _MAKERS.items() if _is_of(spec, makers)), "own")
     text, path = str(spec), Path(spec)
     if ".py:" in text or text.startswith(TIMM):
         return kind_of_name(text)
@@ -107,9 +111,9 @@ def _refuse(kind: str, path: Path) -> None:
         raise UsageError(f"{path}: {reason}", fix=_SAVE_KERAS if kind == "saved-model" else _FROM_WHAT)
 
 
-def _is_keras(value: object) -> bool:
-    """Whether it is a Keras model, of whatever backend; Keras is not imported for that."""
-    return any(kind.__module__.split(".")[0] in ("keras", "tf_keras") for kind in type(value).__mro__)
+def _is_of(value: object, makers: Sequence[str]) -> bool:
+    """Whether its class is one of these libraries', of whatever backend; they are not imported for that."""
+    return any(kind.__module__.split(".")[0] in makers for kind in type(value).__mro__)
 
 
 def open_source(spec: object, options: SourceOptions) -> Checkpoint | Foreign:

@@ -13,6 +13,7 @@ from edgetl.models.checkpoint import Checkpoint
 from edgetl.models.image_size import ImageSize, image_size_of
 from edgetl.models.normalization import normalize_of
 from edgetl.models.sources.foreign import Foreign
+from edgetl.models.sources.keras_model.apart import export_apart, is_apart
 from edgetl.models.sources.opening import SourceOptions
 from edgetl.pack import pack_bundle
 from edgetl.progress import tracked
@@ -188,6 +189,36 @@ def export(
         "opset": opset,
         "batch": batch,
     }
+    if is_apart(checkpoint):
+        if options is not None or track is not None:
+            raise UsageError(
+                "options and track cannot be handed to the process that exports, because Keras is not on torch here",
+                fix="keywords such as targets=[...], or export the saved model.keras",
+            )
+        said_of_it = {
+            "backbone": backbone,
+            "weights": weights,
+            "mean": mean,
+            "std": std,
+            "pixels": pixels,
+            "resize": resize,
+            "interpolation": interpolation,
+            "custom": custom,
+            "labels": labels,
+            "image_size": image_size,
+            "channels": channels,
+            "decode": decode,
+            "calibration": calibration,
+            "out": out,
+            "force": force,
+            "skip_bad": skip_bad,
+            "progress": False,
+            "made_for": given.pop("for"),
+            **given,
+        }
+        for line in export_apart(checkpoint, _without_none(said_of_it)).splitlines():
+            tell(line)
+        return Path(out)
     recipe = Recipe() if options is None else Recipe(export=options)
     chosen = recipe.updated({"export": _without_none(given)}, where="export()").export
     if isinstance(checkpoint, Checkpoint):

@@ -73,7 +73,12 @@ class Metric(Protocol):
     """Adds up the quality of one model, some images at a time; it keeps what it needs of the outputs, and no more."""
 
     def update(self, samples: Sequence[Sample], outputs: Outputs) -> None:
-        """Take in the outputs for the next images, (n, ...) by name; values may be NaN or infinite."""
+        """Take in what the model gives for the next images.
+
+        Args:
+            samples: The images, with what is true of them.
+            outputs: (n, ...) by name; values may be NaN or infinite.
+        """
         ...
 
     def compute(self, original: Any = None) -> Quality:
@@ -81,6 +86,9 @@ class Metric(Protocol):
 
         Args:
             original: The metric of the original for the same images, which the quality is then compared with.
+
+        Returns:
+            The quality, with its change where `original` is given.
         """
         ...
 
@@ -192,7 +200,15 @@ class Objective(Protocol):
     """What a training makes small, and what it chooses the best epoch by."""
 
     def __call__(self, outputs: Mapping[str, Tensor], targets: Targets) -> Tensor:
-        """One loss (B,) float32 for every image of a batch, from what the network gives for it by name."""
+        """The loss of a batch.
+
+        Args:
+            outputs: What the network gives, float32 (B, ...) by name.
+            targets: What it should give.
+
+        Returns:
+            (B,) float32: one for every image.
+        """
         ...
 
     def judge(self, outputs: Mapping[str, Tensor], targets: Tensor) -> Tensor:
@@ -205,7 +221,14 @@ class Objective(Protocol):
         ...
 
     def judged(self, rows: Tensor) -> tuple[float, float]:
-        """Mean loss and quality of all images, from the rows of all batches one below the other."""
+        """What an epoch is judged by.
+
+        Args:
+            rows: Those of `judge` of all batches, one below the other.
+
+        Returns:
+            Mean loss and quality of all images.
+        """
         ...
 
 
@@ -239,7 +262,20 @@ class Task(Protocol):
     """Whether photos are listed by one label each (`edgetl.data.listing`), before one is opened."""
 
     def read(self, path: Path, options: DataOptions, *, spec: Preprocess, track: Track) -> Dataset:
-        """Photos with targets to train on, in splits. Raises `DataError` for what cannot be trained on."""
+        """Photos with targets to train on, in splits.
+
+        Args:
+            path: What ``--data`` names.
+            options: Those of the section ``data``.
+            spec: How photos become the tensor.
+            track: Shows how far it is.
+
+        Returns:
+            The data set.
+
+        Raises:
+            DataError: What is there cannot be trained on.
+        """
         ...
 
     def read_labelled(
@@ -253,9 +289,22 @@ class Task(Protocol):
         track: Track,
         tell: Tell,
     ) -> tuple[tuple[Sample, ...], str]:
-        """Photos to judge a model on that knows `labels`, and the split they are from; `training`: those to train on.
+        """Photos to judge a model on.
 
-        Raises `DataError` for photos or targets that the model cannot be judged on.
+        Args:
+            path: What ``--data`` names.
+            labels: Those that the model knows.
+            spec: How photos become the tensor.
+            training: Give those to train on instead of those held out.
+            skip_bad: Go on without photos that cannot be read.
+            track: Shows how far it is.
+            tell: Takes a line on what was left out.
+
+        Returns:
+            The photos, and the split they are from.
+
+        Raises:
+            DataError: Photos or targets that the model cannot be judged on.
         """
         ...
 
@@ -298,7 +347,18 @@ class Task(Protocol):
     def objective(
         self, data: Dataset, head: HeadSpec | None, options: LossOptions, device: Any, *, smoothing: float
     ) -> Objective:
-        """What a training makes small. Raises `UsageError` for options that say nothing in this task."""
+        """What a training makes small.
+
+        Args:
+            data: What is trained on.
+            head: That of `head`.
+            options: Of the training, those that a loss depends on.
+            device: The torch device that trains.
+            smoothing: Share of the label smoothing, 0 to 1.
+
+        Raises:
+            UsageError: Options that say nothing in this task.
+        """
         ...
 
     def truth(self, outputs: Outputs, manifest: Manifest) -> tuple[int, npt.NDArray[Any] | None]:

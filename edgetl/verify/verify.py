@@ -50,15 +50,29 @@ def verify(
     track: Track = silent,
     facts: RunFacts | None = None,
 ) -> Report:
-    """Run `samples` through `reference` and through `variants` of `bundle` (by default all), and judge.
+    """Run images through the original and through the variants of a bundle, and judge.
 
-    `original` is the network behind `reference`; layers are compared when it is given.
-    A sample's label is an index into the manifest's labels, its target what the manifest's task makes of it. A variant
-    that cannot be loaded or run, or that ends the child process in which it is tried first, is reported with its error
-    and fails the verdict; the others go on.
-    Raises `DataError` when there are no samples or a label is out of range, `UsageError` when `variants` or the gate
-    name a variant that is not there or the baseline is of another model, `CheckpointError` when the reference does not
-    fit the bundle.
+    A variant that cannot be loaded or run, or that ends the child process in which it is tried first, is reported with
+    its error and fails the verdict; the others go on.
+
+    Args:
+        bundle: Its folder.
+        samples: The images. A label is an index into the manifest's labels, a target what the manifest's task makes of
+            it.
+        reference: The original: uint8 (N, H, W, C) to its outputs by name.
+        options: Gate, baseline, and what is measured.
+        variants: Ids; by default all.
+        original: The network behind `reference`; layers are compared when it is given.
+        track: Shows how far it is.
+        facts: What the report says of the run besides.
+
+    Returns:
+        The report, with its verdict.
+
+    Raises:
+        DataError: There are no samples, or a label is out of range.
+        UsageError: `variants` or the gate name a variant that is not there, or the baseline is of another model.
+        CheckpointError: The reference does not fit the bundle.
     """
     options, facts = options or VerifyOptions(), facts or RunFacts()
     start = time.monotonic()

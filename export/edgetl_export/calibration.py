@@ -24,7 +24,14 @@ MIN_SAMPLES = 8
 class CalibrationSamples:
     """Images that activation ranges are measured on. Nothing is ever calibrated on random data.
 
-    Raises `DataError` for fewer than `MIN_SAMPLES` images.
+    Iterating gives uint8 (1, H, W, C) for each, again and again.
+
+    Args:
+        sources: Photos like those that the device will see: paths, bytes, PIL images, uint8 arrays (H, W, C).
+        preprocess: How they become tensors; that of the `Source`.
+
+    Raises:
+        DataError: There are fewer than `MIN_SAMPLES`; and, while iterating, one cannot be read.
     """
 
     sources: Sequence[ImageSource]

@@ -44,14 +44,25 @@ _FIXED_BATCH = "--batch N, a fixed number of images for each run, or leave --bat
 
 @dataclass(frozen=True)
 class Source:
-    """What is exported: a network that takes normalised float32 (N, C, H, W) and gives `outputs`, batch first.
+    """What is exported.
 
-    It gives one as a tensor, several as a tuple in the order of these names, or either as a dict by name, of which the
-    others are left out. Of a classifier it is one, ``logits`` (N, classes). `checkpoint_sha256` identifies the weights;
-    it is recorded in the bundle, and so is `decoder`, what the task decodes the outputs by. `features` are the names of
-    what is given besides (see `edgetl_export.features`), which can be had beside a single output. Where `module` is a
-    translation of another make's model, `original` is that model: uint8 (N, H, W, C) to `outputs` by name, by its own
-    code. It is what every file is held against.
+    Args:
+        name: Of the bundle.
+        module: The network: normalised float32 (N, C, H, W) to `outputs`, batch first: one as a tensor, several as a
+            tuple in the order of these names, or either as a dict by name, of which the others are left out.
+        labels: Of a classifier one for each logit, in their order.
+        preprocess: How a photo becomes uint8 (N, H, W, C).
+        normalize: Mean and deviation of each channel, of pixels as 0 to 1; the file normalises, the device does not.
+        checkpoint_sha256: Identifies the weights, hex; it is recorded in the bundle.
+        task: One of `edgetl_runtime.tasks.TASKS`.
+        features: Names of what is given besides (see `edgetl_export.features`), beside a single output.
+        outputs: Names of the outputs; of a classifier it is one, ``logits`` (N, classes).
+        decoder: What the task decodes the outputs by, plain JSON; it is recorded, too.
+        original: Where `module` is a translation of another make's model, that model: uint8 (N, H, W, C) to `outputs`
+            by name, by its own code. It is what every file is held against.
+
+    Raises:
+        UsageError: Names of outputs that cannot be, or labels that no file can hold.
     """
 
     name: str
@@ -323,11 +334,19 @@ def capture(source: Source, *, batch: int = 1) -> Captured:
     """Fold what can be folded and put the input contract around the network.
 
     Works on a copy, on the CPU, in evaluation mode. Batch norms are folded into the convolutions before them, so
-    that every target, and the calibration, sees the same weights. A file will take `batch` images in one run, `FREE`:
-    any number.
+    that every target, and the calibration, sees the same weights.
 
-    Raises `ExportError` when the network does not give what the source names, each with a row for every image, or a
-    classifier not one row of logits, and what `Source.network` raises.
+    Args:
+        source: What is exported.
+        batch: A file will take so many images in one run; `FREE`: any number.
+
+    Returns:
+        The network that every target writes: uint8 (N, H, W, C) to the outputs by name.
+
+    Raises:
+        ExportError: The network does not give what the source names, each with a row for every image, or a classifier
+            not one row of logits; or it cannot be traced.
+        UsageError: It has no such features.
     """
     example = torch.zeros(2, len(source.normalize.mean), *source.preprocess.crop)
     network = folded(source.network(), example)

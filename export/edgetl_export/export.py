@@ -122,10 +122,24 @@ def export(
     """Write every variant, the golden samples and the manifest into `folder`.
 
     A target that fails does not stop the others: its reason is in `Exported.failed`. So is that of a file that was
-    written and does not run: each is tried in a child process. Raises `ExportError` for a network that is not sound
-    (`check_sound`) or when no variant could be written, `DataError` for images that cannot be calibrated on,
-    `MissingDependency` before anything else when a converter is not installed, `UsageError` when the network needs
-    operators that ``opset`` has not, and what `Source.network` raises for features, and `capture` for ``batch``.
+    written and does not run: each is tried in a child process.
+
+    Args:
+        source: The network, its labels and its preprocessing.
+        samples: Images that the ranges of integers are found on.
+        golden: A few images that go into the bundle with the original's outputs, for self-tests.
+        folder: An empty one that exists.
+        options: Which variants, and how.
+        track: Shows how far it is.
+
+    Returns:
+        The manifest, what failed, and how long it took.
+
+    Raises:
+        MissingDependency: A converter is not installed; before anything else is done.
+        ExportError: The network is not sound (`check_sound`) or cannot be captured, or no variant could be written.
+        DataError: The images cannot be calibrated on.
+        UsageError: The network needs operators that ``opset`` has not, or has no such features.
     """
     check_installed(options.targets)
     check_features(source.features, io=options.int8.io, precisions=options.precisions)

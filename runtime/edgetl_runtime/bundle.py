@@ -125,10 +125,21 @@ class Bundle:
         strict: bool = False,
         verify: bool = True,
     ) -> Session:
-        """Load a variant into its engine; its files are held against their hashes unless `verify` is False.
+        """Load a variant into its engine.
 
-        `threads`: cores of one run, None for all; `device`, `device_options` and `strict` as in `load`.
-        Raises `BundleError`, `MissingDependency` or `EngineError`.
+        Args:
+            variant_id: Its id, such as "onnx.int8".
+            threads: Cores of one run, None for all.
+            device: As in `load`, and so are `device_options` and `strict`.
+            verify: Hold its files against their hashes.
+
+        Returns:
+            The session: the manifest's input (N, H, W, C) to its outputs by name.
+
+        Raises:
+            BundleError: There is no such variant, or a file is damaged.
+            MissingDependency: Its engine is not installed.
+            EngineError: The engine cannot take the model, or has no such device.
         """
         variant = self.manifest.variant(variant_id)
         manifest = self.manifest
@@ -199,8 +210,17 @@ class Bundle:
 def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     """Open a bundle folder, a zip of one (.edgetl, .zip), or one model file (.onnx, .tflite, .xml) that edgetl wrote.
 
-    Only the manifest is read; a zip is not unpacked. Raises `BundleError` when there is none, or it is damaged or of a
-    newer schema.
+    Only the manifest is read; a zip is not unpacked.
+
+    Args:
+        path: Of the folder or the file.
+
+    Returns:
+        The bundle: its manifest, and what reads and opens its files.
+
+    Raises:
+        BundleError: There is none, or it is damaged or of a newer schema.
+        UsageError: `path` is no path.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise UsageError(f"cannot open a bundle from {type(path).__name__}", fix="pass a path")

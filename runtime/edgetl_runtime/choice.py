@@ -115,7 +115,17 @@ def choose(bundle: Bundle, wish: Wish) -> Choice:
     Among equally fast ones the better agreement with the original decides, then the smaller size. A variant that
     failed a check of its quality in the bundle's report is never taken, and one that was not verified only where none
     was. A limit on time, size or memory that it missed there is a note: that was another machine, or somebody's wish.
-    Raises the `EdgetlError` that says what is missing.
+
+    Args:
+        bundle: The open bundle.
+        wish: What a variant has to fit.
+
+    Returns:
+        The variant to load, why, and all that were considered.
+
+    Raises:
+        MissingDependency: No engine of the bundle is installed.
+        EngineError: None of the variants fits, or runs here; it says what is missing.
     """
     candidates = [item for item in bundle.manifest.variants if wish.engine in ("auto", item.requires.engine)]
     if not candidates:

@@ -68,20 +68,29 @@ def load(
 ) -> Any:
     """Load the predictor of a bundle's task from a bundle folder, a zip of one, or one model file.
 
-    A bundle for classification gives a `Classifier`. Type checkers take that for granted; for another task `kind` says
-    what is expected, such as ``kind=Detector``, and a bundle of another task is then an error.
+    Args:
+        path: The bundle or file, or a `Bundle` that is open.
+        variant: Its id, such as "onnx.int8". By default the fastest one that an installed engine runs and that passed
+            verification: see `choose`, which tries them on the first start.
+        engine: Choose among the variants of this engine only; "auto": of all that are installed.
+        device: "cpu", "gpu", "npu", "edgetpu", "auto", or an engine's own name for one (an ONNX Runtime provider like
+            "xnnpack" or "tensorrt", the path of a LiteRT delegate, an OpenVINO device like "HETERO:GPU,CPU").
+        device_options: What that device is set up with, as the engine spells it.
+        threads: Cores of one run; by default all that this process may use.
+        strict: Operators that run elsewhere than on the device are an error instead of a `FallbackWarning`.
+        min_top1: Choose among variants with a recorded top-1 of at least this, 0 to 1.
+        max_drop: Choose among variants whose top-1 is at most so far below the original's, 0 to 0.5.
+        verify: Hold the files against their hashes.
+        kind: The class that is expected, such as ``kind=Detector``. Without it type checkers take a `Classifier`.
 
+    Returns:
+        The predictor: a context manager that threads may share.
 
-    Without `variant` the fastest one that an installed engine runs and that passed verification is taken, with a
-    recorded top-1 of at least `min_top1` and at most `max_drop` below the original's: see `choose`, which tries them
-    on the first start. `engine` limits that to one engine.
-
-    `device` is "cpu", "gpu", "npu", "edgetpu", "auto", or an engine's own name for one (an ONNX Runtime provider like
-    "xnnpack" or "tensorrt", the path of a LiteRT delegate, an OpenVINO device like "HETERO:GPU,CPU");
-    `device_options` go to it. Operators that run elsewhere are a `FallbackWarning`, or with `strict` an error.
-
-    `threads` limits the cores of one run; `verify` holds the files against their hashes.
-    Raises `BundleError`, `MissingDependency` or `EngineError`.
+    Raises:
+        BundleError: The bundle is damaged, or for another task than `kind`.
+        MissingDependency: The engine is not installed.
+        EngineError: Nothing that fits can run here, or the engine cannot take the model or has no such device.
+        UsageError: A value makes no sense, such as an engine that is not known.
     """
     bundle = path if isinstance(path, Bundle) else open_bundle(path)
     task = task_of(bundle.manifest.task)

@@ -139,12 +139,21 @@ def self_test(
     device_options: Mapping[str, str] | None = None,
     strict: bool = False,
 ) -> SelfTest:
-    """Run the golden samples through `variant_ids`, by default through every variant of the bundle.
+    """Run the golden samples through the variants of a bundle, and compare with what they gave where it was made.
 
-    `threads`, `device`, `device_options` and `strict` are those of `load`.
     A bundle without golden samples (a single model file) is only run on a grey image and checked for finite outputs.
     Every variant is run in a child process first: one that ends it has failed, and is not run here.
-    Raises `BundleError` when a file is damaged; what an engine cannot do is in the result.
+
+    Args:
+        bundle: The open bundle.
+        variant_ids: By default all.
+        threads: As in `load`, and so are `device`, `device_options` and `strict`.
+
+    Returns:
+        How far pixels and outputs differ. What an engine cannot do is in it, too.
+
+    Raises:
+        BundleError: A file is damaged, or a variant is not in the bundle.
     """
     variants = [bundle.manifest.variant(id_) for id_ in variant_ids or ()] or list(bundle.manifest.variants)
     golden = bundle.golden()

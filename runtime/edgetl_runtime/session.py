@@ -44,9 +44,16 @@ class Session(ABC):
     _closed: bool = False
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Tensors:
-        """Run once: input tensors by name to output tensors by name.
+        """Run once.
 
-        Raises `EngineError` when a tensor is missing, unknown or of another dtype or shape, or the session is closed.
+        Args:
+            feeds: Tensors by name, of the dtypes and shapes of ``inputs``.
+
+        Returns:
+            Tensors by name, as ``outputs`` says.
+
+        Raises:
+            EngineError: A tensor is missing, unknown or of another dtype or shape, or the session is closed.
         """
         if self._closed or self.inherited is not None:
             self._be_open()

@@ -38,9 +38,20 @@ class LatencyStats(Result):
 def measure(
     call: Callable[[], object], *, seconds: float = 1.0, min_n: int = 20, max_n: int = 100_000, warmup: int = 3
 ) -> LatencyStats:
-    """Time `call` again and again for about `seconds`: at least `min_n` and at most `max_n` times.
+    """Time a function again and again.
 
-    The first `warmup` calls are not counted. Raises `UsageError` when the limits make no sense.
+    Args:
+        call: What is timed.
+        seconds: About so long, without the warm-up.
+        min_n: At least so many calls are counted.
+        max_n: At most so many.
+        warmup: So many calls before them are not.
+
+    Returns:
+        Their statistics in ms.
+
+    Raises:
+        UsageError: The limits make no sense.
     """
     if seconds <= 0 or not 1 <= min_n <= max_n or warmup < 0:
         raise UsageError(

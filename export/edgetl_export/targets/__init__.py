@@ -106,15 +106,46 @@ class Target(Protocol):
     """What the export needs of a target."""
 
     def write(self, captured: Captured, precision: str) -> Artifact:
-        """The model at a precision without calibration; `ExportError` with the reason when that cannot be."""
+        """The model at a precision that needs no calibration.
+
+        Args:
+            captured: The network: uint8 (N, H, W, C) to its outputs by name.
+            precision: One of `ALL_PRECISIONS`, but none of `CALIBRATED`.
+
+        Returns:
+            The files, in memory.
+
+        Raises:
+            ExportError: It cannot be written, with the reason.
+        """
         ...
 
     def quantize(self, quantized: Quantized, precision: str = "int8", *, io: str = "float") -> Artifact:
-        """The int8 or w8a16 model with `io` borders; `ExportError` with the reason when that cannot be."""
+        """The model in integers.
+
+        Args:
+            quantized: The network, and the grids of its weights and activations.
+            precision: One of `CALIBRATED`.
+            io: What it takes and gives, one of `BORDERS`.
+
+        Returns:
+            The files, in memory, with a summary of the quantisation.
+
+        Raises:
+            ExportError: It cannot be written, with the reason.
+        """
         ...
 
     def embed(self, artifact: Artifact, manifest_json: str) -> Artifact:
-        """The same model with the manifest inside."""
+        """The same model with the manifest inside.
+
+        Args:
+            artifact: What `write` or `quantize` gave.
+            manifest_json: The text; a device finds it with `edgetl_runtime.modelfile`.
+
+        Returns:
+            The files with the manifest and its seal.
+        """
         ...
 
 

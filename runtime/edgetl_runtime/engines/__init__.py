@@ -201,11 +201,24 @@ _ON_CPU = Execution()
 def open_session(
     engine: str, model: ModelBytes | ModelPath, signature: Signature, execution: Execution = _ON_CPU
 ) -> Session:
-    """Load `model` into `engine` on the device of `execution`.
+    """Load a model into an engine.
 
-    Operators that then run elsewhere than on a device that was named are a `FallbackWarning`, or, if it is strict, an
-    `EngineError`. Raises `MissingDependency` when the library is not installed, `EngineError` when it cannot take the
-    model or has no such device.
+    The module of an engine has a function of this name, too; it takes all but the first argument.
+
+    Args:
+        engine: One of `ENGINES`.
+        model: The bytes of its files, or, for an engine that ``opens_paths``, where they are.
+        signature: Its inputs and outputs as the manifest describes them.
+        execution: Threads and device. Operators that then run elsewhere than on a device that was named are a
+            `FallbackWarning`.
+
+    Returns:
+        The session; it uses the names of `signature`.
+
+    Raises:
+        MissingDependency: The library of the engine is not installed.
+        EngineError: It cannot take the model, has no such device, or, if `execution` is strict, runs operators
+            elsewhere.
     """
     info = engine_info(engine)
     if execution.threads is not None and not is_count(execution.threads):

@@ -97,13 +97,23 @@ class Classifier(Predictor[Prediction]):
         threshold: float = 0.0,
         color: ColorOrder = "RGB",
     ) -> Prediction | list[Prediction]:
-        """The `top` labels of an image, or of each image of an iterable, one after the other.
+        """The labels of an image, or of each image of an iterable, one after the other.
 
-        An image is a path, the bytes of a file (bytes, bytearray, memoryview), an open file, an upload or whatever else
-        has ``read()`` or ``read_bytes()``, a PIL image, or a uint8 array (H, W, 3), (H, W, C) for a model of C
-        channels; an array (n, H, W, C) is n of them. The same holds for the other methods. `top` None gives all labels.
-        `color` is the channel order of arrays ("BGR" for OpenCV frames). Labels less probable than `threshold` (0..1)
-        are left out. Raises `ImageError` when an image cannot be read, `UsageError` for what is none.
+        Args:
+            image: A path, the bytes of a file (bytes, bytearray, memoryview), an open file, an upload or whatever else
+                has ``read()`` or ``read_bytes()``, a PIL image, or a uint8 array (H, W, 3), (H, W, C) for a model of C
+                channels; an array (n, H, W, C) is n of them. The same holds for the other methods.
+            top: So many of the most probable labels; None gives all.
+            threshold: Labels less probable (0..1) are left out.
+            color: Channel order of arrays: "BGR" for OpenCV frames.
+
+        Returns:
+            A prediction, the most probable label first; a list of them for an iterable.
+
+        Raises:
+            ImageError: An image cannot be read.
+            UsageError: It is none, or `top` or `threshold` makes no sense.
+            EngineError: The model gave logits that are not finite.
         """
         top = _check_asked(top, threshold)
         result: Prediction | list[Prediction] = self._predict(image, color=color, top=top, threshold=threshold)
@@ -118,9 +128,18 @@ class Classifier(Predictor[Prediction]):
         threshold: float = 0.0,
         color: ColorOrder = "RGB",
     ) -> list[Prediction]:
-        """`predict` for many images at once: they are decoded on `workers` threads (default: one per core) and run in
-        batches as large as the model takes. One image gives a list of one. Raises `ImageError` when one of them cannot
-        be read."""
+        """`predict` for many images at once, in batches as large as the model takes.
+
+        Args:
+            images: As in `predict`, and so are `top`, `threshold` and `color`.
+            workers: Threads that decode them (default: one per core).
+
+        Returns:
+            A prediction for each; one image gives a list of one.
+
+        Raises:
+            ImageError: One of them cannot be read.
+        """
         top = _check_asked(top, threshold)
         return self._predict_batch(images, workers=workers, color=color, top=top, threshold=threshold)
 
@@ -214,7 +233,14 @@ class Classifier(Predictor[Prediction]):
         )
 
     def logits(self, tensor: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """What the model gives for one preprocessed image: (H, W, C) uint8 to (classes,) float32."""
+        """What the model gives for one preprocessed image.
+
+        Args:
+            tensor: (H, W, C) uint8, as `edgetl_runtime.preprocess` makes it.
+
+        Returns:
+            (classes,) float32, before the softmax.
+        """
         outputs = self._run_batch(tensor[np.newaxis], (self.manifest.output,))
         row: npt.NDArray[np.float32] = outputs[self.manifest.output.name][0]
         return row
@@ -223,9 +249,18 @@ class Classifier(Predictor[Prediction]):
         return self.interpret(outputs[self.manifest.output.name], **options)
 
     def interpret(self, logits: npt.NDArray[np.float32], *, top: int | None = 5, threshold: float = 0.0) -> Prediction:
-        """The `top` labels (None: all) for logits (classes,), of those as probable as `threshold`.
+        """The labels that logits stand for.
 
-        Raises `EngineError` when the logits are not finite.
+        Args:
+            logits: (classes,) float32.
+            top: So many of the most probable labels; None gives all.
+            threshold: Labels less probable (0..1) are left out.
+
+        Returns:
+            The prediction.
+
+        Raises:
+            EngineError: The logits are not finite.
         """
         if not np.isfinite(logits).all():
             raise EngineError(f"variant {self.variant.id} gave logits that are not finite", fix=_SELF_TEST)

@@ -353,7 +353,22 @@ def open_to_export(
         tell(note)
     elif numbered := _numbered(opened.labels):
         tell(numbered)
+    _check_pixels(opened, calibration)
     return opened
+
+
+def _check_pixels(opened: Checkpoint | Foreign, photos: Path) -> None:
+    """`UsageError` where labelled photos refute how a Keras model is said to take pixels."""
+    if not isinstance(opened, Foreign) or opened.kind != "keras":
+        return
+    # Here, because it is about Keras models alone.
+    from edgetl.models.sources.keras_model import check_pixels
+
+    try:
+        files = find_photos(photos, opened.preprocess.channels, labelled=True)[0]
+    except DataError:  # without labels
+        return
+    check_pixels(opened, files)
 
 
 def _some_photos(path: Path) -> list[Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from edgetl.models.sources.foreign import About, Foreign
 from edgetl.models.sources.keras_model.loading import Custom, check_is_model, custom_code, load_model, saved_bytes
 from edgetl.models.sources.keras_model.original import KerasOriginal, compare
 from edgetl.models.sources.keras_model.pixels import absorb, convention_of
+from edgetl.models.sources.keras_model.pixels_check import check_convention
 from edgetl.models.sources.keras_model.simplify import simplify
 from edgetl.models.sources.keras_model.translation import functional_of, translate
 from edgetl.models.sources.own import number_of_outputs
@@ -30,12 +31,14 @@ from edgetl_runtime.manifest import Label, Preprocess
 from edgetl_runtime.preprocess import preprocess
 from edgetl_runtime.writing import write_file
 
-__all__ = ["KERAS_FILE", "opened", "reopened"]
+__all__ = ["KERAS_FILE", "check_pixels", "opened", "reopened"]
 
 KERAS_FILE = "model.keras"
 """The model in the folder of a bundle's reference; an HDF5 file keeps its ending."""
 _USUAL = "bilinear_no_antialias"
 _TRIED_ON = 16
+_JUDGED = 60
+"""Labelled photos that a convention of pixels is held against."""
 
 
 def opened(spec: Any, options: Any) -> Foreign:
@@ -68,6 +71,26 @@ def reopened(folder: Path, about: About) -> Foreign | None:
     made = _translated(model, _Kept(about), Custom())
     made |= {"labels": about.labels, "preprocess": about.preprocess, "normalize": about.normalize}
     return Foreign(kind="keras", backbone=about.backbone, sha256=about.sha256, files={name: content}, **made)
+
+
+def check_pixels(opened_model: Foreign, files: Mapping[str, Sequence[Any]]) -> None:
+    """`UsageError` where labelled photos, by the id of their label, refute how the model is said to take pixels.
+
+    What the graph itself says is not doubted, and photos of other labels say nothing.
+    """
+    ids = [label.id for label in opened_model.labels]
+    if not isinstance(opened_model.original, KerasOriginal) or not opened_model.opening.get("doubtful"):
+        return
+    if set(files) != set(ids):
+        return
+    each = -(-_JUDGED // len(ids))
+    some = [
+        (file, ids.index(label))
+        for label, found in files.items()
+        for file in found[:: max(1, len(found) // each)][:each]
+    ]
+    images = np.stack([preprocess(file, opened_model.preprocess) for file, _ in some])
+    check_convention(opened_model.original, images, np.array([place for _, place in some], np.int64))
 
 
 class _Kept:
@@ -126,7 +149,11 @@ def _translated(model: Any, options: Any, custom: Custom) -> dict[str, Any]:
         "normalize": normalize,
         "original": original,
         "training": {"weights": "keras", "loading": "; ".join(notes)},
-        "opening": {"pixels": convention.name, "custom": bool(custom.translations)},
+        "opening": {
+            "pixels": convention.name,
+            "custom": bool(custom.translations),
+            "doubtful": not reason.startswith("the model itself"),
+        },
     }
 
 

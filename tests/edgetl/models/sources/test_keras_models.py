@@ -326,3 +326,21 @@ def test_families_with_layers_of_their_own_are_translated(name: str) -> None:
 
 def test_tensorflow_is_never_imported() -> None:
     assert "tensorflow" not in sys.modules
+
+
+def test_photos_refute_a_convention_that_is_beaten_beyond_chance() -> None:
+    from edgetl.models.sources.keras_model.original import KerasOriginal
+    from edgetl.models.sources.keras_model.pixels_check import check_convention
+
+    # It decides whether a pixel of -1..1 is above 0: of 0..1 and of bytes it takes all for bright.
+    model = keras.Sequential([keras.Input((4, 4, 3)), L.GlobalAveragePooling2D(), L.Dense(2, activation="softmax")])
+    model.layers[-1].set_weights([np.array([[-1.0, 1.0]] * 3, "float32"), np.zeros(2, "float32")])
+    levels = np.random.default_rng(0).integers(0, 256, 60)
+    photos = np.broadcast_to(levels[:, None, None, None], (60, 4, 4, 3)).astype(np.uint8)
+    truth = (levels > 127).astype(np.int64)
+    _, builder = translation.translate(model, {}, (4, 4), 3)
+    assert check_convention(KerasOriginal(model, CONVENTIONS["tf"], builder), photos, truth)["tf"] == 1.0
+    with pytest.raises(UsageError, match=r"pixels as 0\.\.1 .* are not what the model was trained on: \d+ of 60"):
+        check_convention(KerasOriginal(model, CONVENTIONS["0..1"], builder), photos, truth)
+    # Too few to tell.
+    check_convention(KerasOriginal(model, CONVENTIONS["0..1"], builder), photos[:6], truth[:6])

@@ -35,7 +35,7 @@ __all__ = ["TASK", "Segmentation"]
 _BUDGET = 768 * 1024
 """Bytes of pictures in a report."""
 _LABEL_CHANGE = Range(-1.0, 1.0, "a share of 1", -0.05, (0.01,), but=(-1.0, 1.0))
-_EPOCHS, _SEEN = (12, 60), 9_000
+_EPOCHS, _SEEN = (12, 60), 5_300
 
 
 class Segmentation:

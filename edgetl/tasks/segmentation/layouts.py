@@ -102,8 +102,9 @@ def _pair(folder: Path, masks: Sequence[str], ending: str) -> tuple[Path, Path] 
 
 
 def _holds(folder: Path, ending: str) -> bool:
-    """Whether the first file below `folder` is a text of outlines, where `ending` is ``.txt``, or else none."""
-    first = next((file for file in sorted(folder.rglob("*")) if file.is_file() and not file.name.startswith(".")), None)
+    """Whether a file below `folder` is a text of outlines, where `ending` is ``.txt``, or else none."""
+    files = (file for file in folder.rglob("*") if not file.name.startswith(".") and file.is_file())
+    first = next(files, None)
     return first is not None and (first.suffix.lower() in (".txt", ".json", ".xml")) == (ending == ".txt")
 
 

@@ -19,6 +19,7 @@ from edgetl_export.quantize.ranges import Range
 
 __all__ = ["shared_grids"]
 
+_COMPUTED = UPSAMPLING - {torch.ops.aten.upsample_nearest2d.vec}
 _POOLS = frozenset({torch.ops.aten.adaptive_avg_pool2d.default, torch.ops.aten.mean.dim})
 
 
@@ -65,8 +66,8 @@ def _tail(
 
 
 def _is_free(node: fx.Node, makers: set[str]) -> bool:
-    """Whether nothing dictates the grid of what `node` gives."""
-    return node.name in makers or node.target in ACTIVATIONS | SUMS | UPSAMPLING | _POOLS
+    """Whether nothing dictates the grid of what `node` gives: nearest neighbours are levels of what is upsampled."""
+    return node.name in makers or node.target in ACTIVATIONS | SUMS | _COMPUTED | _POOLS
 
 
 def _rounds_to(node: fx.Node, grid: Grid) -> bool:

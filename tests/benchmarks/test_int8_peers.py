@@ -118,8 +118,7 @@ def test_a_peer_quantises_all_but_the_normalisation_in_a_process_of_its_own(tmp_
     small_network(tmp_path / "small.onnx")
     images = np.random.default_rng(1).integers(0, 256, (16, 8, 8, 3), dtype=np.uint8)
     np.save(tmp_path / "images.npy", images)
-    made, seconds = quantize_in_a_process("ort", tmp_path / "small.onnx", tmp_path / "images.npy", tmp_path / "out")
-    assert seconds > 0
+    made, _ = quantize_in_a_process("ort", tmp_path / "small.onnx", tmp_path / "images.npy", tmp_path / "out")
     nodes = {node.name: node for node in onnx.load(made).graph.node}
     assert list(nodes["mul"].input) == ["pixels", "scale"]
     assert list(nodes["add"].input) == ["scaled", "shift"]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from judging import Row, interleaved_medians, judged, logits_of, markdown_table
+from judging import Row, interleaved_medians, judged, logits_of
 
 from edgetl_runtime.manifest import TensorSpec
 from edgetl_runtime.session import FakeSession, Tensors
@@ -62,14 +62,3 @@ def test_logits_are_copied_out_of_memory_that_the_engine_uses_again() -> None:
     )
     images = np.stack([np.full((2, 2, 3), value, np.uint8) for value in (1, 5)])
     np.testing.assert_array_equal(logits_of(session, images), [[1, 1], [5, 5]])
-
-
-def test_the_table_has_units_and_dashes_and_says_what_failed() -> None:
-    rows = [
-        Row("edgetl", "onnx.int8", 0.796, 0.976, 22.71, 2.213, 12.04, 3_940_000),
-        Row("a peer", "tflite.int8", failed="ValueError: a | b"),
-    ]
-    head, rule, first, second = markdown_table(rows).splitlines()
-    assert first == "| edgetl | onnx.int8 | 79.6 | 97.6 | 22.7 | 2.21 | 12.0 | 3.94 |"
-    assert second == "| a peer - failed: ValueError: a / b | tflite.int8 | - | - | - | - | - | - |"
-    assert head.count("|") == rule.count("|") == first.count("|") == second.count("|")

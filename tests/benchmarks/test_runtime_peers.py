@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from runtime_models import HandMade
-from runtime_peers import PEERS, Result, main, markdown_table, result_of
+from runtime_peers import PEERS, main, result_of
 from runtime_processes import Start
 
 LABELS = ["tench", "goldfish"]
@@ -70,14 +70,6 @@ def test_the_line_of_a_peer_has_medians_and_the_largest_peak() -> None:
     row = result_of(PEERS["mediapipe"], found, {"mediapipe": "1.2.2", "numpy": "2"}, 484_000_000)
     assert (row.first_ms, row.p50_ms, row.peak_mb) == (7, 2, 9e-6)
     assert (row.installed_mb, row.packages, row.versions) == (484, 2, "mediapipe 1.2.2")
-
-
-def test_the_table_says_what_failed() -> None:
-    rows = [Result("a", 164.4, 8.04, 76.0, 150.0, 7, "a 1.0"), Result("b", failed="ImportError: x | y")]
-    head, rule, first, second = markdown_table(rows).splitlines()
-    assert first == "| a | 164 | 8.0 | 76 | 150 | 7 | a 1.0 |"
-    assert second == "| b - failed: ImportError: x / y | - | - | - | - | - |  |"
-    assert head.count("|") == rule.count("|") == first.count("|")
 
 
 def test_an_unknown_peer_is_refused_before_anything_is_installed(

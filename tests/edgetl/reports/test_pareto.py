@@ -27,9 +27,12 @@ def test_every_point_has_its_name_and_its_own_place(report: Report) -> None:
         (found,) = re.findall(rf'<text[^>]*x="([\d.]+)" y="([\d.]+)"[^>]*>{re.escape(name)}</text>', plot.svg)
         places.append((float(found[0]), float(found[1])))
         assert f"{name}: " in plot.text
+    # A letter of 8 points is about half as wide; the texts are centred.
+    half_widths = [0.5 * 0.5 * 8 * len(name) for name in names]
     for i, (x, y) in enumerate(places):
-        for other_x, other_y in places[:i]:
-            assert abs(x - other_x) > 30 or abs(y - other_y) > 8, "labels lie on each other"
+        for j, (other_x, other_y) in enumerate(places[:i]):
+            beside = abs(x - other_x) >= half_widths[i] + half_widths[j]
+            assert beside or abs(y - other_y) >= 8, f"{names[i]} lies on {names[j]}"
 
 
 def test_size_and_what_is_not_there(report: Report) -> None:

@@ -214,9 +214,16 @@ def test_disturbances_are_reported(clock: FakeClock, monkeypatch: pytest.MonkeyP
     assert told == "the CPU's clock was between 1.80 and 3.00 GHz"
 
 
-def test_preprocess_time() -> None:
-    image = np.zeros((300, 300, 3), np.uint8)
-    assert median_preprocess_ms([image] * 3, Preprocess(resize=64, crop=(64, 64))) > 0
+def test_preprocess_time_is_the_median_of_single_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0]
+
+    def preprocess(ms: int, spec: Preprocess) -> None:
+        now[0] += ms * 1_000_000
+
+    monkeypatch.setattr(latency_module, "preprocess", preprocess)
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: now[0])
+    sources: Any = [2, 50, 3]
+    assert median_preprocess_ms(sources, Preprocess(resize=64, crop=(64, 64))) == 3.0
 
 
 @pytest.mark.parametrize(("slower", "wanted"), [(1.0, {"pass"}), (1.25, {"fail"}), (1.05, {"pass", "undecided"})])

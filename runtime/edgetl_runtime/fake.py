@@ -14,7 +14,7 @@ from edgetl_runtime.session import FakeSession, Tensors
 from edgetl_runtime.tasks.classification import Classifier
 from edgetl_runtime.tasks.segmentation import Segmenter
 
-__all__ = ["fake_classifier", "fake_segmenter"]
+__all__ = ["fake_classifier", "fake_manifest", "fake_segmenter"]
 
 _CERTAIN = np.float32(20.0)
 """A logit that leaves other labels, whose logits are 0, a probability of 2e-9."""
@@ -36,18 +36,12 @@ def fake_classifier(
     `Classifier.embed` gives; without it there are no features. Raises `UsageError` without labels, and for labels that
     answer and `labels` do not share.
     """
-    if not labels or len(set(labels)) < len(labels):
-        raise UsageError(f"labels must be there and differ, not {list(labels)}")
     height, width = size
-    manifest = Manifest(
-        name="fake",
-        task="classification",
-        labels=tuple(Label(label, label) for label in labels),
-        input=TensorSpec("image", "uint8", (1, height, width, channels), layout="NHWC"),
-        preprocess=Preprocess(resize=height if height == width else (height, width), crop=size, channels=channels),
-        normalize=Normalize((0.0,) * channels, (1.0,) * channels),
-        output=TensorSpec("logits", "float32", (1, len(labels))),
-        variants=(Variant("fake.fp32", "fake", "fp32", (), Requires(FakeSession.engine)),),
+    manifest = fake_manifest(
+        "classification",
+        labels,
+        Preprocess(resize=height if height == width else (height, width), crop=size, channels=channels),
+        TensorSpec("logits", "float32", (1, len(labels))),
         features=() if pooled is None else (TensorSpec("pooled", "float32", (1, -1)),),
     )
 
@@ -82,17 +76,11 @@ def fake_segmenter(
     Raises:
         UsageError: There are no labels, or `answer` gives something else than their indices.
     """
-    if not labels or len(set(labels)) < len(labels):
-        raise UsageError(f"labels must be there and differ, not {list(labels)}")
-    manifest = Manifest(
-        name="fake",
-        task="segmentation",
-        labels=tuple(Label(label, label) for label in labels),
-        input=TensorSpec("image", "uint8", (1, *size, channels), layout="NHWC"),
-        preprocess=Preprocess(resize=0, crop=size, channels=channels, mode="stretch"),
-        normalize=Normalize((0.0,) * channels, (1.0,) * channels),
-        output=TensorSpec("logits", "float32", (1, -1, -1, len(labels)), layout="NHWC"),
-        variants=(Variant("fake.fp32", "fake", "fp32", (), Requires(FakeSession.engine)),),
+    manifest = fake_manifest(
+        "segmentation",
+        labels,
+        Preprocess(resize=0, crop=size, channels=channels, mode="stretch"),
+        TensorSpec("logits", "float32", (1, -1, -1, len(labels)), layout="NHWC"),
     )
 
     def compute(feeds: Mapping[str, npt.NDArray[Any]]) -> Tensors:
@@ -107,6 +95,26 @@ def fake_segmenter(
 
     session = FakeSession((manifest.input,), manifest.all_outputs, compute)
     return Segmenter(manifest, manifest.variants[0], session)
+
+
+def fake_manifest(
+    task: str, labels: Sequence[str], preprocess: Preprocess, output: TensorSpec, **more: Any
+) -> Manifest:
+    """The manifest of a predictor without files; `more` are fields of it. Raises `UsageError` for such labels."""
+    if not labels or len(set(labels)) < len(labels):
+        raise UsageError(f"labels must be there and differ, not {list(labels)}")
+    channels = preprocess.channels
+    return Manifest(
+        name="fake",
+        task=task,
+        labels=tuple(Label(label, label) for label in labels),
+        input=TensorSpec("image", "uint8", (1, *preprocess.crop, channels), layout="NHWC"),
+        preprocess=preprocess,
+        normalize=Normalize((0.0,) * channels, (1.0,) * channels),
+        output=output,
+        variants=(Variant("fake.fp32", "fake", "fp32", (), Requires(FakeSession.engine)),),
+        **more,
+    )
 
 
 def _spread(probabilities: Mapping[str, float], labels: Sequence[str]) -> npt.NDArray[np.float64]:

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgetl_runtime.errors import UsageError
-from edgetl_runtime.manifest import Label, Manifest, Normalize, Preprocess, Requires, TensorSpec, Variant
+from edgetl_runtime.fake import fake_manifest
+from edgetl_runtime.manifest import Preprocess, TensorSpec
 from edgetl_runtime.session import FakeSession, Tensors
 from edgetl_runtime.tasks.anchors import anchor_hash, make_anchors
 from edgetl_runtime.tasks.detection import Detector
@@ -36,22 +37,16 @@ def fake_detector(
     pixels of that image. It may raise any error that the application is to be tested with. Raises `UsageError` without
     labels, and for objects that cannot be.
     """
-    if not labels or len(set(labels)) < len(labels):
-        raise UsageError(f"labels must be there and differ, not {list(labels)}")
     grids, shapes = [[1, 1]], [[[1.0, 1.0]] * _MOST]
     anchors = make_anchors(grids, shapes)
     boxes = TensorSpec("boxes", "float32", (1, _MOST, 4))
     logits = TensorSpec("logits", "float32", (1, _MOST, len(labels) + 1))
-    manifest = Manifest(
-        name="fake",
-        task="detection",
-        labels=tuple(Label(label, label) for label in labels),
-        input=TensorSpec("image", "uint8", (1, *size, channels), layout="NHWC"),
-        preprocess=Preprocess(resize=0, crop=size, channels=channels, mode="stretch"),
-        normalize=Normalize((0.0,) * channels, (1.0,) * channels),
-        output=boxes,
+    manifest = fake_manifest(
+        "detection",
+        labels,
+        Preprocess(resize=0, crop=size, channels=channels, mode="stretch"),
+        boxes,
         outputs=(boxes, logits),
-        variants=(Variant("fake.fp32", "fake", "fp32", (), Requires(FakeSession.engine)),),
         decoder={
             "head": "fake",
             "anchors": {"grids": grids, "shapes": shapes, "sha256": anchor_hash(anchors)},

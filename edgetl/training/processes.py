@@ -26,11 +26,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Processes:
-    """Of `world` processes this is number `rank`; ``local_rank`` counts those of one machine."""
+    """Of `world` processes this is number `rank`."""
 
     rank: int = 0
     world: int = 1
-    local_rank: int = 0
 
     @property
     def first(self) -> bool:
@@ -117,7 +116,7 @@ def joined(device: torch.device) -> Iterator[Processes]:
 
 
 def _known() -> Processes:
-    return Processes(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
+    return Processes(dist.get_rank(), dist.get_world_size())
 
 
 def _converted(module: nn.Module) -> nn.Module:

@@ -15,12 +15,11 @@ from edgetl_runtime.errors import EdgetlError, OutputError, nearest
 from edgetl_runtime.escaping import printable
 from edgetl_runtime.termination import exit_code_of, interruption_behind, terminable
 
-__all__ = ["EXIT_CODES", "FIXABLE", "INTERNAL", "INTERRUPTED", "UNREAD", "CommandParser", "run_command", "split_names"]
+__all__ = ["EXIT_CODES", "FIXABLE", "INTERNAL", "UNREAD", "CommandParser", "run_command", "split_names"]
 
 FIXABLE = 2
 INTERNAL = 70
 """A bug, with its traceback on stderr: ``EX_SOFTWARE``. Python's own 1 would read as "a variant failed"."""
-INTERRUPTED = 130
 UNREAD = 141
 """Nobody reads the output any more: what a shell gives for a program that SIGPIPE ended."""
 

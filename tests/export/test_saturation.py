@@ -11,7 +11,7 @@ from torch import nn
 
 from edgetl_export import CalibrationSamples, Source, capture
 from edgetl_export.quantize.calibrate import calibrate
-from edgetl_export.quantize.integers import FBGEMM, MLAS, ONEDNN, Packing
+from edgetl_export.quantize.integers import MLAS, ONEDNN, Packing
 from edgetl_export.quantize.pixels import on_pixels
 from edgetl_export.quantize.quantization import Quantized
 from edgetl_export.quantize.saturation import LayerRisk, saturation_risk, without_saturation
@@ -35,7 +35,7 @@ def safe(trained) -> Quantized:
 
 def test_seven_bit_weights_cannot_saturate_whatever_they_are(trained) -> None:
     source = _with_equal_weights(trained.source)
-    for risk in saturation_risk(_quantized(source, trained.samples, SAFE_LEVELS), packing=FBGEMM):
+    for risk in saturation_risk(_quantized(source, trained.samples, SAFE_LEVELS)):
         assert risk.can_saturate == 0
         assert risk.channels == 0
         assert risk.worst <= 255 * 63 * 2
@@ -60,9 +60,7 @@ def test_the_trained_network_is_at_risk_in_eight_bits_only(full: Quantized, safe
     assert not any(risk.can_saturate for risk in saturation_risk(safe))
 
 
-def test_a_depthwise_convolution_is_exact_but_for_libraries_that_pack_it(full: Quantized) -> None:
-    packed = _by_layer(saturation_risk(full, packing=FBGEMM))["expand.3"]
-    assert packed.can_saturate > 0
+def test_a_depthwise_convolution_is_exact(full: Quantized) -> None:
     for packing in (MLAS, ONEDNN):
         risk = _by_layer(saturation_risk(full, packing=packing))["expand.3"]
         assert risk.can_saturate == 0
@@ -95,7 +93,7 @@ def test_a_sigmoid_reaches_only_the_levels_up_to_one(full: Quantized) -> None:
     assert _by_layer(saturation_risk(dataclasses.replace(quantized, quantization=halved)))["2"].worst == 2 * 128 * 127
 
 
-@pytest.mark.parametrize("packing", [MLAS, ONEDNN, FBGEMM])
+@pytest.mark.parametrize("packing", [MLAS, ONEDNN])
 @pytest.mark.parametrize("groups", [1, 3])
 def test_pairs_at_risk_are_those_of_products_added_pair_by_pair(packing: Packing, groups: int) -> None:
     convolution = nn.Conv2d(3, 6 if groups == 1 else 3, 3, stride=2, padding=1, dilation=2, groups=groups)
@@ -107,10 +105,10 @@ def test_pairs_at_risk_are_those_of_products_added_pair_by_pair(packing: Packing
     assert risk.worst == max(max(of_output) for of_output in sums)
     assert risk.can_saturate == pytest.approx(np.mean([value > 32767 for of_output in sums for value in of_output]))
     assert risk.channels == pytest.approx(np.mean([max(of_output) > 32767 for of_output in sums]))
-    assert (risk.can_saturate > 0) == (groups == 1 or packing.depthwise)
+    assert (risk.can_saturate > 0) == (groups == 1)
 
 
-@pytest.mark.parametrize("packing", [MLAS, ONEDNN, FBGEMM])
+@pytest.mark.parametrize("packing", [MLAS, ONEDNN])
 def test_rescaled_channels_cannot_saturate_and_the_others_stay(full: Quantized, packing: Packing) -> None:
     rescaled = without_saturation(full, packing=packing)
     risks = saturation_risk(full, packing=packing)
@@ -173,7 +171,7 @@ def _greatest_pair_by_pair(quantized: Quantized, packing: Packing) -> list[list[
         row: list[float] = []
         for i, j in np.ndindex(3, 3):
             here = list(kernel[:, i, j])
-            alone = (depthwise and not packing.depthwise) or not packing.across_taps
+            alone = depthwise or not packing.across_taps
             row += [*here, *[0.0] * (len(here) % 2)] if alone else here
         row += [0.0] * (len(row) % 2)
         # Levels go from 0 to 255: a sum is largest when those of the other sign are 0.

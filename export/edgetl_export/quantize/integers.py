@@ -2,8 +2,8 @@
 
 On x86 processors without VNNI uint8 activations meet int8 weights in ``vpmaddubsw`` (Intel 64 and IA-32 manual, volume
 2, PMADDUBSW): the products of two neighbours are added and clipped to -32768 to 32767 before they reach the 32-bit
-accumulator. Which products are neighbours is up to how a library packs its weights. For oneDNN and FBGEMM what is
-said here was compared with their kernels without VNNI; for MLAS it was read off its source.
+accumulator. Which products are neighbours is up to how a library packs its weights. For oneDNN what is said here
+was compared with its kernels without VNNI; for MLAS it was read off its source.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from edgetl_export.quantize.quantization import Grid, Quantized
 from edgetl_export.quantize.simulate import Simulation
 from edgetl_runtime.errors import ExportError
 
-__all__ = ["FBGEMM", "GREATEST", "MLAS", "ONEDNN", "IntegerLayer", "Packing", "integer_layers"]
+__all__ = ["GREATEST", "MLAS", "ONEDNN", "IntegerLayer", "Packing", "integer_layers"]
 
 _aten = torch.ops.aten
 _LEAST, GREATEST = -(2**15), 2**15 - 1
@@ -67,24 +67,20 @@ class Packing:
     """Which products are added in pairs: the first and second along the reduction axis, the third and fourth, ...
 
     Products run over the channels of a kernel tap, then over the taps, row by row. ``across_taps``: an odd channel
-    count's last product pairs with the next tap's first one; otherwise it stays alone. ``depthwise``: depthwise
-    convolutions are packed like all others, along their taps; otherwise they are widened first, and exact.
+    count's last product pairs with the next tap's first one; otherwise it stays alone. Depthwise convolutions are
+    widened first, and exact.
     """
 
     across_taps: bool
-    depthwise: bool
 
 
-MLAS = Packing(across_taps=True, depthwise=False)
+MLAS = Packing(across_taps=True)
 """ONNX Runtime: images are unfolded with channels last and multiplied by QGEMM, which packs four of the reduction
 axis together; qdwconv.cpp widens depthwise products to 32 bits."""
 
-ONEDNN = Packing(across_taps=False, depthwise=False)
+ONEDNN = Packing(across_taps=False)
 """OpenVINO: blocks of four input channels, filled up with zeros; depthwise convolutions use ``vpmaddwd``
 (jit_avx512_core_x8s8s32x_conv_kernel.cpp). Its guide "Nuances of int8 computations" names the loss."""
-
-FBGEMM = Packing(across_taps=True, depthwise=True)
-"""PyTorch. No target runs on it; it is the one that packs depthwise convolutions, and so the most pessimistic."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +149,7 @@ def _pair_sums(
     outputs, channels, rows, columns = weights.shape
     filled = weights.permute(0, 2, 3, 1).reshape(outputs, rows * columns, channels)
     # One product each in a lane of its own: every weight is paired with nothing.
-    alone = channels == 1 and groups == outputs > 1 and not packing.depthwise
+    alone = channels == 1 and groups == outputs > 1
     if alone or not packing.across_taps:
         filled = F.pad(filled, (0, channels % 2))
     filled = filled.flatten(1)

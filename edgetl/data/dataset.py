@@ -113,8 +113,8 @@ class Dataset:
             for split, samples in self._by_split.items()
             for sample, content in zip(samples, contents_of(samples), strict=True)
         ]
-        told = [*self.remarks, left_out_in_words(self.left_out), _unreadable_in_words(self.bad)]
-        return (*filter(None, told), *find_duplicates(known).warnings())
+        sentences = [*self.remarks, left_out_in_words(self.left_out), _unreadable_in_words(self.bad)]
+        return (*filter(None, sentences), *find_duplicates(known).warnings())
 
 
 def _target_digest(sample: Sample) -> str:
@@ -140,9 +140,9 @@ def load_dataset(
     Raises `DataError` for anything that cannot be trained on as it is, `UsageError` for a senseless option.
     """
     options = options or DataOptions()
-    found = list_photos(path, options, channels=spec.channels)
-    files, bad = _without_unreadable(found.splits, path, spec, skip_bad=options.skip_bad, track=track)
-    check_trainable(files, path, options, found.left_out)
+    listing = list_photos(path, options, channels=spec.channels)
+    files, bad = _without_unreadable(listing.splits, path, spec, skip_bad=options.skip_bad, track=track)
+    check_trainable(files, path, options, listing.left_out)
     names = sorted(files["train"])
     index = {name: place for place, name in enumerate(names)}
     roots = {} if options.val is None else {"val": options.val}
@@ -156,8 +156,8 @@ def load_dataset(
         val=splits["val"],
         test=splits.get("test", ()),
         bad=bad,
-        left_out=found.left_out,
-        remarks=found.remarks,
+        left_out=listing.left_out,
+        remarks=listing.remarks,
     )
 
 
@@ -179,20 +179,20 @@ def load_labelled(
     folder has, never fewer.
     """
     if training:
-        files, found = find_photos(path, spec.channels, labelled=True)
-        split = "train" if "train" in found.splits else next(iter(found.splits))
+        files, listing = find_photos(path, spec.channels, labelled=True)
+        split = "train" if "train" in listing.splits else next(iter(listing.splits))
     else:
-        found = read_splits(path, spec.channels)
-        split = next((name for name in ("test", "val", "all") if name in found.splits), "")
+        listing = read_splits(path, spec.channels)
+        split = next((name for name in ("test", "val", "all") if name in listing.splits), "")
         if not split:
             raise DataError(
                 f"{path} has training photos only", fix="add a folder test or val, or name the photos' folder"
             )
-        files = found.splits[split]
+        files = listing.splits[split]
     if not any(files.values()):
-        what = f"the photos in {path} have no labels" if found.left_out[LOOSE] else f"no images in {path}"
+        what = f"the photos in {path} have no labels" if listing.left_out[LOOSE] else f"no images in {path}"
         raise DataError(
-            _with_left_out(what, found.left_out), fix="put them into one folder per label, or name a CSV: path,label"
+            _with_left_out(what, listing.left_out), fix="put them into one folder per label, or name a CSV: path,label"
         )
     index = _match_labels(files, labels, path)
     readable, bad = _without_unreadable({split: files}, path, spec, skip_bad=skip_bad, track=track)
@@ -201,8 +201,8 @@ def load_labelled(
         Known(content, split, labels[sample.label].id, sample.name)
         for sample, content in zip(samples, contents_of(samples), strict=True)
     ]
-    told = [*found.remarks, left_out_in_words(found.left_out), _unreadable_in_words(bad)]
-    for sentence in (*filter(None, told), *find_duplicates(known).warnings()):
+    sentences = [*listing.remarks, left_out_in_words(listing.left_out), _unreadable_in_words(bad)]
+    for sentence in (*filter(None, sentences), *find_duplicates(known).warnings()):
         tell(sentence)
     return samples, split
 
@@ -214,10 +214,10 @@ def load_photos(path: Path, *, spec: Preprocess = USUAL, tell: Tell = untold) ->
     lies in, or of its label, so that `pick` takes from all of them alike. What was left out is told. Whether they can
     be read is not looked at: see `pick_readable`. Raises `DataError` when there are none.
     """
-    files, found = find_photos(path, spec.channels)
+    files, listing = find_photos(path, spec.channels)
     if not any(files.values()):
-        raise DataError(_with_left_out(f"no images in {path}", found.left_out), fix="name a folder with photos")
-    for sentence in filter(None, [*found.remarks, left_out_in_words(found.left_out)]):
+        raise DataError(_with_left_out(f"no images in {path}", listing.left_out), fix="name a folder with photos")
+    for sentence in filter(None, [*listing.remarks, left_out_in_words(listing.left_out)]):
         tell(sentence)
     return _as_samples(files, {name: index for index, name in enumerate(sorted(files))}, path)
 
@@ -265,16 +265,16 @@ def pick_readable(
     while left:
         picked = pick(left, n)
         files = [file for sample in picked if (file := cast("ImageFile", sample.source)) not in looked_at]
-        found = find_unreadable(files, spec, track=track)
-        if not found:
+        unreadable = find_unreadable(files, spec, track=track)
+        if not unreadable:
             if bad:
                 tell(_unreadable_in_words(bad))
             return picked
-        bad += found
+        bad += unreadable
         refuse_unreadable(bad, where, skip_bad=skip_bad)
         looked_at |= set(files)
-        unreadable = {item.path for item in found}
-        left = [sample for sample in left if sample.source not in unreadable]
+        paths = {item.path for item in unreadable}
+        left = [sample for sample in left if sample.source not in paths]
     raise DataError(f"none of the {len(samples)} images in {where} can be read", fix="name a folder with photos")
 
 
@@ -291,17 +291,17 @@ def _unreadable_in_words(bad: Sequence[BadImage]) -> str:
 
 
 def _without_unreadable(
-    found: Mapping[str, Files], path: Path, spec: Preprocess, *, skip_bad: bool, track: Track
+    splits: Mapping[str, Files], path: Path, spec: Preprocess, *, skip_bad: bool, track: Track
 ) -> tuple[dict[str, Files], tuple[BadImage, ...]]:
-    files = [file for rows in found.values() for files in rows.values() for file in files]
+    files = [file for rows in splits.values() for files in rows.values() for file in files]
     bad = find_unreadable(files, spec, track=track)
     refuse_unreadable(bad, path, skip_bad=skip_bad)
     left_out = {item.path for item in bad}
-    kept: dict[str, Files] = {
+    readable: dict[str, Files] = {
         split: {label: [file for file in files if file not in left_out] for label, files in rows.items()}
-        for split, rows in found.items()
+        for split, rows in splits.items()
     }
-    return kept, bad
+    return readable, bad
 
 
 def _match_labels(folders: Files, labels: Sequence[Label], path: Path) -> dict[str, int]:

@@ -175,8 +175,8 @@ def export(
         if climbed.rungs:
             facts["ladder"] = [asdict(rung) for rung in climbed.rungs]
         with clock("export"):
-            found = {variant: {"saturation": summary(layers)} for variant, layers in risks.items()}
-            manifest = _manifest(captured, built.in_order(options, found), options, facts)
+            saturation = {variant: {"saturation": summary(layers)} for variant, layers in risks.items()}
+            manifest = _manifest(captured, built.in_order(options, saturation), options, facts)
             with logged_to(log):
                 variants = tuple(
                     write_variant(
@@ -218,8 +218,8 @@ def _build_integers(
     track: Track,
 ) -> Climbed:
     """Every variant that needs the calibration, from one set of parameters or the rung that each target needed."""
-    wanted = [precision for precision in options.precisions if precision in CALIBRATED]
-    if not wanted:
+    calibrated = [precision for precision in options.precisions if precision in CALIBRATED]
+    if not calibrated:
         return Climbed()
     with clock("calibrate"):
         with logged_to(built.log):
@@ -234,12 +234,12 @@ def _build_integers(
         built.artifacts.update(climbed.artifacts)
         built.failed.update(climbed.failed)
         built.quantizations.update(climbed.quantizations)
-        wanted.remove("int8")
-    if not wanted:
+        calibrated.remove("int8")
+    if not calibrated:
         return climbed
     with clock("quantize"):
         quantized = quantizer.quantized()
-        jobs = [(name, precision) for name in options.targets for precision in wanted]
+        jobs = [(name, precision) for name in options.targets for precision in calibrated]
         for name, precision in track(jobs, what="quantize", total=len(jobs)):
             if precision == "int8":
                 built.risks.remember(name, quantized)
@@ -252,10 +252,10 @@ def _build_integers(
 def _check_has_layers(captured: Captured) -> None:
     """`ExportError` where quantisation knows none of the network's layers: its integer files would be floats."""
     graph = captured.batched.graph
-    wanted = [node for node in graph.nodes if "conv" in str(node.target) or "linear" in str(node.target)]
-    if wanted and not layers(graph):
+    products = [node for node in graph.nodes if "conv" in str(node.target) or "linear" in str(node.target)]
+    if products and not layers(graph):
         raise ExportError(
-            f"none of the {len(wanted)} convolutions and matrix products of {captured.source.name} can be quantised: "
+            f"none of the {len(products)} convolutions and matrix products of {captured.source.name} can be quantised: "
             "their weights are computed, or they are of a kind that edgetl does not know",
             fix="--precisions fp32,fp16, or nn.Conv2d and nn.Linear in its code",
         )
@@ -338,13 +338,13 @@ class _Built:
 
         return {name: writer(name, target) for name, target in self.targets.items()}
 
-    def in_order(self, options: ExportOptions, found: Mapping[str, Mapping[str, object]]) -> dict[str, Artifact]:
-        """By target, then by precision, as they were asked for; what was `found` of a variant is added to its own."""
+    def in_order(self, options: ExportOptions, facts: Mapping[str, Mapping[str, object]]) -> dict[str, Artifact]:
+        """By target, then by precision, as they were asked for; `facts` of a variant are added to its own."""
         names = [f"{target}.{precision}" for target in options.targets for precision in options.precisions]
         artifacts = {name: self.artifacts[name] for name in names if name in self.artifacts}
         return {
-            name: replace(artifact, quantization={**(artifact.quantization or {}), **found[name]})
-            if name in found
+            name: replace(artifact, quantization={**(artifact.quantization or {}), **facts[name]})
+            if name in facts
             else artifact
             for name, artifact in artifacts.items()
         }
@@ -359,9 +359,9 @@ def _attempt(build: Callable[[], Artifact]) -> Artifact | str:
     except OSError as error:
         if is_about_the_disk(error):
             raise
-        return _told(error)
+        return _in_words(error)
     except Exception as error:  # noqa: BLE001 - one converter's bug must not take the other targets with it
-        return _told(error)
+        return _in_words(error)
 
 
 def _operated(
@@ -378,7 +378,7 @@ def _operated(
     return replace(source, module=learned.network), learned.facts()
 
 
-def _told(error: Exception) -> str:
+def _in_words(error: Exception) -> str:
     """One line, for the report; the whole story goes to the log."""
     traceback.print_exception(error)
     lines = str(error).strip().splitlines()

@@ -135,7 +135,7 @@ def _named(manifest: Manifest, variant_id: str, engine: str) -> Variant:
         raise EngineError(
             f"variant {variant_id} runs in {variant.requires.engine}, not in {engine}", fix="leave the engine out"
         )
-    found = obstacle(variant)
-    if found is not None:
-        raise found.error
+    missing = obstacle(variant)
+    if missing is not None:
+        raise missing.error
     return variant

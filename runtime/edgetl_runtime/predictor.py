@@ -186,8 +186,8 @@ class Predictor(Generic[Result_co]):
         if normalize:
             lengths = np.linalg.norm(values, axis=-1, keepdims=True)
             values /= np.maximum(lengths, np.finfo(np.float32).tiny)
-        found: npt.NDArray[np.float32] = values[0] if one else values
-        return found
+        features: npt.NDArray[np.float32] = values[0] if one else values
+        return features
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Tensors:
         """Raw tensors in and out, by name: preprocessing and decoding are the caller's. See `Session.run`."""
@@ -229,8 +229,8 @@ class Predictor(Generic[Result_co]):
         if isinstance(prepared, ImageError):
             return image, prepared
         tensor, placed = prepared
-        given = lanes.run({self.manifest.input.name: filled(self.session, tensor[np.newaxis])})
-        result = {name: values[:1] for name, values in given.items()}
+        batch = lanes.run({self.manifest.input.name: filled(self.session, tensor[np.newaxis])})
+        result = {name: values[:1] for name, values in batch.items()}
         outputs = {spec.name: self._checked(result, 1, spec)[0] for spec in self.manifest.outputs}
         return image, self._decode(outputs, placed, **options)
 
@@ -300,13 +300,13 @@ class Predictor(Generic[Result_co]):
     def _checked(self, result: Tensors, n: int, output: TensorSpec) -> npt.NDArray[Any]:
         """What `output` is for `n` images; `EngineError` when its shape is not what the manifest says."""
         values: npt.NDArray[Any] = result[output.name]
-        wanted = (n, *output.shape[1:])
-        fits = values.ndim == len(wanted) and all(
-            size in (-1, given) for size, given in zip(wanted, values.shape, strict=True)
+        expected = (n, *output.shape[1:])
+        fits = values.ndim == len(expected) and all(
+            size in (-1, actual) for size, actual in zip(expected, values.shape, strict=True)
         )
         if not fits:
             raise EngineError(
-                f"variant {self.variant.id} gave {output.name} of {list(values.shape)}, not {list(wanted)}",
+                f"variant {self.variant.id} gave {output.name} of {list(values.shape)}, not {list(expected)}",
                 fix="export the bundle again",
             )
         return values

@@ -62,9 +62,9 @@ TRIED: dict[str, tuple[str, ...]] = {"onnx": _EVERYWHERE, "tflite": _EVERYWHERE,
 """Target -> backbones that have been exported to it as fp32 and int8, and verified: fp32 decides like the original."""
 
 _HEADS = ("classifier", "fc", "heads", "head")
-# Modules that hold a sequence of stages; anything else is a stage as a whole.
 _TWO_STAGES = ("fasterrcnn_", "maskrcnn_", "keypointrcnn_")
 """Detectors of torchvision that choose regions first."""
+# Modules that hold a sequence of stages; anything else is a stage as a whole.
 _SEQUENCES = {"features", "layers", "blocks", "stages", "trunk_output", "encoder", "backbone", "network"}
 # Auxiliary outputs only ever helped training from scratch. The published weights of both expect the first
 # layer to bring ImageNet statistics to theirs (`transform_input`).

@@ -60,7 +60,7 @@ def test_the_report_has_what_detection_has(bundle: Path) -> None:
     assert report["task"] == "detection"
     assert len(report["tables"]) == 3
     fp32 = next(variant for variant in report["variants"] if variant["id"] == "onnx.fp32")
-    assert fp32["parity"]["decided_alike"] == 1.0
+    assert fp32["parity"]["agreement"] == 1.0
     assert fp32["quality"]["name"] == "mAP"
     assert fp32["quality"]["delta"] == pytest.approx(0.0, abs=1e-4)
 

@@ -22,7 +22,7 @@ __all__ = ["attach", "decoder", "grids_of"]
 
 VARIANCES = (0.1, 0.1, 0.2, 0.2)
 """What deltas are multiplied by: of the centre, in sides of the anchor, and of the sides, as logarithms."""
-SCORE, IOU, MOST = 0.3, 0.5, 100
+SCORE, IOU, MOST = 0.4, 0.5, 100
 """Least score, most overlap of boxes of one label, and most boxes of a photo, unless `predict` is asked for others."""
 _EXTRA_WIDTHS = (512, 256, 256, 128)
 _STD = 0.03

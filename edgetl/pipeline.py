@@ -347,7 +347,7 @@ def open_to_export(
     if kind_of(spec) == "checkpoint":
         return opened
     name = spec.name if isinstance(spec, Path) else opened.backbone
-    tell(f"{name}: {opened.training['loading']}")
+    tell(f"{name}: {opened.training.get('loading', 'opened as it is')}")
     if options.labels is None and not any(label.name != label.id or not label.id.isdigit() for label in opened.labels):
         opened, note = labelled_by_folders(opened, calibration)
         tell(note)

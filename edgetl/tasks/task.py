@@ -243,6 +243,8 @@ class Task(Protocol):
     """Names of what a network gives, in the order in which every variant gives it."""
     agreement: str
     """What the gate calls the share of decisions that are the original's."""
+    agreement_quantised: float
+    """The least agreement of a rounded file where a gate says nothing else."""
     quality: str
     """What the quality is called in a column of the report."""
     quality_quantity: str

@@ -93,6 +93,7 @@ class Counting:
     name = "counting"
     outputs = ("count",)
     agreement = "agreement"
+    agreement_quantised = 0.95
     quality = "exact"
     quality_quantity = "exact"
     lists_by_label = False

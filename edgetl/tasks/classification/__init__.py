@@ -36,6 +36,7 @@ class Classification:
     name = "classification"
     outputs = ("logits",)
     agreement = "top1_agreement"
+    agreement_quantised = 0.95
     quality = "top-1"
     quality_quantity = "top1"
     lists_by_label = True

@@ -46,7 +46,6 @@ Limits = Mapping[str, float]
 """Quantity to limit; whether that is the least or the most allowed stands in `QUANTITIES`."""
 
 _AGREEMENT = {"fp32": 0.995, "fp16": 0.99}
-_AGREEMENT_QUANTISED = 0.95
 _BUILT_IN: dict[str, Limits] = {"fp32": {"sqnr_db": 60.0}, "fp16": {"sqnr_db": 30.0}}
 _BUILT_IN_QUANTISED: Limits = {"delta": -0.02, "sqnr_db": 6.0}
 
@@ -103,7 +102,7 @@ class Gate:
         """
         of_features = _BUILT_IN_FEATURES.get(precision, _BUILT_IN_FEATURES_QUANTISED)
         limits = {
-            task_of(task).agreement: _AGREEMENT.get(precision, _AGREEMENT_QUANTISED),
+            task_of(task).agreement: _AGREEMENT.get(precision, task_of(task).agreement_quantised),
             **_BUILT_IN.get(precision, _BUILT_IN_QUANTISED),
             **({"features_sqnr_db": of_features} if features else {}),
             **self.default,

@@ -497,7 +497,7 @@ def _backbones(arguments: argparse.Namespace) -> int:
         for info, targets in zip(infos, tried, strict=True)
     ]
     out("\n".join(table(("backbone", "params M", "GMACs", "input", "top-1 %", "tried with"), rows)))
-    say("also any other network of timm (timm:NAME), and your own (module.py:function)")
+    out("also any other network of timm (timm:NAME), and your own (module.py:function)")
     return 0
 
 

@@ -349,7 +349,7 @@ def capture(source: Source, *, batch: int = 1) -> Captured:
         UsageError: It has no such features.
     """
     example = torch.zeros(2, len(source.normalize.mean), *source.preprocess.crop)
-    network = folded(source.network(), example)
+    network = folded(source.network(), example, single=batch == 1)
     module = ExportedModule(network, source.normalize, source.names).eval()
     captured = Captured(source, module, batch=batch)
     _check_rows(captured.single)

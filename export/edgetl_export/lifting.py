@@ -18,7 +18,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.optimization import fuse
 from torch.fx.proxy import TraceError
 
-__all__ = ["NOT_TRACED", "as_modules", "folded", "reparametrized"]
+__all__ = ["NOT_TRACED", "as_modules", "folded", "graph_of_layers", "reparametrized"]
 
 NOT_TRACED = (TraceError, TypeError, ValueError, RuntimeError, AttributeError, LookupError, AssertionError)
 """What symbolic tracing raises for a network that it cannot follow: an error of its own, or whatever the network does
@@ -30,11 +30,12 @@ _REPARAMETRIZING = ("fuse", "reparameterize", "switch_to_deploy")
 """What blocks of several branches call the method that makes them one convolution."""
 
 
-def folded(network: nn.Module, example: Tensor) -> nn.Module:
+def folded(network: nn.Module, example: Tensor, *, single: bool = True) -> nn.Module:
     """`network` in evaluation mode with batch norms folded into the convolutions before them.
 
     Where symbolic tracing cannot follow, by way of `torch.export` with `example`; where that cannot either, the network
-    as it is: the converters fold what they find.
+    as it is: the converters fold what they find. What `torch.export` follows for one image alone is only taken where
+    files are for one (`single`): of more it would give what it gives for one.
     """
     network = reparametrized(network)
     try:
@@ -44,9 +45,20 @@ def folded(network: nn.Module, example: Tensor) -> nn.Module:
     except NOT_TRACED:
         traced = network
     try:
-        return fuse(as_modules(_exported(network, example)), no_trace=True)
+        return fuse(as_modules(_exported(network, example, single=single)), no_trace=True)
     except Exception:  # noqa: BLE001 # what torch.export raises for a network is up to the network
         return traced
+
+
+def graph_of_layers(network: nn.Module, example: Tensor) -> fx.GraphModule:
+    """The graph that `folded` folds. Raises what `torch.export` does for a network that it cannot follow either."""
+    try:
+        traced = fx.symbolic_trace(network)
+        if not _has_inlined_layers(traced):
+            return traced
+    except NOT_TRACED:
+        pass
+    return as_modules(_exported(network, example))
 
 
 def _has_inlined_layers(traced: nn.Module) -> bool:
@@ -80,10 +92,12 @@ def _without_arguments(module: nn.Module, name: str) -> Callable[[], object] | N
     return method if all(one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD) for one in needed) else None
 
 
-def _exported(network: nn.Module, example: Tensor) -> ExportedProgram:
+def _exported(network: nn.Module, example: Tensor, *, single: bool = True) -> ExportedProgram:
     try:
         return torch.export.export(network, (example,), dynamic_shapes=({0: Dim("n", min=1, max=_MOST_IMAGES)},))
-    except Exception:  # noqa: BLE001 # as above; a network for one number of images goes on with that
+    except Exception:  # as above; a network for one number of images goes on with that
+        if not single:
+            raise
         return torch.export.export(network, (example[:1],))
 
 

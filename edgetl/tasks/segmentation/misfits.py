@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgetl.data.dataset import Sample
+from edgetl.tasks.segmentation.framed_masks import in_frame
 from edgetl.tasks.segmentation.metric import MaskMetric
-from edgetl.tasks.segmentation.moved_masks import in_frame
 from edgetl.tasks.segmentation.overlap import confusion_of, counts_of, mean_iou
 from edgetl.tasks.segmentation.reading import truth_of
 from edgetl.tasks.task import TaskFault

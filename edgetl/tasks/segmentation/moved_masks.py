@@ -1,4 +1,4 @@
-"""Masks where the pixels are: in the frame that images are stored in, and where augmentation moved them."""
+"""Masks where the pixels are, as tensors: of a batch as it is stored, and where augmentation moved it."""
 
 from __future__ import annotations
 
@@ -9,35 +9,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from edgetl.tasks.segmentation.framed_masks import in_frame
 from edgetl.tasks.segmentation.mask_files import IGNORED
 from edgetl_runtime.manifest import Preprocess
-from edgetl_runtime.placing import Placed, place
+from edgetl_runtime.placing import place
 
-__all__ = ["in_frame", "masks_in_frame", "moved"]
+__all__ = ["masks_in_frame", "moved"]
 
 
 def masks_in_frame(masks: Sequence[npt.NDArray[np.uint8]], frame: Preprocess) -> Tensor:
     """uint8 (n, height, width): masks of photos (H, W) where `frame` puts the photos; `IGNORED` beside them."""
     placed = [in_frame(mask, place((mask.shape[1], mask.shape[0]), frame)) for mask in masks]
     return torch.from_numpy(np.stack(placed)) if placed else torch.empty((0, *frame.crop), dtype=torch.uint8)
-
-
-def in_frame(mask: npt.NDArray[np.uint8], placed: Placed) -> npt.NDArray[np.uint8]:
-    """A mask (H, W) of a photo as one of the tensor: of every pixel the label that its centre lies on."""
-    rows, inside_rows = _sources(1, placed)
-    columns, inside_columns = _sources(0, placed)
-    found: npt.NDArray[np.uint8] = mask.take(columns, axis=1).take(rows, axis=0)
-    found[~inside_rows] = IGNORED
-    found[:, ~inside_columns] = IGNORED
-    return found
-
-
-def _sources(axis: int, placed: Placed) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
-    """The row or column of the photo for each one of the tensor, and whether the photo covers it."""
-    length = placed.photo[axis]
-    inner = np.arange(placed.tensor[axis]) + 0.5 - (placed.left, placed.top)[axis]
-    source = np.floor(inner * length / placed.resized[axis]).astype(np.intp)
-    return np.clip(source, 0, length - 1), (inner >= 0) & (inner <= placed.resized[axis])
 
 
 def moved(masks: Tensor, moves: Tensor, crop: tuple[int, int]) -> Tensor:

@@ -12,8 +12,8 @@ from PIL import Image
 
 from edgetl.data.dataset import Sample
 from edgetl.tasks.segmentation.differences import NEAR, Differences, differences_of
+from edgetl.tasks.segmentation.framed_masks import in_frame
 from edgetl.tasks.segmentation.metric import MaskMetric
-from edgetl.tasks.segmentation.moved_masks import in_frame
 from edgetl.tasks.segmentation.reading import truth_of
 from edgetl.tasks.task import Picture, Table
 from edgetl_runtime.drawing import draw_mask

@@ -12,6 +12,7 @@ import torch
 from torch import fx, nn
 
 from edgetl_export.capture import Captured
+from edgetl_export.lifting import graph_of_layers
 from edgetl_export.quantize.layers import layers
 from edgetl_runtime.errors import ExportError
 from edgetl_runtime.manifest import Normalize
@@ -27,7 +28,9 @@ def unfolded(learned: Captured) -> nn.Module:
     Raises `ExportError` when a bias has no place in the original.
     """
     network = copy.deepcopy(learned.source.module).cpu().float().eval()
-    folded = _folded_norms(network) if isinstance(learned.module.get_submodule("network"), fx.GraphModule) else {}
+    example = torch.zeros(2, len(learned.source.normalize.mean), *learned.source.preprocess.crop)
+    is_folded = isinstance(learned.module.get_submodule("network"), fx.GraphModule)
+    folded = _folded_norms(graph_of_layers(network, example)) if is_folded else {}
     parameters = dict(network.named_parameters(remove_duplicate=False))
     with torch.no_grad():
         for index, layer in enumerate(layers(learned.batched.graph)):
@@ -64,11 +67,11 @@ def _of_normalised(
     return scaled.float(), (shift if bias is None else bias.double() + shift).float()
 
 
-def _folded_norms(network: nn.Module) -> dict[str, str]:
+def _folded_norms(network: fx.GraphModule) -> dict[str, str]:
     """Convolution -> the batch norm that `torch.fx`'s fuse folds into it: its only reader, with fixed statistics."""
     modules = dict(network.named_modules())
     found: dict[str, str] = {}
-    for node in fx.symbolic_trace(network).graph.nodes:
+    for node in network.graph.nodes:
         if node.op != "call_module" or not isinstance(modules[str(node.target)], nn.BatchNorm2d):
             continue
         before = node.args[0]

@@ -10,8 +10,9 @@ from PIL import Image
 
 from edgetl.data.augment import augmented, epoch_draws, moves
 from edgetl.data.augmentation import PRESETS, Augmentation
+from edgetl.tasks.segmentation.framed_masks import in_frame
 from edgetl.tasks.segmentation.mask_files import IGNORED, fill_outline
-from edgetl.tasks.segmentation.moved_masks import in_frame, masks_in_frame, moved
+from edgetl.tasks.segmentation.moved_masks import masks_in_frame, moved
 from edgetl_runtime import Preprocess, preprocess
 from edgetl_runtime.interpolation import centres, interpolated, labels_at
 from edgetl_runtime.placing import place

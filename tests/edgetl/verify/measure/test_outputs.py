@@ -92,7 +92,9 @@ class Maps:
 
 class MapDevice:
     @staticmethod
-    def agreement(original: Mapping[str, Any], outputs: Mapping[str, Any]) -> npt.NDArray[np.float64]:
+    def agreement(
+        original: Mapping[str, Any], outputs: Mapping[str, Any], decoder: Mapping[str, Any] | None
+    ) -> npt.NDArray[np.float64]:
         same: npt.NDArray[np.float64] = (original["map"].argmax(-1) == outputs["map"].argmax(-1)).mean(axis=(1, 2))
         return same
 

@@ -8,8 +8,10 @@ from typing import Any
 
 from edgetl_runtime.quantities import Range
 
-__all__ = ["CHANGE", "Quantity"]
+__all__ = ["CHANGE", "LABEL_CHANGE", "Quantity"]
 
+LABEL_CHANGE = Range(-1.0, 1.0, "a share of 1", -0.05, (0.01,), but=(-1.0, 1.0))
+"""Of one label: it may be lost altogether."""
 CHANGE = Range(-0.5, 0.5, "a share of 1", -0.01, (0.01,), but=(-0.5, 0.5))
 """Of a share. Who loses half of all photos has no limit, but percent."""
 

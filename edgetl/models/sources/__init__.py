@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MEMORY",
     "PUBLISHED",
+    "PUBLISHED_BOXES",
     "SOURCES",
     "TIMM",
     "NamedSource",
@@ -38,8 +39,9 @@ MEMORY = "memory:"
 """Stands in front of the name that a module in memory has in this process."""
 
 
+PUBLISHED_BOXES = "published-boxes"
 PUBLISHED: dict[str, str] = {
-    "ssdlite320_mobilenet_v3_large": "published-boxes",
+    "ssdlite320_mobilenet_v3_large": PUBLISHED_BOXES,
     "lraspp_mobilenet_v3_large": "published-masks",
     "deeplabv3_mobilenet_v3_large": "published-masks",
     "deeplabv3_resnet50": "published-masks",

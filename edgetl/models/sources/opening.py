@@ -15,7 +15,7 @@ from edgetl.models.backbones import build, preset
 from edgetl.models.checkpoint import CHECKPOINT_FILE, Checkpoint, load_labels, open_checkpoint
 from edgetl.models.heads import HeadSpec
 from edgetl.models.image_size import ImageSize
-from edgetl.models.sources import PUBLISHED, SOURCES, TIMM, allow_code, kind_of_name
+from edgetl.models.sources import PUBLISHED, PUBLISHED_BOXES, SOURCES, TIMM, allow_code, kind_of_name
 from edgetl.models.sources.foreign import Foreign, read_about, state_sha256
 from edgetl.models.sources.own import can_be_built, made, number_of_outputs, remember
 from edgetl.models.sources.own import preset as preset_of_own
@@ -162,7 +162,7 @@ def _of_published(path: Path, name: str, options: SourceOptions) -> Checkpoint:
     from edgetl.models.heads.published_boxes import published_settings
     from edgetl.models.sources.torchvision_dense import labels_in, published_labels
 
-    file, boxes = read_state(path), PUBLISHED[name] == "published-boxes"
+    file, boxes = read_state(path), PUBLISHED[name] == PUBLISHED_BOXES
     outputs = labels_in(name, file.state)
     usual = published_labels(name)
     labels = options.known_labels or (usual if len(usual) == outputs else _numbers(outputs))

@@ -22,7 +22,7 @@ from edgetl.models.image_size import ImageSize, height_and_width
 from edgetl.models.normalization import for_channels
 from edgetl.models.published_heads import BoxesOfSsdLite, MasksOfDeepLab, MasksOfLrAspp
 from edgetl.models.reaching import can_reach
-from edgetl.models.sources import PUBLISHED
+from edgetl.models.sources import PUBLISHED, PUBLISHED_BOXES
 from edgetl.models.weight_files import State, read_state
 from edgetl_runtime.errors import CheckpointError, UsageError
 from edgetl_runtime.manifest import Label, Normalize, Preprocess
@@ -41,7 +41,7 @@ def build(name: str, num_classes: int, *, image_size: ImageSize | None, channels
     """The network for so many labels, its outputs raw: a `HeadedNetwork`."""
     if channels != 3:
         raise UsageError(f"{name} takes images of 3 channels, not {channels}", fix="another backbone with --head")
-    is_detector = PUBLISHED[name] == "published-boxes"
+    is_detector = PUBLISHED[name] == PUBLISHED_BOXES
     _check_size(name, image_size)
     made: Any = torchvision.models.get_model(
         name, weights=None, weights_backbone=None, num_classes=num_classes + is_detector, **_arguments(name)
@@ -59,7 +59,7 @@ def _arguments(name: str) -> dict[str, Any]:
 
 def _check_size(name: str, image_size: ImageSize | None) -> None:
     sides = height_and_width(_SIDE if image_size is None else image_size)
-    if PUBLISHED[name] == "published-boxes" and sides != (_SIDE, _SIDE):
+    if PUBLISHED[name] == PUBLISHED_BOXES and sides != (_SIDE, _SIDE):
         raise UsageError(
             f"{name} takes images of {_SIDE} x {_SIDE} pixels: its anchors are made for these",
             fix=f"--image-size {_SIDE}, or --backbone mobilenet_v3_large with --head ssdlite",
@@ -72,7 +72,7 @@ def preset(
     """Photos are stretched, bilinearly, to 320 x 320 pixels unless `image_size` says otherwise."""
     _check_size(name, image_size)
     sides = height_and_width(_SIDE if image_size is None else image_size)
-    usual = _HALF if PUBLISHED[name] == "published-boxes" else _IMAGENET
+    usual = _HALF if PUBLISHED[name] == PUBLISHED_BOXES else _IMAGENET
     own = Normalize(for_channels(usual.mean, channels), for_channels(usual.std, channels))
     return Preprocess(0, sides, channels=channels, decode=decode, mode="stretch"), normalize or own
 
@@ -129,13 +129,13 @@ def labels_in(name: str, state: State) -> int:
     if key not in state:
         raise CheckpointError(f"these weights have no {key}: they are not {name}'s", fix="name their --backbone")
     outputs = int(state[key].shape[0])
-    return outputs // _SHAPES - 1 if PUBLISHED[name] == "published-boxes" else outputs
+    return outputs // _SHAPES - 1 if PUBLISHED[name] == PUBLISHED_BOXES else outputs
 
 
 def published_labels(name: str) -> tuple[Label, ...]:
     """Those of the published weights, by their place; a detector's without the background."""
     names = _weights(name).meta["categories"]
-    own = names[1:] if PUBLISHED[name] == "published-boxes" else names
+    own = names[1:] if PUBLISHED[name] == PUBLISHED_BOXES else names
     return tuple(Label(str(place), text.strip("_")) for place, text in enumerate(own))
 
 

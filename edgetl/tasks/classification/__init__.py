@@ -13,11 +13,11 @@ from edgetl.tasks.classification.changed_predictions import changed_predictions
 from edgetl.tasks.classification.label_order import shuffled_labels
 from edgetl.tasks.classification.metric import LogitsMetric
 from edgetl.tasks.classification.original import confusion_of
-from edgetl.tasks.quantity import Quantity
+from edgetl.tasks.quantity import LABEL_CHANGE, Quantity
 from edgetl.tasks.task import Demo, Details, LossOptions, Objective, Outputs, Situation, Size, Thumbnail
 from edgetl_export.progress import Tell, Track
 from edgetl_runtime.manifest import Label, Manifest, Preprocess
-from edgetl_runtime.quantities import SHARE, Range
+from edgetl_runtime.quantities import SHARE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["TASK", "Classification"]
 
 _BUDGET_OF_WORST = 128 * 1024  # bytes of thumbnails
-_CLASS_CHANGE = Range(-1.0, 1.0, "a share of 1", -0.05, (0.01,), but=(-1.0, 1.0))
 
 
 class Classification:
@@ -51,7 +50,7 @@ class Classification:
         "top1": Quantity(">=", "accuracy", "top1", "top-1 accuracy", SHARE, kind="share"),
         "top5": Quantity(">=", "accuracy", "top5", "top-5 accuracy", SHARE, kind="share"),
         "class_delta": Quantity(
-            ">=", "accuracy", "class_delta", "change in top-1 accuracy of the label that loses most", _CLASS_CHANGE
+            ">=", "accuracy", "class_delta", "change in top-1 accuracy of the label that loses most", LABEL_CHANGE
         ),
     }
 

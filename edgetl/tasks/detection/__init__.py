@@ -11,12 +11,13 @@ import numpy.typing as npt
 
 from edgetl.data.dataset import Dataset, Sample
 from edgetl.data.options import DataOptions
+from edgetl.models.sources import PUBLISHED_BOXES
 from edgetl.tasks.detection.anchors import fit_anchors
 from edgetl.tasks.detection.demo import demo_shapes
 from edgetl.tasks.detection.metric import BoxMetric
 from edgetl.tasks.detection.reading import read_dataset, read_labelled
 from edgetl.tasks.detection.views import details
-from edgetl.tasks.quantity import CHANGE, Quantity
+from edgetl.tasks.quantity import LABEL_CHANGE, Quantity
 from edgetl.tasks.task import Demo, Details, LossOptions, Objective, Outputs, Situation, Size, Thumbnail
 from edgetl_export.progress import Tell, Track
 from edgetl_runtime.errors import UsageError
@@ -35,7 +36,6 @@ __all__ = ["TASK", "Detection"]
 
 _SEEN, _EPOCHS = 6_500, (8, 60)
 """Photos that a training sees in all, which makes more epochs of fewer photos."""
-_CLASS_CHANGE = CHANGE
 
 
 class Detection:
@@ -47,7 +47,7 @@ class Detection:
     agreement_quantised = 0.85  # of small objects a pixel is a tenth: 0.91 to 0.92 where mAP lost half a point
     quality = "mAP"
     quality_quantity = "map"
-    heads = ("ssdlite", "published-boxes")
+    heads = ("ssdlite", PUBLISHED_BOXES)
     strategy = "full"
     mode = "stretch"
     image_size = 320
@@ -56,7 +56,7 @@ class Detection:
         "map": Quantity(">=", "known_quality", "value", "mAP@[.5:.95]", SHARE, "mean", "ci95"),
         "map50": Quantity(">=", "known_quality.parts", "map50", "mAP@.5", SHARE),
         "class_map_delta": Quantity(
-            ">=", "known_quality.parts", "class_map_delta", "change in mAP of the label that loses most", _CLASS_CHANGE
+            ">=", "known_quality.parts", "class_map_delta", "change in mAP of the label that loses most", LABEL_CHANGE
         ),
     }
 
@@ -82,7 +82,7 @@ class Detection:
         """With anchors that suit the boxes of the training photos."""
         from edgetl.models.heads import HeadSpec
 
-        if name == "published-boxes":
+        if name == PUBLISHED_BOXES:
             from edgetl.models.heads.published_boxes import published_settings
 
             return HeadSpec(name, published_settings(spec.crop))

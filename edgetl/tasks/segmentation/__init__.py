@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from edgetl.data.dataset import Dataset, Sample
 from edgetl.data.options import DataOptions
-from edgetl.tasks.quantity import Quantity
+from edgetl.tasks.quantity import LABEL_CHANGE, Quantity
 from edgetl.tasks.segmentation.metric import MaskMetric
 from edgetl.tasks.segmentation.misfits import shuffled_labels, turned_masks
 from edgetl.tasks.segmentation.reading import TASK as NAME
@@ -22,7 +22,7 @@ from edgetl.tasks.task import Demo, Details, LossOptions, Objective, Outputs, Si
 from edgetl_export.progress import Tell, Track
 from edgetl_runtime.errors import UsageError
 from edgetl_runtime.manifest import Label, Manifest, Preprocess
-from edgetl_runtime.quantities import SHARE, Range
+from edgetl_runtime.quantities import SHARE
 from edgetl_runtime.tasks.segmentation import LOGITS, label_map
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ __all__ = ["TASK", "Segmentation"]
 
 _BUDGET = 768 * 1024
 """Bytes of pictures in a report."""
-_LABEL_CHANGE = Range(-1.0, 1.0, "a share of 1", -0.05, (0.01,), but=(-1.0, 1.0))
 _EPOCHS, _SEEN = (12, 60), 5_300
 
 
@@ -57,7 +56,7 @@ class Segmentation:
             ">=", "known_quality", "value", "mean intersection over union of the labels", SHARE, "mean", "ci95"
         ),
         "class_iou_delta": Quantity(
-            ">=", "quality.parts", "class_iou_delta", "change in IoU of the label that loses most", _LABEL_CHANGE
+            ">=", "known_quality.parts", "class_iou_delta", "change in IoU of the label that loses most", LABEL_CHANGE
         ),
     }
 

@@ -93,9 +93,9 @@ def scratch(parent: Path, name: str) -> Iterator[Path]:
         yield hidden / _NEW
     finally:
         try:
-            _remove(hidden)
+            _clear(hidden, claim)
         except KeyboardInterrupt:  # while it was removed: then it is still to be removed
-            _remove(hidden)
+            _clear(hidden, claim)
             raise
         finally:
             claim.close()
@@ -116,8 +116,7 @@ def sweep(parent: Path) -> None:
                     hidden.rmdir()
                 continue
             try:
-                if _put_back(hidden, claim):
-                    _remove(hidden)
+                _clear(hidden, claim)
             finally:
                 claim.close()
 
@@ -201,11 +200,17 @@ def _to_a_free_name(folder: Path, destination: Path, *, first: Path | None = Non
     raise FileExistsError(errno.EEXIST, f"no free name beside {destination}")
 
 
+def _clear(hidden: Path, claim: Claim) -> None:
+    """Take away what is left, of an interrupted writer too: only when nothing of others is in it."""
+    if _put_back(hidden, claim):
+        _remove(hidden)
+
+
 def _put_back(hidden: Path, claim: Claim) -> bool:
     """Whether what is left can go.
 
-    Where a program was killed when it had moved the old folder away and the new one was not in its place yet, the old
-    one is put back before. When nobody can say where it belongs, everything stays.
+    Where a program was interrupted or killed when it had moved the old folder away and the new one was not in its
+    place yet, the old one is put back before. When nobody can say where it belongs, everything stays.
     """
     old = hidden / _OLD
     if not old.exists() or not (hidden / _NEW).exists():

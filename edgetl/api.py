@@ -15,6 +15,7 @@ from edgetl.models.normalization import normalize_of
 from edgetl.models.sources.foreign import Foreign
 from edgetl.models.sources.keras_model.apart import export_apart, is_apart
 from edgetl.models.sources.opening import SourceOptions
+from edgetl.open_to_export import open_to_export
 from edgetl.pack import pack_bundle
 from edgetl.progress import tracked
 from edgetl.recipe import ExportSection, Recipe
@@ -115,6 +116,9 @@ def export(
     distill_minutes: float | None = None,
     device: str | None = None,
     features: Sequence[str] | None = None,
+    boxes_in_graph: bool | None = None,
+    upsample: str | None = None,
+    labels_in_graph: bool | None = None,
     opset: int | None = None,
     batch: int | str | None = None,
     options: ExportSection | None = None,
@@ -186,8 +190,24 @@ def export(
         "distill_minutes": distill_minutes,
         "device": device,
         "features": _listed(features),
+        "boxes_in_graph": boxes_in_graph,
+        "upsample": upsample,
+        "labels_in_graph": labels_in_graph,
         "opset": opset,
         "batch": batch,
+    }
+    said: dict[str, Any] = {
+        "backbone": backbone,
+        "weights": weights,
+        "mean": mean,
+        "std": std,
+        "pixels": pixels,
+        "resize": resize,
+        "interpolation": interpolation,
+        "custom": custom,
+        "labels": labels,
+        "image_size": image_size,
+        "channels": channels,
     }
     if is_apart(checkpoint):
         if options is not None or track is not None:
@@ -195,65 +215,22 @@ def export(
                 "options and track cannot be handed to the process that exports, because Keras is not on torch here",
                 fix="keywords such as targets=[...], or export the saved model.keras",
             )
-        said_of_it = {
-            "backbone": backbone,
-            "weights": weights,
-            "mean": mean,
-            "std": std,
-            "pixels": pixels,
-            "resize": resize,
-            "interpolation": interpolation,
-            "custom": custom,
-            "labels": labels,
-            "image_size": image_size,
-            "channels": channels,
-            "decode": decode,
-            "calibration": calibration,
-            "out": out,
-            "force": force,
-            "skip_bad": skip_bad,
-            "progress": False,
-            "made_for": given.pop("for"),
-            **given,
-        }
-        for line in export_apart(checkpoint, _without_none(said_of_it)).splitlines():
+        paths = {"calibration": calibration, "out": out, "force": force, "skip_bad": skip_bad}
+        made = {"made_for": given.pop("for"), "decode": decode, "progress": False}
+        keywords = {**said, **paths, **made, **given}
+        for line in export_apart(checkpoint, _without_none(keywords)).splitlines():
             tell(line)
         return Path(out)
     recipe = Recipe() if options is None else Recipe(export=options)
     chosen = recipe.updated({"export": _without_none(given)}, where="export()").export
     if isinstance(checkpoint, Checkpoint):
-        known: dict[str, object] = {"backbone": backbone, "labels": labels, "image_size": image_size}
-        known |= {
-            "channels": channels,
-            "weights": weights,
-            "mean": mean,
-            "std": std,
-            "pixels": pixels,
-            "custom": custom,
-            "resize": resize,
-            "interpolation": interpolation,
-        }
-        extra = [name for name, value in known.items() if value is not None]
-        if extra:
+        if extra := list(_without_none(said)):
             raise UsageError(f"a checkpoint knows its own {', '.join(extra)}", fix="leave them out")
         opened: Checkpoint | Foreign = checkpoint.decoding(decode)
         came_from = None
     else:
         came_from = Path(checkpoint) if isinstance(checkpoint, str | Path) else None
-        said = SourceOptions(
-            backbone=backbone,
-            weights=None if weights is None else Path(weights),
-            labels=Path(labels) if isinstance(labels, str) else labels,
-            image_size=None if image_size is None else image_size_of(image_size),
-            channels=channels,
-            decode=decode,
-            normalize=normalize_of(_numbers(mean), _numbers(std)),
-            pixels=pixels,
-            resize=resize,
-            interpolation=interpolation,
-            custom=None if custom is None else Path(custom),
-        )
-        opened = pipeline.open_to_export(came_from or checkpoint, Path(calibration), said, tell=tell)
+        opened = open_to_export(came_from or checkpoint, Path(calibration), _source_options(said, decode), tell=tell)
     with tracked(parts_of_export(chosen, chosen.calibration_samples), track=track, progress=progress) as shown:
         exported = pipeline.export_checkpoint(
             opened,
@@ -346,7 +323,7 @@ def _named(backbone: Any, last_layer: str | None) -> str | None:
             raise UsageError("last_layer is of a module in memory", fix='in module.py: HEAD = "its.path"')
         return backbone
     # Here, because it imports torch.
-    from edgetl.models.sources.own import remember
+    from edgetl.models.sources.own_code import remember
 
     return remember(backbone, head=last_layer)
 
@@ -360,3 +337,18 @@ def _numbers(values: Sequence[float] | float | None) -> tuple[float, ...] | None
 def _listed(names: Sequence[str] | None) -> Any:
     """Any sequence as a list. A text is left as it is: it is no list of its letters."""
     return names if names is None or isinstance(names, str) else list(names)
+
+
+def _source_options(said: Mapping[str, Any], decode: str | None) -> SourceOptions:
+    """What was `said` of a network that is no checkpoint."""
+    weights, custom, labels, size = (said[name] for name in ("weights", "custom", "labels", "image_size"))
+    known = {name: said[name] for name in ("backbone", "channels", "pixels", "resize", "interpolation")}
+    return SourceOptions(
+        **known,
+        weights=None if weights is None else Path(weights),
+        custom=None if custom is None else Path(custom),
+        labels=Path(labels) if isinstance(labels, str) else labels,
+        image_size=None if size is None else image_size_of(size),
+        decode=decode,
+        normalize=normalize_of(_numbers(said["mean"]), _numbers(said["std"])),
+    )

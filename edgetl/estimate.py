@@ -107,7 +107,7 @@ def _judging(photos: int, variants: int, speed: Speed) -> list[Part]:
 def parts_of_training(recipe: Recipe, sizes: tuple[int, int], speed: Speed = USUAL_SPEED) -> list[Part]:
     """What ``edgetl train`` does."""
     train, judge = sizes
-    options = recipe.train.with_strategy(task_of(recipe.data.task).strategy)
+    options = recipe.train.with_strategy(task_of(recipe.data.task).strategy, random=recipe.model.weights == "none")
     assert options.strategy is not None
     parts = [Part("photos", "check photos", (train + judge) * speed.check)]
     if options.strategy.startswith(("head", "gradual")):

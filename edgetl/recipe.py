@@ -117,7 +117,9 @@ class ExportSection(Section):
     )
     tune_data: Path | None = option(None, "photos that judge it", usual="held-out ones", metavar="DIR", group=_INT8)
     ranges: str = option("mse", "how activation ranges are found", choices=("mse", "percentile", "minmax"), group=_INT8)
-    int8_safe: bool = option(False, "for x86 CPUs without VNNI: no saturation", group=_INT8)
+    int8_safe: bool | None = option(
+        None, "no sum outgrows 16 bits, for x86 CPUs without VNNI", usual="on such a CPU, sums as seen", group=_INT8
+    )
     io: str = option("float", "what tflite.int8 takes and gives", choices=("float", "int8"), group=_INT8)
     activation: str | None = option(
         None, "replace SiLU and its like, then distil", choices=("relu6", "hardswish"), group=_INT8
@@ -129,6 +131,11 @@ class ExportSection(Section):
     features: tuple[str, ...] = option(
         (), "outputs besides the logits: what the head is given, or layers", metavar="pooled|NAME,..."
     )
+    boxes_in_graph: bool = option(False, "detection: decoded boxes and scores beside the raw outputs")
+    upsample: str = option(
+        "device", "segmentation: graph gives the logits at the input's size too", choices=("device", "graph")
+    )
+    labels_in_graph: bool = option(False, "segmentation: the label of every pixel beside the logits")
     opset: int | None = option(
         None, "operator set of ONNX files, for old runtimes (13 to 20)", usual="the newest that is needed"
     )
@@ -154,6 +161,16 @@ class ExportSection(Section):
         super().__post_init__()
         if self.batch is not None:  # a text is what it says
             object.__setattr__(self, "batch", _batch(self.batch))
+
+    @property
+    def in_graph(self) -> tuple[str, ...]:
+        """Those of the options that ask for a decoding of the task (`edgetl.tasks.task.Task.decodings`)."""
+        asked = {
+            "boxes_in_graph": self.boxes_in_graph,
+            "upsample": self.upsample == "graph",
+            "labels_in_graph": self.labels_in_graph,
+        }
+        return tuple(name for name, wanted in asked.items() if wanted)
 
     @property
     def images_at_once(self) -> int:

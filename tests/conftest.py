@@ -12,8 +12,10 @@ import io
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -53,8 +55,32 @@ def reference_logits(tensors: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     return (tensors.mean(axis=(1, 2), dtype=np.float64) @ weights.T.astype(np.float64) + bias).astype(np.float32)
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `edgetl` sets it, before anything imports torch
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # Processes beside each other, each with a thread for every core, take longer than with one thread each.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False  # the order of `pytest_collection_modifyitems`
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with many slow tests first: no process is left with one when the others have done all."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow") is not None)
+    items.sort(key=lambda item: -slow[item.path])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests of a file in one process, those of the networks that `tests/export/conftest.py` trains all in one."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return "tests/export" if path.startswith("tests/export/") else path
+
+    return ByFile(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -276,6 +302,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No test reads or writes the user's cache: a result from there would hide what a change broke."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGETL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _short_latencies() -> Iterator[None]:
+    """Where a test says nothing of time, its variants are timed for as long as it takes to time them at all."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgetl.verify.options._LATENCY_SECONDS", 0.2)
         yield
 
 

@@ -17,6 +17,7 @@ from edgetl.recipe import read_recipe
 from edgetl.verify.gate.limits import read_gate
 from edgetl.verify.report import Report
 from edgetl_runtime.bundle import open_bundle
+from edgetl_runtime.machine import cpu_features
 
 pytestmark = pytest.mark.slow
 
@@ -24,6 +25,8 @@ WRITTEN = Path(__file__).parent / "earlier"
 COMMIT = "795370e"
 LABELS = ["one", "three", "two", "zero"]
 VARIANTS = [f"{target}.{precision}" for target in ("onnx", "tflite", "openvino") for precision in ("fp32", "int8")]
+# These files were made where sums do not outgrow 16 bits: elsewhere their engines clip them, and edgetl says so.
+CLIPPED = {"onnx.int8", "openvino.int8"} if cpu_features().adds_in_16_bits else set()
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +62,7 @@ def test_a_bundle_loads_and_predicts(earlier: Path, digits: Path, variant: str) 
 
 def test_it_passes_its_self_test(earlier: Path) -> None:
     result = edgetl_runtime.self_test(open_bundle(earlier / "small.edgetl"))
-    assert result.passed
+    assert {variant.id for variant in result.variants if not variant.passed} <= CLIPPED
     assert len(result.variants) == len(VARIANTS)
 
 
@@ -68,14 +71,15 @@ def test_verification_comes_to_what_it_came_to_then(earlier: Path, digits: Path)
         earlier / "small.edgetl", digits, gate=earlier / "gate.toml", baseline=earlier / "accepted.json"
     )
     failed = [check for check in report.verdict.failed if check.what != "p50_ratio"]  # of another machine
-    assert not failed
+    assert {check.variant for check in failed} <= CLIPPED
     before = Report.from_json((earlier / "accepted.json").read_bytes(), where="accepted.json")
     assert report.data == before.data
     for variant_id in VARIANTS:
         then, now = before.variant(variant_id).parity, report.variant(variant_id).parity
         assert then is not None
         assert now is not None
-        assert now.top1_agreement == pytest.approx(then.top1_agreement, abs=0.05)
+        if variant_id not in CLIPPED:
+            assert now.top1_agreement == pytest.approx(then.top1_agreement, abs=0.05)
 
 
 def test_it_is_packed_for_a_device(earlier: Path, digits: Path, tmp_path: Path) -> None:
@@ -94,7 +98,8 @@ def test_it_is_packed_for_a_device(earlier: Path, digits: Path, tmp_path: Path) 
 def test_a_gate_that_asks_for_more_fails(earlier: Path, digits: Path) -> None:
     stricter = dataclasses.replace(read_gate(earlier / "gate.toml"), variant={"onnx.int8": {"sqnr_db": 150.0}})
     report = api.verify(earlier / "small.edgetl", digits, gate=stricter)
-    assert [check.variant for check in report.verdict.failed if check.what == "sqnr_db"] == ["onnx.int8"]
+    failed = {check.variant for check in report.verdict.failed if check.what == "sqnr_db"}
+    assert {"onnx.int8"} <= failed <= {"onnx.int8", *CLIPPED}
 
 
 def test_a_checkpoint_is_exported(earlier: Path, digits: Path, tmp_path: Path) -> None:

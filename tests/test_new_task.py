@@ -35,6 +35,7 @@ from edgetl_runtime.errors import BundleError
 from edgetl_runtime.manifest import FileEntry, Preprocess
 from edgetl_runtime.verification import read_verified
 from tests.counting.device import Counter
+from tests.zoo import StridedNet, as_backbone
 
 pytestmark = pytest.mark.slow
 
@@ -65,7 +66,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def registered() -> Iterator[None]:
     """Two lines, as one writes them into the two tables."""
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, as_backbone("stridednet", StridedNet):
         patch.setitem(edgetl.tasks.TASKS, "counting", "tests.counting")
         patch.setitem(edgetl_runtime.tasks.TASKS, "counting", "tests.counting.device")
         yield
@@ -76,8 +77,8 @@ def bundle(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``edgetl run`` from the command line, nine variants."""
     out = tmp_path_factory.mktemp("counting") / "blobs.edgetl"
     words = ["run", "--task", "counting", "--data", str(photos), "--out", str(out), "--weights", "none"]
-    words += ["--backbone", "mobilenet_v3_small", "--strategy", "full", "--image-size", str(SIZE)]
-    words += ["--epochs", "12", "--batch-size", "16", "--lr", "0.002", "--augment", "none"]
+    words += ["--backbone", "stridednet", "--strategy", "full", "--image-size", str(SIZE)]
+    words += ["--epochs", "16", "--batch-size", "16", "--lr", "0.002", "--augment", "none"]
     assert main(words) in (0, 1)
     return out
 

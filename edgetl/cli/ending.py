@@ -5,13 +5,18 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from edgetl.cli.progress import say
 from edgetl.verify.report import Report
-from edgetl_runtime.console import size, table
+from edgetl_runtime.console import out, size, table
 from edgetl_runtime.escaping import printable
 from edgetl_runtime.manifest import Manifest
 
-__all__ = ["best_variant", "file_lines", "next_after_export", "next_after_run"]
+if TYPE_CHECKING:
+    from edgetl.verify.bundle import Outcome
+
+__all__ = ["best_variant", "conclude", "file_lines", "next_after_export", "next_after_run"]
 
 _SMALLEST_FIRST = ("int8", "w8a16", "dynamic", "w8", "fp16", "fp32")
 
@@ -85,3 +90,27 @@ def _word(path: Path) -> str:
 
 def _rank(precision: str) -> int:
     return _SMALLEST_FIRST.index(precision) if precision in _SMALLEST_FIRST else len(_SMALLEST_FIRST)
+
+
+def conclude(outcome: Outcome, *, json: Path | None, recorded: bool = True, made_for: str | None = None) -> int:
+    """Show the report, write it where it is wanted, and turn its verdict into an exit code.
+
+    `recorded`: the bundle holds it too; what comes next is said then, and `made_for` is what it is for.
+    """
+    from edgetl.reports.terminal import render_terminal
+    from edgetl.reports.writing import ReportFiles, write_report
+    from edgetl_runtime.bundle import open_bundle
+
+    write_report(outcome.report, ReportFiles(json=json))
+    for note in outcome.notes:
+        say(note)
+    out(render_terminal(outcome.report))
+    for variant_id, reason in outcome.over_budget.items():
+        say(f"FAIL  {variant_id}: {reason}")
+    if recorded:
+        out("")
+        out("\n".join(file_lines(outcome.bundle, open_bundle(outcome.bundle).manifest)))
+        say(f"report: {outcome.bundle / 'report.html'}")
+        for line in next_after_run(outcome.bundle, outcome.report, made_for=made_for):
+            say(line)
+    return 0 if outcome.report.verdict.passed and not outcome.over_budget else 1

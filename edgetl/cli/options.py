@@ -1,4 +1,4 @@
-"""The command line of the workbench: every command with its options. What they do is in `edgetl.cli.main`.
+"""The command line of the workbench: every command with its options. What they do is in the modules beside it.
 
 Options of a recipe are declared there, beside their fields; here stand those that only a command has.
 """

@@ -42,7 +42,8 @@ class Parser(CommandParser):
         self.declared[option.dest] = option
         group, about = self.group(option.group or title), option.help.replace("%", "%%")
         if option.kind is bool:
-            action = group.add_argument(option.flag, action="store_true", default=None, help=about)
+            how = argparse.BooleanOptionalAction if option.usual else "store_true"
+            action = group.add_argument(option.flag, action=how, default=None, help=about)
         else:
             kind = option.kind if option.kind is not tuple else _numbers if option.of_numbers else split_names
             action = group.add_argument(option.flag, type=kind, metavar=option.metavar, required=required, help=about)

@@ -72,11 +72,21 @@ class Taps(nn.Module):
         return maps
 
 
+_WHOLE = (
+    StochasticDepth,
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.conv._ConvNd,
+    nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._MaxPoolNd,
+)
+
+
 class _Tracer(fx.Tracer):
-    """Keeps layers whole that do something else in training: what is traced serves for both."""
+    """Keeps layers whole that do something else in training, or compute their border from sizes (timm has layers of its
+    own of these kinds): what is traced serves for both."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, StochasticDepth) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, _WHOLE) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _traced(trunk: nn.Module) -> fx.GraphModule:

@@ -22,7 +22,7 @@ from edgetl.studies.backbone_results import BackboneResult, Comparison, Measured
 from edgetl.studies.result_key import make_folder, read_kept, result_key, write_kept
 from edgetl.studies.side_by_side import Contender, time_side_by_side
 from edgetl.tasks import task_of
-from edgetl.training.finetune import check_start
+from edgetl.training.start import check_start
 from edgetl.verify.measure.machine import describe_workbench
 from edgetl.verify.report import Report
 from edgetl_export.progress import Track, silent
@@ -108,12 +108,13 @@ def compare_backbones(
         machine=describe_workbench(),
         backbones=tuple(_with_times(result, times) for result in results),
         disturbances=disturbances,
+        quality=task_of(recipe.data.task).quality,
     )
 
 
 def _recipe_of(recipe: Recipe, name: str, options: CompareOptions) -> Recipe:
     weights = options.weights.get(name, recipe.model.weights)
-    usual = recipe.train.with_strategy(task_of(recipe.data.task).strategy).strategy
+    usual = recipe.train.with_strategy(task_of(recipe.data.task).strategy, random=False).strategy
     strategy = "full" if weights == "none" else usual
     log = None if recipe.train.tensorboard is None else str(Path(recipe.train.tensorboard) / name)
     return replace(

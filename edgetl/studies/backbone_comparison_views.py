@@ -91,7 +91,7 @@ def draw_comparison(comparison: Comparison) -> Plot:
                 ring = {"markerfacecolor": "none", "markeredgecolor": COLOURS["ink"], "markersize": 15}
                 axes.plot(x, y, "o", **ring)
             marks.append(Mark(x, y, variant.name if on_front else "", faded=not on_front))
-        axes.set(xlabel="median latency, ms", ylabel="top-1, %")
+        axes.set(xlabel="median latency, ms", ylabel=f"{comparison.quality}, %")
         axes.set_xlim(0, 1.1 * max(mark.x for mark in marks))
         axes.margins(y=0.15)
         _add_legend(figure, comparison)
@@ -99,7 +99,9 @@ def draw_comparison(comparison: Comparison) -> Plot:
         points = "; ".join(
             f"{variant.name}: {variant.p50_ms:.2f} ms, {100 * (variant.top1 or 0):.1f} %" for variant in front
         )
-        return finished("Accuracy against latency", f"On the front: {points}. {conclusion_of(comparison)}", figure)
+        return finished(
+            f"{comparison.quality} against latency", f"On the front: {points}. {conclusion_of(comparison)}", figure
+        )
 
 
 def conclusion_of(comparison: Comparison) -> str:

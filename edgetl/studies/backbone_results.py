@@ -61,7 +61,10 @@ class BackboneResult:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All backbones on ``held_out`` photos of ``split``, timed on ``threads`` threads of ``machine``."""
+    """All backbones on ``held_out`` photos of ``split``, timed on ``threads`` threads of ``machine``.
+
+    ``quality`` is what the task calls the quality, which stands in ``top1`` of backbones and variants.
+    """
 
     data: str
     held_out: int
@@ -71,10 +74,11 @@ class Comparison:
     machine: dict[str, Any]
     backbones: tuple[BackboneResult, ...]
     disturbances: tuple[str, ...] = ()
+    quality: str = "top-1"
 
     @property
     def timed(self) -> list[MeasuredVariant]:
-        """The variants that have both an accuracy and a time."""
+        """The variants that have both a quality and a time."""
         variants = [variant for result in self.backbones for variant in result.variants]
         return [variant for variant in variants if variant.top1 is not None and variant.p50_ms is not None]
 

@@ -22,8 +22,8 @@ from edgetl.models.image_size import ImageSize
 from edgetl.recipe import Recipe
 from edgetl.studies.result_key import json_text, read_kept, result_key, write_kept
 from edgetl.tasks import task_of
-from edgetl.training.finetune import check_start
 from edgetl.training.options import MOST_EPOCHS
+from edgetl.training.start import check_start
 from edgetl.verify.bundle import source_of
 from edgetl_export import capture
 from edgetl_export.progress import Track, silent
@@ -91,7 +91,10 @@ class CurveMean:
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """All points; ``held_out`` is the number of photos that they were judged on, of ``split``."""
+    """All points; ``held_out`` is the number of photos that they were judged on, of ``split``.
+
+    ``quality`` is what the task calls the quality, which stands in ``top1`` of the points.
+    """
 
     data: str
     backbone: str
@@ -100,6 +103,7 @@ class LearningCurve:
     held_out: int
     split: str
     points: tuple[CurvePoint, ...]
+    quality: str = "top-1"
 
     def means(self, start: str) -> list[CurveMean]:
         """The points of one start by number of photos, ascending; empty when it was left out."""
@@ -171,11 +175,12 @@ def learning_curve(
     return LearningCurve(
         data=dataset.name,
         backbone=recipe.model.backbone,
-        strategy=str(recipe.train.with_strategy(task_of(recipe.data.task).strategy).strategy),
+        strategy=str(recipe.train.with_strategy(task_of(recipe.data.task).strategy, random=False).strategy),
         image_size=recipe.model.image_size,
         held_out=len(held_out),
         split=split,
         points=tuple(points),
+        quality=task_of(recipe.data.task).quality,
     )
 
 

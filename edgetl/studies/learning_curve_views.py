@@ -65,9 +65,9 @@ def draw_curve(curve: LearningCurve) -> Plot:
         axes.set_xscale("log", base=2)
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.minorticks_off()
-        axes.set(xlabel="training photos", ylabel="top-1, %")
+        axes.set(xlabel="training photos", ylabel=f"{curve.quality}, %")
         figure.legend(loc="outside upper center", ncols=2, fontsize=9)
-        return finished("Accuracy against training photos", f"{'. '.join(spoken)}.", figure)
+        return finished(f"{curve.quality} against training photos", f"{'. '.join(spoken)}.", figure)
 
 
 def _shown(curve: LearningCurve) -> list[str]:

@@ -13,17 +13,19 @@ import numpy.typing as npt
 from edgetl.data.dataset import Dataset, Sample
 from edgetl.data.options import DataOptions
 from edgetl.tasks.quantity import Quantity
-from edgetl_export.progress import Tell, Track
+from edgetl_export.progress import Tell, Track, silent, untold
 from edgetl_runtime.manifest import Label, Manifest, Preprocess
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from edgetl.models.heads import HeadSpec
 
 __all__ = [
     "Demo",
     "Details",
+    "InGraph",
+    "Judging",
     "LossOptions",
     "Metric",
     "Objective",
@@ -151,11 +153,22 @@ class Demo:
     recipe: Mapping[str, Mapping[str, Any]]
 
 
+@dataclass(frozen=True)
+class InGraph:
+    """A decoding that a file can have inside, behind the raw outputs (`edgetl_export.capture.Decoding`).
+
+    ``names`` are those of what it gives; ``module`` makes it of the decoder of a manifest and the size of the tensor.
+    """
+
+    names: tuple[str, ...]
+    module: Callable[[Mapping[str, Any] | None, Size], nn.Module]
+
+
 class LossOptions(Protocol):
     """Those of the options of a training that a loss depends on."""
 
     @property
-    def imbalance(self) -> str: ...
+    def imbalance(self) -> str | None: ...
     @property
     def mixup(self) -> float: ...
     @property
@@ -194,6 +207,21 @@ class Situation:
     on_gpu: bool
     world: int = 1
     separate_head: bool = True
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How photos to judge a model on are read.
+
+    ``spec`` is how photos become the tensor. With ``training`` they are those to train on instead of those held out,
+    with ``skip_bad`` those that cannot be read are left out. ``tell`` takes a line on what was left out.
+    """
+
+    spec: Preprocess
+    training: bool = False
+    skip_bad: bool = False
+    track: Track = silent
+    tell: Tell = untold
 
 
 class Objective(Protocol):
@@ -260,6 +288,8 @@ class Task(Protocol):
     """How a photo is brought to the size of the tensor where the options leave it open (`Preprocess.mode`)."""
     image_size: int | None
     """The side of the tensor in pixels where the options leave it open; None: the backbone's own."""
+    decodings: Mapping[str, InGraph]
+    """By the option of an export that asks for it (`edgetl.recipe.ExportSection.in_graph`)."""
     lists_by_label: bool
     """Whether photos are listed by one label each (`edgetl.data.listing`), before one is opened."""
 
@@ -280,27 +310,13 @@ class Task(Protocol):
         """
         ...
 
-    def read_labelled(
-        self,
-        path: Path,
-        labels: Sequence[Label],
-        *,
-        spec: Preprocess,
-        training: bool,
-        skip_bad: bool,
-        track: Track,
-        tell: Tell,
-    ) -> tuple[tuple[Sample, ...], str]:
+    def read_labelled(self, path: Path, labels: Sequence[Label], judging: Judging) -> tuple[tuple[Sample, ...], str]:
         """Photos to judge a model on.
 
         Args:
             path: What ``--data`` names.
             labels: Those that the model knows.
-            spec: How photos become the tensor.
-            training: Give those to train on instead of those held out.
-            skip_bad: Go on without photos that cannot be read.
-            track: Shows how far it is.
-            tell: Takes a line on what was left out.
+            judging: How they are read.
 
         Returns:
             The photos, and the split they are from.

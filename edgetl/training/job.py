@@ -47,6 +47,11 @@ class Job:
     notes: list[str] = field(default_factory=list)
 
     @property
+    def image(self) -> tuple[int, int, int]:
+        """(channels, height, width) of what the network takes."""
+        return (self.spec.channels, *self.spec.crop)
+
+    @property
     def normalized(self) -> Normalizer:
         """Grey levels to what the network takes."""
         return Normalizer(self.normalize, self.device)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -48,9 +50,23 @@ class Layers:
                     module.eval()
 
 
-def unfreezing(options: TrainOptions, model: nn.Module, epochs: int) -> Callable[[int], int | None]:
-    """How many of the last stages are trained in an epoch (from 1). Raises `UsageError` when there are not as many."""
+def unfreezing(
+    options: TrainOptions, model: nn.Module, epochs: int, image: tuple[int, int, int]
+) -> Callable[[int], int | None]:
+    """How many of the last stages are trained in an epoch (from 1).
+
+    Args:
+        options: Their strategy.
+        model: The network.
+        epochs: Of the whole training.
+        image: (channels, height, width) of what it takes.
+
+    Raises:
+        UsageError: There are not as many stages, or none of that stride.
+    """
     n, wanted = len(stages(model)), options.trained_stages
+    if options.trained_stride is not None:
+        wanted = _stages_of_stride(model, options.trained_stride, image)
     if wanted is not None and wanted > n:
         raise UsageError(f"{options.strategy}: there are {n} stages", fix=f"last:{n} or less, or full")
     if options.strategy != "gradual":
@@ -61,6 +77,31 @@ def unfreezing(options: TrainOptions, model: nn.Module, epochs: int) -> Callable
         return None if part >= 1 else max(1, int(n * part))
 
     return grown
+
+
+def _stages_of_stride(model: nn.Module, stride: int, image: tuple[int, int, int]) -> int:
+    """How many of the last stages give maps of `stride` or more; what is behind them and gives no map counts, too."""
+    units, height = stages(model), image[1]
+    stage_of = {module: place for place, stage in enumerate(units) for part in stage for module in part.modules()}
+    strides = [0.0] * len(units)
+
+    def look(module: nn.Module, given: object, result: object) -> None:
+        if isinstance(result, Tensor) and result.ndim == 4 and not list(module.children()):
+            strides[stage_of[module]] = height / result.shape[2]
+
+    hooks = [module.register_forward_hook(look) for module in stage_of]
+    training, parameter = model.training, next(model.parameters())
+    with torch.no_grad():
+        model.eval()(torch.zeros(1, *image, device=parameter.device))
+    model.train(training)
+    for hook in hooks:
+        hook.remove()
+    first = next((place for place, found in enumerate(strides) if found > stride / math.sqrt(2)), None)
+    if first is None:
+        raise UsageError(
+            f"no stage has a stride of {stride}: the last has {max(strides):.0f}", fix="--strategy last:N, or full"
+        )
+    return len(units) - first
 
 
 @dataclass(frozen=True)

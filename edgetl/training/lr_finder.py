@@ -106,7 +106,7 @@ def lr_range(
             drop_before_head(job.model, full.dropout)
         job.model = job.model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         layers = Layers(job.model, frozen_statistics=full.batch_norm == "frozen")
-        layers.train_last(unfreezing(full, job.model, 1)(1))
+        layers.train_last(unfreezing(full, job.model, 1, job.image)(1))
         layers.mode_of_training()
         pixels = job.pixels(data.train, "train")
         stepper = Stepper(job, parameter_groups(job.model, full))

@@ -72,7 +72,7 @@ class _Training:
         model = job.processes.shared_statistics(job.model, job.device)
         job.model = model.to(device=job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.layers = Layers(job.model, frozen_statistics=options.batch_norm == "frozen")
-        self.trained_in = unfreezing(options, job.model, options.epochs)
+        self.trained_in = unfreezing(options, job.model, options.epochs, job.image)
         with job.processes.one_after_the_first():
             self.train, self.val = job.pixels(job.data.train, "train"), job.pixels(job.data.val, "eval")
         self.stepper = Stepper(job, parameter_groups(job.model, options))

@@ -11,9 +11,9 @@ from edgetl.option import SEED, OneOf, Section, matching, option, within
 
 __all__ = ["IMBALANCE", "MOST_EPOCHS", "PRECISIONS", "TrainOptions"]
 
-IMBALANCE = ("weights", "sampler", "focal", "none")
-"""Ways to make up for labels that have few images: their losses count more; they are drawn more often; images that are
-right anyway count less (and rare labels more); nothing."""
+IMBALANCE = ("weights", "sampler", "focal", "dice", "none")
+"""Ways to make up for labels that have few images or pixels: their losses count more; they are drawn more often; what
+is right anyway counts less (and rare labels more); the overlap of every label counts besides; nothing."""
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 MOST_EPOCHS = 100_000
@@ -28,8 +28,9 @@ _LARGEST = 1000.0
 class TrainOptions(Section):
     """How it is trained. ``None`` means: what suits strategy, data and machine (see `edgetl.training.plan`).
 
-    ``strategy`` is ``head``, ``last:N`` (head and last N stages), ``full``, ``head-then-last:N`` and ``head-then-full``
-    (the head by itself first) or ``gradual`` (the head first, then stage by stage from the last to the first).
+    ``strategy`` is ``head``, ``last:N`` (head and last N stages), ``stride:N`` (head and the stages whose maps have a
+    stride of N or more), ``full``, each of the last three behind ``head-then-`` (the head by itself first), or
+    ``gradual`` (the head first, then stage by stage from the last to the first).
     ``batch_size`` counts images of one process for each step; they go through the network in ``accumulate`` parts.
     ``mixup`` and ``cutmix`` are the alphas of their Beta distributions. ``teacher`` is a checkpoint folder or
     ``BACKBONE:WEIGHTS_FILE``. ``augment`` is a preset of `edgetl.data.augmentation`.
@@ -39,12 +40,12 @@ class TrainOptions(Section):
     strategy: str | None = option(
         None,
         "what is trained",
-        usual="head, or full where a task has a head of its own",
+        usual="head; for boxes stride:16, for masks stride:8",
         shown=True,
-        metavar="head|last:N|full|head-then-last:N|head-then-full|gradual",
+        metavar="head|last:N|stride:N|full|head-then-...|gradual",
         check=matching(
-            r"head|gradual|(head-then-)?(full|last:[1-9]\d{0,3})",
-            "head, last:N, full, head-then-last:N, head-then-full or gradual",
+            r"head|gradual|(head-then-)?(full|last:[1-9]\d{0,3}|stride:[1-9]\d{0,3})",
+            "head, last:N, stride:N, full, gradual, or head-then- before one of the middle three",
         ),
     )
     epochs: int | None = option(None, "passes over the photos", usual=_CHOSEN, check=within(1, MOST_EPOCHS), shown=True)
@@ -67,7 +68,9 @@ class TrainOptions(Section):
     label_smoothing: float | None = option(
         None, "share of a label that goes to the others", usual=_CHOSEN, check=within(0, 1, but=(1,)), flag=None
     )
-    imbalance: str = option("weights", "for labels with few photos", check=OneOf(IMBALANCE))
+    imbalance: str | None = option(
+        None, "for labels with few photos", usual="weights; of boxes none", check=OneOf(IMBALANCE)
+    )
     mixup: float = option(0.0, "mix images", usual="0, off", metavar="ALPHA", check=within(0, _LARGEST))
     cutmix: float = option(0.0, "paste images into others", usual="0, off", metavar="ALPHA", check=within(0, _LARGEST))
     ema: float | None = option(
@@ -120,9 +123,14 @@ class TrainOptions(Section):
         None, "a folder for TensorBoard, one for each training", usual="none", metavar="DIR"
     )
 
-    def with_strategy(self, usual: str) -> TrainOptions:
-        """These options, with the `usual` strategy where they name none."""
-        return self if self.strategy is not None else replace(self, strategy=usual)
+    def with_strategy(self, usual: str, *, random: bool) -> TrainOptions:
+        """These options, with the `usual` strategy where they name none.
+
+        A head of a task's own is trained with all other layers where these are `random`.
+        """
+        if self.strategy is not None:
+            return self
+        return replace(self, strategy="full" if random and usual != "head" else usual)
 
     @property
     def head_first(self) -> bool:
@@ -136,11 +144,17 @@ class TrainOptions(Section):
 
     @property
     def trained_stages(self) -> int | None:
-        """How many stages before the head are trained in the end; ``None`` for all of them."""
+        """How many stages before the head are trained in the end; ``None`` for all of them, or those of a stride."""
         last = self._strategy.removeprefix("head-then-")
         if last.startswith("last:"):
             return int(last.removeprefix("last:"))
         return 0 if last == "head" else None
+
+    @property
+    def trained_stride(self) -> int | None:
+        """The least stride of the stages that are trained, where the strategy says one."""
+        _, said, stride = self._strategy.partition("stride:")
+        return int(stride) if said else None
 
     @property
     def _strategy(self) -> str:

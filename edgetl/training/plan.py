@@ -27,7 +27,7 @@ _SMALL = 50
 """Images of a label below which a head is regularised more heavily."""
 
 
-_PLAIN: Mapping[str, Any] = {"ema": 0.0, "augment": "similar", "warmup": 0.05}
+_PLAIN: Mapping[str, Any] = {"ema": 0.0, "augment": "similar", "warmup": 0.05, "imbalance": "weights"}
 """What is no choice, unless a task has another default."""
 _OPEN: Mapping[str, Any] = {"precision": "auto"}
 """What stands for no choice where that is not None."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from edgetl.data.dataset import Sample
 from edgetl.models.training_history import HISTORY_FILE, read_rows
 from edgetl.tasks import task_of
+from edgetl.tasks.task import Judging
 from edgetl.verify.measure.original_outputs import RecordingOriginal, check_keeps_more, read_kept_outputs
 from edgetl.verify.measure.outputs import OriginalModel
 from edgetl.verify.options import RunFacts, VerifyOptions
@@ -74,15 +75,8 @@ def verify_bundle(
     notes: list[str] = []
     about_photos = _training_warnings(manifest)
     if isinstance(data, Path):
-        samples, split = task_of(manifest.task).read_labelled(
-            data,
-            manifest.labels,
-            spec=manifest.preprocess,
-            training=False,
-            skip_bad=skip_bad,
-            track=track,
-            tell=about_photos.append,
-        )
+        judging = Judging(manifest.preprocess, skip_bad=skip_bad, track=track, tell=about_photos.append)
+        samples, split = task_of(manifest.task).read_labelled(data, manifest.labels, judging)
         notes.append(f"verified on {len(samples)} photos of {data} ({split})")
     else:
         samples = tuple(data)
@@ -104,10 +98,15 @@ def verify_bundle(
     return Outcome(bundle, report, tuple(notes))
 
 
-def source_of(checkpoint: Exportable, name: str, features: Sequence[str] = ()) -> Source:
-    """The network of `checkpoint`, as the export and the verification take it, with `features` besides its logits."""
+def source_of(checkpoint: Exportable, name: str, features: Sequence[str] = (), in_graph: Sequence[str] = ()) -> Source:
+    """The network of `checkpoint`, as the export and the verification take it, with `features` besides its logits,
+    and the task's decodings of these names in the files."""
     from edgetl_export import Source
+    from edgetl_export.capture import Decoding
 
+    task = task_of(checkpoint.task)
+    wanted = [task.decodings[name] for name in in_graph]
+    crop = checkpoint.preprocess.crop
     return Source(
         name=name,
         module=checkpoint.build(),
@@ -116,8 +115,9 @@ def source_of(checkpoint: Exportable, name: str, features: Sequence[str] = ()) -
         normalize=checkpoint.normalize,
         checkpoint_sha256=checkpoint.sha256,
         task=checkpoint.task,
-        outputs=task_of(checkpoint.task).outputs,
+        outputs=task.outputs,
         features=tuple(features),
+        decodings=tuple(Decoding(one.names, one.module(checkpoint.decoder, crop)) for one in wanted),
         decoder=checkpoint.decoder,
         original=getattr(checkpoint, "original", None),
     )

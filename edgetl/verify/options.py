@@ -31,7 +31,7 @@ class VerifyOptions:
     """
 
     threads: int = 1
-    latency_seconds: float = _LATENCY_SECONDS
+    latency_seconds: float = field(default_factory=lambda: _LATENCY_SECONDS)
     memory: bool = False
     layers: bool = True
     gate: Gate = field(default_factory=Gate)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -24,6 +24,7 @@ from edgetl_runtime.manifest import Label, Manifest, Normalize, Preprocess, Tens
 __all__ = [
     "BATCH_NAME",
     "Captured",
+    "Decoding",
     "ExportedModule",
     "NamedOutputs",
     "Original",
@@ -43,6 +44,18 @@ _FIXED_BATCH = "--batch N, a fixed number of images for each run, or leave --bat
 
 
 @dataclass(frozen=True)
+class Decoding:
+    """Outputs that files give besides: computed of the raw ones, which stay as they are, in float.
+
+    ``module`` takes the raw outputs as a dict by name, and gives a tensor for each of ``names``, the batch first; its
+    constants have one dimension (converters take matrices for weights, and round them).
+    """
+
+    names: tuple[str, ...]
+    module: nn.Module
+
+
+@dataclass(frozen=True)
 class Source:
     """What is exported.
 
@@ -56,6 +69,7 @@ class Source:
         checkpoint_sha256: Identifies the weights, hex; it is recorded in the bundle.
         task: One of `edgetl_runtime.tasks.TASKS`.
         features: Names of what is given besides (see `edgetl_export.features`), beside a single output.
+        decodings: What is computed of the outputs in the files, and given behind all else.
         outputs: Names of the outputs; of a classifier it is one, ``logits`` (N, classes).
         decoder: What the task decodes the outputs by, plain JSON; it is recorded, too.
         original: Where `module` is a translation of another make's model, that model: uint8 (N, H, W, C) to `outputs`
@@ -73,12 +87,13 @@ class Source:
     checkpoint_sha256: str
     task: str = "classification"
     features: tuple[str, ...] = ()
+    decodings: tuple[Decoding, ...] = ()
     outputs: tuple[str, ...] = (OUTPUT_NAME,)
     decoder: Mapping[str, Any] | None = field(default=None, hash=False)
     original: Callable[[npt.NDArray[np.uint8]], Mapping[str, npt.NDArray[np.float32]]] | None = None
 
     def __post_init__(self) -> None:
-        _check_outputs(self.outputs)
+        _check_outputs((*self.outputs, *self.decoded))
         check_label_names((text for label in self.labels for text in (label.id, label.name)), f"model {self.name}")
 
     def network(self) -> nn.Module:
@@ -102,6 +117,11 @@ class Source:
     def names(self) -> tuple[str, ...]:
         """All that `network` gives, in this order: the outputs, the features."""
         return (*self.outputs, *self.features)
+
+    @property
+    def decoded(self) -> tuple[str, ...]:
+        """Names of what `decodings` give, in this order behind `names`."""
+        return tuple(name for decoding in self.decodings for name in decoding.names)
 
     def reference(self) -> Original:
         """The original: uint8 (N, H, W, C) to its outputs, for a classifier float32 logits (N, classes)."""
@@ -148,13 +168,17 @@ class Original:
 
 
 class NamedOutputs(nn.Module):
-    """A module that gives the outputs called ``names``, in this order: one as a tensor, more as a tuple."""
+    """``network`` behind an input: gives its outputs called ``names`` in this order, and what ``decodings`` make of
+    them; one tensor as it is, more as a tuple."""
 
-    names: tuple[str, ...]
+    def __init__(self, network: nn.Module, names: tuple[str, ...], decodings: Iterable[nn.Module] = ()) -> None:
+        super().__init__()
+        self.network, self.names, self.decodings = network, names, nn.ModuleList(decodings)
 
     def in_order(self, given: Any) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        """What a network gives, in whatever form `by_name` takes it, as this module does."""
-        tensors = tuple(by_name(given, self.names).values())
+        """What the network gives, in whatever form `by_name` takes it, as this module does."""
+        outputs = by_name(given, self.names)
+        tensors = (*outputs.values(), *(tensor for decode in self.decodings for tensor in decode(outputs)))
         return tensors[0] if len(tensors) == 1 else tensors
 
 
@@ -164,9 +188,14 @@ class ExportedModule(NamedOutputs):
     scale: torch.Tensor
     shift: torch.Tensor
 
-    def __init__(self, network: nn.Module, normalize: Normalize, names: tuple[str, ...] = (OUTPUT_NAME,)) -> None:
-        super().__init__()
-        self.network, self.names = network, names
+    def __init__(
+        self,
+        network: nn.Module,
+        normalize: Normalize,
+        names: tuple[str, ...] = (OUTPUT_NAME,),
+        decodings: Iterable[nn.Module] = (),
+    ) -> None:
+        super().__init__(network, names, decodings)
         mean, std = torch.tensor(normalize.mean, dtype=torch.float64), torch.tensor(normalize.std, dtype=torch.float64)
         self.register_buffer("scale", (1.0 / (255.0 * std)).float())
         self.register_buffer("shift", (-mean / std).float())
@@ -180,7 +209,7 @@ class ExportedModule(NamedOutputs):
 
 @dataclass(frozen=True)
 class Captured:
-    """The module that every target is converted from: uint8 (N, H, W, C) in, outputs and features out.
+    """The module that every target is converted from: uint8 (N, H, W, C) in; outputs, features and decoded out.
 
     With ``takes_pixels`` its first layer reads grey levels and the normalisation is part of its weights. ``batch`` is
     how many images a file takes in one run, `FREE` for any number.
@@ -199,14 +228,14 @@ class Captured:
 
     @cached_property
     def all_outputs(self) -> tuple[TensorSpec, ...]:
-        """All that a file gives, in this order: the outputs, the features."""
+        """All that a file gives, in this order: the outputs, the features, what is decoded."""
         return tuple(replace(spec, shape=(self.batch, *spec.shape[1:])) for spec in self.given)
 
     @cached_property
     def given(self) -> tuple[TensorSpec, ...]:
         """What the module gives for `example`, in the order of the source's names."""
         with torch.inference_mode():
-            tensors = by_name(self.module(self.example), self.source.names)
+            tensors = by_name(self.module(self.example), (*self.source.names, *self.source.decoded))
         return tuple(
             TensorSpec(
                 name, str(value.dtype).removeprefix("torch."), tuple(value.shape), "NHWC" if value.ndim == 4 else None
@@ -227,7 +256,12 @@ class Captured:
     @property
     def features(self) -> tuple[TensorSpec, ...]:
         """float32, what is given behind the outputs, in the order of the source's names."""
-        return self.all_outputs[len(self.source.outputs) :]
+        return self.all_outputs[len(self.source.outputs) : len(self.source.names)]
+
+    @property
+    def decoded(self) -> tuple[TensorSpec, ...]:
+        """What is computed of the outputs, in the order of the source's decodings."""
+        return self.all_outputs[len(self.source.names) :]
 
     @property
     def manifest(self) -> Manifest:
@@ -242,6 +276,7 @@ class Captured:
             normalize=source.normalize,
             output=self.output,
             features=self.features,
+            decoded=self.decoded,
             outputs=self.outputs,
             decoder=None if source.decoder is None else dict(source.decoder),
             variants=(),
@@ -288,29 +323,30 @@ class Captured:
 
     @cached_property
     def batched(self) -> fx.GraphModule:
-        """The same graph, nodes of the same names, for any number of images at once. It gives no features."""
-        example, alone = torch.zeros((2, *self.input.shape[1:]), dtype=torch.uint8), self.without_features
+        """The same graph, nodes of the same names, for any number of images at once. It gives the outputs alone."""
+        example, alone = torch.zeros((2, *self.input.shape[1:]), dtype=torch.uint8), self.outputs_alone
         program = torch.export.export(alone.module, (example,), dynamic_shapes=({0: Dim("n", max=4096)},))
         return _named_like(alone.single.program.module(), program.module())
 
     @cached_property
-    def without_features(self) -> Captured:
-        """What gives the outputs alone, from parameters of the same names; itself without features.
+    def outputs_alone(self) -> Captured:
+        """What gives the outputs alone, from parameters of the same names; itself where nothing is given besides.
 
-        Quantisation looks at this, so that features change nothing on the outputs' way.
+        Quantisation looks at this, so that nothing changes on the outputs' way.
         """
-        if not self.source.features:
+        if not self.source.features and not self.source.decodings:
             return self
         module = copy.deepcopy(self.module)
-        network = module.get_submodule("network")
-        assert isinstance(network, fx.GraphModule)
-        output = network.graph.output_node()
-        output.args = (output.all_input_nodes[0],)
-        network.graph.eliminate_dead_code()
-        network.recompile()
         assert isinstance(module, NamedOutputs)
-        module.names = self.source.outputs
-        return replace(self, source=replace(self.source, features=()), module=module)
+        module.names, module.decodings = self.source.outputs, nn.ModuleList()
+        if self.source.features:
+            network = module.network
+            assert isinstance(network, fx.GraphModule)
+            output = network.graph.output_node()
+            output.args = (output.all_input_nodes[0],)
+            network.graph.eliminate_dead_code()
+            network.recompile()
+        return replace(self, source=replace(self.source, features=(), decodings=()), module=module)
 
 
 def by_image(node: fx.Node, value: torch.Tensor, images: int) -> torch.Tensor:
@@ -350,7 +386,8 @@ def capture(source: Source, *, batch: int = 1) -> Captured:
     """
     example = torch.zeros(2, len(source.normalize.mean), *source.preprocess.crop)
     network = folded(source.network(), example, single=batch == 1)
-    module = ExportedModule(network, source.normalize, source.names).eval()
+    decodings = [copy.deepcopy(decoding.module) for decoding in source.decodings]
+    module = ExportedModule(network, source.normalize, source.names, decodings).eval()
     captured = Captured(source, module, batch=batch)
     _check_rows(captured.single)
     _check_rows(captured)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +51,7 @@ from edgetl_export.targets.requirements import requires
 from edgetl_export.trying import try_candidate, try_files, without_variants
 from edgetl_runtime import __version__
 from edgetl_runtime.errors import EdgetlError, EngineError, ExportError, UsageError
+from edgetl_runtime.machine import cpu_features
 from edgetl_runtime.manifest import Manifest, Variant
 from edgetl_runtime.preprocess import ImageSource, preprocess
 from edgetl_runtime.timing import Stopwatch
@@ -91,6 +92,14 @@ class ExportOptions:
         check_batch(self.batch, self.targets)
         if self.int8.max_drop is not None and "int8" not in self.precisions:
             raise UsageError("a drop is only limited for int8", fix="add int8 to --precisions, or leave --max-drop out")
+
+    @property
+    def int8_safe(self) -> bool | Literal["seen"]:
+        """``int8.safe``; where that is None, "seen" if this CPU adds in 16 bits what a file's engine would add here."""
+        if self.int8.safe is not None:
+            return self.int8.safe
+        added = "int8" in self.precisions and not {"onnx", "openvino"}.isdisjoint(self.targets)
+        return "seen" if added and cpu_features().adds_in_16_bits else False
 
 
 @dataclass(frozen=True)
@@ -142,7 +151,7 @@ def export(
         UsageError: The network needs operators that ``opset`` has not, or has no such features.
     """
     check_installed(options.targets)
-    check_features(source.features, io=options.int8.io, precisions=options.precisions)
+    check_features(source.features, decoded=source.decoded, io=options.int8.io, precisions=options.precisions)
     check_sound(source)
     if options.surgery is not None:
         source.network()  # a layer that it does not have is found before minutes of training
@@ -226,7 +235,9 @@ def _build_integers(
             integer = on_pixels(captured)
             _ = integer.batched
         _check_has_layers(integer)
-        quantizer = built.quantizer = Quantizer(source, integer, samples, options.int8, track=track)
+        quantizer = built.quantizer = Quantizer(
+            source, integer, samples, replace(options.int8, safe=options.int8_safe), track=track
+        )
     climbed = Climbed()
     if options.int8.max_drop is not None:
         with clock("quantize"):
@@ -416,7 +427,7 @@ def _manifest(
                 precision,
                 (),
                 requires(target, precision, opset=options.opset),
-                quantization and {**quantization, "int8_safe": options.int8.safe},
+                quantization and {**quantization, "int8_safe": options.int8_safe},
                 input=artifact.input,
                 output=artifact.output,
             )

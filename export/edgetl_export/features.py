@@ -29,26 +29,29 @@ _LOGITS = "logits"
 _TO_CHANNELS_LAST = (0, 2, 3, 1)
 
 
-def check_features(names: Sequence[str], *, io: str = "float", precisions: Sequence[str] = ()) -> None:
-    """`UsageError` for a name that is empty, given twice or taken, and where features cannot be had.
+def check_features(
+    names: Sequence[str], *, decoded: Sequence[str] = (), io: str = "float", precisions: Sequence[str] = ()
+) -> None:
+    """`UsageError` for a name that is empty, given twice or taken, and where nothing can be given besides.
 
-    That is beside int8 logits (`io`), and at w8a16 among `precisions`.
+    That is beside int8 logits (`io`), and at w8a16 among `precisions`; of what is `decoded` in the files too.
     """
     for name in names:
         if not name or name in (*RESERVED, _LOGITS):
             raise UsageError(f"{name!r} cannot be the name of a feature", fix=f"{POOLED}, or the name of a layer")
     if len(set(names)) < len(names):
         raise UsageError(f"a feature is given twice: {', '.join(names)}", fix="name each once")
-    if names and io != "float":
+    what = ", ".join(decoded) or "features"
+    if (names or decoded) and io != "float":
         raise UsageError(
-            f"features are float32, and --io {io} leaves no float operator in the file",
-            fix="leave --features out, or --io",
+            f"{what} are computed in float, and --io {io} leaves no float operator in the file",
+            fix="leave --features out, or --io" if names else "leave out what asks for them, or --io",
         )
-    if names and "w8a16" in precisions:
+    if (names or decoded) and "w8a16" in precisions:
         # Seen with ai-edge-quantizer 0.10: the file gives int16 there, or does not load.
         raise UsageError(
-            "features cannot be had at w8a16: the converter leaves outputs of 16-bit operators as they are",
-            fix="leave --features out, or w8a16",
+            f"{what} cannot be had at w8a16: the converter leaves outputs of 16-bit operators as they are",
+            fix="leave --features out, or w8a16" if names else "leave out what asks for them, or w8a16",
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,8 @@ _HELD_OUT = 5
 
 _MOST_IMAGES = 512
 """Photos held in memory to distil on."""
+_SEEN_IMAGES = 24
+"""Photos whose sums say how small weights have to be."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class Int8Options:
     ``quantize`` is one of `WAYS`. With ``max_drop`` (a share of photos, below a half) the ladder is climbed instead,
     until no more photos than that get another label; ``tune`` are the photos it is judged on. ``ranges`` is one of
     `METHODS`; ``labels`` are those of the calibration photos, in their order, as places in the row of logits: ``qat``
-    needs them. ``safe`` avoids weights whose products outgrow 16 bits in pairs. ``agreement`` says how far outputs
+    needs them. ``safe`` avoids weights whose products outgrow 16 bits in pairs: any that could, or with ``"seen"`` as
+    far as those of some photos do; None: see `edgetl_export.ExportOptions`. ``agreement`` says how far outputs
     decide like the original's, where that is not a matter of labels. Raises `UsageError` for values that make no sense.
     """
 
@@ -61,7 +64,7 @@ class Int8Options:
     tune: CalibrationSamples | None = None
     labels: tuple[int, ...] = ()
     ranges: str = METHODS[0]
-    safe: bool = False
+    safe: bool | Literal["seen"] | None = None
     io: str = "float"
     distillation: DistillOptions = field(default_factory=DistillOptions)
     agreement: Agreement = same_labels
@@ -107,7 +110,7 @@ class Quantizer:
         learned = distill(
             static, images, self.options.distillation, labels=labels, resume=self._resume(), track=self.track
         )
-        return without_saturation(learned) if self.options.safe else learned
+        return self._safe(learned)
 
     def wide(self, quantized: Quantized) -> Quantized:
         """The grids of 16-bit activations for the same weights: nothing needs to be clipped."""
@@ -130,14 +133,19 @@ class Quantizer:
             recalibrate=lambda captured: calibrate_once(captured, self.samples, track=self.track),
             distillation=self.options.distillation,
             resume=self._resume(),
-            finish=without_saturation if self.options.safe else None,
+            finish=self._safe if self.options.safe else None,
             agreement=self.options.agreement,
         )
         return climb(plan, write, partial(run_artifact, self.captured), track=self.track)
 
     def _static(self, captured: Captured, calibration: Calibration) -> Quantized:
-        static = quantize_static(captured, calibration, method=self.options.ranges)
-        return without_saturation(static) if self.options.safe else static
+        return self._safe(quantize_static(captured, calibration, method=self.options.ranges))
+
+    def _safe(self, quantized: Quantized) -> Quantized:
+        if not self.options.safe:
+            return quantized
+        some = replace(self.samples, sources=self.samples.sources[:_SEEN_IMAGES])
+        return without_saturation(quantized, np.concatenate(list(some)) if self.options.safe == "seen" else None)
 
     def _labels(self) -> npt.NDArray[np.int64] | None:
         if self.options.quantize != "qat":

@@ -52,8 +52,10 @@ if TYPE_CHECKING:
     from edgetl_runtime.fake_detections import fake_detector
     from edgetl_runtime.golden import GoldenSamples
     from edgetl_runtime.selftest import FeatureTest, SelfTest, VariantTest, self_test
-    from edgetl_runtime.tasks.detection import Detection, Detections, Detector
-    from edgetl_runtime.tasks.segmentation import Segmentation, Segmenter
+    from edgetl_runtime.tasks.detection import Detector
+    from edgetl_runtime.tasks.detections import Detection, Detections
+    from edgetl_runtime.tasks.segmentation import Segmenter
+    from edgetl_runtime.tasks.segmentations import Segmentation
     from edgetl_runtime.timing import LatencyStats, measure
     from edgetl_runtime.verification import FailedCheck
 
@@ -132,11 +134,11 @@ _LATER = {
     "sqnr_db": "edgetl_runtime.comparison",
     "fake_classifier": "edgetl_runtime.fake",
     "fake_detector": "edgetl_runtime.fake_detections",
-    "Detection": "edgetl_runtime.tasks.detection",
-    "Detections": "edgetl_runtime.tasks.detection",
+    "Detection": "edgetl_runtime.tasks.detections",
+    "Detections": "edgetl_runtime.tasks.detections",
     "Detector": "edgetl_runtime.tasks.detection",
     "fake_segmenter": "edgetl_runtime.fake",
-    "Segmentation": "edgetl_runtime.tasks.segmentation",
+    "Segmentation": "edgetl_runtime.tasks.segmentations",
     "Segmenter": "edgetl_runtime.tasks.segmentation",
     "FeatureTest": "edgetl_runtime.selftest",
     "SelfTest": "edgetl_runtime.selftest",

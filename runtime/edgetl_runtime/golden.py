@@ -83,7 +83,7 @@ def _expected(bundle: BundleContents, golden: Golden) -> dict[str, npt.NDArray[A
     content = bundle.read_entry(golden.expected)
     prepared = bundle.manifest.preprocess
     sizes = {"tensors": golden.n * math.prod(prepared.crop) * prepared.channels}
-    for spec in bundle.manifest.all_outputs:
+    for spec in (*bundle.manifest.outputs, *bundle.manifest.features):
         values = math.prod(abs(size) for size in spec.shape[1:])
         sizes[spec.name] = golden.n * values * np.dtype(spec.dtype).itemsize
     try:

@@ -37,6 +37,11 @@ class CpuFeatures:
         """Which of the flags make ``dot_product`` true."""
         return tuple(flag for flag in self.flags or () if flag in _DOT_PRODUCT)
 
+    @property
+    def adds_in_16_bits(self) -> bool:
+        """Whether engines add pairs of products in 16 bits here: x86 without VNNI, where large ones are clipped."""
+        return self.architecture == "x86" and self.dot_product is False
+
     @classmethod
     def of(cls, machine: str, cpuinfo: str) -> CpuFeatures:
         """From the name of the architecture (`platform.machine`) and the text of /proc/cpuinfo, "" if there is none.

@@ -247,8 +247,9 @@ class Manifest:
     ``outputs`` are what the task is decoded from, in the order in which every variant gives them; ``output`` is the
     first of them, and often the only one. ``features`` are what every variant gives besides, float32, in this order
     behind the outputs: ``pooled``, what the last linear layer is given, or an inner layer by its name in the network
-    (maps as NHWC). ``files`` are other files: ``labels.txt``. ``decoder`` is what the task decodes the outputs by,
-    where they do not say all themselves: the boxes that a detector's are relative to.
+    (maps as NHWC). ``decoded`` is what stands behind them: computed of the outputs in the file, for apps that do not
+    decode themselves; nothing here looks at it. ``files`` are other files: ``labels.txt``. ``decoder`` is what the task
+    decodes the outputs by, where they do not say all themselves: the boxes that a detector's are relative to.
     """
 
     name: str
@@ -263,6 +264,7 @@ class Manifest:
     provenance: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
     features: tuple[TensorSpec, ...] = ()
+    decoded: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     files: tuple[FileEntry, ...] = ()
     packed: Packed | None = None
@@ -274,8 +276,8 @@ class Manifest:
 
     @property
     def all_outputs(self) -> tuple[TensorSpec, ...]:
-        """All that a variant gives, in its order: the outputs, then the features."""
-        return (*self.outputs, *self.features)
+        """All that a variant gives, in its order: the outputs, the features, what is decoded."""
+        return (*self.outputs, *self.features, *self.decoded)
 
     @property
     def left_out(self) -> str:
@@ -319,7 +321,7 @@ class Manifest:
         """JSON with keys in the order of the contract: indented for people, or `compact` for inside a model file."""
         order = ("schema", "name", "task", "labels", "input", "preprocess", "normalize", "output")
         fields = json_value({**dataclasses.asdict(self), "preprocess": self.preprocess.fields()})
-        for name in ("features", "files", "packed", "decoder"):
+        for name in ("features", "decoded", "files", "packed", "decoder"):
             if not fields[name]:
                 del fields[name]  # so that a file without any is what it was before there were some
         if len(self.outputs) == 1:
@@ -373,7 +375,7 @@ def _check_consistent(manifest: Manifest, where: str) -> None:
         "two outputs have the same name": len(set(names)) < len(names),
         "int8 logits stand beside other outputs": len(manifest.outputs) > 1
         and any(variant.in_integers for variant in manifest.variants),
-        "features stand beside int8 logits": bool(manifest.features)
+        "features stand beside int8 logits": bool(manifest.features or manifest.decoded)
         and any(variant.in_integers for variant in manifest.variants),
         "a feature is not float32": any(feature.dtype != "float32" for feature in manifest.features),
         "the number of golden samples is not that of their images": golden is not None

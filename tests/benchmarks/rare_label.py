@@ -66,7 +66,7 @@ def main() -> int:
     print(f"{given.most} to {given.most // given.ratio} photos, {len(data.val)} to judge, {given.strategy}")
     print("| imbalance | recall of the rare label | of the others | all |\n|---|---|---|---|", flush=True)
     start = ModelOptions(given.backbone, given.weights, given.image_size)
-    for imbalance in ("none", *(name for name in IMBALANCE if name != "none")):
+    for imbalance in ("none", *(name for name in IMBALANCE if name not in ("none", "dice"))):
         options = TrainOptions(given.strategy, epochs=given.epochs, imbalance=imbalance)
         if imbalance == "sampler" and not options.trains_network:
             continue

@@ -11,6 +11,7 @@ from workloads import with_crops
 
 from edgetl_runtime.engines import Execution, ModelBytes, Signature, open_session
 from edgetl_runtime.errors import ExportError, UsageError
+from edgetl_runtime.machine import cpu_features
 from edgetl_runtime.manifest import TensorSpec
 
 
@@ -130,7 +131,9 @@ def test_a_peer_quantises_all_but_the_normalisation_in_a_process_of_its_own(tmp_
         _first_logits(ModelBytes(path.read_bytes(), name=path.name), signature, images[:1])
         for path in (tmp_path / "small.onnx", made)
     )
-    np.testing.assert_allclose(found, wanted, atol=0.05 * np.abs(wanted).max())
+    np.testing.assert_allclose(
+        found, wanted, atol=(0.1 if cpu_features().adds_in_16_bits else 0.05) * np.abs(wanted).max()
+    )
     assert (found != wanted).any()
 
 

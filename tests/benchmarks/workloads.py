@@ -15,7 +15,7 @@ from PIL import Image
 
 from edgetl.data.dataset import Sample, load_labelled, load_photos, pick
 from edgetl.models.checkpoint import Checkpoint, open_checkpoint
-from edgetl.pipeline import labelled_by_folders
+from edgetl.open_to_export import labelled_by_folders
 from edgetl_export import Source
 from edgetl_runtime.errors import DataError
 from edgetl_runtime.preprocess import preprocess

@@ -23,6 +23,8 @@ from edgetl.tasks.quantity import Quantity
 from edgetl.tasks.task import (
     Demo,
     Details,
+    InGraph,
+    Judging,
     LossOptions,
     Outputs,
     Picture,
@@ -33,7 +35,7 @@ from edgetl.tasks.task import (
     Targets,
     Thumbnail,
 )
-from edgetl_export.progress import Tell, Track
+from edgetl_export.progress import Track
 from edgetl_runtime.errors import DataError
 from edgetl_runtime.manifest import Label, Manifest, Preprocess
 from edgetl_runtime.quantities import SHARE
@@ -101,6 +103,7 @@ class Counting:
     strategy = "head"
     mode = "crop"
     image_size = None
+    decodings: Mapping[str, InGraph] = {}
     quantities: Mapping[str, Quantity] = {
         "exact": Quantity(">=", "known_quality", "value", "share of photos counted right", SHARE, "mean", "ci95")
     }
@@ -111,19 +114,9 @@ class Counting:
         train = tuple(sample for sample in samples if sample not in held_out)
         return Dataset(path.name, BLOBS, train, held_out, task=self.name)
 
-    def read_labelled(
-        self,
-        path: Path,
-        labels: Sequence[Label],
-        *,
-        spec: Preprocess,
-        training: bool,
-        skip_bad: bool,
-        track: Track,
-        tell: Tell,
-    ) -> tuple[tuple[Sample, ...], str]:
-        data = self.read(path, DataOptions(), spec=spec, track=track)
-        return (data.train, "train") if training else (data.val, "val")
+    def read_labelled(self, path: Path, labels: Sequence[Label], judging: Judging) -> tuple[tuple[Sample, ...], str]:
+        data = self.read(path, DataOptions(), spec=judging.spec, track=judging.track)
+        return (data.train, "train") if judging.training else (data.val, "val")
 
     def head(self, data: Dataset, name: str, spec: Preprocess) -> None:
         return None

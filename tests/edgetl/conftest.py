@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -21,9 +21,9 @@ from tests.edgetl.made_up_reports import (
     report,
     samples,
 )
-from tests.edgetl.tiny_backbone import tiny
+from tests.zoo import TinyNet, as_backbone
 
-__all__ = ["bundle_path", "fake_bundle", "fake_manifest", "full_report", "linear", "report", "samples", "tiny"]
+__all__ = ["bundle_path", "fake_bundle", "fake_manifest", "full_report", "linear", "report", "samples"]
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 MakePhotos = Callable[[Path, Mapping[str, int]], Path]
@@ -85,3 +85,10 @@ def make_photos() -> MakePhotos:
         return folder
 
     return make
+
+
+@pytest.fixture
+def tiny() -> Iterator[str]:
+    """A backbone among torchvision's, for the length of a test."""
+    with as_backbone("tinynet", TinyNet) as name:
+        yield name

@@ -101,12 +101,12 @@ def test_what_cannot_be_is_refused_before_any_training(
 def test_a_network_that_counts_its_images_is_found_before_any_training(
     tiny: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.edgetl import tiny_backbone
+    from tests import zoo
 
     def counting(self: Any, x: Any) -> Any:
         return self.classifier(self.features(x).mean((2, 3))) * (2.0 if x.shape[0] == 2 else 1.0)
 
-    monkeypatch.setattr(tiny_backbone.TinyNet, "forward", counting)
+    monkeypatch.setattr(zoo.TinyNet, "forward", counting)
     recipe = Recipe(
         model=ModelOptions(backbone=tiny, weights="none", image_size=32),
         export=ExportSection(("onnx",), ("fp32",), batch="free"),

@@ -25,8 +25,8 @@ from edgetl.models.checkpoint import Checkpoint, open_checkpoint
 from edgetl.models.weights import adapt_channels, fit, infer_channels
 from edgetl.recipe import ModelOptions, Recipe
 from edgetl.tasks.classification.metric import LogitsMetric
-from edgetl.training.finetune import input_channels
 from edgetl.training.options import TrainOptions
+from edgetl.training.start import input_channels
 from edgetl.training.teacher import open_teacher
 from edgetl.verify.bundle import source_of
 from edgetl.verify.diagnose.hypotheses import _image_changes
@@ -38,7 +38,7 @@ from edgetl_runtime import Bundle, DataError, Label, Preprocess, UsageError, loa
 from edgetl_runtime.cli import main as run_on_device
 from edgetl_runtime.errors import CheckpointError
 from edgetl_runtime.selftest import self_test
-from tests.edgetl.tiny_backbone import TINY_SIZE
+from tests.zoo import TINY_SIZE
 
 pytestmark = pytest.mark.slow
 

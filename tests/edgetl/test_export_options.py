@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import typing
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,10 +12,12 @@ from typing import Any
 import pytest
 
 from edgetl import api, pipeline
+from edgetl.export_options import note_on_int8
 from edgetl.models.checkpoint import Checkpoint
 from edgetl.option import options_of
 from edgetl.recipe import ExportSection
 from edgetl_runtime.errors import UsageError
+from edgetl_runtime.machine import CpuFeatures
 
 TRAINED = object.__new__(Checkpoint)
 """Nobody looks into it."""
@@ -59,6 +62,9 @@ def test_keywords_arrive(exported: list[ExportSection]) -> None:
         "distill_minutes": 0.5,
         "device": "cpu",
         "features": ("pooled",),
+        "boxes_in_graph": True,
+        "upsample": "graph",
+        "labels_in_graph": True,
         "opset": 17,
         "made_for": "x86",
         "batch": 8,
@@ -75,7 +81,7 @@ def test_keywords_go_over_options(exported: list[ExportSection]) -> None:
     api.export(TRAINED, calibration="p", out="b", options=base, precisions=["int8"], int8_safe=False)
     api.export(TRAINED, calibration="p", out="b", options=base)
     api.export(TRAINED, calibration="p", out="b")
-    assert exported == [ExportSection(("onnx",), ("int8",)), base, ExportSection()]
+    assert exported == [ExportSection(("onnx",), ("int8",), int8_safe=False), base, ExportSection()]
 
 
 @pytest.mark.parametrize(
@@ -97,3 +103,12 @@ def test_what_makes_no_sense_is_said_as_of_a_recipe(
         api.export(TRAINED, calibration="p", out="b", **given)
     assert "export(): [export]" in str(caught.value)
     assert not exported
+
+
+def test_it_is_said_where_weights_are_made_for_this_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules["edgetl_export.export"]
+    for dot_product, said in ((False, True), (True, False)):
+        monkeypatch.setattr(module, "cpu_features", lambda: CpuFeatures("x86", ("avx2",), dot_product))  # noqa: B023
+        assert (note_on_int8(ExportSection()) is not None) is said
+        assert note_on_int8(ExportSection(int8_safe=True)) is None
+        assert note_on_int8(ExportSection(int8_safe=False)) is None

@@ -15,7 +15,8 @@ from edgetl import api
 from edgetl.data.dataset import load_dataset
 from edgetl.models.backbones import build
 from edgetl.models.checkpoint import open_checkpoint
-from edgetl.pipeline import labelled_by_folders, run, train_to, verify_bundle
+from edgetl.open_to_export import labelled_by_folders
+from edgetl.pipeline import run, train_to, verify_bundle
 from edgetl.recipe import Recipe
 from edgetl_export.targets import onnx_file
 from edgetl_runtime import load, open_bundle, preprocess, self_test

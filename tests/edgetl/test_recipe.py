@@ -85,6 +85,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, says: str) -> None:
     "values",
     [
         {"strategy": "last:0"},
+        {"strategy": "stride:0"},
         {"strategy": "heads"},
         {"batch_size": 1},
         {"lr": 0.0},
@@ -177,9 +178,10 @@ def test_the_command_line_goes_over_the_recipe() -> None:
 
 
 def test_strategies_say_how_many_stages_they_train() -> None:
-    names = ("head", "last:3", "full", "head-then-last:2", "head-then-full", "gradual")
-    assert [TrainOptions(s).trained_stages for s in names] == [0, 3, None, 2, None, None]
-    assert [TrainOptions(s).head_first for s in names] == [True, False, False, True, True, True]
+    names = ("head", "last:3", "full", "head-then-last:2", "head-then-full", "gradual", "stride:8")
+    assert [TrainOptions(s).trained_stages for s in names] == [0, 3, None, 2, None, None, None]
+    assert [TrainOptions(s).trained_stride for s in names] == [None] * 6 + [8]
+    assert [TrainOptions(s).head_first for s in names] == [True, False, False, True, True, True, False]
 
 
 def test_a_recipe_changes_fields_of_a_preset(tmp_path: Path) -> None:

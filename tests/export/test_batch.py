@@ -25,7 +25,7 @@ from edgetl_runtime import load, open_bundle, preprocess, self_test
 from edgetl_runtime.batch_sizes import FREE
 from edgetl_runtime.batches import run_images
 from edgetl_runtime.errors import ExportError, UsageError
-from tests.export.conftest import LABELS, SIZE, Attentive, Trained
+from tests.zoo import LABELS, SIZE, Attentive, Trained
 
 pytestmark = pytest.mark.slow
 

@@ -30,7 +30,7 @@ from tests.conftest import killing
 pytestmark = pytest.mark.slow
 
 if TYPE_CHECKING:
-    from tests.export.conftest import Trained
+    from tests.zoo import Trained
 
 
 class Fading(nn.Module):

@@ -20,18 +20,20 @@ from edgetl_export.quantize.calibrate import calibrate
 from edgetl_export.quantize.distill import DistillOptions, batches, distill, rate_left, relative_error
 from edgetl_export.quantize.pixels import on_pixels
 from edgetl_export.quantize.quantization import Quantized
+from edgetl_export.quantize.saturation import without_saturation
 from edgetl_export.quantize.simulate import Simulation
 from edgetl_export.quantize.static import quantize_static
 from edgetl_export.quantize.tie_free import LARGEST
 from edgetl_export.targets import TARGETS, open_target
 from edgetl_runtime.comparison import sqnr_db
 from edgetl_runtime.errors import ExportError
+from edgetl_runtime.machine import cpu_features
 from tests.export.conftest import logits_of_file
 
 pytestmark = pytest.mark.slow
 
 if TYPE_CHECKING:
-    from tests.export.conftest import Trained
+    from tests.zoo import Trained
 
 T = TypeVar("T")
 OPTIONS = DistillOptions(epochs=8, rate=1e-3, scale_rate=1e-2, device="cpu")
@@ -312,4 +314,5 @@ def eight_bits(trained: Trained, images: npt.NDArray[np.uint8]) -> Quantized:
     """Distilled from weights of eight bits, with a rate that moves them far enough to be told from the original."""
     pixels = on_pixels(capture(trained.source))
     quantized = quantize_static(pixels, calibrate(pixels, trained.samples))
-    return distill(quantized, images, replace(SHORT, rate=3e-3, scale_rate=3e-2))
+    learned = distill(quantized, images, replace(SHORT, rate=3e-3, scale_rate=3e-2))
+    return without_saturation(learned) if cpu_features().adds_in_16_bits else learned

@@ -14,7 +14,7 @@ from edgetl_export.int8 import Int8Options
 from edgetl_export.targets import tflite_flatbuffer
 from edgetl_runtime import open_bundle
 from edgetl_runtime.manifest import Label
-from tests.export.conftest import NORMALIZE, SPEC, Bottlenecks, Inverted, Trained, pictures
+from tests.zoo import NORMALIZE, SPEC, Bottlenecks, Inverted, Trained, pictures
 
 pytestmark = pytest.mark.slow
 

@@ -19,13 +19,13 @@ from edgetl_export.features import check_features, with_features
 from edgetl_export.int8 import Int8Options
 from edgetl_export.quantize.calibrate import calibrate
 from edgetl_export.quantize.pixels import on_pixels
-from edgetl_export.quantize.static import quantize_static
 from edgetl_export.targets import TARGETS, open_target
 from edgetl_runtime import load, open_bundle, self_test
 from edgetl_runtime.comparison import sqnr_db
 from edgetl_runtime.engines import open_session
 from edgetl_runtime.engines.binding import Execution, ModelBytes, Signature
 from edgetl_runtime.errors import ExportError, UsageError
+from tests.export.conftest import static_for_this_cpu
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +53,7 @@ class Featured:
 def featured(trained) -> Featured:
     source = dataclasses.replace(trained.source, features=FEATURES)
     captured = capture(source)
-    quantized = quantize_static(pixels := on_pixels(captured), calibrate(pixels, trained.samples))
+    quantized = static_for_this_cpu(pixels := on_pixels(captured), calibrate(pixels, trained.samples))
     files = {}
     for name in TARGETS:
         target = open_target(name)
@@ -139,8 +139,8 @@ def test_int8_files_name_their_outputs_in_order(featured: Featured) -> None:
 def test_quantisation_does_not_see_features(featured: Featured) -> None:
     alone = capture(dataclasses.replace(featured.source, features=()))
     assert featured.captured.batched.code == alone.batched.code
-    assert featured.captured.without_features.features == ()
-    assert alone.without_features is alone
+    assert featured.captured.outputs_alone.features == ()
+    assert alone.outputs_alone is alone
 
 
 def test_a_bundle_holds_them_and_the_device_gives_them(trained, tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_a_network_that_has_none_says_so(trained, pooling) -> None:
 
 
 @pytest.mark.parametrize(
-    ("precision", "io", "problem"), [("int8", "int8", "features are float32"), ("w8a16", "float", "at w8a16")]
+    ("precision", "io", "problem"), [("int8", "int8", "features are computed in float"), ("w8a16", "float", "at w8a16")]
 )
 def test_where_features_cannot_be_had_is_said_first(
     precision: str, io: str, problem: str, trained, tmp_path: Path

@@ -20,8 +20,8 @@ from edgetl_export.quantize.pixels import on_pixels
 from edgetl_export.targets import TARGETS, open_target
 from edgetl_runtime.bundle import open_bundle
 from edgetl_runtime.errors import UsageError
-from tests.export.conftest import LABELS, SPEC, Pooling, Trained, fitted, pictures
 from tests.export.test_precisions import _int8_values
+from tests.zoo import LABELS, SPEC, Pooling, Trained, fitted, pictures
 
 pytestmark = pytest.mark.slow
 
@@ -62,10 +62,11 @@ def test_a_network_that_needs_mixed_precision_gets_it_in_every_format(climbed: t
     assert found.over_budget == {}
     for target in TARGETS:
         tried = [rung for rung in found.rungs if rung.variant == f"{target}.int8"]
-        assert [rung.rung for rung in tried] == ["static", "repair", "mixed"]
-        assert [rung.kept for rung in tried] == [False, False, True]
+        # Where sums outgrow 16 bits, as ONNX Runtime's do on processors without VNNI, more nodes have to be float.
+        assert list(dict.fromkeys(rung.rung for rung in tried)) == ["static", "repair", "mixed"]
+        assert [rung.kept for rung in tried] == [False] * (len(tried) - 1) + [True]
         assert all(rung.drop > 0.1 for rung in tried[:2])
-        assert tried[2].drop <= 0.02
+        assert tried[-1].drop <= 0.02
         assert all(rung.n == JUDGED and rung.agreement == pytest.approx(1 - rung.drop) for rung in tried)
         assert tried[1].note is not None
         assert "equalised channels" in tried[1].note
@@ -106,7 +107,7 @@ import pytest
 
 from edgetl_export.targets import tflite_file
 from tests.conftest import killing
-from tests.export.conftest import fitted, LABELS, Bottlenecks
+from tests.zoo import fitted, LABELS, Bottlenecks
 from tests.export.test_int8 import exported
 
 quantize, rungs = tflite_file.TfliteTarget.quantize, []

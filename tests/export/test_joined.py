@@ -24,11 +24,11 @@ from edgetl_export.quantize.layers import joining, tails
 from edgetl_export.quantize.pixels import on_pixels
 from edgetl_export.quantize.quantization import Grid, Quantized
 from edgetl_export.quantize.simulate import Simulation
-from edgetl_export.quantize.static import quantize_static
 from edgetl_export.targets import TARGETS, Target, open_target, tflite_flatbuffer
 from edgetl_runtime.batch_sizes import FREE
 from edgetl_runtime.comparison import sqnr_db
 from edgetl_runtime.engines.signal_stack import kept_signal_stack
+from tests.export.conftest import static_for_this_cpu
 from tests.export.test_outputs import NAMES, SPEC, pictures, source_of, trained
 
 pytestmark = pytest.mark.slow
@@ -67,7 +67,7 @@ class Dense:
 
 def quantized(network: nn.Module, names: tuple[str, ...] = NAMES) -> Quantized:
     pixels = on_pixels(capture(source_of(network, names)))
-    return quantize_static(pixels, calibrate(pixels, CalibrationSamples(list(pictures(32, 1)), SPEC)))
+    return static_for_this_cpu(pixels, calibrate(pixels, CalibrationSamples(list(pictures(32, 1)), SPEC)))
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,7 @@ def test_an_output_whose_layers_stay_in_float_is_not_rounded(dense: Dense, targe
 
 def test_any_number_of_images_has_its_lengths_left_alone() -> None:
     pixels = on_pixels(capture(source_of(trained()), batch=FREE))
-    model = quantize_static(pixels, calibrate(pixels, CalibrationSamples(list(pictures(16, 1)), SPEC)))
+    model = static_for_this_cpu(pixels, calibrate(pixels, CalibrationSamples(list(pictures(16, 1)), SPEC)))
     artifact = open_target("onnx").quantize(model)
     session = onnxruntime.InferenceSession(artifact.files[".onnx"], providers=["CPUExecutionProvider"])
     for n in (1, 3):

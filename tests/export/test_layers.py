@@ -11,13 +11,14 @@ import torch
 from edgetl_export.capture import Captured, capture
 from edgetl_export.quantize.calibrate import calibrate
 from edgetl_export.quantize.layers import before_layers, layers, module_of, rounded, softened
-from edgetl_export.quantize.static import quantize_static
 from edgetl_export.targets import TARGETS, open_target
 from edgetl_runtime.comparison import sqnr_db
-from tests.export.conftest import logits_of_file
+from edgetl_runtime.machine import cpu_features
+from tests.export.conftest import logits_of_file, static_for_this_cpu
 
 if TYPE_CHECKING:
-    from tests.export.conftest import Int8, Trained
+    from tests.export.conftest import Int8
+    from tests.zoo import Trained
 
 
 def test_layers_are_named_after_modules_in_running_order(int8: Int8) -> None:
@@ -143,6 +144,8 @@ def test_what_a_softmax_weighs_is_not_rounded(masked: Captured) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_mask_leaves_the_others_their_levels(target: str, masked: Captured, trained: Trained) -> None:
-    quantized = quantize_static(masked, calibrate(masked, trained.samples))
+    quantized = static_for_this_cpu(masked, calibrate(masked, trained.samples))
     given = logits_of_file(target, open_target(target).quantize(quantized), trained.tensors[:40])
-    assert sqnr_db(masked.source.reference()(trained.tensors[:40]), given) > 32
+    assert sqnr_db(masked.source.reference()(trained.tensors[:40]), given) > (
+        15 if cpu_features().adds_in_16_bits else 32  # layers whose bias is computed, and products, are clipped there
+    )

@@ -16,7 +16,8 @@ from edgetl_export.artifact import Artifact
 from edgetl_export.quantize.quantization import Grid
 from edgetl_export.targets.openvino_file import OpenvinoTarget
 from edgetl_runtime.comparison import sqnr_db
-from tests.export.conftest import LABELS, Bottlenecks, Trained, fitted, logits_of_file
+from tests.export.conftest import logits_of_file
+from tests.zoo import LABELS, Bottlenecks, Trained, fitted
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,7 @@ from edgetl_export.targets.onnx_file import OnnxTarget
 from edgetl_export.targets.requirements import requires
 from edgetl_runtime import load, open_bundle, preprocess, self_test
 from edgetl_runtime.errors import UsageError
-from tests.export.conftest import LABELS, Attentive, Trained
+from tests.zoo import LABELS, Attentive, Trained
 
 
 @pytest.mark.slow

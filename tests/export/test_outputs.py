@@ -33,7 +33,8 @@ from edgetl_runtime import open_bundle, self_test
 from edgetl_runtime.comparison import sqnr_db
 from edgetl_runtime.errors import ExportError, UsageError
 from edgetl_runtime.manifest import Label, Preprocess
-from tests.export.conftest import NORMALIZE
+from tests.export.conftest import static_for_this_cpu
+from tests.zoo import NORMALIZE
 
 pytestmark = pytest.mark.slow
 
@@ -162,7 +163,7 @@ def written(network: nn.Module) -> Written:
     captured = capture(source_of(network))
     pixels = on_pixels(captured)
     calibration = calibrate(pixels, CalibrationSamples(list(pictures(48, 1)), SPEC))
-    return Written(captured, pixels, calibration, quantize_static(pixels, calibration), pictures(24, 2))
+    return Written(captured, pixels, calibration, static_for_this_cpu(pixels, calibration), pictures(24, 2))
 
 
 def decibels(original: Mapping[str, npt.NDArray[Any]], outputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, float]:
@@ -322,7 +323,7 @@ def test_what_is_upsampled_is_rounded_as_integer_kernels_do(network: nn.Module, 
 
     pixels = on_pixels(capture(source_of(Up(), ("logits",))))
     calibration = calibrate(pixels, CalibrationSamples(list(pictures(24, 1)), SPEC))
-    quantized = quantize_static(pixels, calibration)
+    quantized = static_for_this_cpu(pixels, calibration)
     simulation = Simulation(pixels, quantized.quantization)
     (up,) = (one for one in pixels.batched.graph.nodes if one.name == node)
     grids = quantized.quantization.activations
@@ -349,7 +350,7 @@ class Labels(nn.Module):
 def test_outputs_in_integers_need_no_range(network: nn.Module) -> None:
     pixels = on_pixels(capture(source_of(Labels(network), ("mask",))))
     assert (pixels.output.dtype, pixels.output.shape) == ("uint8", (1, 16, 16))
-    quantized = quantize_static(pixels, calibrate(pixels, CalibrationSamples(list(pictures(24, 1)), SPEC)))
+    quantized = static_for_this_cpu(pixels, calibrate(pixels, CalibrationSamples(list(pictures(24, 1)), SPEC)))
     images = pictures(8, 2)
     original = pixels.source.reference().outputs(images)["mask"]
     found = run_artifact(pixels, "onnx", open_target("onnx").quantize(quantized), images)["mask"]

@@ -20,7 +20,9 @@ from edgetl_export.targets.onnx_weights import round_weights
 from edgetl_runtime.comparison import sqnr_db
 from edgetl_runtime.engines.signal_stack import kept_signal_stack
 from edgetl_runtime.errors import ExportError, UsageError
-from tests.export.conftest import LABELS, NORMALIZE, SPEC, Attentive, logits_of_file
+from edgetl_runtime.machine import cpu_features
+from tests.export.conftest import logits_of_file
+from tests.zoo import LABELS, NORMALIZE, SPEC, Attentive
 
 pytestmark = pytest.mark.slow
 
@@ -176,5 +178,7 @@ def _tensor_type(name: str) -> int:
 
 
 def _rounds_at_run_time() -> bool:
-    """Whether OpenVINO multiplies integers on this processor at all."""
-    return "INT8" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    """Whether OpenVINO rounds as it goes on this processor: it does where one instruction multiplies and adds int8."""
+    return "INT8" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") and bool(
+        cpu_features().dot_product
+    )

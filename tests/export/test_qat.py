@@ -23,10 +23,11 @@ from edgetl_export.quantize.unfold import unfolded
 from edgetl_runtime.comparison import sqnr_db
 from edgetl_runtime.errors import ExportError, UsageError
 from edgetl_runtime.manifest import Normalize
-from tests.export.conftest import LABELS, SIZE, SPEC, Attentive, Bottlenecks, Hard, Pooling
+from tests.zoo import LABELS, SIZE, SPEC, Attentive, Bottlenecks, Hard, Pooling
 
 if TYPE_CHECKING:
-    from tests.export.conftest import Int8, Trained
+    from tests.export.conftest import Int8
+    from tests.zoo import Trained
 
 GREY_LEVELS = Normalize((124 / 255, 116 / 255, 104 / 255), (0.229, 0.224, 0.225))
 """A mean colour that a border of grey levels can have exactly."""

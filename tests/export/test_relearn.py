@@ -20,7 +20,7 @@ from edgetl_runtime.comparison import sqnr_db
 from edgetl_runtime.errors import ExportError
 
 if TYPE_CHECKING:
-    from tests.export.conftest import Trained
+    from tests.zoo import Trained
 
 OPTIONS = DistillOptions(epochs=10, device="cpu")
 

@@ -21,12 +21,13 @@ from edgetl_export.quantize.repair import correct_biases, equalize
 from edgetl_export.quantize.simulate import Simulation
 from edgetl_export.quantize.static import quantize_static
 from edgetl_runtime.comparison import sqnr_db
-from tests.export.conftest import LABELS, NORMALIZE, SPEC, Pooling, fitted
+from tests.zoo import LABELS, NORMALIZE, SPEC, Pooling, fitted
 
 pytestmark = pytest.mark.slow
 
 if TYPE_CHECKING:
-    from tests.export.conftest import Int8, Trained
+    from tests.export.conftest import Int8
+    from tests.zoo import Trained
 
 
 @pytest.fixture(scope="module")

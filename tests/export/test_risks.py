@@ -11,6 +11,7 @@ import pytest
 from edgetl_export import Exported, ExportOptions, export
 from edgetl_export.int8 import Int8Options
 from edgetl_export.quantize.saturation import LayerRisk, saturation_risk
+from edgetl_export.quantize.static import quantize_static
 from edgetl_export.risks import Risks, summary
 
 
@@ -22,11 +23,13 @@ def test_the_summary_counts_layers_at_risk() -> None:
 
 def test_static_int8_has_its_layers_and_tflite_none(bundle: tuple[Path, Exported], int8) -> None:
     folder, exported = bundle
-    expected = summary(saturation_risk(int8.quantized))
+    static = quantize_static(int8.pixels, int8.calibration)
+    expected = summary(saturation_risk(static))
     assert expected["layers_at_risk"] > 0
     for variant in exported.manifest.variants:
         found = (variant.quantization or {}).get("saturation")
-        assert (variant.quantization or {}).get("int8_safe") is (False if variant.quantization else None), variant.id
+        chosen = ExportOptions().int8_safe if variant.quantization else None
+        assert (variant.quantization or {}).get("int8_safe") == chosen, variant.id
         if variant.precision != "int8" or variant.target == "tflite":
             assert found is None, variant.id
         else:
@@ -36,7 +39,7 @@ def test_static_int8_has_its_layers_and_tflite_none(bundle: tuple[Path, Exported
     (kept,) = json.loads((folder / "quantization.json").read_text())["quantizations"]
     assert sorted(kept["saturation"]) == ["onnx.int8", "openvino.int8"]
     layers = kept["saturation"]["onnx.int8"]
-    assert [layer["layer"] for layer in layers] == [risk.layer for risk in saturation_risk(int8.quantized)]
+    assert [layer["layer"] for layer in layers] == [risk.layer for risk in saturation_risk(static)]
 
 
 @pytest.mark.slow

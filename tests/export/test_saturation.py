@@ -3,13 +3,15 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import sys
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from edgetl_export import CalibrationSamples, Source, capture
+from edgetl_export import CalibrationSamples, ExportOptions, Source, capture
+from edgetl_export.int8 import Int8Options
 from edgetl_export.quantize.calibrate import calibrate
 from edgetl_export.quantize.integers import MLAS, ONEDNN, Packing
 from edgetl_export.quantize.pixels import on_pixels
@@ -17,7 +19,9 @@ from edgetl_export.quantize.quantization import Quantized
 from edgetl_export.quantize.saturation import LayerRisk, saturation_risk, without_saturation
 from edgetl_export.quantize.simulate import Simulation
 from edgetl_export.quantize.static import FULL_LEVELS, SAFE_LEVELS, quantize_static
+from edgetl_export.quantize.sums_on_photos import sums_on_photos
 from edgetl_runtime.errors import ExportError
+from edgetl_runtime.machine import CpuFeatures
 from edgetl_runtime.manifest import Label, Normalize, Preprocess
 
 SMALL = Preprocess(resize=6, crop=(6, 6))
@@ -110,7 +114,7 @@ def test_pairs_at_risk_are_those_of_products_added_pair_by_pair(packing: Packing
 
 @pytest.mark.parametrize("packing", [MLAS, ONEDNN])
 def test_rescaled_channels_cannot_saturate_and_the_others_stay(full: Quantized, packing: Packing) -> None:
-    rescaled = without_saturation(full, packing=packing)
+    rescaled = without_saturation(full, packings=(packing,))
     risks = saturation_risk(full, packing=packing)
     assert not any(risk.can_saturate for risk in saturation_risk(rescaled, packing=packing))
     before, after = full.quantization.weights, rescaled.quantization.weights
@@ -120,6 +124,25 @@ def test_rescaled_channels_cannot_saturate_and_the_others_stay(full: Quantized, 
         assert factors.min() >= 1
         assert factors.max() < 2.1
     assert full.quantization.weights is not after
+
+
+def test_scales_can_be_as_large_as_the_sums_of_photos_need(trained, full: Quantized) -> None:
+    """What was seen fits 16 bits, and less is taken from the weights than for the worst that may be."""
+    network = copy.deepcopy(trained.source.module)
+    network.stem[0].weight.data.fill_(0.1)
+    quantized = _quantized(dataclasses.replace(trained.source, module=network), trained.samples, FULL_LEVELS)
+    bright = np.full((2, 32, 32, 3), 255, np.uint8)
+    dark = np.full((2, 32, 32, 3), 60, np.uint8)
+    name = "network.stem.0.weight"
+    before = np.array(quantized.quantization.weights[name])
+    for images, level in ((bright, 255), (dark, 118)):  # where a border is padded, it is with the mean of ImageNet
+        sums = sums_on_photos(quantized, images)[name].numpy()
+        assert sums.max() == pytest.approx(2 * level * 127, rel=0.05)
+        after = without_saturation(quantized, images).quantization.weights[name]
+        np.testing.assert_allclose(np.array(after) / before, np.maximum(1.15 * sums / 32767, 1.0), rtol=5e-3)
+    images = np.stack(list(trained.tensors[:8]))
+    seen_of_full, worst = sums_on_photos(full, images), {r.layer: r.worst for r in saturation_risk(full)}
+    assert 0 < max(float(sums.max()) for sums in seen_of_full.values()) <= max(worst.values())
 
 
 def test_an_input_without_a_grid_is_named(full: Quantized) -> None:
@@ -180,3 +203,24 @@ def _greatest_pair_by_pair(quantized: Quantized, packing: Packing) -> list[list[
         down = [255 * (max(-first, 0) + max(-second, 0)) for first, second in pairs]
         found.append([max(both) for both in zip(up, down, strict=True)])
     return found
+
+
+@pytest.mark.parametrize(
+    ("options", "safe"),
+    [
+        (ExportOptions(), "seen"),
+        (ExportOptions(int8=Int8Options(safe=False)), False),
+        (ExportOptions(("tflite",)), False),
+        (ExportOptions(("openvino",), ("fp32", "w8")), False),
+        (ExportOptions(("openvino",)), "seen"),
+    ],
+)
+def test_weights_are_made_for_the_cpu_that_exports(
+    options: ExportOptions, safe: bool | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = sys.modules["edgetl_export.export"]
+    monkeypatch.setattr(module, "cpu_features", lambda: CpuFeatures("x86", ("avx2",), False))
+    assert options.int8_safe == safe
+    monkeypatch.setattr(module, "cpu_features", lambda: CpuFeatures("x86", ("avx2", "avx_vnni"), True))
+    assert not options.int8_safe
+    assert dataclasses.replace(options, int8=Int8Options(safe=True)).int8_safe is True

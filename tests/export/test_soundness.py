@@ -15,7 +15,7 @@ from edgetl_export import ExportOptions, export
 from edgetl_export.soundness import check_decides, check_finite, check_sound
 from edgetl_runtime.errors import CheckpointError, ExportError
 from edgetl_runtime.manifest import Label
-from tests.export.conftest import Trained
+from tests.zoo import Trained
 
 
 class Headed(nn.Module):
@@ -76,7 +76,7 @@ def test_fewer_than_two_logits_decide_nothing(logits: int) -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("place", ["stem.0.weight", "head.bias", "stem.1.running_var"])
 def test_weights_that_are_no_numbers_are_refused(value: float, place: str, trained: Trained) -> None:
-    from tests.export.conftest import Bottlenecks
+    from tests.zoo import Bottlenecks
 
     network = Bottlenecks(4)
     values = dict((*network.named_parameters(), *network.named_buffers()))[place].data

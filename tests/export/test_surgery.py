@@ -22,7 +22,7 @@ from edgetl_runtime.errors import DataError, UsageError
 from edgetl_runtime.manifest import Normalize
 
 if TYPE_CHECKING:
-    from tests.export.conftest import Trained
+    from tests.zoo import Trained
 
 NORMALIZE = Normalize((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 

@@ -22,7 +22,8 @@ from edgetl_export.quantize.tie_free import LARGEST, odd_fraction, tie_free
 from edgetl_export.targets import openvino_fake_quantize, tflite_flatbuffer
 from edgetl_runtime.comparison import sqnr_db
 from edgetl_runtime.engines.signal_stack import kept_signal_stack
-from tests.export.conftest import Inverted
+from edgetl_runtime.machine import cpu_features
+from tests.zoo import Inverted
 
 pytestmark = pytest.mark.slow
 
@@ -144,7 +145,7 @@ def test_so_does_the_simulation(small: Int8) -> None:
     ]
     each = [sqnr_db(wanted, given) for wanted, given in zip(small.logits("onnx"), simulated, strict=True)]
     # It adds in float32: a sum in a thousand images may still land on the other side.
-    assert np.mean(np.array(each) > SAME_DB) > 0.95
+    assert np.mean(np.array(each) > (55 if cpu_features().adds_in_16_bits else SAME_DB)) > 0.95
 
 
 def test_where_sums_tie_tflite_does_not(inverted: Int8) -> None:

@@ -36,9 +36,10 @@ from edgetl_runtime.errors import EdgetlError  # noqa: E402
 from edgetl_runtime.preprocess import load_image  # noqa: E402
 from tests.edgetl.tasks.segmentation import scenes  # noqa: E402
 
-__all__ = ["main", "try_all", "try_one"]
+__all__ = ["Trying", "damage", "main", "try_all", "try_one"]
 
 Generator = np.random.Generator
+Trying = Callable[[int, int, Path], str]
 WRITERS: tuple[Callable[[Path], Path], ...] = (
     lambda root: scenes.with_values(root, n=2),
     lambda root: scenes.with_values(root, n=2, palette=True),
@@ -61,7 +62,7 @@ def _try_data(rng: Generator, folder: Path) -> str:
     root = WRITERS[rng.integers(len(WRITERS))](folder)
     files = sorted(file for file in root.rglob("*") if file.is_file())
     for _ in range(int(rng.integers(1, 4))):
-        _damage(rng, files)
+        damage(rng, files)
     try:
         data = read_masks(root, DataOptions(skip_bad=bool(rng.random() < 0.5)), spec=USUAL, track=silent)
         for sample in (*data.train, *data.val):
@@ -73,7 +74,8 @@ def _try_data(rng: Generator, folder: Path) -> str:
     return "read"
 
 
-def _damage(rng: Generator, files: list[Path]) -> None:
+def damage(rng: Generator, files: list[Path]) -> None:
+    """Something done to one of `files`."""
     file = files[rng.integers(len(files))]
     if not file.exists():
         return
@@ -92,7 +94,8 @@ def _damage(rng: Generator, files: list[Path]) -> None:
     elif kind == 3:
         file.rename(file.with_name(str(rng.choice(["labels.txt", "0.png", "x", "7.jpg", "class_dict.csv"]))))
     elif kind == 4:
-        file.write_bytes(files[rng.integers(len(files))].read_bytes() if files[0].exists() else b"")
+        other = files[rng.integers(len(files))]
+        file.write_bytes(other.read_bytes() if other.exists() else b"")
     else:
         found = list(_NUMBER.finditer(content))
         if found and file.suffix != ".png":
@@ -141,27 +144,28 @@ def _decode(rng: Generator, manifest: Manifest, dtype: str, shape: tuple[int, ..
     return "decoded"
 
 
-def try_all(n: int, seed: int, only: int | None = None) -> Iterator[tuple[int, str]]:
+def try_all(n: int, seed: int, only: int | None = None, *, trying: Trying = try_one) -> Iterator[tuple[int, str]]:
     """Number and outcome of each input; what escaped is told as its outcome."""
     for index in range(n) if only is None else [only]:
         with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                yield index, try_one(seed, index, Path(name) / "data")
+                yield index, trying(seed, index, Path(name) / "data")
             except Exception as error:
                 if only is not None:
                     raise
                 yield index, f"ESCAPED {type(error).__name__}: {error}"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(about: str | None = __doc__, trying: Trying = try_one) -> int:
+    """The command line of a fuzzer that tries inputs one by one."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int)
     arguments = parser.parse_args()
     counts: Counter[str] = Counter()
-    for index, outcome in try_all(arguments.n, arguments.seed, arguments.only):
+    for index, outcome in try_all(arguments.n, arguments.seed, arguments.only, trying=trying):
         counts[outcome.split()[0]] += 1
         if outcome.startswith("ESCAPED"):
             print(f"{index}: {outcome}")

@@ -310,7 +310,7 @@ def test_interrupt_is_one_line(pristine_bundle: Path, monkeypatch: pytest.Monkey
     def interrupt(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("edgetl_runtime.cli.bench_variants", interrupt)
+    monkeypatch.setattr("edgetl_runtime.cli.measuring.bench_variants", interrupt)
     assert main(["bench", str(pristine_bundle)]) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "edgetl-run: interrupted"
 

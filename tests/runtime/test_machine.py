@@ -28,6 +28,13 @@ def test_features_from_cpuinfo(machine: str, cpuinfo: str, expected: CpuFeatures
     assert CpuFeatures.of(machine, cpuinfo) == expected
 
 
+@pytest.mark.parametrize(("flags", "adds"), [("avx2", True), ("avx2 avx_vnni", False), ("fpu", True)])
+def test_x86_without_vnni_adds_in_16_bits(flags: str, adds: bool) -> None:
+    assert CpuFeatures.of("x86_64", f"flags : {flags}\n").adds_in_16_bits is adds
+    assert not CpuFeatures.of("aarch64", f"Features : {flags}\n").adds_in_16_bits
+    assert not CpuFeatures.of("x86_64", "").adds_in_16_bits, "it is not known"
+
+
 def test_flags_that_make_the_dot_product() -> None:
     assert CpuFeatures("x86", ("avx2", "avx512_vnni"), True).dot_product_flags == ("avx512_vnni",)
     assert CpuFeatures("other", None, None).dot_product_flags == ()

@@ -51,12 +51,25 @@ PUBLISHED: dict[str, str] = {
 
 @dataclass(frozen=True)
 class SourceKind:
-    """A line of the table: how it is written on a command line, and the module that knows it (see above)."""
+    """A line of the table: how it is written on a command line, the module that knows it (see above), and what it is
+    known by.
+
+    ``marks`` are in the names of a ``named`` source, ``endings`` of its files, ``inside`` are names of files in its
+    folders, ``libraries`` have the classes of models in memory. ``refused`` says why edgetl does not start from it,
+    ``instead`` from what it does.
+    """
 
     written: str
-    module: str
+    module: str = ""
     named: bool = False
+    marks: tuple[str, ...] = ()
+    endings: tuple[str, ...] = ()
+    inside: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
     refused: str = ""
+    instead: str = (
+        "name what it was made from: a checkpoint, a .keras file, module.py:function, or weights with --backbone"
+    )
 
 
 SOURCES: dict[str, SourceKind] = {
@@ -66,19 +79,45 @@ SOURCES: dict[str, SourceKind] = {
         "edgetl.models.sources.torchvision_dense",
         named=True,
     ),
-    "timm": SourceKind("timm:NAME", "edgetl.models.sources.timm_networks", named=True),
-    "own": SourceKind("module.py:function, or a module in memory", "edgetl.models.sources.own", named=True),
-    "keras": SourceKind("FILE.keras or FILE.h5, or a Keras model in memory", "edgetl.models.sources.keras_model"),
-    "hugging-face": SourceKind("a folder that save_pretrained wrote", "edgetl.models.sources.hugging_face"),
-    "program": SourceKind("FILE.pt2", "edgetl.models.sources.program"),
-    "onnx": SourceKind("FILE.onnx", "", refused="An ONNX file is what edgetl writes, not what it starts from"),
-    "tflite": SourceKind("FILE.tflite", "", refused="A TFLite file is what edgetl writes, not what it starts from"),
-    "saved-model": SourceKind("a folder with saved_model.pb", "", refused="A SavedModel holds a graph, no layers"),
+    "own": SourceKind(
+        "module.py:function, or a module in memory", "edgetl.models.sources.own", named=True, marks=(".py:", MEMORY)
+    ),
+    "timm": SourceKind("timm:NAME", "edgetl.models.sources.timm_networks", named=True, marks=(TIMM,)),
+    "keras": SourceKind(
+        "FILE.keras or FILE.h5, or a Keras model in memory",
+        "edgetl.models.sources.keras_model",
+        endings=(".keras", ".h5", ".hdf5"),
+        libraries=("keras", "tf_keras"),
+    ),
+    "hugging-face": SourceKind(
+        "a folder that save_pretrained wrote",
+        "edgetl.models.sources.hugging_face",
+        inside=("config.json",),
+        libraries=("transformers",),
+    ),
+    "program": SourceKind("FILE.pt2", "edgetl.models.sources.program", endings=(".pt2",)),
+    "onnx": SourceKind(
+        "FILE.onnx", endings=(".onnx",), refused="An ONNX file is what edgetl writes, not what it starts from"
+    ),
+    "tflite": SourceKind(
+        "FILE.tflite", endings=(".tflite",), refused="A TFLite file is what edgetl writes, not what it starts from"
+    ),
+    "saved-model": SourceKind(
+        "a folder with saved_model.pb",
+        endings=(".pb",),
+        inside=("saved_model.pb", "keras_metadata.pb"),
+        refused="A SavedModel holds a graph, no layers",
+        instead="in the program that made it: model.save('model.keras'), then edgetl export model.keras",
+    ),
 }
 
 
 class NamedSource(Protocol):
-    """What a module of a named source has: functions that take the name of a network."""
+    """What a module of a named source has: functions that take the name of a network.
+
+    It may have ``opened(name, options)`` too, where a network with weights and labels is more than a
+    `Checkpoint.from_weights`.
+    """
 
     def build(self, name: str, num_classes: int, *, image_size: ImageSize | None, channels: int) -> nn.Module:
         """A network for so many labels: normalised float32 (N, `channels`, H, W) to logits (N, `num_classes`)."""
@@ -105,11 +144,8 @@ class NamedSource(Protocol):
 
 def kind_of_name(name: str) -> str:
     """Which of `SOURCES` a backbone's name means."""
-    if name.startswith(TIMM):
-        return "timm"
-    if name.startswith(MEMORY) or ".py:" in name:
-        return "own"
-    return "published" if name in PUBLISHED else "torchvision"
+    marked = (kind for kind, source in SOURCES.items() if any(mark in name for mark in source.marks))
+    return next(marked, "published" if name in PUBLISHED else "torchvision")
 
 
 def named_source(name: str) -> NamedSource | None:
@@ -134,5 +170,5 @@ def allow_code(name: str) -> None:
 
 
 def is_allowed(name: str) -> bool:
-    """Whether a person named this code. What a checkpoint or a bundle names is not run."""
-    return name in _ALLOWED
+    """Whether it is no code, or a person named it. What a checkpoint or a bundle names is not run."""
+    return kind_of_name(name) != "own" or name in _ALLOWED

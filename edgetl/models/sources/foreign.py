@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -86,7 +86,8 @@ class Foreign:
     ``kind`` is one of `edgetl.models.sources.SOURCES`, ``backbone`` what it is called. ``module`` takes normalised
     float32 (N, C, H, W). ``original`` is the user's own model where ``module`` is a translation of it. ``files`` are
     what opens it again, by name; without any a bundle keeps the answers to its golden photos alone. ``opening`` is
-    plain JSON that the source needs to do so.
+    plain JSON that the source needs to do so. ``refute`` takes the ids of labels and photos by them, and raises
+    `UsageError` when these speak against what was said of the network.
     """
 
     kind: str
@@ -102,6 +103,7 @@ class Foreign:
     files: Mapping[str, bytes] = field(default_factory=dict)
     opening: dict[str, Any] = field(default_factory=dict)
     decoder: dict[str, Any] | None = None
+    refute: Callable[[Sequence[str], Mapping[str, Sequence[Any]]], None] | None = None
 
     def build(self) -> nn.Module:
         """The network in evaluation mode."""

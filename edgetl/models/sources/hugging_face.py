@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from edgetl.models.sources.foreign import Foreign, state_sha256
 from edgetl.models.sources.own import number_of_outputs
-from edgetl_export.soundness import check_decides
+from edgetl.models.sources.source_options import SourceOptions
 from edgetl_runtime.errors import CheckpointError, MissingDependency, UsageError
 from edgetl_runtime.manifest import Label, Normalize, Preprocess
 
@@ -37,7 +37,7 @@ class LogitsOf(nn.Module):
         return logits
 
 
-def opened(spec: Any, options: Any) -> Foreign:
+def opened(spec: Any, options: SourceOptions) -> Foreign:
     """The classifier with its labels, and with the settings of the image processor that lies beside it.
 
     Raises `MissingDependency` without transformers, `CheckpointError` for a folder that cannot be loaded, `UsageError`
@@ -50,12 +50,11 @@ def opened(spec: Any, options: Any) -> Foreign:
     preprocess, normalize = _preset(settings, options, getattr(model, "config", None))
     name = type(model).__name__ if folder is None else folder.resolve().name
     outputs = number_of_outputs(network, preprocess.channels, preprocess.crop, where=name)
-    check_decides(outputs, name)
     return Foreign(
         kind="hugging-face",
         backbone=f"hugging-face:{type(model).__name__}",
         module=network,
-        labels=_labels(model, outputs, options, name),
+        labels=options.labels_for(outputs, name, _labels(model, outputs)),
         preprocess=preprocess,
         normalize=normalize,
         sha256=state_sha256(network),
@@ -92,7 +91,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _preset(settings: dict[str, Any], options: Any, config: Any) -> tuple[Preprocess, Normalize]:
+def _preset(settings: dict[str, Any], options: SourceOptions, config: Any) -> tuple[Preprocess, Normalize]:
     """What the image processor does; of a model without one, what the user says."""
     size = _sides(settings.get("crop_size") if settings.get("do_center_crop") else None) or _sides(settings.get("size"))
     shortest = settings.get("size", {}).get("shortest_edge") if isinstance(settings.get("size"), dict) else None
@@ -146,19 +145,12 @@ def _normalize(settings: dict[str, Any]) -> Normalize | None:
     return Normalize(tuple(float(one) / factor for one in mean), tuple(float(one) / factor for one in std))
 
 
-def _labels(model: Any, outputs: int, options: Any, name: str) -> tuple[Label, ...]:
-    labels: tuple[Label, ...] | None = options.known_labels
-    if labels is None:
-        names = getattr(getattr(model, "config", None), "id2label", None) or {}
-        texts = [str(names.get(number, number)) for number in range(outputs)]
-        unique = len(set(texts)) == outputs and all(text.strip() for text in texts)
-        labels = tuple(
-            Label(text if unique else str(number), text if text.strip() else str(number))
-            for number, text in enumerate(texts)
-        )
-    if len(labels) != outputs:
-        raise UsageError(
-            f"{name} gives {outputs} logits, but there are {len(labels)} labels",
-            fix="give one label for each logit, in their order",
-        )
-    return labels
+def _labels(model: Any, outputs: int) -> tuple[Label, ...]:
+    """Those that its configuration names."""
+    names = getattr(getattr(model, "config", None), "id2label", None) or {}
+    texts = [str(names.get(number, number)) for number in range(outputs)]
+    unique = len(set(texts)) == outputs and all(text.strip() for text in texts)
+    return tuple(
+        Label(text if unique else str(number), text if text.strip() else str(number))
+        for number, text in enumerate(texts)
+    )

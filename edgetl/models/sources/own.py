@@ -1,139 +1,34 @@
-"""A network of your own: ``module.py:function``, or a module in memory.
-
-A file of code is run when a person names it, and only then: never because a checkpoint or a bundle names it.
-"""
+"""A network of your own: ``module.py:function``, or a module in memory."""
 
 from __future__ import annotations
 
-import copy
-import importlib.util
-import inspect
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from edgetl.models.checkpoint import Checkpoint
 from edgetl.models.image_size import ImageSize, height_and_width
-from edgetl.models.sources import MEMORY, is_allowed
-from edgetl.models.weight_files import State
-from edgetl_runtime.errors import CheckpointError, UsageError
+from edgetl.models.sources import allow_code
+from edgetl.models.sources.own_code import made, named_head, remember
+from edgetl.models.sources.source_options import SourceOptions
+from edgetl.models.weight_files import State, read_state
+from edgetl.models.weights import put_back
+from edgetl_runtime.errors import UsageError
 from edgetl_runtime.manifest import Normalize, Preprocess
 
 __all__ = [
     "build",
-    "can_be_built",
     "check_weights",
     "converted",
     "find_head",
     "load_own_weights",
-    "loaded_file",
-    "made",
     "number_of_outputs",
+    "opened",
     "preset",
-    "remember",
 ]
 
 _USUAL_SIZE = 224
-_NAMES = ("num_classes", "classes", "num_labels")
-"""What functions call the number of labels."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Remembered:
-    module: nn.Module
-    head: str | None
-
-
-_IN_MEMORY: dict[str, _Remembered] = {}
-
-
-def remember(module: nn.Module, *, head: str | None = None) -> str:
-    """A name for a module in memory, good for this process; `head` is the path of its last layer, by default found."""
-    for name, known in _IN_MEMORY.items():
-        if known.module is module and known.head == head:
-            return name
-    name = f"{MEMORY}{type(module).__name__}-{len(_IN_MEMORY) + 1}"
-    _IN_MEMORY[name] = _Remembered(module, head)
-    return name
-
-
-def can_be_built(name: str) -> bool:
-    """Whether it is in memory, or a person named its code in this process."""
-    return name in _IN_MEMORY or is_allowed(name)
-
-
-def made(name: str, *, num_classes: int | None, image_size: ImageSize | None, channels: int | None) -> nn.Module:
-    """What the function gives (or a copy of the module in memory), with the arguments that it has a name for.
-
-    Raises `UsageError` for a function that is not there, that cannot be called so, or gives no module, and
-    `CheckpointError` for code that nobody named.
-    """
-    if name.startswith(MEMORY):
-        if name not in _IN_MEMORY:
-            raise CheckpointError(
-                f"{name} was a module in the memory of the program that trained it",
-                fix="name its code: --backbone module.py:function, a function that builds it",
-            )
-        return copy.deepcopy(_IN_MEMORY[name].module)
-    if not is_allowed(name):
-        raise CheckpointError(
-            f"the network is built by {name}, and code is only run when you name it yourself",
-            fix=f"--backbone {name}",
-        )
-    function = _function(name)
-    given: dict[str, Any] = {"image_size": image_size, "channels": channels, "in_chans": channels}
-    given |= dict.fromkeys(_NAMES, num_classes)
-    try:
-        parameters = set(inspect.signature(function).parameters)
-    except (TypeError, ValueError):
-        parameters = set()
-    arguments = {key: value for key, value in given.items() if key in parameters and value is not None}
-    try:
-        model = function(**arguments)
-    except TypeError as error:
-        raise UsageError(
-            f"{name} cannot be called with {', '.join(arguments) or 'no arguments'}: {error}",
-            fix="a function without arguments, or with num_classes, image_size and channels",
-        ) from error
-    if not isinstance(model, nn.Module):
-        raise UsageError(f"{name} gives {type(model).__name__}, no torch.nn.Module", fix="return the network")
-    return model
-
-
-def loaded_file(path: Path) -> Any:
-    """The module that a file of Python code is. Raises `UsageError`."""
-    if not path.is_file():
-        raise UsageError(f"there is no file {path}", fix="check the path")
-    known = f"edgetl_own_{path.stem}_{abs(hash(str(path.resolve()))):x}"
-    if known in sys.modules:
-        return sys.modules[known]
-    spec = importlib.util.spec_from_file_location(known, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[known] = module
-    sys.path.insert(0, str(path.resolve().parent))  # what stands beside it may be imported, as when it is run
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's code raises
-        del sys.modules[known]
-        raise UsageError(f"{path} cannot be run: {type(error).__name__}: {error}", fix="mend it") from error
-    finally:
-        sys.path.remove(str(path.resolve().parent))
-    return module
-
-
-def _function(name: str) -> Callable[..., object]:
-    file, _, called = name.rpartition(":")
-    function = getattr(loaded_file(Path(file)), called, None)
-    if not callable(function):
-        raise UsageError(f"{file} has no function {called!r}", fix="module.py:function, with a function that is there")
-    found: Callable[..., object] = function
-    return found
 
 
 def build(name: str, num_classes: int, *, image_size: ImageSize | None, channels: int) -> nn.Module:
@@ -147,7 +42,7 @@ def build(name: str, num_classes: int, *, image_size: ImageSize | None, channels
         raise NotImplementedError("sizes are computed with values")
     example = torch.zeros(2, channels, *height_and_width(_USUAL_SIZE if image_size is None else image_size))
     try:
-        path = find_head(model, example, _named_head(name), where=name)
+        path = find_head(model, example, named_head(name), where=name)
     except UsageError:
         if _run(model, example, name).shape[1] != num_classes:
             raise
@@ -165,12 +60,6 @@ def _other_head(head: nn.Linear | nn.Conv2d, num_classes: int) -> nn.Module:
     if isinstance(head, nn.Linear):
         return nn.Linear(head.in_features, num_classes, bias=head.bias is not None)
     return nn.Conv2d(head.in_channels, num_classes, 1, bias=head.bias is not None)
-
-
-def _named_head(name: str) -> str | None:
-    if name.startswith(MEMORY):
-        return _IN_MEMORY[name].head
-    return getattr(loaded_file(Path(name.rpartition(":")[0])), "HEAD", None)
 
 
 def number_of_outputs(model: nn.Module, channels: int, image_size: ImageSize, *, where: str) -> int:
@@ -273,3 +162,68 @@ def load_own_weights(model: nn.Module, name: str) -> str:
 def converted(name: str, model: nn.Module, state: State) -> State:
     """As it is."""
     return state
+
+
+def opened(spec: Any, options: SourceOptions) -> Checkpoint:
+    """The network of a name or a module in memory, with its own weights or those of a file.
+
+    Its labels are as many as its outputs. Raises `UsageError` for what is no module, for what is not said or does not
+    fit, and what `made` raises; `CheckpointError` for weights that do not fit.
+    """
+    if isinstance(spec, str):
+        name = spec
+        allow_code(name)
+    elif isinstance(spec, nn.Module):
+        name = remember(spec, head=options.head)
+    else:
+        raise UsageError(
+            f"{type(spec).__name__} is no network", fix="a torch.nn.Module, a Keras model, a path or a name"
+        )
+    channels, decode = options.channels or 3, options.decode or "exact"
+    preprocess, normalize = preset(
+        name, options.image_size, channels=channels, decode=decode, normalize=options.normalize
+    )
+    preprocess = options.fitted(preprocess)
+    labels = options.known_labels
+    model = made(
+        name, num_classes=None if labels is None else len(labels), image_size=options.image_size, channels=channels
+    ).eval()
+    weights, note = "own", load_own_weights(model, name)
+    if options.weights is not None:
+        read = read_state(options.weights)
+        state = _same_prefix(read.state, model)
+        model = _with_outputs_of(state, model, name, preprocess.crop, channels)
+        put_back(model, state, where=name)
+        weights, note = options.weights.name, "; ".join((*read.notes, f"{options.weights.name} loaded whole"))
+    return Checkpoint.of(
+        model,
+        backbone=name,
+        labels=options.labels_for(number_of_outputs(model, channels, preprocess.crop, where=name), name),
+        preprocess=preprocess,
+        normalize=normalize,
+        training={"weights": weights, "loading": note},
+    )
+
+
+def _same_prefix(state: State, model: nn.Module) -> State:
+    """`state` under the names of `model`: the reader takes prefixes off that a network of your own may really have."""
+    own = model.state_dict()
+    if state.keys() & own.keys():
+        return state
+    for prefix in {key.split(".")[0] for key in own}:
+        named = {f"{prefix}.{key}": value for key, value in state.items()}
+        if named.keys() <= own.keys():
+            return named
+    return state
+
+
+def _with_outputs_of(state: State, model: nn.Module, name: str, size: tuple[int, int], channels: int) -> nn.Module:
+    """`model`, or one with a head for as many labels as that of `state`."""
+    own = model.state_dict()
+    others = [key for key, value in own.items() if key in state and state[key].shape != value.shape]
+    if not others or not all(key.endswith((".weight", ".bias")) for key in others):
+        return model
+    layer = others[0].rpartition(".")[0]
+    if {key.rpartition(".")[0] for key in others} != {layer}:
+        return model
+    return build(name, len(state[others[0]]), image_size=size, channels=channels)

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from edgetl.models.sources.foreign import Foreign, state_sha256
+from edgetl.models.sources.own import number_of_outputs, preset
+from edgetl.models.sources.source_options import SourceOptions
 from edgetl_export.lifting import as_modules
 from edgetl_runtime.errors import CheckpointError, UsageError
 from edgetl_runtime.files import read_regular
 
-__all__ = ["opened_program"]
+__all__ = ["opened"]
 
 _FREE_BATCH = (
     'torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)), '
@@ -22,11 +25,31 @@ _FREE_BATCH = (
 )
 
 
-def opened_program(path: Path) -> tuple[nn.Module, tuple[int, ...]]:
-    """The network of a ``.pt2`` file, its layers as modules, and the shape (C, H, W) that it takes.
+def opened(spec: str | Path, options: SourceOptions) -> Foreign:
+    """The network of a ``.pt2`` file, with what `options` say of it.
 
-    Raises `CheckpointError` for another file, `UsageError` for a program of one number of images.
+    Raises `CheckpointError` for another file, `UsageError` for a program of one number of images, and for what is not
+    said or does not fit.
     """
+    path = Path(spec)
+    network, (channels, height, width) = _network(path)
+    preprocess, normalize = preset(
+        str(path), (height, width), channels=channels, decode="exact", normalize=options.normalize
+    )
+    return Foreign(
+        kind="program",
+        backbone=path.name,
+        module=network,
+        labels=options.labels_for(number_of_outputs(network, channels, (height, width), where=str(path)), path.name),
+        preprocess=options.fitted(preprocess),
+        normalize=normalize,
+        sha256=state_sha256(network),
+        training={"weights": path.name, "loading": f"{path.name}: a program of torch.export"},
+    )
+
+
+def _network(path: Path) -> tuple[nn.Module, tuple[int, ...]]:
+    """The network, its layers as modules, and the shape (C, H, W) that it takes."""
     where = str(path)
     try:
         program = torch.export.load(io.BytesIO(read_regular(path)))

@@ -17,17 +17,21 @@ import torch
 import torchvision
 from torch import nn
 
+from edgetl.models.checkpoint import Checkpoint
 from edgetl.models.headed import HeadedNetwork
+from edgetl.models.heads import HeadSpec
 from edgetl.models.image_size import ImageSize, height_and_width
 from edgetl.models.normalization import for_channels
 from edgetl.models.published_heads import BoxesOfSsdLite, MasksOfDeepLab, MasksOfLrAspp
 from edgetl.models.reaching import can_reach
 from edgetl.models.sources import PUBLISHED, PUBLISHED_BOXES
+from edgetl.models.sources.source_options import SourceOptions, numbers
 from edgetl.models.weight_files import State, read_state
+from edgetl.models.weights import fit
 from edgetl_runtime.errors import CheckpointError, UsageError
 from edgetl_runtime.manifest import Label, Normalize, Preprocess
 
-__all__ = ["build", "check_weights", "converted", "labels_in", "load_own_weights", "preset", "published_labels"]
+__all__ = ["build", "check_weights", "converted", "labels_in", "load_own_weights", "opened", "preset"]
 
 _IMAGENET = Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF = Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -90,8 +94,6 @@ def check_weights(name: str) -> None:
 
 def load_own_weights(model: nn.Module, name: str) -> str:
     """The published weights, downloaded once; layers for other labels stay as they are."""
-    from edgetl.models.weights import fit
-
     published = _weights(name)
     try:
         torch.hub.load_state_dict_from_url(published.url, map_location="cpu", check_hash=True)
@@ -117,6 +119,40 @@ def converted(name: str, model: nn.Module, state: State) -> State:
     return {key if key in own or f"backbone.{key}" not in own else f"backbone.{key}": v for key, v in renamed.items()}
 
 
+def opened(name: str, options: SourceOptions) -> Checkpoint:
+    """torchvision's network with the weights of the file in `options`, its head as it is there.
+
+    Raises `UsageError` for labels that are not as many, `CheckpointError` for another network's weights.
+    """
+    # Here, because torchvision's detectors take a second to import.
+    from edgetl.models.heads.published_boxes import published_settings
+
+    path = options.weights
+    assert path is not None
+    file, boxes = read_state(path), PUBLISHED[name] == PUBLISHED_BOXES
+    outputs = labels_in(name, file.state)
+    usual = _published_labels(name)
+    labels = options.known_labels or (usual if len(usual) == outputs else numbers(outputs))
+    if len(labels) != outputs:
+        raise UsageError(
+            f"{path.name} knows {outputs} labels, and {len(labels)} are named",
+            fix="one for each, in their order; a detector's background is none",
+        )
+    spec, normalize = preset(name, options.image_size, channels=3, decode="exact", normalize=options.normalize)
+    model = build(name, outputs, image_size=spec.crop, channels=3)
+    done = fit(model, file.state, name, where=str(path), keep_head=True)
+    return Checkpoint.of(
+        model,
+        backbone=name,
+        labels=labels,
+        preprocess=spec,
+        normalize=normalize,
+        training={"weights": path.name, "loading": "; ".join((*file.notes, done))},
+        head=HeadSpec(PUBLISHED[name], published_settings(spec.crop) if boxes else {}),
+        task="detection" if boxes else "segmentation",
+    )
+
+
 def labels_in(name: str, state: State) -> int:
     """How many labels a state dict of torchvision's knows, a detector's background not counted.
 
@@ -132,7 +168,7 @@ def labels_in(name: str, state: State) -> int:
     return outputs // _SHAPES - 1 if PUBLISHED[name] == PUBLISHED_BOXES else outputs
 
 
-def published_labels(name: str) -> tuple[Label, ...]:
+def _published_labels(name: str) -> tuple[Label, ...]:
     """Those of the published weights, by their place; a detector's without the background."""
     names = _weights(name).meta["categories"]
     own = names[1:] if PUBLISHED[name] == PUBLISHED_BOXES else names

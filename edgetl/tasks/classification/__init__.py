@@ -14,8 +14,20 @@ from edgetl.tasks.classification.label_order import shuffled_labels
 from edgetl.tasks.classification.metric import LogitsMetric
 from edgetl.tasks.classification.original import confusion_of
 from edgetl.tasks.quantity import LABEL_CHANGE, Quantity
-from edgetl.tasks.task import Demo, Details, LossOptions, Objective, Outputs, Situation, Size, Thumbnail
-from edgetl_export.progress import Tell, Track
+from edgetl.tasks.task import (
+    Demo,
+    Details,
+    InGraph,
+    Judging,
+    LossOptions,
+    Objective,
+    Outputs,
+    Situation,
+    Size,
+    Thumbnail,
+)
+from edgetl_export.progress import Track
+from edgetl_runtime.errors import UsageError
 from edgetl_runtime.manifest import Label, Manifest, Preprocess
 from edgetl_runtime.quantities import SHARE
 
@@ -43,6 +55,7 @@ class Classification:
     strategy = "head"
     mode = "crop"
     image_size = None
+    decodings: Mapping[str, InGraph] = {}
     quantities: Mapping[str, Quantity] = {
         "top1_agreement": Quantity(
             ">=", "parity", "top1_agreement", "top-1 agreement with the original", SHARE, kind="share"
@@ -58,19 +71,9 @@ class Classification:
         """One folder per label, a CSV, shards, a saved data set: see `load_dataset`."""
         return load_dataset(path, options, spec=spec, track=track)
 
-    def read_labelled(
-        self,
-        path: Path,
-        labels: Sequence[Label],
-        *,
-        spec: Preprocess,
-        training: bool,
-        skip_bad: bool,
-        track: Track,
-        tell: Tell,
-    ) -> tuple[tuple[Sample, ...], str]:
+    def read_labelled(self, path: Path, labels: Sequence[Label], judging: Judging) -> tuple[tuple[Sample, ...], str]:
         """Of the same: see `load_labelled`."""
-        return load_labelled(path, labels, spec=spec, training=training, skip_bad=skip_bad, track=track, tell=tell)
+        return load_labelled(path, labels, **vars(judging))
 
     def head(self, data: Dataset, name: str, spec: Preprocess) -> HeadSpec | None:
         """The backbone's own classifier."""
@@ -98,6 +101,11 @@ class Classification:
 
         from edgetl.tasks.classification.losses import CrossEntropy, class_weights
 
+        if options.imbalance == "dice":
+            raise UsageError(
+                "--imbalance dice says nothing in classification: a photo has one label, nothing overlaps",
+                fix="--imbalance focal",
+            )
         weighs = options.imbalance in ("weights", "focal")
         labels = torch.tensor([sample.label for sample in data.train], dtype=torch.int64)
         weights = class_weights(labels, len(data.labels)).to(device) if weighs else None

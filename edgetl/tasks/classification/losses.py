@@ -9,13 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edgetl.tasks.losses import distillation_loss, focused
 from edgetl.tasks.task import Targets
 from edgetl_runtime.tasks.classification import LOGITS
 
-__all__ = ["CrossEntropy", "class_weights", "distillation_loss"]
-
-FOCUS = 2.0
-"""Gamma of the focal loss, as Lin et al. 2017 recommend, https://arxiv.org/abs/1708.02002."""
+__all__ = ["CrossEntropy", "class_weights"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,17 +58,7 @@ class CrossEntropy:
         loss = F.cross_entropy(
             logits, labels, weight=self.class_weights, label_smoothing=self.smoothing, reduction="none"
         )
-        if not self.focal:
-            return loss
-        right = torch.softmax(logits, dim=1).gather(1, labels[:, None])[:, 0]
-        return loss * (1 - right) ** FOCUS
-
-
-def distillation_loss(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Divergence (B,) of the softened answers, times the squared temperature (Hinton et al. 2015, arXiv:1503.02531)."""
-    soft = F.log_softmax(logits / temperature, dim=1)
-    wanted = F.log_softmax(teacher / temperature, dim=1)
-    return temperature**2 * F.kl_div(soft, wanted, reduction="none", log_target=True).sum(1)
+        return focused(loss, logits, labels) if self.focal else loss
 
 
 def class_weights(labels: Tensor, n: int) -> Tensor:

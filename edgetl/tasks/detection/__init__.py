@@ -18,8 +18,19 @@ from edgetl.tasks.detection.metric import BoxMetric
 from edgetl.tasks.detection.reading import read_dataset, read_labelled
 from edgetl.tasks.detection.views import details
 from edgetl.tasks.quantity import LABEL_CHANGE, Quantity
-from edgetl.tasks.task import Demo, Details, LossOptions, Objective, Outputs, Situation, Size, Thumbnail
-from edgetl_export.progress import Tell, Track
+from edgetl.tasks.task import (
+    Demo,
+    Details,
+    InGraph,
+    Judging,
+    LossOptions,
+    Objective,
+    Outputs,
+    Situation,
+    Size,
+    Thumbnail,
+)
+from edgetl_export.progress import Track
 from edgetl_runtime.errors import UsageError
 from edgetl_runtime.machine import cpu_features
 from edgetl_runtime.manifest import Label, Manifest, Preprocess
@@ -28,7 +39,7 @@ from edgetl_runtime.quantities import SHARE
 from edgetl_runtime.tasks.detection import anchors_of, objects_in_photo
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from edgetl.models.heads import HeadSpec
 
@@ -36,6 +47,12 @@ __all__ = ["TASK", "Detection"]
 
 _SEEN, _EPOCHS = 6_500, (8, 60)
 """Photos that a training sees in all, which makes more epochs of fewer photos."""
+
+
+def _box_decoding(decoder: Mapping[str, Any] | None, size: Size) -> nn.Module:
+    from edgetl.tasks.detection.in_graph import BoxDecoding
+
+    return BoxDecoding(decoder or {})
 
 
 class Detection:
@@ -48,10 +65,11 @@ class Detection:
     quality = "mAP"
     quality_quantity = "map"
     heads = ("ssdlite", PUBLISHED_BOXES)
-    strategy = "full"
+    strategy = "stride:16"  # small data sets: what pretraining found near the image stays as it is
     mode = "stretch"
     image_size = 320
     lists_by_label = False
+    decodings: Mapping[str, InGraph] = {"boxes_in_graph": InGraph(("decoded_boxes", "scores"), _box_decoding)}
     quantities: Mapping[str, Quantity] = {
         "map": Quantity(">=", "known_quality", "value", "mAP@[.5:.95]", SHARE, "mean", "ci95"),
         "map50": Quantity(">=", "known_quality.parts", "map50", "mAP@.5", SHARE),
@@ -64,19 +82,9 @@ class Detection:
         """COCO's JSON, Pascal VOC's XML, YOLO's text files, or a saved data set: see `read_dataset`."""
         return read_dataset(path, options, spec=spec, track=track, task=self.name)
 
-    def read_labelled(
-        self,
-        path: Path,
-        labels: Sequence[Label],
-        *,
-        spec: Preprocess,
-        training: bool,
-        skip_bad: bool,
-        track: Track,
-        tell: Tell,
-    ) -> tuple[tuple[Sample, ...], str]:
+    def read_labelled(self, path: Path, labels: Sequence[Label], judging: Judging) -> tuple[tuple[Sample, ...], str]:
         """Of the same: see `edgetl.tasks.detection.reading.read_labelled`."""
-        return read_labelled(path, labels, spec=spec, training=training, skip_bad=skip_bad, track=track, tell=tell)
+        return read_labelled(path, labels, judging)
 
     def head(self, data: Dataset, name: str, spec: Preprocess) -> HeadSpec | None:
         """With anchors that suit the boxes of the training photos."""
@@ -109,6 +117,7 @@ class Detection:
             "dropout": (0.0, "the head has none"),
             "label_smoothing": (0.0, "most anchors are background"),
             "augment": ("objects", "photos with boxes"),
+            "imbalance": ("none", "boxes count alike; sampler shows rare labels more often"),
             "clip_gradient": (10.0, "a few photos may have very many boxes"),
             "ema": (0.98, "smooths the last steps"),
             "warmup": (0.15, "the head is random"),
@@ -152,9 +161,10 @@ class Detection:
         for name, value in (("mixup", options.mixup), ("cutmix", options.cutmix), ("teacher", options.teacher)):
             if value:
                 raise UsageError(f"--{name} says nothing in detection", fix="leave it out")
-        if options.imbalance == "focal":
+        if options.imbalance in ("weights", "focal", "dice"):
             raise UsageError(
-                "--imbalance focal says nothing in detection: the background is learned where it is most wrong",
+                f"--imbalance {options.imbalance} says nothing in detection: the background is learned where it is "
+                "most wrong, boxes all alike",
                 fix="--imbalance sampler shows photos with rare labels more often",
             )
         crop = head.settings["crop"]

@@ -56,5 +56,7 @@ def _frame() -> str:
         lines.append(f'<text x="{x:.0f}" y="{_TOP + _PLOT_HIGH + 16}" text-anchor="middle">{share:.1f}</text>')
         lines.append(f'<text x="{_LEFT - 6}" y="{y + 4:.0f}" text-anchor="end">{share:.1f}</text>')
     middle = _LEFT + _PLOT_WIDE // 2
-    lines.append(f'<text x="{middle}" y="{_HIGH - 8}" text-anchor="middle">recall (down: precision)</text>')
+    lines.append(f'<text x="{middle}" y="{_HIGH - 8}" text-anchor="middle">recall</text>')
+    side = f"translate(13 {_TOP + _PLOT_HIGH // 2}) rotate(-90)"
+    lines.append(f'<text transform="{side}" text-anchor="middle">precision</text>')
     return "".join(lines)

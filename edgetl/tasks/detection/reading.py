@@ -23,8 +23,9 @@ from edgetl.tasks.detection.formats.coco import find_files, read_coco_splits
 from edgetl.tasks.detection.formats.saved import read_saved_splits
 from edgetl.tasks.detection.formats.voc import find_xml, read_voc_splits
 from edgetl.tasks.detection.formats.yolo import find_names, read_yolo_splits
+from edgetl.tasks.task import Judging
 from edgetl_export.labels_file import check_label_names
-from edgetl_export.progress import Tell, Track
+from edgetl_export.progress import Track
 from edgetl_runtime.errors import DataError, ImageError, UsageError
 from edgetl_runtime.escaping import printable
 from edgetl_runtime.machine import usable_cores
@@ -94,33 +95,24 @@ def read_dataset(path: Path, options: DataOptions, *, spec: Preprocess, track: T
     )
 
 
-def read_labelled(
-    path: Path,
-    labels: Sequence[Label],
-    *,
-    spec: Preprocess,
-    training: bool,
-    skip_bad: bool,
-    track: Track,
-    tell: Tell,
-) -> tuple[tuple[Sample, ...], str]:
-    """Photos to judge a model on that knows `labels`: test, else val, else all; `training`: those to train on.
+def read_labelled(path: Path, labels: Sequence[Label], judging: Judging) -> tuple[tuple[Sample, ...], str]:
+    """Photos to judge a model on that knows `labels`: test, else val, else all; with ``training`` those to train on.
 
     Raises `DataError` for a label that the model does not know.
     """
     splits, kind = read_annotated(path)
-    wanted = ("train", ALL) if training else ("test", "val", ALL)
+    wanted = ("train", ALL) if judging.training else ("test", "val", ALL)
     split = next((name for name in wanted if name in splits), None)
     if split is None:
         raise DataError(f"{path} has {' and '.join(splits)} only", fix="add a split test or val, or name its file")
     index = {label.name: place for place, label in enumerate(labels)}
     index |= {label.id: place for place, label in enumerate(labels)}
-    reading = _Reading(path, index, spec, skip_bad=skip_bad)
-    samples = reading.samples(splits[split].photos, track)
+    reading = _Reading(path, index, judging.spec, skip_bad=judging.skip_bad)
+    samples = reading.samples(splits[split].photos, judging.track)
     if not samples:
         raise DataError(f"no photos in {split} of {path}", fix="add some, or name another folder")
     for text in (f"boxes are read as {kind}", *splits[split].remarks, *reading.remarks()):
-        tell(text)
+        judging.tell(text)
     rare = _rarest_labels({split: samples}, len(labels))
     return tuple(_labelled(sample, rare) for sample in samples), split
 

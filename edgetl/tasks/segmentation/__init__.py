@@ -18,15 +18,26 @@ from edgetl.tasks.segmentation.reading import TASK as NAME
 from edgetl.tasks.segmentation.reading import label_counts, read_masks, read_masks_labelled, truth_of
 from edgetl.tasks.segmentation.shapes import demo_shapes
 from edgetl.tasks.segmentation.views import pictures_of, tables_of
-from edgetl.tasks.task import Demo, Details, LossOptions, Objective, Outputs, Situation, Size, Thumbnail
-from edgetl_export.progress import Tell, Track
+from edgetl.tasks.task import (
+    Demo,
+    Details,
+    InGraph,
+    Judging,
+    LossOptions,
+    Objective,
+    Outputs,
+    Situation,
+    Size,
+    Thumbnail,
+)
+from edgetl_export.progress import Track
 from edgetl_runtime.errors import UsageError
 from edgetl_runtime.manifest import Label, Manifest, Preprocess
 from edgetl_runtime.quantities import SHARE
 from edgetl_runtime.tasks.segmentation import LOGITS, label_map
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from edgetl.models.heads import HeadSpec
 
@@ -35,6 +46,18 @@ __all__ = ["TASK", "Segmentation"]
 _BUDGET = 768 * 1024
 """Bytes of pictures in a report."""
 _EPOCHS, _SEEN = (12, 60), 5_300
+
+
+def _upsampling(decoder: Mapping[str, Any] | None, size: Size) -> nn.Module:
+    from edgetl.tasks.segmentation.in_graph import Upsampling
+
+    return Upsampling(size)
+
+
+def _label_map(decoder: Mapping[str, Any] | None, size: Size) -> nn.Module:
+    from edgetl.tasks.segmentation.in_graph import LabelMap
+
+    return LabelMap(size)
 
 
 class Segmentation:
@@ -47,8 +70,12 @@ class Segmentation:
     quality = "mIoU"
     quality_quantity = "miou"
     lists_by_label = False
+    decodings: Mapping[str, InGraph] = {
+        "upsample": InGraph(("upsampled_logits",), _upsampling),
+        "labels_in_graph": InGraph(("label_map",), _label_map),
+    }
     heads = ("lraspp", "unet", "deeplabv3", "deeplabv3plus", "published-masks")
-    strategy = "full"
+    strategy = "stride:8"  # small data sets: what pretraining found near the image stays as it is
     mode = "stretch"
     image_size = 320
     quantities: Mapping[str, Quantity] = {
@@ -64,21 +91,9 @@ class Segmentation:
         """Photos with masks or outlines: see `edgetl.tasks.segmentation.layouts`."""
         return read_masks(path, options, spec=spec, track=track)
 
-    def read_labelled(
-        self,
-        path: Path,
-        labels: Sequence[Label],
-        *,
-        spec: Preprocess,
-        training: bool,
-        skip_bad: bool,
-        track: Track,
-        tell: Tell,
-    ) -> tuple[tuple[Sample, ...], str]:
+    def read_labelled(self, path: Path, labels: Sequence[Label], judging: Judging) -> tuple[tuple[Sample, ...], str]:
         """Of the same, with the labels of the model."""
-        return read_masks_labelled(
-            path, labels, spec=spec, training=training, skip_bad=skip_bad, track=track, tell=tell
-        )
+        return read_masks_labelled(path, labels, judging)
 
     def head(self, data: Dataset, name: str, spec: Preprocess) -> HeadSpec | None:
         """As it is; v3+ is DeepLabv3 with an earlier map."""
@@ -124,7 +139,7 @@ class Segmentation:
         if options.cutmix > 0:
             raise UsageError("cutmix says nothing in segmentation: what is pasted has masks of its own", fix="mixup")
         weights = None
-        if options.imbalance in ("weights", "focal"):
+        if options.imbalance in ("weights", "focal", "dice"):
             counts = label_counts(data.train, len(data.labels))
             weights = label_weights(torch.from_numpy(counts)).to(device)
         return MaskObjective(
@@ -132,6 +147,7 @@ class Segmentation:
             smoothing,
             weights,
             options.imbalance == "focal",
+            options.imbalance == "dice",
             options.teacher_weight,
             options.temperature,
         )

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edgetl.tasks.losses import distillation_loss, focused
 from edgetl.tasks.segmentation.mask_files import IGNORED
 from edgetl.tasks.segmentation.overlap import mean_iou
 from edgetl.tasks.task import Targets
@@ -16,8 +17,6 @@ from edgetl_runtime.tasks.segmentation import LOGITS
 
 __all__ = ["MaskObjective", "label_weights"]
 
-FOCUS = 2.0
-"""Gamma of the focal loss, as Lin et al. 2017 recommend, https://arxiv.org/abs/1708.02002."""
 _FARTHEST = 10.0
 """Times the weight of the commonest label, at most: a label of a few pixels is not to be all that is learned."""
 
@@ -26,14 +25,16 @@ _FARTHEST = 10.0
 class MaskObjective:
     """Cross-entropy of every pixel, on logits interpolated to the size of the masks.
 
-    ``weights`` (labels,) multiply the losses of pixels by their label; ``focal`` counts pixels that are right less. The
-    teacher's answers count ``teacher_weight``, the masks the rest.
+    ``weights`` (labels,) multiply the losses of pixels by their label; ``focal`` counts pixels that are right less, and
+    ``dice`` adds how little the labels overlap with the truth. The teacher's answers count ``teacher_weight``, the
+    masks the rest.
     """
 
     labels: int
     smoothing: float = 0.0
     weights: Tensor | None = None
     focal: bool = False
+    dice: bool = False
     teacher_weight: float = 0.5
     temperature: float = 2.0
 
@@ -81,17 +82,16 @@ class MaskObjective:
         )
         counted = truth != IGNORED
         if self.focal:
-            right = torch.softmax(values, 1).gather(1, truth.where(counted, 0)[:, None])[:, 0]
-            loss = loss * (1 - right) ** FOCUS
-        return loss.sum((1, 2)) / counted.sum((1, 2)).clamp(min=1)
+            loss = focused(loss, values, truth.where(counted, 0))
+        mean = loss.sum((1, 2)) / counted.sum((1, 2)).clamp(min=1)
+        return mean + _dice_loss(values, truth, counted) if self.dice else mean
 
     def _of_teacher(self, logits: Tensor, teacher: Tensor) -> Tensor:
-        """Divergence of the softened answers at the places of the map, as Hinton et al. 2015, arXiv:1503.02531."""
+        """At the places of the map."""
         wanted = teacher.float().permute(0, 3, 1, 2)
         if wanted.shape[2:] != logits.shape[2:]:
             wanted = F.interpolate(wanted, size=logits.shape[2:], mode="bilinear", align_corners=False)
-        soft, hard = (F.log_softmax(values / self.temperature, dim=1) for values in (logits, wanted))
-        return self.temperature**2 * F.kl_div(soft, hard, reduction="none", log_target=True).sum(1).mean((1, 2))
+        return distillation_loss(logits, wanted, self.temperature).mean((1, 2))
 
 
 def label_weights(counts: Tensor) -> Tensor:
@@ -107,6 +107,19 @@ def label_weights(counts: Tensor) -> Tensor:
     rare = (pixels.max() / pixels.clamp(min=1.0)).pow(1 / 3).clamp(max=_FARTHEST)
     weights = torch.where(pixels > 0, rare, 0.0)
     return (weights * pixels.sum() / (weights * pixels).sum()).float()
+
+
+def _dice_loss(logits: Tensor, truth: Tensor, counted: Tensor) -> Tensor:
+    """(B,): 1 less the mean Dice coefficient of the labels that an image has, with probabilities for its mask.
+
+    Milletari et al. 2016, arXiv:1606.04797; a label that an image lacks has none there.
+    """
+    found = torch.softmax(logits, 1) * counted[:, None]
+    wanted = F.one_hot(truth.where(counted, 0), logits.shape[1]).permute(0, 3, 1, 2) * counted[:, None]
+    area = wanted.sum((2, 3))
+    dice = 2 * (found * wanted).sum((2, 3)) / (found.sum((2, 3)) + area).clamp(min=1.0)
+    there = area > 0
+    return ((1 - dice) * there).sum(1) / there.sum(1).clamp(min=1)
 
 
 def _channels_first(outputs: Mapping[str, Tensor]) -> Tensor:

@@ -23,7 +23,8 @@ from edgetl.tasks.segmentation.reading import truth_of
 from edgetl.tasks.task import Outputs, Quality
 from edgetl_runtime.manifest import Preprocess
 from edgetl_runtime.placing import Placed, place
-from edgetl_runtime.tasks.segmentation import LOGITS, UNSEEN, label_map
+from edgetl_runtime.tasks.segmentation import LOGITS, label_map
+from edgetl_runtime.tasks.segmentations import UNSEEN
 
 __all__ = ["MaskMetric"]
 

@@ -21,7 +21,8 @@ from edgetl.tasks.segmentation.layouts import find_layout
 from edgetl.tasks.segmentation.mask_files import Mask
 from edgetl.tasks.segmentation.pairs import Found, Pair, find_pairs, upright_size
 from edgetl.tasks.segmentation.saved_masks import read_saved_masks
-from edgetl_export.progress import Tell, Track
+from edgetl.tasks.task import Judging
+from edgetl_export.progress import Track
 from edgetl_runtime.errors import DataError
 from edgetl_runtime.escaping import printable
 from edgetl_runtime.machine import usable_cores
@@ -62,39 +63,32 @@ def read_masks(path: Path, options: DataOptions, *, spec: Preprocess, track: Tra
     )
 
 
-def read_masks_labelled(
-    path: Path,
-    labels: Sequence[Label],
-    *,
-    spec: Preprocess,
-    training: bool,
-    skip_bad: bool,
-    track: Track,
-    tell: Tell,
-) -> tuple[tuple[Sample, ...], str]:
+def read_masks_labelled(path: Path, labels: Sequence[Label], judging: Judging) -> tuple[tuple[Sample, ...], str]:
     """Photos with masks to judge a model on that knows `labels`, and the split they are from.
 
     Raises `DataError` for masks of other labels.
     """
     names = [label.name for label in labels]
-    found = _found(path, names, spec)
+    found = _found(path, names, judging.spec)
     if list(found.labels) != names:
         raise DataError(
             f"the masks of {path} have the labels {', '.join(found.labels)}; the model's are {', '.join(names)}",
             fix="the same labels.txt as in training",
         )
-    wanted = ("train", "all") if training else ("test", "val", "all")
+    wanted = ("train", "all") if judging.training else ("test", "val", "all")
     split = next((name for name in wanted if name in found.splits), None)
     if split is None:
         raise DataError(f"{path} has no photos of {' or '.join(wanted[:-1])}", fix="name a folder that has")
-    samples, bad = _samples(found.splits[split], names, path, spec, skip_bad=skip_bad, track=track)
+    samples, bad = _samples(
+        found.splits[split], names, path, judging.spec, skip_bad=judging.skip_bad, track=judging.track
+    )
     if not samples:
         raise DataError(f"{path} has no photos in {split}", fix="images/ and masks/ with the same names")
     told = [*found.remarks, left_out_in_words(found.left_out), *_absent(samples, names, split)]
     if bad:
         told.append(f"{len(bad)} unreadable images were left out: {', '.join(item.path.name for item in bad[:3])}")
     for sentence in filter(None, told):
-        tell(sentence)
+        judging.tell(sentence)
     return samples, split
 
 

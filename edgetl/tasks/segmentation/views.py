@@ -21,7 +21,7 @@ from edgetl_runtime.errors import EdgetlError
 from edgetl_runtime.manifest import Manifest
 from edgetl_runtime.placing import place
 from edgetl_runtime.preprocess import load_bands, preprocess
-from edgetl_runtime.tasks.segmentation import UNSEEN
+from edgetl_runtime.tasks.segmentations import UNSEEN
 
 __all__ = ["pictures_of", "tables_of"]
 
@@ -129,7 +129,7 @@ def _shown(original: MaskMetric, variants: Mapping[str, MaskMetric]) -> list[tup
         chosen.setdefault(index, id_)
     by_quality = np.argsort(_photo_ious(original)[: original.kept], kind="stable")
     for index in by_quality[: _MOST_PICTURES // 2].tolist():
-        chosen.setdefault(index, next(iter(variants), ""))
+        chosen.setdefault(index, "")
     return list(chosen.items())[:_MOST_PICTURES]
 
 
@@ -153,7 +153,7 @@ def _picture(
     truth = in_frame(truth_of(sample), place(size, spec))
     before = original.mask(index)
     masks = [("photo", None), ("truth", truth), ("original", before)]
-    text = f"{sample.name}: IoU {_photo_ious(original)[index]:.1%} by the original"
+    text = f"IoU {_photo_ious(original)[index]:.1%} by the original"
     if variant is not None:
         after = variant.mask(index)
         masks += [(id_, after)]
@@ -162,7 +162,7 @@ def _picture(
     if variant is not None:
         tiles.append(_differing(photo, before != after))
     columns = [*(name for name, _ in masks), *(["where they differ (red)"] if variant is not None else [])]
-    return Picture(f"{sample.name}", _side_by_side(tiles), f"From the left: {', '.join(columns)}. {text}.")
+    return Picture(sample.name, _side_by_side(tiles), f"From the left: {', '.join(columns)}. {text}.")
 
 
 def _tinted(photo: Image.Image, mask: npt.NDArray[np.uint8]) -> Image.Image:

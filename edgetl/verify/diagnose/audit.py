@@ -198,6 +198,8 @@ def _other_manifest(outside: Manifest, inside: Manifest, variant: Variant) -> It
         "input": (outside.input, inside.input),
         "output": (outside.output, inside.output),
         "features": (outside.features, inside.features),
+        "decoder": (outside.decoder, inside.decoder),
+        "decoded outputs": (outside.decoded, inside.decoded),
         "name of the model": (outside.name, inside.name),
         "checkpoint": tuple(part.provenance.get("checkpoint_sha256") for part in (outside, inside)),
         "variant": (variant.id, inside.variants[0].id),

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgetl.data.dataset import Sample
+from edgetl.tasks import task_of
 from edgetl.verify.layers.layer_error import find_suspects
 from edgetl.verify.report import Finding, LayerError
 from edgetl_runtime.batches import run_images
@@ -97,9 +98,11 @@ def _explain_without_logits(report: VariantReport, evidence: Evidence) -> tuple[
     from edgetl.verify.diagnose.layer_causes import explain_by_facts, explain_by_first_layer, explain_by_layers
 
     parity = report.parity
-    agreement, near = _SOUND.get(report.precision, _SOUND_QUANTISED)
     if parity is None:
         return ()
+    # What is ordinary for rounded files the task knows: of small objects a pixel is another decision.
+    ordinary = task_of(evidence.bundle.manifest.task).agreement_quantised, _SOUND_QUANTISED[1]
+    agreement, near = _SOUND.get(report.precision, ordinary)
     if parity.decided_alike >= agreement and parity.sqnr_db >= near:
         return explain_by_facts(report.layers)
     layers = _layers(report, evidence)

@@ -13,6 +13,7 @@ from edgetl.verify.layers.layer_error import find_suspects
 from edgetl.verify.report import Finding, LayerError
 from edgetl_runtime.bundle import Bundle
 from edgetl_runtime.errors import BundleError
+from edgetl_runtime.machine import cpu_features
 
 if TYPE_CHECKING:
     from edgetl.verify.report import VariantReport
@@ -81,7 +82,10 @@ def explain_by_layers(
     quantised = report.precision not in _FLOATS
     causes = explain_by_facts(layers)
     if quantised:
-        saturated = _saturated(layers, _grids(bundle, report.id), _calibration(bundle, report.id))
+        grids, at_risk = _recorded(bundle, report.id)
+        if (bundle.manifest.variant(report.id).quantization or {}).get("int8_safe"):
+            at_risk = {}  # its weights are made for such a processor
+        saturated = _saturated(layers, grids, _calibration(bundle, report.id)) or _outgrown(layers, at_risk)
         causes += () if saturated is None else (saturated,)
     if not causes and quantised and original is not None:
         hard = _hard_in_integers(layers, original)
@@ -159,6 +163,19 @@ def _saturated(
     return _stale(evidence, calibration)
 
 
+def _outgrown(layers: Sequence[LayerError], at_risk: Mapping[str, float]) -> Finding | None:
+    """Sums that do not fit 16 bits, on a processor that adds in so many: `edgetl_export.quantize.saturation`."""
+    first = next(iter(find_suspects(layers)), None)
+    if first is None or not at_risk.get(first.module) or not cpu_features().adds_in_16_bits:
+        return None
+    return Finding(
+        "sums outgrow 16 bits: this processor has no VNNI",
+        f"{first.module} loses {first.drop_db:.0f} dB, and {at_risk[first.module]:.0%} of its pairs of products can be "
+        f"too large for 16 bits, as in {sum(share > 0 for share in at_risk.values())} of {len(at_risk)} layers",
+        "for devices like this one: edgetl export --int8-safe; TFLite, ARM and x86 with VNNI add exactly",
+    )
+
+
 def _only_small_negatives(layer: LayerError) -> bool:
     """Whether all that is clipped is what SiLU and hard swish have below zero: that is rounding, no range."""
     least, greatest = layer.original_range
@@ -226,18 +243,22 @@ def explain_by_first_layer(layers: Sequence[LayerError]) -> tuple[Finding, ...]:
     )
 
 
-def _grids(bundle: Bundle, variant_id: str) -> dict[str, tuple[float, float]]:
-    """Least and greatest value of the calibrated grid by graph node; empty when the bundle keeps none."""
+def _recorded(bundle: Bundle, variant_id: str) -> tuple[dict[str, tuple[float, float]], dict[str, float]]:
+    """Of what the bundle keeps of a quantisation, empty when it keeps none: least and greatest value of the calibrated
+    grid by graph node, and by layer the share of pairs of products that can outgrow 16 bits."""
+    grids: dict[str, tuple[float, float]] = {}
+    at_risk: dict[str, float] = {}
     try:
-        sets = json.loads(bundle.read(_QUANTIZATION))["quantizations"]
-        return {
-            node: (-grid["zero_point"] * grid["scale"], (255 - grid["zero_point"]) * grid["scale"])
-            for entry in sets
-            if variant_id in entry["variants"]
-            for node, grid in entry["activations"].items()
-        }
+        for entry in json.loads(bundle.read(_QUANTIZATION))["quantizations"]:
+            if variant_id in entry["variants"]:
+                for node, grid in entry["activations"].items():
+                    scale, zero = grid["scale"], grid["zero_point"]
+                    grids[node] = (-zero * scale, (255 - zero) * scale)
+                risks = (entry.get("saturation") or {}).get(variant_id, ())
+                at_risk |= {risk["layer"]: float(risk["can_saturate"]) for risk in risks}
     except (BundleError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-        return {}
+        return {}, {}
+    return grids, at_risk
 
 
 def _calibration(bundle: Bundle, variant_id: str) -> str:

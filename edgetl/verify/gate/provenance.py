@@ -15,14 +15,15 @@ __all__ = ["contract_of", "provenance_changes"]
 
 
 def contract_of(manifest: Manifest) -> dict[str, Any]:
-    """What an app on the device relies on, as JSON has it: input, preprocessing, normalisation, output and features."""
+    """What an app on the device relies on, as JSON has it: input, preprocessing, normalisation, what is given."""
     parts = ("input", "normalize", "output")
     found = {name: _as_json(dataclasses.asdict(getattr(manifest, name))) for name in parts}
     found["preprocess"] = _as_json(manifest.preprocess.fields())  # so that an older report has the same
     if len(manifest.outputs) > 1:
         found["outputs"] = [_as_json(dataclasses.asdict(spec)) for spec in manifest.outputs]
-    if manifest.features:
-        found["features"] = [_as_json(dataclasses.asdict(spec)) for spec in manifest.features]
+    for name in ("features", "decoded"):
+        if specs := getattr(manifest, name):
+            found[name] = [_as_json(dataclasses.asdict(spec)) for spec in specs]
     return found
 
 

@@ -44,7 +44,7 @@ def layer_errors(
     one image's activations. A layer is left out when the file has nothing of its size to compare it with.
     """
     captured = original if isinstance(original, Captured) else capture(original)
-    reference = _FloatGraph(captured.without_features)
+    reference = _FloatGraph(captured.outputs_alone)
     measured: dict[str, _Measured] = {}
     errors: dict[str, EdgetlError] = {}
     prints: dict[str, Fingerprint] = {}

@@ -75,7 +75,7 @@ def calibrate(captured: Captured, samples: CalibrationSamples, *, track: Track =
 
 def node_values(captured: Captured, image: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
     """Every float node's output for one image (1, H, W, C)."""
-    recorder = _Recorder(captured.without_features.single.program.module(), keep=True)
+    recorder = _Recorder(captured.outputs_alone.single.program.module(), keep=True)
     with torch.inference_mode():
         recorder.run(torch.from_numpy(image))
     return recorder.kept

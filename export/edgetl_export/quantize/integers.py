@@ -9,7 +9,7 @@ was compared with its kernels without VNNI; for MLAS it was read off its source.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,11 @@ from torch import fx
 from torch.nn import functional as F
 
 from edgetl_export.quantize.layers import Layer, layers
-from edgetl_export.quantize.quantization import Grid, Quantized
+from edgetl_export.quantize.quantization import Grid, Quantization, Quantized
 from edgetl_export.quantize.simulate import Simulation
 from edgetl_runtime.errors import ExportError
 
-__all__ = ["GREATEST", "MLAS", "ONEDNN", "IntegerLayer", "Packing", "integer_layers"]
+__all__ = ["GREATEST", "MLAS", "ONEDNN", "IntegerLayer", "Packing", "grid_before", "integer_layers", "pairs_of"]
 
 _aten = torch.ops.aten
 _LEAST, GREATEST = -(2**15), 2**15 - 1
@@ -87,12 +87,14 @@ ONEDNN = Packing(across_taps=False)
 class IntegerLayer:
     """A layer as engines multiply it: its module's path, and the name of its weights.
 
-    ``worst`` (outputs) is the largest magnitude that the sum of a pair can have. Of ``pairs``, ``pairs_at_risk`` may
-    outgrow 16 bits; they belong to ``channels_at_risk`` output channels.
+    ``integers`` are its weights (outputs, channels, rows, columns). ``worst`` (outputs) is the largest magnitude that
+    the sum of a pair can have. Of ``pairs``, ``pairs_at_risk`` may outgrow 16 bits; they belong to ``channels_at_risk``
+    output channels.
     """
 
     name: str
     parameter: str
+    integers: torch.Tensor
     worst: torch.Tensor
     pairs: int
     pairs_at_risk: int
@@ -114,12 +116,7 @@ def _integer_layer(
     quantized: Quantized, layer: Layer, nodes: Mapping[str, fx.Node], rounded: set[str], packing: Packing
 ) -> IntegerLayer:
     quantization = quantized.quantization
-    source = nodes[layer.input]
-    while source.name not in rounded and source.target in _LAYOUT:
-        source = source.all_input_nodes[0]
-    grid = quantization.activations.get(source.name)
-    if grid is None:
-        raise ExportError(f"the input of {layer.name} has no range", fix="calibrate the network that is quantised")
+    source, grid = grid_before(quantization, layer, nodes, rounded)
     values = quantized.captured.batched.get_parameter(layer.weight).detach()
     scales = torch.tensor(quantization.weights[layer.weight], dtype=torch.float64)
     levels = quantization.weight_levels
@@ -132,11 +129,25 @@ def _integer_layer(
     return IntegerLayer(
         layer.name,
         layer.weight,
+        weights,
         worst=torch.maximum(greatest, -least).amax(1),
         pairs=at_risk.numel(),
         pairs_at_risk=int(at_risk.sum()),
         channels_at_risk=int(at_risk.any(1).sum()),
     )
+
+
+def grid_before(
+    quantization: Quantization, layer: Layer, nodes: Mapping[str, fx.Node], rounded: Container[str]
+) -> tuple[fx.Node, Grid]:
+    """The node whose levels a layer is given, and their grid. Raises `ExportError` when it has none."""
+    source = nodes[layer.input]
+    while source.name not in rounded and source.target in _LAYOUT:
+        source = source.all_input_nodes[0]
+    grid = quantization.activations.get(source.name)
+    if grid is None:
+        raise ExportError(f"the input of {layer.name} has no range", fix="calibrate the network that is quantised")
+    return source, grid
 
 
 def _pair_sums(
@@ -146,16 +157,20 @@ def _pair_sums(
 
     `weights` are int32 (outputs, channels, rows, columns), also of a matrix.
     """
-    outputs, channels, rows, columns = weights.shape
-    filled = weights.permute(0, 2, 3, 1).reshape(outputs, rows * columns, channels)
-    # One product each in a lane of its own: every weight is paired with nothing.
-    alone = channels == 1 and groups == outputs > 1
+    # Of a depthwise layer one product each is in a lane of its own: every weight is paired with nothing.
+    pairs = pairs_of(weights, packing, alone=weights.shape[1] == 1 and groups == len(weights) > 1)
+    ends = torch.stack([pairs * reach[0], pairs * reach[1]])
+    return ends.amax(0).sum(-1), ends.amin(0).sum(-1)
+
+
+def pairs_of(values: torch.Tensor, packing: Packing, *, alone: bool = False) -> torch.Tensor:
+    """Weights or levels (n, channels, rows, columns) as they are added: (n, pairs, 2); `alone` each with nothing."""
+    n, channels, rows, columns = values.shape
+    filled = values.permute(0, 2, 3, 1).reshape(n, rows * columns, channels)
     if alone or not packing.across_taps:
         filled = F.pad(filled, (0, channels % 2))
     filled = filled.flatten(1)
-    filled = F.pad(filled, (0, filled.shape[1] % 2)).reshape(outputs, -1, 2)
-    ends = torch.stack([filled * reach[0], filled * reach[1]])
-    return ends.amax(0).sum(-1), ends.amin(0).sum(-1)
+    return F.pad(filled, (0, filled.shape[1] % 2)).reshape(n, -1, 2)
 
 
 def _reachable(source: fx.Node, grid: Grid) -> tuple[int, int]:

@@ -8,6 +8,7 @@ with must then be what the normalisation makes zero of - the mean colour, to the
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -33,9 +34,9 @@ class PixelModule(NamedOutputs):
         size: tuple[int, int],
         pads: tuple[int, ...],
         names: tuple[str, ...],
+        decodings: Iterable[nn.Module],
     ) -> None:
-        super().__init__()
-        self.network, self.names = network, names
+        super().__init__(network, names, decodings)
         left, right, top, bottom = pads
         height, width = size[0] + top + bottom, size[1]
         for name, shape in {
@@ -74,7 +75,9 @@ def on_pixels(captured: Captured) -> Captured:
 
     The border differs from the original's by at most half a grey level; everything else is exact.
     """
-    network = captured.module.get_submodule("network")
+    before = captured.module
+    assert isinstance(before, NamedOutputs)
+    network = before.network
     first = _first_convolution(network, captured.source.preprocess.channels)
     if first is None:
         return captured
@@ -82,13 +85,13 @@ def on_pixels(captured: Captured) -> Captured:
     convolution = network.get_submodule(first)
     assert isinstance(convolution, nn.Conv2d)
     assert isinstance(network, fx.GraphModule)
-    before = _without_border(network)
+    borders = _without_border(network)
     mean = torch.tensor(captured.source.normalize.mean, dtype=torch.float64)
     std = torch.tensor(captured.source.normalize.std, dtype=torch.float64)
     weight = convolution.weight.detach().double()
     bias = torch.zeros(len(weight)) if convolution.bias is None else convolution.bias.detach()
     height, width = captured.source.preprocess.crop
-    left, right, top, bottom = before
+    left, right, top, bottom = borders
     pads = (*_padding(convolution, 1, width, (left, right)), *_padding(convolution, 0, height, (top, bottom)))
     folded = nn.Conv2d(
         convolution.in_channels,
@@ -103,7 +106,7 @@ def on_pixels(captured: Captured) -> Captured:
     _keep_shape(network, (convolution.in_channels, height, width))
     colour = (mean * 255.0).round().clamp(0, 255).float()
     module = (
-        PixelModule(network, colour, (height, width), pads, captured.source.names)
+        PixelModule(network, colour, (height, width), pads, captured.source.names, before.decodings)
         .eval()
         .requires_grad_(requires_grad=False)
     )

@@ -93,7 +93,8 @@ def _exported(captured: Captured, *, opset: int | None = None) -> onnx.ModelProt
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")
     model = _with_batch_named(_without_detours(_without_traces(program.model_proto)))
-    return _with_names(model, [output.name for output in captured.all_outputs[1:]])
+    decoded_from = captured.source.outputs if captured.source.decodings else ()
+    return _with_names(model, [output.name for output in captured.all_outputs[1:]], decoded_from)
 
 
 def _placeholder(index: int) -> str:
@@ -146,15 +147,16 @@ def _with_batch_named(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _with_names(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+def _with_names(model: onnx.ModelProto, names: Sequence[str], decoded_from: Sequence[str]) -> onnx.ModelProto:
     """The outputs behind the first called `names`; one that other operators read too becomes a copy.
 
-    What is done to the tensor inside then leaves the output alone. A tensor inside that has such a name gets another.
+    What is done to the tensor inside then leaves the output alone. What others are `decoded_from` is what is given: no
+    copy. A tensor inside that has such a name gets another.
     """
     read = {name for node in model.graph.node for name in node.input}
     renamed = {name: f"{name}_inside" for name in names}
     for output, name in zip(model.graph.output[1:], names, strict=True):
-        if output.name in read:
+        if output.name in read and name not in decoded_from:
             copying = onnx.helper.make_node("Identity", [output.name], [f"{name}_copy"], f"{name}_output")
             model.graph.node.append(copying)
             renamed[f"{name}_copy"] = name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -50,6 +51,7 @@ def quantize_qdq(model: onnx.ModelProto, quantized: Quantized) -> QdqModel:
     if quantized.captured.takes_pixels:
         writer.feed_pixels()
     kept = {name for name, node in nodes.items() if node in quantized.quantization.in_float}
+    kept |= _decoded(model, quantized.captured.source.outputs) if quantized.captured.source.decodings else set()
     inside = {*fixed, *unfinished}
     kept |= {
         name for node in model.graph.node if kept.intersection(node.output) for name in inside if name in node.input
@@ -60,6 +62,15 @@ def quantize_qdq(model: onnx.ModelProto, quantized: Quantized) -> QdqModel:
     chosen = writer.clip_by_rounding(chosen)
     writer.quantize(chosen)
     return QdqModel(writer.finished(), left)
+
+
+def _decoded(model: onnx.ModelProto, outputs: Sequence[str]) -> set[str]:
+    """What is computed of the raw outputs: it stays in float, as what they hold."""
+    found = set(outputs)
+    for node in model.graph.node:
+        if not found.isdisjoint(node.input):
+            found.update(node.output)
+    return found.difference(outputs)
 
 
 def _prepared(model: onnx.ModelProto) -> onnx.ModelProto:

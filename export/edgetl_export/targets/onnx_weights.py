@@ -16,8 +16,9 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edgetl_export.quantize.quantization import weight_integers
-from edgetl_export.quantize.static import FULL_LEVELS
+from edgetl_export.quantize.static import FULL_LEVELS, SAFE_LEVELS
 from edgetl_runtime.errors import ExportError
+from edgetl_runtime.machine import cpu_features
 
 __all__ = ["multiply_dynamically", "round_weights"]
 
@@ -96,7 +97,7 @@ class _Writer:
             for tensor in model.graph.initializer
             if tensor.data_type == onnx.TensorProto.FLOAT
         }
-        self.written: dict[tuple[str, int, bool], _Written] = {}
+        self.written: dict[tuple[str, int, bool, int], _Written] = {}
         self._dequantized: dict[tuple[str, int], str] = {}
         self._rounded: set[str] = set()
 
@@ -126,7 +127,9 @@ class _Writer:
             made = [levels, scale, zero]
             self.nodes.append(helper.make_node("DynamicQuantizeLinear", [source], made, f"{source}_quantize"))
         axis = _output_axis(node)
-        weights = self._store(name, axis, transposed=axis == 0)
+        # Where pairs of products are added in 16 bits, seven bits fit, whatever comes in.
+        most = SAFE_LEVELS if cpu_features().adds_in_16_bits else FULL_LEVELS
+        weights = self._store(name, axis, transposed=axis == 0, most=most)
         scales = self._add(f"{result}_weight_scales", weights.scales.reshape(-1))
         bias = node.input[2] if len(node.input) > 2 else ""
         product = f"{result}_product" if bias else result
@@ -142,17 +145,17 @@ class _Writer:
             attributes: dict[str, Any] = {"to": onnx.TensorProto.FLOAT} if kind == "Cast" else {}
             self.nodes.append(helper.make_node(kind, inputs, [output], f"{output}_{kind.lower()}", **attributes))
 
-    def _store(self, name: str, axis: int, *, transposed: bool) -> _Written:
-        """The weight as an int8 initialiser, `transposed` or as it is."""
-        key = name, axis, transposed
+    def _store(self, name: str, axis: int, *, transposed: bool, most: int = FULL_LEVELS) -> _Written:
+        """The weight as an int8 initialiser, `transposed` or as it is, with integers up to `most`."""
+        key = name, axis, transposed, most
         if key not in self.written:
             weights = self.constants[name]
             others = tuple(other for other in range(weights.ndim) if other != axis)
             # A channel that training has switched off has a scale all the same.
-            scales = np.maximum(np.abs(weights).max(axis=others, keepdims=True), 1e-12) / FULL_LEVELS
-            integers = weight_integers(weights, scales, axis, FULL_LEVELS)
+            scales = np.maximum(np.abs(weights).max(axis=others, keepdims=True), 1e-12) / most
+            integers = weight_integers(weights, scales, axis, most)
             levels = np.ascontiguousarray(integers.T) if transposed else integers
-            added = self._add(f"{name}_{axis}_{'columns' if transposed else 'levels'}", levels)
+            added = self._add(f"{name}_{axis}_{'columns' if transposed else 'levels'}_{most}", levels)
             self.written[key] = _Written(added, scales.astype(np.float32))
         return self.written[key]
 

@@ -9,6 +9,7 @@ the others round it: that is as fast, and all engines come to the same integers.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,8 @@ def quantize_in_place(model: openvino.Model, quantized: Quantized) -> dict[str, 
         _round_bias(node, grids[found], scales)
     if not on_grid:
         raise ExportError("no operator of this network could be quantised", fix="leave int8 out of --precisions")
-    _round_for_all(given, on_grid, nodes, quantized, constants)
+    raw = model.outputs[: len(quantized.captured.source.outputs)] if quantized.captured.source.decodings else []
+    _round_for_all(given, on_grid, nodes, quantized, constants, _readers_of_outputs(raw))
     _clip_by_rounding(model)
     if quantized.captured.takes_pixels:
         _feed_pixels(model)
@@ -83,21 +85,33 @@ def _round_for_all(
     nodes: dict[tuple[str, int], str],
     quantized: Quantized,
     constants: _Constants,
+    decoding: set[str],
 ) -> None:
-    """Every reader of what is `given` reads it rounded, not only the layers that do already."""
+    """Every reader of what is `given` reads it rounded, not only the layers that do already; not those of `decoding`,
+    which read what is given out."""
     inside = set(rounded(quantized.captured.batched.graph)) - set(quantized.quantization.in_float)
     for output in given:
         name = nodes.get(_key(output))
         if name not in inside:
             continue
         grid = quantized.quantization.activations[name]
-        readers = [reader for reader in output.get_target_inputs() if reader.get_node().get_type_name() not in _FINAL]
+        readers = [
+            reader
+            for reader in output.get_target_inputs()
+            if reader.get_node().get_type_name() not in _FINAL and reader.get_node().get_friendly_name() not in decoding
+        ]
         levels = on_grid.get(_key(output))
         if levels is None:
             kept = constants.rounded_behind(output) if _read_by(output.get_node(), "Add") else output
             levels = constants.on_grid(kept, grid)
         for reader in readers:
             reader.replace_source_output(levels.output(0))
+
+
+def _readers_of_outputs(outputs: Sequence[Any]) -> set[str]:
+    """Names of the operators that read one of `outputs` of a model, too."""
+    made = [output.get_node().input_value(0) for output in outputs]
+    return {reader.get_node().get_friendly_name() for output in made for reader in output.get_target_inputs()}
 
 
 def _clip_by_rounding(model: openvino.Model) -> None:

@@ -58,6 +58,7 @@ def quantize_tflite(
     nodes = match_by_value(quantized.values, quantized.of_one(graph.values))
     grids = graph.grids(quantized.grids(nodes))
     kept = {name for name, node in nodes.items() if node in quantized.quantization.in_float}
+    kept |= graph.decoded(len(quantized.captured.source.outputs)) if quantized.captured.source.decodings else set()
     kept |= graph.results(() if integer_borders or activation_bits > 8 else _FASTER_IN_FLOAT)
     operators = graph.float_operators(grids, kept, takes_pixels=quantized.captured.takes_pixels)
     static = _recipe(model, graph, operators, kept, activation_bits=activation_bits, integer_borders=integer_borders)
@@ -189,6 +190,15 @@ class _Graph:
     def results(self, kinds: Sequence[str]) -> set[str]:
         """What operators of these `kinds` give."""
         return {name for operator in self.operators if operator.kind in kinds for name in operator.outputs}
+
+    def decoded(self, outputs: int) -> set[str]:
+        """What is computed of the raw outputs, which are the first: it stays in float, as what they hold."""
+        raw = set(self.ends[:outputs])
+        found = set(raw)
+        for operator in self.operators:
+            if not found.isdisjoint(operator.inputs):
+                found.update(operator.outputs)
+        return found - raw
 
     def float_operators(self, grids: dict[str, Grid], kept: set[str], *, takes_pixels: bool) -> list[_Operator]:
         """The operators that stay in float: what normalises the image, what has no grid, and those in `kept`."""

@@ -35,9 +35,14 @@ def with_shared_integers(content: bytes, floats: bytes, quantized: Quantized, gr
         # Found by the scale that it had: what only moves values has to keep that of its input.
         if _scale(tensor) in shared:
             tensor.quantization.scale = np.array([shared[_scale(tensor)]], np.float32)
+    dequantized: dict[int, int] = {}
     for operator in model.subgraphs[0].operators:
-        if tflite_flatbuffer.kind(model, operator) in _WEIGHTED:
-            source, weights, bias = (tensors[index] if index >= 0 else None for index in (*operator.inputs, -1)[:3])
+        kind = tflite_flatbuffer.kind(model, operator)
+        if kind == "DEQUANTIZE":  # the weights of a layer whose sums are float
+            dequantized[int(operator.outputs[0])] = int(operator.inputs[0])
+        elif kind in _WEIGHTED:
+            places = (dequantized.get(int(index), int(index)) for index in (*operator.inputs, -1)[:3])
+            source, weights, bias = (tensors[place] if place >= 0 else None for place in places)
             _put_integers(model, source, weights, bias, constants, quantized)
     _drop_idle(model)
     return tflite_flatbuffer.packed(model)

@@ -14,14 +14,14 @@ import numpy as np
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["CANDIDATES", "NOTHING", "Found", "candidates", "decoded", "overlaps", "suppressed"]
+__all__ = ["CANDIDATES", "LARGEST_LOG", "NOTHING", "Found", "candidates", "decoded", "overlaps", "suppressed"]
 
 CANDIDATES = 400
 """So many of the best are decoded and compared with each other."""
 _BLOCK = 64
 """Boxes whose overlaps with the rest are computed at once: most of the rest is then gone."""
 _LEAST_SCORE, _MOST_SCORE = 1e-6, 1 - 1e-7
-_LARGEST_LOG = 4.0
+LARGEST_LOG = 4.0
 """A side is at most e to this times its anchor's, however far off the delta is."""
 
 
@@ -102,7 +102,7 @@ def decoded(
     """
     moved = deltas * np.asarray(variances, np.float32)
     centres = anchors[:, :2] + moved[:, :2] * anchors[:, 2:]
-    halves = anchors[:, 2:] * np.exp(np.minimum(moved[:, 2:], np.float32(_LARGEST_LOG))) / 2
+    halves = anchors[:, 2:] * np.exp(np.minimum(moved[:, 2:], np.float32(LARGEST_LOG))) / 2
     boxes: npt.NDArray[np.float32] = np.concatenate((centres - halves, centres + halves), axis=1)
     return boxes
 

@@ -17,15 +17,23 @@ from edgetl_runtime.sources import ImageSource, separate
 from edgetl_runtime.tasks import PredictOption
 from edgetl_runtime.tasks.anchors import anchor_hash, make_anchors
 from edgetl_runtime.tasks.boxes import Found, candidates, decoded, overlaps, suppressed
-from edgetl_runtime.tasks.detections import Detection, Detections
+from edgetl_runtime.tasks.detections import Detections
 from edgetl_runtime.tasks.tiles import check_tile, found_in_tiles
 
 if TYPE_CHECKING:
+    from typing import TypedDict, Unpack
+
     import numpy.typing as npt
 
+    class _Options(TypedDict, total=False):
+        score: float | None
+        iou: float | None
+        most: int | None
+        classes: Sequence[str | int] | None
+        color: ColorOrder
+
+
 __all__ = [
-    "Detection",
-    "Detections",
     "Detector",
     "agreement",
     "anchors_of",
@@ -70,24 +78,16 @@ class Detector(Predictor[Detections]):
         self,
         image: ImageSource,
         *,
-        score: float | None = None,
-        iou: float | None = None,
-        most: int | None = None,
-        classes: Sequence[str | int] | None = None,
         tile: int | None = None,
-        color: ColorOrder = "RGB",
+        **options: Unpack[_Options],
     ) -> Detections: ...
     @overload
     def predict(
         self,
         image: Iterable[ImageSource],
         *,
-        score: float | None = None,
-        iou: float | None = None,
-        most: int | None = None,
-        classes: Sequence[str | int] | None = None,
         tile: int | None = None,
-        color: ColorOrder = "RGB",
+        **options: Unpack[_Options],
     ) -> list[Detections]: ...
     def predict(
         self,
@@ -147,14 +147,10 @@ class Detector(Predictor[Detections]):
         images: ImageSource | Iterable[ImageSource],
         *,
         workers: int | None = None,
-        score: float | None = None,
-        iou: float | None = None,
-        most: int | None = None,
-        classes: Sequence[str | int] | None = None,
-        color: ColorOrder = "RGB",
         errors: Literal["raise"] = "raise",
         pairs: Literal[False] = False,
         latest: bool = False,
+        **options: Unpack[_Options],
     ) -> Iterator[Detections]: ...
     @overload
     def stream(
@@ -162,14 +158,10 @@ class Detector(Predictor[Detections]):
         images: ImageSource | Iterable[ImageSource],
         *,
         workers: int | None = None,
-        score: float | None = None,
-        iou: float | None = None,
-        most: int | None = None,
-        classes: Sequence[str | int] | None = None,
-        color: ColorOrder = "RGB",
         errors: Literal["return"],
         pairs: Literal[False] = False,
         latest: bool = False,
+        **options: Unpack[_Options],
     ) -> Iterator[Detections | ImageError]: ...
     @overload
     def stream(
@@ -177,14 +169,10 @@ class Detector(Predictor[Detections]):
         images: Iterable[_Image],
         *,
         workers: int | None = None,
-        score: float | None = None,
-        iou: float | None = None,
-        most: int | None = None,
-        classes: Sequence[str | int] | None = None,
-        color: ColorOrder = "RGB",
         errors: Literal["raise"] = "raise",
         pairs: Literal[True],
         latest: bool = False,
+        **options: Unpack[_Options],
     ) -> Iterator[tuple[_Image, Detections]]: ...
     @overload
     def stream(
@@ -192,14 +180,10 @@ class Detector(Predictor[Detections]):
         images: Iterable[_Image],
         *,
         workers: int | None = None,
-        score: float | None = None,
-        iou: float | None = None,
-        most: int | None = None,
-        classes: Sequence[str | int] | None = None,
-        color: ColorOrder = "RGB",
         errors: Literal["return"],
         pairs: Literal[True],
         latest: bool = False,
+        **options: Unpack[_Options],
     ) -> Iterator[tuple[_Image, Detections | ImageError]]: ...
     def stream(
         self,

@@ -7,26 +7,20 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
 
-from edgetl_runtime.drawing import colour_of
 from edgetl_runtime.errors import BundleError, EngineError, ImageError, UsageError
-from edgetl_runtime.escaping import printable
-from edgetl_runtime.frozen import dataclass
 from edgetl_runtime.interpolation import centres, labels_at
-from edgetl_runtime.manifest import Label, Manifest
+from edgetl_runtime.manifest import Manifest
 from edgetl_runtime.placing import Placed
 from edgetl_runtime.predictor import Outputs, Predictor
 from edgetl_runtime.preprocess import ColorOrder
-from edgetl_runtime.results import Result
 from edgetl_runtime.sources import ImageSource
 from edgetl_runtime.tasks import PredictOption
+from edgetl_runtime.tasks.segmentations import UNSEEN, WITH_LOGITS, Segmentation
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    from PIL import Image
 
 __all__ = [
-    "UNSEEN",
-    "Segmentation",
     "Segmenter",
     "agreement",
     "check",
@@ -41,121 +35,11 @@ LOGITS = "logits"
 LABELS = "labels"
 """The output of a file that has the argmax inside: whole numbers (n, h, w), the label at every place."""
 _WHOLE = ("uint8", "int32", "int64")
-UNSEEN = 255
-"""In a mask: a pixel without a label, because the network did not see it. In the truth: one that does not count."""
 MOST_LABELS = 255
 
 _SELF_TEST = "edgetl-run self-test BUNDLE"
-_WITH_LOGITS = "a file that was exported without its argmax inside"
-_CLEAR = ("background", "_background_", "unlabeled", "unlabelled", "void")
-"""Labels that an overlay leaves clear."""
 
 _Image = TypeVar("_Image")
-
-
-@dataclass(frozen=True)
-class Segmentation(Result):
-    """The label of every pixel of a photo.
-
-    ``mask`` is uint8 (H, W), of the size of the upright original photo: the index in ``labels``, or `UNSEEN` where the
-    photo was cropped before the network saw it. ``logits`` (h, w, C) float32 are what the network gave, None for a file
-    that gives labels, and ``placed`` says where the photo lies in them.
-    """
-
-    mask: npt.NDArray[np.uint8]
-    labels: tuple[Label, ...]
-    logits: npt.NDArray[np.float32] | None
-    placed: Placed
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """By label id the share (0..1) of the pixels that have a label; they add up to 1."""
-        counts = [int(np.count_nonzero(self.mask == index)) for index in range(len(self.labels))]
-        seen = max(1, sum(counts))
-        return {label.id: count / seen for label, count in zip(self.labels, counts, strict=True)}
-
-    def probabilities(self, rows: slice = slice(None)) -> npt.NDArray[np.float32]:
-        """Softmax of the logits, interpolated bilinearly at every pixel of the photo: (H, W, C) float32, 0..1.
-
-        Args:
-            rows: Those of the photo that are wanted: 12 million pixels of 21 labels take a gigabyte.
-
-        Raises:
-            UsageError: The file gives labels, no logits.
-        """
-        if self.logits is None:
-            raise UsageError("the file gives labels and no logits to make probabilities of", fix=_WITH_LOGITS)
-        values = self.placed.values(self.logits, rows=rows)
-        values -= values.max(axis=-1, keepdims=True)
-        np.exp(values, out=values)
-        values /= values.sum(axis=-1, keepdims=True)
-        return values
-
-    def overlay(self, *, opacity: float = 0.5) -> Image.Image:
-        """The mask in colours, RGBA at the photo's size: clear where the label is a background or unknown.
-
-        Args:
-            opacity: Of the colours, 0 (clear) to 1. Raises `UsageError` for any other.
-        """
-        from PIL import Image
-
-        if not 0.0 <= opacity <= 1.0:
-            raise UsageError(f"an opacity is a number from 0 to 1, not {opacity!r}", fix="opacity=0.5")
-        colours = np.zeros((256, 4), np.uint8)
-        for index, label in enumerate(self.labels):
-            if label.name.casefold() not in _CLEAR:
-                colours[index] = (*colour_of(index - 1), round(255 * opacity))
-        return Image.fromarray(colours[self.mask])
-
-    def drawn(self, photo: Image.Image) -> Image.Image:
-        """`photo`, upright, with the `overlay` on it, RGB. Raises `UsageError` for one of another size."""
-        if photo.size != self.mask.shape[::-1]:
-            raise UsageError(
-                f"the mask is of a photo of {self.mask.shape[1]}x{self.mask.shape[0]} pixels, not of "
-                f"{photo.size[0]}x{photo.size[1]}",
-                fix="give the photo that was predicted, upright: PIL.ImageOps.exif_transpose",
-            )
-        from PIL import Image
-
-        return Image.alpha_composite(photo.convert("RGBA"), self.overlay()).convert("RGB")
-
-    def fields(self) -> dict[str, Any]:
-        """Labels, shares and the mask as they stand in JSON.
-
-        ``mask`` is run-length encoded, row by row: ``numpy.repeat(values, counts).reshape(size)`` is the mask, where
-        size is [height, width].
-        """
-        values, counts = _runs(self.mask)
-        return {
-            "labels": [{"id": label.id, "name": label.name} for label in self.labels],
-            "shares": self.shares,
-            "mask": {"size": list(self.mask.shape), "values": values, "counts": counts},
-        }
-
-    def __str__(self) -> str:
-        parts = [
-            f"{printable(label.name)} {share:.1%}"
-            for label, share in zip(self.labels, self.shares.values(), strict=True)
-            if share > 0.0
-        ]
-        return ", ".join(parts) or "no pixel was seen"
-
-    def __repr__(self) -> str:
-        height, width = self.mask.shape
-        return f"<Segmentation {width}x{height}: {self}>"
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Segmentation):
-            return NotImplemented
-        return (
-            (self.labels, self.placed) == (other.labels, other.placed)
-            and np.array_equal(self.mask, other.mask)
-            and (self.logits is None) == (other.logits is None)
-            and (self.logits is None or np.array_equal(self.logits, other.logits))  # type: ignore[arg-type]
-        )
-
-    def __hash__(self) -> int:
-        return hash((self.labels, self.placed, self.mask.tobytes()))
 
 
 class Segmenter(Predictor[Segmentation]):
@@ -295,7 +179,7 @@ class Segmenter(Predictor[Segmentation]):
         labels = self.manifest.labels
         if values.ndim == 2:
             if smooth:
-                raise UsageError("smooth says nothing of a file that gives labels", fix=_WITH_LOGITS)
+                raise UsageError("smooth says nothing of a file that gives labels", fix=WITH_LOGITS)
             if values.min(initial=0) < 0 or values.max(initial=0) >= len(labels):
                 raise EngineError(f"variant {self.variant.id} gave labels that are none", fix=_SELF_TEST)
             return Segmentation(placed.mask(_whole(values), outside=UNSEEN), labels, None, placed)
@@ -401,12 +285,3 @@ def _smooth_mask(logits: npt.NDArray[np.float32], placed: Placed) -> npt.NDArray
         if outside.any():
             mask[outside if axis == 0 else (slice(None), outside)] = UNSEEN
     return mask
-
-
-def _runs(mask: npt.NDArray[np.uint8]) -> tuple[list[int], list[int]]:
-    """Values and lengths of the runs of equal pixels, row by row."""
-    flat = mask.reshape(-1)
-    starts = np.flatnonzero(np.concatenate(([True], flat[1:] != flat[:-1]))) if flat.size else np.zeros(0, np.intp)
-    values: list[int] = flat[starts].tolist()
-    counts: list[int] = np.diff(np.append(starts, flat.size)).tolist()
-    return values, counts

@@ -106,7 +106,7 @@ def fails(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> F
         (["--targets", "onnx,onnx"], ["target is given twice"]),
         (["--precisions", "int9"], ["unknown precision 'int9'", "did you mean 'int8'?"]),
         (["--precisions", ""], ["unknown precision ''"]),
-        (["--strategy", "tail"], ["strategy", "'tail'", "head, last:N, full"]),
+        (["--strategy", "tail"], ["strategy", "'tail'", "head, last:N, stride:N, full"]),
         (["--strategy", "last:99"], ["last:99", "stages"]),
         (["--weights", "none"], ["weights none", "--strategy full"]),
         (["--weights", "gone.pth"], ["no weights file at gone.pth"]),
@@ -274,7 +274,7 @@ def run_that_lacks(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
             """Run."""
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-        monkeypatch.setattr("edgetl.cli.main._run", command)
+        monkeypatch.setattr("edgetl.cli.training.run", command)
 
     return lack
 

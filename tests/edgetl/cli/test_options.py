@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from edgetl.cli.main import _parser, _recipe, main
+from edgetl.cli.arguments import recipe_of
+from edgetl.cli.main import _parser, main
 from edgetl.cli.options import _EXAMPLES
 from edgetl.cli.parser import Parser
 from edgetl.option import Option
@@ -86,7 +87,7 @@ def test_what_a_run_shows(capsys: Capture) -> None:
     ids=" ".join,
 )
 def test_both_spellings_show_the_rest(words: list[str], capsys: Capture) -> None:
-    every = {row.split("\t")[1] for row in rows("run", commands()["run"])} - {"--precision"} | {"-h"}
+    every = {row.split("\t")[1].partition(",")[0] for row in rows("run", commands()["run"])} - {"--precision"} | {"-h"}
     text = shown(["run", *words], capsys)
     assert set(flags(text)) == every
     assert "more options" not in text
@@ -153,7 +154,7 @@ def example(option: Option) -> tuple[list[str], Any]:
 )
 def test_every_flag_arrives_in_the_recipe(section: str, option: Option) -> None:
     words, value = example(option)
-    recipe = _recipe(_parser().parse_args(["run", "--out", "x", *words]))
+    recipe = recipe_of(_parser().parse_args(["run", "--out", "x", *words]))
     assert getattr(getattr(recipe, section), option.name) == value
     assert value != option.default
 
@@ -176,10 +177,10 @@ def test_recipe_and_command_line_say_the_same(section: str, text: str, words: li
     with pytest.raises(UsageError) as of_file:
         read_recipe(tmp_path / "r.toml")
     with pytest.raises(UsageError) as of_words:
-        _recipe(_parser().parse_args(["run", "--out", "x", *words]))
+        recipe_of(_parser().parse_args(["run", "--out", "x", *words]))
     assert of_file.value.what.partition(": ")[2] == of_words.value.what.partition(": ")[2]
     assert of_file.value.fix == of_words.value.fix
 
 
 def test_without_options_a_recipe_is_the_default_one() -> None:
-    assert _recipe(_parser().parse_args(["run", "--out", "x"])) == Recipe()
+    assert recipe_of(_parser().parse_args(["run", "--out", "x"])) == Recipe()

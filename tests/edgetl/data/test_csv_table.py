@@ -13,7 +13,7 @@ from edgetl.data.csv_table import read_table
 from edgetl.data.dataset import DataOptions, load_dataset, load_labelled, load_photos
 from edgetl.models.backbones import build
 from edgetl.models.checkpoint import open_checkpoint
-from edgetl.pipeline import labelled_by_folders
+from edgetl.open_to_export import labelled_by_folders
 from edgetl_runtime.errors import DataError
 from edgetl_runtime.manifest import Label
 

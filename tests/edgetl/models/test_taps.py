@@ -24,6 +24,8 @@ IMAGES = torch.rand(2, 3, *CROP)
         ("mobilenet_v3_small", (24, 48, 576), (96, 288, 576)),
         ("resnet18", (128, 256, 512), (128, 256, 512)),
         ("shufflenet_v2_x0_5", (48, 96, 1024), (48, 96, 1024)),
+        ("timm:tf_efficientnet_lite0", (40, 112, 1280), (240, 672, 1280)),
+        ("timm:mobilenetv4_conv_small", (64, 96, 960), (192, 576, 960)),
     ],
 )
 def test_maps_have_their_strides_and_channels(name: str, narrow: tuple[int, ...], wide: tuple[int, ...]) -> None:
@@ -58,6 +60,15 @@ def test_a_dilated_backbone_keeps_its_second_last_stride() -> None:
         taps = Taps(dilated, (8, 16), crop=CROP, channels=3, dilate=True).eval()
         assert tuple(taps(IMAGES)[1].shape[2:]) == (CROP[0] // 16, CROP[1] // 16)
         assert any(getattr(layer, "dilation", 1) == (2, 2) for layer in taps.modules())
+
+
+def test_batch_norms_of_timm_still_learn_their_statistics() -> None:
+    taps = Taps(build("timm:tf_efficientnet_lite0", 2), (8, 16), crop=CROP, channels=3).train()
+    before = {key: value.clone() for key, value in taps.state_dict().items() if key.endswith("running_var")}
+    taps(IMAGES)
+    after = taps.state_dict()
+    assert len(before) > 20
+    assert not any(torch.equal(value, after[key]) for key, value in before.items())
 
 
 def test_a_stride_that_is_not_there_is_named() -> None:

@@ -220,6 +220,8 @@ def test_the_page_the_table_and_the_markdown(comparison: Comparison, check_page:
     pytest.importorskip("matplotlib")
     page = render_comparison_page(comparison)
     check_page(page)
+    assert "<h2>top-1 against latency</h2>" in page
+    assert "mAP against latency" in render_comparison_page(replace(comparison, quality="mAP"))
     assert "On the front: small$x$ tflite.int8: 0.50 ms, 90.0 %." in page
     assert page.count(">recommended<") == 1
     assert "odd failed: an image | too small" in page

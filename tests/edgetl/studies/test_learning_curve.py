@@ -260,6 +260,8 @@ def test_the_page_and_the_table(check_page: Callable[[str], None]) -> None:
     curve = curve_of({50: (0.7, 0.72), 200: (0.8,)}, {50: (0.3, 0.3)})
     page = render_curve_page(curve)
     check_page(page)
+    assert "top-1 against training photos" in page
+    assert "mIoU against training photos" in render_curve_page(replace(curve, quality="mIoU"))
     assert "transfer: 50 photos 71.0 %; 200 photos 80.0 %. from scratch: 50 photos 30.0 %." in page
     assert "<td>71.0 ± 1.4</td><td>30.0 ± 0.0</td>" in page
     assert [line.split() for line in render_curve_terminal(curve).splitlines()[2:5]] == [

@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from edgetl.cli.main import main
+from edgetl.models.heads import HeadSpec
 from edgetl.models.options import ModelOptions
 from edgetl.tasks import task_of
-from edgetl.training.finetune import untrained
+from edgetl.training.options import TrainOptions
+from edgetl.training.start import untrained
+from edgetl_runtime.errors import UsageError
 
 
 @pytest.mark.parametrize("task", ["detection", "segmentation"])
@@ -36,6 +40,32 @@ def test_options_that_say_nothing(
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.parametrize(
+    ("task", "words", "what"),
+    [
+        ("classification", ["--boxes-in-graph"], "--boxes-in-graph says nothing in classification"),
+        ("detection", ["--labels-in-graph"], "--labels-in-graph says nothing in detection"),
+        ("detection", ["--upsample", "graph"], "--upsample says nothing in detection"),
+        ("segmentation", ["--boxes-in-graph"], "--boxes-in-graph says nothing in segmentation"),
+        (
+            "segmentation",
+            ["--upsample", "graph", "--targets", "tflite", "--precisions", "w8a16"],
+            "upsampled_logits cannot be had at w8a16",
+        ),
+    ],
+)
+def test_decodings_that_are_another_tasks(
+    task: str, words: list[str], what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    for index in range(24):
+        Image.new("RGB", (8, 8), (index, 0, 0)).save(tmp_path / "ab"[index % 2] / f"{index}.png")
+    out = tmp_path / "out"
+    assert main(["run", "--task", task, "--data", str(tmp_path), "--weights", "none", "--out", str(out), *words]) == 2
+    assert what in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("task", "head"), [("detection", "ssdlite"), ("segmentation", "lraspp")])
 def test_a_network_to_look_at_has_the_head_that_the_photos_need(task: str, head: str) -> None:
     demo = task_of(task).demo()
@@ -43,3 +73,10 @@ def test_a_network_to_look_at_has_the_head_that_the_photos_need(task: str, head:
     assert checkpoint.head is not None
     assert (checkpoint.task, checkpoint.head.name) == (task, head)
     assert checkpoint.preprocess.crop == (64, 64)
+
+
+@pytest.mark.parametrize("task", ["classification", "detection"])
+def test_dice_is_for_masks(task: str) -> None:
+    asked, data, head = task_of(task), task_of(task).demo().dataset, HeadSpec("any", {})
+    with pytest.raises(UsageError, match="dice says nothing in"):
+        asked.objective(data, head, TrainOptions(imbalance="dice"), "cpu", smoothing=0.0)

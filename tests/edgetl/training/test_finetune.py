@@ -20,7 +20,8 @@ from edgetl.models.checkpoint import Checkpoint
 from edgetl.models.training_history import Epoch, History
 from edgetl.recipe import ModelOptions, TrainOptions
 from edgetl.training.features import extract, frozen_backbone
-from edgetl.training.finetune import check_start, finetune
+from edgetl.training.finetune import finetune
+from edgetl.training.start import check_start
 from edgetl.training.stepper import autocast_dtype
 from edgetl_export.progress import silent
 from edgetl_runtime.errors import CheckpointError, OutputError, UsageError

@@ -13,7 +13,9 @@ from torch import nn
 
 from edgetl.data.loader import filled
 from edgetl.models.backbones import HiddenHead, add_hidden_layer, build, head_block, head_of, stages
-from edgetl.tasks.classification.losses import CrossEntropy, distillation_loss
+from edgetl.models.heads import head_named
+from edgetl.tasks.classification.losses import CrossEntropy
+from edgetl.tasks.losses import distillation_loss
 from edgetl.tasks.task import Targets
 from edgetl.training.ema import Average
 from edgetl.training.layers import Layers, drop_before_head, parameter_groups, unfreezing
@@ -25,6 +27,7 @@ from edgetl.training.processes import Processes
 from edgetl_runtime.errors import UsageError
 
 CPU = torch.device("cpu")
+IMAGE = (3, 64, 96)
 FLOWERS = Situation(images=2934, labels=5, pretrained=True, on_gpu=False)
 
 
@@ -101,7 +104,7 @@ def test_statistics_can_be_frozen_everywhere() -> None:
 
 def test_gradual_unfreezes_from_the_last_stage_to_the_first() -> None:
     model = build("mobilenet_v2", 2)
-    trained = unfreezing(TrainOptions("gradual"), model, 12)
+    trained = unfreezing(TrainOptions("gradual"), model, 12, IMAGE)
     counts = [trained(epoch) for epoch in range(1, 13)]
     assert counts[0] is not None
     assert 1 <= counts[0] <= 3
@@ -109,7 +112,35 @@ def test_gradual_unfreezes_from_the_last_stage_to_the_first() -> None:
     assert grown == sorted(grown)
     assert counts[-4:] == [None] * 4
     with pytest.raises(UsageError, match="there are 19 stages"):
-        unfreezing(TrainOptions("last:20"), model, 1)
+        unfreezing(TrainOptions("last:20"), model, 1, IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "head", "strategy", "count"),
+    [
+        ("mobilenet_v2", None, "stride:16", 12),  # of 19: features 7 to 18
+        ("mobilenet_v2", "lraspp", "stride:8", 15),
+        ("mobilenet_v2", "lraspp", "head-then-stride:16", 12),
+        ("resnet18", None, "stride:32", 1),
+        ("efficientnet_b0", None, "stride:2", 9),
+        ("convnext_tiny", None, "stride:16", 4),  # its third stage, and the layers that halve maps, are stages too
+    ],
+)
+def test_a_stride_says_which_stages_are_trained(backbone: str, head: str | None, strategy: str, count: int) -> None:
+    model = build(backbone, 2)
+    if head is not None:
+        model = head_named(head).attach(model, 2, {}, crop=IMAGE[1:], channels=3)
+    model.train()
+    assert unfreezing(TrainOptions(strategy), model, 3, IMAGE)(1) == count
+    assert model.training
+    with pytest.raises(UsageError, match="no stage has a stride of 128"):
+        unfreezing(TrainOptions("stride:128"), model, 3, IMAGE)
+
+
+def test_what_has_random_weights_is_trained_as_a_whole() -> None:
+    assert TrainOptions().with_strategy("stride:16", random=True).strategy == "full"
+    assert TrainOptions().with_strategy("stride:16", random=False).strategy == "stride:16"
+    assert TrainOptions("last:2").with_strategy("stride:16", random=True).strategy == "last:2"
 
 
 def test_rates_fall_with_the_distance_from_the_head() -> None:

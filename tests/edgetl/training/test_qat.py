@@ -14,8 +14,10 @@ from torch import nn
 
 from edgetl import pipeline
 from edgetl.data.dataset import Dataset, Sample
+from edgetl.export_options import options_of_export
 from edgetl.models.checkpoint import Checkpoint
 from edgetl.models.training_history import Epoch, History
+from edgetl.photos_to_export import Photos, available_photos
 from edgetl.recipe import ExportSection, Recipe, TrainOptions
 from edgetl.training import qat
 from edgetl.training.finetune import Trained
@@ -143,13 +145,13 @@ def test_folders_are_matched_to_labels_by_id_or_name(
     make_photos: Callable[..., Path], tmp_path: Path, checkpoint: Checkpoint
 ) -> None:
     make_photos(tmp_path / "photos" / "train", {"blue": 6, "n2": 6})
-    photos = pipeline._available(
+    photos = available_photos(
         tmp_path / "photos", checkpoint, ExportSection(quantize="qat"), skip_bad=False, tell=untold
     )
-    options = pipeline._export_options(checkpoint, pipeline.Photos(photos, photos[:1]), ExportSection(quantize="qat"))
+    options = options_of_export(checkpoint, Photos(photos, photos[:1]), ExportSection(quantize="qat"))
     assert [Path(str(photo.source)).parent.name for photo in photos] == ["blue"] * 6 + ["n2"] * 6
     assert options.int8.labels == (2,) * 6 + (1,) * 6
-    without = pipeline._export_options(checkpoint, pipeline.Photos(photos, photos[:1]), ExportSection())
+    without = options_of_export(checkpoint, Photos(photos, photos[:1]), ExportSection())
     assert without.int8.labels == ()
 
 
@@ -167,8 +169,8 @@ def test_photos_without_a_label_are_refused(
 @pytest.mark.parametrize(("augment", "mirror"), [("photo", True), ("similar", True), ("shift", False), (None, True)])
 def test_digits_are_not_mirrored(checkpoint: Checkpoint, data: Dataset, augment: str | None, *, mirror: bool) -> None:
     training = {} if augment is None else {"options": {"augment": augment}}
-    photos = pipeline.Photos(data.train, data.train[:1])
-    options = pipeline._export_options(
+    photos = Photos(data.train, data.train[:1])
+    options = options_of_export(
         dataclasses.replace(checkpoint, training=training), photos, ExportSection(quantize="qat")
     )
     assert options.int8.distillation.mirror is mirror

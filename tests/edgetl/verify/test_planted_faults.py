@@ -30,10 +30,11 @@ from edgetl_export import CalibrationSamples, ExportOptions, Source, capture, ex
 from edgetl_export.bundle_writer import write_manifest
 from edgetl_export.targets.onnx_file import OnnxTarget
 from edgetl_runtime.bundle import Bundle, open_bundle
+from edgetl_runtime.machine import cpu_features
 from edgetl_runtime.manifest import FileEntry, Label, Manifest, Normalize, Preprocess
 from edgetl_runtime.preprocess import preprocess
 from edgetl_runtime.session import FakeSession, Session
-from tests.tiny_training import train
+from tests.zoo import train
 
 pytestmark = pytest.mark.slow
 
@@ -446,6 +447,8 @@ def causes(report: Report, variant: str) -> list[str]:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_fails_the_default_gate_and_is_named(planted: Planted, fault: str) -> None:
     plant, named = FAULTS[fault]
+    if plant is four_bits and cpu_features().adds_in_16_bits:
+        pytest.skip("int8 weights made for this kind of CPU have fewer bits already: one layer of 4 hurts too little")
     plant(planted)
     report = verified(planted)
     assert not report.verdict.passed

@@ -28,7 +28,8 @@ from edgetl_runtime import (
     fake_segmenter,
 )
 from edgetl_runtime.placing import place
-from edgetl_runtime.tasks.segmentation import LABELS, LOGITS, UNSEEN, agreement, check, decision, label_map
+from edgetl_runtime.tasks.segmentation import LABELS, LOGITS, agreement, check, decision, label_map
+from edgetl_runtime.tasks.segmentations import UNSEEN
 
 NAMES = ("background", "cat", "dog")
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
 
 from edgetl.models.image_size import height_and_width, size_text
 from edgetl.models.sources.foreign import About, Foreign
@@ -25,13 +25,13 @@ from edgetl.models.sources.keras_model.pixels_check import check_convention
 from edgetl.models.sources.keras_model.simplify import simplify
 from edgetl.models.sources.keras_model.translation import functional_of, translate
 from edgetl.models.sources.own import number_of_outputs
-from edgetl_export.soundness import check_decides
+from edgetl.models.sources.source_options import SourceOptions
 from edgetl_runtime.errors import CheckpointError, UsageError
-from edgetl_runtime.manifest import Label, Preprocess
+from edgetl_runtime.manifest import Preprocess
 from edgetl_runtime.preprocess import preprocess
 from edgetl_runtime.writing import write_file
 
-__all__ = ["KERAS_FILE", "check_pixels", "opened", "reopened"]
+__all__ = ["KERAS_FILE", "opened", "reopened"]
 
 KERAS_FILE = "model.keras"
 """The model in the folder of a bundle's reference; an HDF5 file keeps its ending."""
@@ -41,8 +41,8 @@ _JUDGED = 60
 """Labelled photos that a convention of pixels is held against."""
 
 
-def opened(spec: Any, options: Any) -> Foreign:
-    """The model of a file, or one in memory, with what `options` (`SourceOptions`) say of it.
+def opened(spec: Any, options: SourceOptions) -> Foreign:
+    """The model of a file, or one in memory, with what `options` say of it.
 
     Raises `UsageError` and `CheckpointError` as the modules above do, and `UsageError` when the translation is not what
     Keras computes.
@@ -68,41 +68,11 @@ def reopened(folder: Path, about: About) -> Foreign | None:
     (name,) = about.files
     content = about.content(folder, name)
     model = _loaded(name, content, Custom(), where=str(folder / name))
-    made = _translated(model, _Kept(about), Custom())
+    spec = about.preprocess
+    options = SourceOptions(image_size=spec.crop, channels=spec.channels, pixels=about.opening.get("pixels"))
+    made = _translated(model, options, Custom())
     made |= {"labels": about.labels, "preprocess": about.preprocess, "normalize": about.normalize}
     return Foreign(kind="keras", backbone=about.backbone, sha256=about.sha256, files={name: content}, **made)
-
-
-def check_pixels(opened_model: Foreign, files: Mapping[str, Sequence[Any]]) -> None:
-    """`UsageError` where labelled photos, by the id of their label, refute how the model is said to take pixels.
-
-    What the graph itself says is not doubted, and photos of other labels say nothing.
-    """
-    ids = [label.id for label in opened_model.labels]
-    if not isinstance(opened_model.original, KerasOriginal) or not opened_model.opening.get("doubtful"):
-        return
-    if set(files) != set(ids):
-        return
-    each = -(-_JUDGED // len(ids))
-    some = [
-        (file, ids.index(label))
-        for label, found in files.items()
-        for file in found[:: max(1, len(found) // each)][:each]
-    ]
-    images = np.stack([preprocess(file, opened_model.preprocess) for file, _ in some])
-    check_convention(opened_model.original, images, np.array([place for _, place in some], np.int64))
-
-
-class _Kept:
-    """What a bundle says of its model, in place of what a user says."""
-
-    def __init__(self, about: About) -> None:
-        self.image_size, self.channels = about.preprocess.crop, about.preprocess.channels
-        self.pixels = about.opening.get("pixels")
-        self.resize: str | None = None
-        self.interpolation: str | None = None
-        self.known_labels = about.labels
-        self.photos: tuple[Any, ...] = ()
 
 
 def _content(spec: Any) -> tuple[str, bytes]:
@@ -124,7 +94,7 @@ def _loaded(name: str, content: bytes, custom: Custom, *, where: str) -> Any:
         return load_model(Path(folder) / name, custom, where=where)
 
 
-def _translated(model: Any, options: Any, custom: Custom) -> dict[str, Any]:
+def _translated(model: Any, options: SourceOptions, custom: Custom) -> dict[str, Any]:
     """Everything that a `Foreign` has of the model itself."""
     resizing = _resizing(model)
     size, channels = _input_of(model, resizing, options)
@@ -135,7 +105,7 @@ def _translated(model: Any, options: Any, custom: Custom) -> dict[str, Any]:
     spec = _preprocess(size, channels, resizing, options)
     nearness = compare(original, module, builder, _images(spec, options.photos))
     normalize = absorb(module, convention, channels)
-    labels = _labels(module, spec, options, model.name)
+    outputs = number_of_outputs(module, channels, size, where=model.name)
     notes = [
         f"pixels {convention.name} ({convention.about}), {reason}",
         f"photos {_about(spec)}",
@@ -144,29 +114,32 @@ def _translated(model: Any, options: Any, custom: Custom) -> dict[str, Any]:
     ]
     return {
         "module": module,
-        "labels": labels,
+        "labels": options.labels_for(outputs, model.name),
         "preprocess": spec,
         "normalize": normalize,
         "original": original,
         "training": {"weights": "keras", "loading": "; ".join(notes)},
-        "opening": {
-            "pixels": convention.name,
-            "custom": bool(custom.translations),
-            "doubtful": not reason.startswith("the model itself"),
-        },
+        "opening": {"pixels": convention.name, "custom": bool(custom.translations)},
+        # What the graph itself says is not doubted.
+        "refute": None if reason.startswith("the model itself") else partial(_refute, original, spec),
     }
 
 
-def _labels(module: nn.Module, spec: Preprocess, options: Any, name: str) -> tuple[Label, ...]:
-    outputs = number_of_outputs(module, spec.channels, spec.crop, where=name)
-    check_decides(outputs, name)
-    labels: tuple[Label, ...] = options.known_labels or tuple(Label(str(one), str(one)) for one in range(outputs))
-    if len(labels) != outputs:
-        raise UsageError(
-            f"{name} gives {outputs} logits, but there are {len(labels)} labels",
-            fix="give one label for each logit, in their order",
-        )
-    return labels
+def _refute(original: KerasOriginal, spec: Preprocess, ids: Sequence[str], files: Mapping[str, Sequence[Any]]) -> None:
+    """`UsageError` where photos, by the id of their label, refute how the model is said to take pixels.
+
+    Photos of other labels than `ids` say nothing.
+    """
+    if set(files) != set(ids):
+        return
+    each = -(-_JUDGED // len(ids))
+    some = [
+        (file, place)
+        for place, label in enumerate(ids)
+        for file in files[label][:: max(1, len(files[label]) // each)][:each]
+    ]
+    images = np.stack([preprocess(file, spec) for file, _ in some])
+    check_convention(original, images, np.array([place for _, place in some], np.int64))
 
 
 def _resizing(model: Any) -> Any:
@@ -180,7 +153,7 @@ def _resizing(model: Any) -> Any:
     return None
 
 
-def _input_of(model: Any, resizing: Any, options: Any) -> tuple[tuple[int, int], int]:
+def _input_of(model: Any, resizing: Any, options: SourceOptions) -> tuple[tuple[int, int], int]:
     """Height, width and channels of what the model is given. Raises `UsageError` where nobody says them."""
     shape = tuple(functional_of(model).inputs[0].shape)
     if len(shape) != 4:
@@ -200,7 +173,7 @@ def _input_of(model: Any, resizing: Any, options: Any) -> tuple[tuple[int, int],
     return (int(height), int(width)), int(channels)
 
 
-def _preprocess(size: tuple[int, int], channels: int, resizing: Any, options: Any) -> Preprocess:
+def _preprocess(size: tuple[int, int], channels: int, resizing: Any, options: SourceOptions) -> Preprocess:
     """As most Keras pipelines have it: stretched, bilinear without antialias; else as the layer Resizing says.
 
     Raises `UsageError` for a way to resize that edgetl has not.

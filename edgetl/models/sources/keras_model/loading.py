@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from edgetl.models.sources.own import loaded_file
+from edgetl.models.sources.keras_model.keras_2 import modernise, version_of
+from edgetl.models.sources.own_code import loaded_file
 from edgetl_runtime.errors import CheckpointError, MissingDependency, UsageError
 
 __all__ = ["Custom", "check_is_model", "custom_code", "keras_on_torch", "load_model", "saved_bytes"]
@@ -75,17 +76,25 @@ def check_is_model(path: Path) -> None:
 
 
 def load_model(path: Path, custom: Custom, *, where: str) -> Any:
-    """The model of a ``.keras`` or ``.h5`` file. Nothing in the file is run, but a Lambda that `custom` translates.
+    """The model of a ``.keras`` or ``.h5`` file, a copy: what Keras 2 wrote is changed in place. Nothing in the file is
+    run, but a Lambda that `custom` translates.
 
     Raises `CheckpointError` for files that are no models, `UsageError` for a Lambda or a layer of the user's own.
     """
     keras = keras_on_torch()
     names_lambda = any(_LAMBDA.lower() in name.lower() for name in custom.translations)
     try:
+        modernise(path)
         return keras.saving.load_model(
             path, custom_objects=dict(custom.objects) or None, compile=False, safe_mode=not names_lambda
         )
     except Exception as error:  # Keras raises whatever a file leads it to
+        version = version_of(path)
+        if version.startswith("2.") and path.suffix == ".keras":
+            raise CheckpointError(
+                f"{where} was saved by Keras {version}, in a form that Keras 3 does not read",
+                fix="in the program that made it: model.save('model.h5'), then edgetl export model.h5",
+            ) from error
         raise _told(where, str(error), type(error).__name__) from error
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import gzip
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import torch
 
 from edgetl.models.sources.foreign import Foreign
 from edgetl.models.sources.keras_model import layers_weighted, translation
+from edgetl.models.sources.keras_model.original import LEAST_DB, KerasOriginal, compare
 from edgetl.models.sources.keras_model.pixels import CONVENTIONS
 from edgetl.models.sources.opening import SourceOptions, open_source, reopened
 from edgetl_runtime.errors import CheckpointError, UsageError
@@ -215,6 +219,30 @@ def test_files_that_are_no_models_are_one_sentence(tmp_path: Path) -> None:
             open_source(tmp_path / name, SourceOptions())
 
 
+def test_hdf5_files_of_keras_2_are_read(tmp_path: Path) -> None:
+    """tf-keras 2.21 saved it: Rescaling, Conv2D, BatchNormalization, ReLU 6, DepthwiseConv2D, LeakyReLU, Dense."""
+    packed = (Path(__file__).parent / "keras_2.h5.gz").read_bytes()
+    (tmp_path / "own.h5").write_bytes(gzip.decompress(packed))
+    found = open_source(tmp_path / "own.h5", SourceOptions())
+    assert isinstance(found, Foreign)
+    assert decibels(found) > 100
+    predicted = [[0.328328, 0.377091, 0.294582], [0.330218, 0.368619, 0.301163]]
+    photos = np.random.default_rng(0).integers(0, 256, (2, *SIZE)).astype(np.uint8)
+    assert found.original is not None
+    assert np.allclose(probabilities(found.original(photos)["logits"]), predicted, atol=1e-5)
+
+
+def test_the_other_format_of_keras_2_is_one_sentence(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "own.keras", "w") as archive:
+        archive.writestr("metadata.json", '{"keras_version": "2.15.0"}')
+        archive.writestr("config.json", '{"module": "keras.src.engine.functional", "class_name": "Functional"}')
+    with pytest.raises(
+        CheckpointError, match=r"was saved by Keras 2\.15\.0, in a form that Keras 3 does not"
+    ) as caught:
+        open_source(tmp_path / "own.keras", SourceOptions())
+    assert "model.save('model.h5')" in str(caught.value.fix)
+
+
 CUSTOM = """
 import keras
 import torch
@@ -287,6 +315,28 @@ def test_a_translation_that_is_wrong_stops_at_the_layer(monkeypatch: pytest.Monk
         opened(classifier(), pixels="0..1")
 
 
+def test_a_network_in_which_rounding_grows_is_not_said_to_be_wrong() -> None:
+    class Doubling(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x.mean((2, 3)) / 3
+            for _ in range(15):
+                x = 4 * x * (1 - x)
+            return x
+
+    module = torch.fx.symbolic_trace(Doubling())
+    exact = copy.deepcopy(module).double()
+
+    class Exact(KerasOriginal):
+        def __init__(self) -> None:
+            self.convention = CONVENTIONS["0..1"]
+
+        def __call__(self, images: Any) -> dict[str, Any]:
+            given = torch.from_numpy(self.convention.apply(images)).permute(0, 3, 1, 2)
+            return {"logits": exact(given.double()).detach().float().numpy()}
+
+    assert compare(Exact(), module, translation.GraphBuilder(), images()) < LEAST_DB
+
+
 def snippet(name: str) -> Any:
     """The five models of the texts, with random weights."""
     kinds = {"ResNet50": 64, "VGG16": 48, "MobileNetV2": 64, "InceptionV3": 96, "EfficientNetB0": 64}
@@ -329,7 +379,6 @@ def test_tensorflow_is_never_imported() -> None:
 
 
 def test_photos_refute_a_convention_that_is_beaten_beyond_chance() -> None:
-    from edgetl.models.sources.keras_model.original import KerasOriginal
     from edgetl.models.sources.keras_model.pixels_check import check_convention
 
     # It decides whether a pixel of -1..1 is above 0: of 0..1 and of bytes it takes all for bright.

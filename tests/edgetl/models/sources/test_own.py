@@ -15,7 +15,8 @@ from edgetl.models.backbones import build, head_of, preset
 from edgetl.models.checkpoint import Checkpoint, open_checkpoint
 from edgetl.models.options import ModelOptions
 from edgetl.models.sources.opening import SourceOptions, open_source, reopened
-from edgetl.models.sources.own import find_head, remember
+from edgetl.models.sources.own import find_head
+from edgetl.models.sources.own_code import remember
 from edgetl_runtime.errors import CheckpointError, UsageError
 from edgetl_runtime.manifest import Label, Normalize
 from tests.edgetl.models.sources.own_networks import Own, fixed

@@ -12,6 +12,7 @@ from torch import nn
 
 from edgetl.models.backbones import build, first_convolution, head_of, preset, size_of, stages, timm_backbones
 from edgetl.models.checkpoint import Checkpoint
+from edgetl.models.heads import head_named
 from edgetl.models.sources.opening import SourceOptions, open_source
 from edgetl.models.sources.timm_table import COUNTED
 from edgetl.models.weights import check_weights_available, fit
@@ -84,6 +85,21 @@ def test_branches_are_one_before_an_export(name: str) -> None:
         wanted = network(image).numpy()
         single = folded(network, torch.zeros(2, 3, 64, 64))
         assert sqnr_db(wanted, single(image).numpy()) > 100
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in single.modules())
+
+
+@pytest.mark.parametrize("head", ["ssdlite", "lraspp"])
+def test_heads_stand_on_its_maps_and_are_folded_with_them(head: str) -> None:
+    crop = (64, 96)
+    chosen = {"strides": [16, 32], "shapes": [[[0.2, 0.2], [0.3, 0.5]]] * 2} if head == "ssdlite" else {}
+    trunk = build("timm:tf_efficientnet_lite0", 2)
+    network = with_statistics(head_named(head).attach(trunk, 3, chosen, crop=crop, channels=3))
+    image = torch.rand(1, 3, *crop)
+    single = folded(network, torch.zeros(2, 3, *crop))
+    with torch.no_grad():
+        wanted, given = network(image), single(image)
+    for name, values in wanted.items():
+        assert sqnr_db(values.numpy(), given[name].numpy()) > 100
     assert not any(isinstance(part, nn.BatchNorm2d) for part in single.modules())
 
 

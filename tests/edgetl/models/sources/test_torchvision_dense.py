@@ -18,11 +18,11 @@ from edgetl.models.heads import HeadSpec
 from edgetl.models.heads.published_boxes import published_settings
 from edgetl.models.options import ModelOptions
 from edgetl.models.sources import PUBLISHED
-from edgetl.models.sources.opening import SourceOptions, open_source
+from edgetl.models.sources.opening import SourceOptions, open_source, reopened
 from edgetl.models.sources.torchvision_dense import labels_in
 from edgetl.models.weights import fit, load_weights
-from edgetl.training.finetune import check_start
 from edgetl.training.options import TrainOptions
+from edgetl.training.start import check_start
 from edgetl.verify.bundle import source_of
 from edgetl_export import capture
 from edgetl_runtime.errors import CheckpointError, UsageError
@@ -126,7 +126,8 @@ def test_a_file_of_weights_is_opened_with_its_labels(tmp_path: Path) -> None:
     assert isinstance(opened, Checkpoint)
     assert (opened.task, len(opened.labels), opened.labels[0].name) == ("detection", 90, "person")
     opened.save(tmp_path / "kept")
-    again = Checkpoint.load(tmp_path / "kept")
+    again = reopened(tmp_path / "kept")  # as verification does it
+    assert isinstance(again, Checkpoint)
     assert again.head == opened.head
     specs = capture(source_of(again, "coco")).outputs
     assert [(spec.name, spec.shape) for spec in specs] == [("boxes", (1, 3234, 4)), ("logits", (1, 3234, 91))]

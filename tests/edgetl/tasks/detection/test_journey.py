@@ -11,6 +11,7 @@ from PIL import Image
 from edgetl.cli.main import main
 from edgetl.tasks.detection.demo import SHAPES, demo_shapes
 from edgetl_runtime import Detector, cli, load, open_bundle, self_test
+from tests.edgetl.tasks.conftest import OnnxAlone
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +39,7 @@ def bundle(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("detection") / "shapes.edgetl"
     words = ["run", "--task", "detection", "--data", str(photos), "--out", str(out), "--weights", "none"]
     words += ["--backbone", "mnasnet0_5", "--strategy", "full", "--image-size", "96", "--epochs", "2"]
-    words += ["--targets", "onnx", "--precisions", "fp32,int8"]
+    words += ["--targets", "onnx", "--precisions", "fp32,int8", "--boxes-in-graph"]
     assert main(words) in (0, 1)
     return out
 
@@ -47,6 +48,7 @@ def test_the_bundle_says_how_boxes_are_decoded(bundle: Path) -> None:
     manifest = open_bundle(bundle).manifest
     assert manifest.task == "detection"
     assert [spec.name for spec in manifest.outputs] == ["boxes", "logits"]
+    assert [spec.name for spec in manifest.decoded] == ["decoded_boxes", "scores"]
     assert manifest.preprocess.mode == "stretch"
     assert manifest.decoder is not None
     assert manifest.decoder["head"] == "ssdlite"
@@ -74,6 +76,14 @@ def test_predict_and_draw(bundle: Path, photos: Path, tmp_path: Path, capsys: py
     assert len(objects) <= 3
     assert {one["id"] for one in objects} <= {"circle", "star"}
     assert capsys.readouterr().out.startswith(str(photo))
+
+
+def test_a_device_without_torch_does_all_of_it(
+    bundle: Path, photos: Path, tmp_path: Path, onnx_alone: OnnxAlone
+) -> None:
+    found = onnx_alone.check(bundle, sorted((photos / "val").glob("*.png"))[0], tmp_path)
+    assert "objects" in found
+    assert "decoded    scores float32" in onnx_alone.run("info", str(bundle))
 
 
 def test_what_says_nothing_here_is_refused(bundle: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from edgetl.data.dataset import Dataset
 from edgetl.data.options import DataOptions
 from edgetl.tasks.detection.reading import read_dataset, read_labelled
+from edgetl.tasks.task import Judging
 from edgetl_export.progress import silent
 from edgetl_runtime.errors import DataError, EdgetlError
 from edgetl_runtime.manifest import Label, Preprocess
@@ -78,14 +79,14 @@ def test_validation_photos_of_another_folder(tmp_path: Path) -> None:
 def test_photos_to_judge_on(tmp_path: Path) -> None:
     told: list[str] = []
     labels = [Label("1", "plate"), Label("2", "dog"), Label("3", "cell")]  # the model's own order
-    arguments: dict[str, Any] = {"spec": SPEC, "skip_bad": False, "track": silent, "tell": told.append}
-    samples, split = read_labelled(made_up.yolo(tmp_path), labels, training=False, **arguments)
+    judging = Judging(SPEC, tell=told.append)
+    samples, split = read_labelled(made_up.yolo(tmp_path), labels, judging)
     assert (len(samples), split) == (4, "val")
     kinds = {int(label) for sample in samples if sample.target is not None for label in sample.target[:, 4]}
     assert kinds == {0, 2}
     assert told[0] == "boxes are read as YOLO"
     with pytest.raises(DataError, match=r"labels/val/p100.txt:\d+: label 'cell' is not known"):
-        read_labelled(tmp_path, labels[:2], training=False, **arguments)
+        read_labelled(tmp_path, labels[:2], judging)
 
 
 Change = Callable[[dict[str, Any]], object]

@@ -10,14 +10,17 @@ import torch
 
 from edgetl.data.augment import DRAWS, augmented, epoch_draws, moves
 from edgetl.data.augmentation import PRESETS
-from edgetl.data.dataset import Sample
-from edgetl.models.heads import ssdlite
+from edgetl.data.dataset import Dataset, Sample
+from edgetl.models.heads import HeadSpec, ssdlite
 from edgetl.tasks.detection import TASK
 from edgetl.tasks.detection.anchors import fit_anchors
 from edgetl.tasks.detection.demo import SHAPES, demo_shapes
 from edgetl.tasks.detection.moving import moved_boxes
 from edgetl.tasks.detection.objective import DetectionObjective
-from edgetl.tasks.task import Targets
+from edgetl.tasks.task import Situation, Targets
+from edgetl.training.options import TrainOptions
+from edgetl.training.plan import plan
+from edgetl_runtime.errors import UsageError
 from edgetl_runtime.manifest import Preprocess
 from edgetl_runtime.tasks.anchors import make_anchors
 
@@ -166,3 +169,15 @@ def test_the_head_stands_on_any_backbone(backbone: str) -> None:
     anchors = make_anchors(decoder["anchors"]["grids"], decoder["anchors"]["shapes"])
     assert outputs["boxes"].shape == (2, len(anchors), 4)
     assert outputs["logits"].shape == (2, len(anchors), 4)
+
+
+def test_boxes_count_alike_unless_photos_are_drawn_otherwise() -> None:
+    task, situation = TASK, Situation(300, 3, pretrained=True, on_gpu=False)
+    chosen = plan(TrainOptions("full"), situation, task.defaults(situation))
+    assert chosen.options.imbalance == "none"
+    assert any(reason.startswith("imbalance none") for reason in chosen.reasons)
+    assert plan(TrainOptions("full"), situation).options.imbalance == "weights"
+    data = Dataset("none", (), (), (), task="detection")
+    for asked in ("weights", "focal"):
+        with pytest.raises(UsageError, match=f"--imbalance {asked} says nothing in detection"):
+            task.objective(data, HeadSpec("ssdlite"), TrainOptions(imbalance=asked), "cpu", smoothing=0.0)

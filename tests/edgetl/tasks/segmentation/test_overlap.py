@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
 
 from edgetl.data.dataset import Sample
+from edgetl.tasks.segmentation import mask_files
 from edgetl.tasks.segmentation.differences import differences_of, near_boundary
 from edgetl.tasks.segmentation.losses import MaskObjective, label_weights
-from edgetl.tasks.segmentation.mask_files import IGNORED
+from edgetl.tasks.segmentation.mask_files import IGNORED, MaskOutlines
 from edgetl.tasks.segmentation.metric import MaskMetric
 from edgetl.tasks.segmentation.overlap import confusion_of, counts_of, iou_draws, ious, mean_iou, worst_label
+from edgetl.tasks.segmentation.reading import sample_of
 from edgetl.tasks.segmentation.shapes import SHAPES, demo_shapes
 from edgetl.tasks.task import Targets
 from edgetl_runtime import Preprocess
@@ -112,6 +116,31 @@ def test_what_is_ignored_does_not_count() -> None:
     assert metric_of(masks, logits).compute().value == 1.0
 
 
+def test_ten_times_as_many_photos_take_hardly_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of masks of 256 x 256 pixels hardly anything is kept, theirs nor those of the photos."""
+    monkeypatch.setattr(mask_files, "_KEPT_BYTES", 2**19)
+    square = [(40.0, 40.0), (200.0, 40.0), (200.0, 200.0), (40.0, 200.0)]
+    logits = logits_of(np.eye(32, dtype=np.uint8)[None], 3)
+
+    def peak(n: int) -> int:
+        samples = [
+            sample_of(b"", MaskOutlines((256, 256), ((1, (square,)),), f"mask {index}"), str(index))
+            for index in range(n)
+        ]
+        tracemalloc.start()
+        try:
+            metric = MaskMetric(("a", "b", "c"), Preprocess(0, (256, 256), mode="stretch"), n)
+            for sample in samples:
+                metric.update([sample], {"logits": logits})
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(1)
+    assert peak(200) < 1.2 * peak(20)
+    assert 0 < mask_files._kept._bytes <= 2**19
+
+
 def test_the_worst_label_is_named_when_it_is_no_chance() -> None:
     before = np.array([[90, 50], [100, 60], [95, 55]])
     after = np.array([[90, 20], [100, 60], [95, 30]])
@@ -165,12 +194,23 @@ def test_rare_labels_count_more_and_the_mean_is_one() -> None:
 def test_a_mask_without_a_label_has_no_loss_and_focus_lowers_it() -> None:
     logits = {"logits": torch.randn(2, 4, 4, 3)}
     ignored = torch.full((2, 8, 8), IGNORED, dtype=torch.uint8)
-    assert MaskObjective(3)(logits, Targets(ignored)).tolist() == [0.0, 0.0]
+    assert MaskObjective(3, dice=True)(logits, Targets(ignored)).tolist() == [0.0, 0.0]
     masks = torch.randint(0, 3, (2, 8, 8), dtype=torch.uint8)
     plain, focal = MaskObjective(3)(logits, Targets(masks)), MaskObjective(3, focal=True)(logits, Targets(masks))
     assert (focal < plain).all()
     same = MaskObjective(3, teacher_weight=1.0)(logits, Targets(masks, teacher=logits["logits"]))
     assert same.abs().max() < 1e-6
+
+
+def test_dice_is_the_mean_over_labels_that_are_there() -> None:
+    """4 pixels are ignored, 9 are `a` and 3 `b`, of which one is taken for `a`: 2 * 9 / (10 + 9), 2 * 2 / (2 + 3)."""
+    truth = torch.zeros(1, 4, 4, dtype=torch.uint8)
+    truth[0, 0], truth[0, 1, :3] = IGNORED, 1
+    found = truth.where(truth != IGNORED, 1).long()
+    found[0, 1, 0] = 0
+    logits = {"logits": 60.0 * torch.nn.functional.one_hot(found, 3).float()}
+    plain, dice = (MaskObjective(3, dice=dice)(logits, Targets(truth)) for dice in (False, True))
+    assert float(dice - plain) == pytest.approx(1 - (18 / 19 + 4 / 5) / 2, abs=1e-5)
 
 
 def test_the_demo_is_the_same_for_a_seed() -> None:

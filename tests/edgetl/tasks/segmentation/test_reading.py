@@ -16,6 +16,7 @@ from edgetl.data.options import DataOptions
 from edgetl.tasks.segmentation.mask_files import IGNORED
 from edgetl.tasks.segmentation.reading import mask_of, read_masks, read_masks_labelled, truth_of
 from edgetl.tasks.segmentation.run_lengths import decoded_runs
+from edgetl.tasks.task import Judging
 from edgetl_export.progress import silent
 from edgetl_runtime.errors import DataError
 from edgetl_runtime.manifest import Label
@@ -25,7 +26,7 @@ LABELS = tuple(Label(name, name) for name in scenes.NAMES)
 
 
 def read(path: Path, **options: object) -> Dataset:
-    return read_masks(path, DataOptions(**options), spec=USUAL, track=silent)  # type: ignore[arg-type]
+    return read_masks(path, DataOptions(**options), spec=USUAL, track=silent)
 
 
 @pytest.mark.parametrize(
@@ -78,15 +79,15 @@ def test_the_fingerprint_is_also_over_the_masks(tmp_path: Path) -> None:
 
 def test_masks_to_judge_a_model_on(tmp_path: Path) -> None:
     told: list[str] = []
-    options = {"spec": USUAL, "skip_bad": False, "track": silent, "tell": told.append}
+    judging = Judging(USUAL, tell=told.append)
     scenes.with_values(tmp_path)
-    samples, split = read_masks_labelled(tmp_path, LABELS, training=False, **options)  # type: ignore[arg-type]
+    samples, split = read_masks_labelled(tmp_path, LABELS, judging)
     assert (len(samples), split) == (3, "val")
-    assert read_masks_labelled(tmp_path, LABELS, training=True, **options)[1] == "train"  # type: ignore[arg-type]
+    assert read_masks_labelled(tmp_path, LABELS, Judging(USUAL, training=True))[1] == "train"
     with pytest.raises(DataError, match="the model's are background, cat"):
-        read_masks_labelled(tmp_path, LABELS[:2], training=False, **options)  # type: ignore[arg-type]
+        read_masks_labelled(tmp_path, LABELS[:2], judging)
     (tmp_path / "labels.txt").unlink()  # values mean what the model means
-    assert len(read_masks_labelled(tmp_path, LABELS, training=False, **options)[0]) == 3  # type: ignore[arg-type]
+    assert len(read_masks_labelled(tmp_path, LABELS, judging)[0]) == 3
 
 
 def test_a_photo_on_its_side(tmp_path: Path) -> None:

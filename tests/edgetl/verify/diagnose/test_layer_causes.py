@@ -7,8 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from torch import nn
 
+from edgetl.verify.diagnose import layer_causes
+from edgetl.verify.diagnose.diagnosis import Evidence, diagnose
 from edgetl.verify.diagnose.layer_causes import (
     explain_by_facts,
     explain_by_first_layer,
@@ -17,20 +20,23 @@ from edgetl.verify.diagnose.layer_causes import (
 )
 from edgetl.verify.layers.file_weights import FileWeights
 from edgetl.verify.layers.tensor_stats import TensorStats
-from edgetl.verify.report import LayerError, VariantReport
+from edgetl.verify.report import Finding, LayerError, Parity, VariantReport
 from edgetl_export import Source
 from edgetl_runtime.errors import BundleError
+from edgetl_runtime.machine import CpuFeatures
 from edgetl_runtime.manifest import Label, Manifest, Normalize, Preprocess, Requires, TensorSpec, Variant
 
 INT8 = VariantReport("onnx.int8", "onnx", "int8")
 
 
 class Kept:
-    """A bundle that keeps `grids` by node."""
+    """A bundle that keeps `grids` by node, and by layer how many of its sums can saturate."""
 
-    def __init__(self, grids: dict[str, tuple[float, int]]) -> None:
+    def __init__(self, grids: dict[str, tuple[float, int]], at_risk: dict[str, float] | None = None) -> None:
         activations = {node: {"scale": scale, "zero_point": zero} for node, (scale, zero) in grids.items()}
-        self._text = json.dumps({"quantizations": [{"variants": ["onnx.int8"], "activations": activations}]})
+        risks = [{"layer": name, "can_saturate": share} for name, share in (at_risk or {}).items()]
+        kept = {"variants": ["onnx.int8"], "activations": activations, "saturation": {"onnx.int8": risks}}
+        self._text = json.dumps({"quantizations": [kept]})
         calibration = {"calibration": {"n": 250, "fingerprint": "ab" * 32}}
         self.manifest = Manifest(
             name="made up",
@@ -51,6 +57,21 @@ class Kept:
 
 def layer(name: str, **about: object) -> LayerError:
     return replace(LayerError(name, f"node_{name}", name, 30.0, 1.0, (0.0, 4.0), (0.0, 4.0)), **about)  # type: ignore[arg-type]
+
+
+def test_what_is_ordinary_for_a_task_has_no_cause() -> None:
+    """Of small objects a pixel is another decision: a detector agrees less than a classifier that is as good."""
+    bundle = Kept({})
+    bundle.manifest = replace(bundle.manifest, task="detection")
+    evidence = Evidence(bundle, (), reference=None)  # type: ignore[arg-type]
+
+    def found(agreement: float, sqnr_db: float) -> tuple[Finding, ...]:
+        parity = Parity(72, None, sqnr_db, 1.0, 0.99, agreement=agreement)
+        return diagnose(replace(INT8, parity=parity, layers=(layer("head", drop_db=20.0),)), evidence)
+
+    assert found(0.91, 24.0) == ()
+    assert [finding.cause for finding in found(0.60, 24.0)] == ["head computes something else"]
+    assert found(0.91, 8.0) != ()
 
 
 SOUND = [layer("a", weights="int8 per channel"), layer("b"), layer("c", weights="int8 per channel")]
@@ -88,6 +109,28 @@ def test_what_is_clipped_behind_a_wrong_layer_is_its_consequence() -> None:
     assert causes([wrong, layer("b", clipped=0.3, range=(0.0, 2.0))]) == []
     (finding,) = explain_by_first_layer([wrong, SOUND[1]])
     assert finding.cause == "a computes something else"
+
+
+@pytest.mark.parametrize("without_vnni", [True, False])
+def test_sums_outgrow_16_bits_where_a_processor_adds_in_so_many(
+    without_vnni: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = CpuFeatures("x86", ("avx2",), not without_vnni)
+    monkeypatch.setattr(layer_causes, "cpu_features", lambda: features)
+    layers, kept = [layer("a", sqnr_db=24.0, drop_db=15.0), SOUND[1]], Kept(GRIDS, {"a": 0.12, "b": 0.0})
+    found = explain_by_layers(INT8, layers, kept, None)  # type: ignore[arg-type]
+    assert [finding.cause.partition(":")[0] for finding in found] == ["sums outgrow 16 bits"] * without_vnni
+    assert all("--int8-safe" in finding.fix and "1 of 2 layers" in finding.evidence for finding in found)
+    assert explain_by_layers(INT8, layers, Kept(GRIDS, {"b": 0.3}), None) == ()  # type: ignore[arg-type]
+
+
+def test_a_file_made_for_such_a_processor_has_another_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layer_causes, "cpu_features", lambda: CpuFeatures("x86", ("avx2",), False))
+    kept = Kept(GRIDS, {"a": 0.12})
+    (variant,) = kept.manifest.variants
+    made = replace(variant, quantization={**(variant.quantization or {}), "int8_safe": "seen"})
+    kept.manifest = replace(kept.manifest, variants=(made,))
+    assert explain_by_layers(INT8, [layer("a", sqnr_db=24.0, drop_db=15.0), SOUND[1]], kept, None) == ()  # type: ignore[arg-type]
 
 
 def test_silu_and_the_gate_of_squeeze_excite_are_named_with_their_options() -> None:

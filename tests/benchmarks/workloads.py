@@ -15,6 +15,7 @@ from PIL import Image
 
 from edgetl.data.dataset import Sample, load_labelled, load_photos, pick
 from edgetl.models.checkpoint import Checkpoint, open_checkpoint
+from edgetl.models.sources.foreign import Exportable
 from edgetl.open_to_export import labelled_by_folders
 from edgetl_export import Source
 from edgetl_runtime.errors import DataError
@@ -93,7 +94,7 @@ def data_folder(given: Path | None) -> Path:
     return folder
 
 
-def preprocessed(samples: Sequence[Sample], checkpoint: Checkpoint) -> npt.NDArray[np.uint8]:
+def preprocessed(samples: Sequence[Sample], checkpoint: Exportable) -> npt.NDArray[np.uint8]:
     """The photos as (n, H, W, 3) uint8, in their order."""
     read = partial(preprocess, spec=checkpoint.preprocess)
     with ThreadPoolExecutor(max_workers=2) as pool:

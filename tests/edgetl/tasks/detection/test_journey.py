@@ -63,8 +63,10 @@ def test_the_report_has_what_detection_has(bundle: Path) -> None:
     assert len(report["tables"]) == 3
     fp32 = next(variant for variant in report["variants"] if variant["id"] == "onnx.fp32")
     assert fp32["parity"]["agreement"] == 1.0
+    assert fp32["parity"]["sqnr_db"] > 90
     assert fp32["quality"]["name"] == "mAP"
-    assert fp32["quality"]["delta"] == pytest.approx(0.0, abs=1e-4)
+    # Two epochs leave scores that differ by no more than float rounding: mAP sees the order that one of them gets.
+    assert fp32["quality"]["delta"] == pytest.approx(0.0, abs=1e-3)
 
 
 def test_predict_and_draw(bundle: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

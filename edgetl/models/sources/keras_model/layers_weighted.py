@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from edgetl.models.sources.keras_model.activations import activated
 from edgetl.models.sources.keras_model.graph import Call, GraphBuilder, cannot, same_padding, tensor_of
-from edgetl.models.sources.keras_model.modules import BatchLast, ChannelNorm, Scale, ScaledBy
+from edgetl.models.sources.keras_model.modules import ChannelNorm, Scale, ScaledBy
 
 __all__ = [
     "batch_norm",
@@ -157,7 +157,7 @@ def batch_norm(builder: GraphBuilder, call: Call) -> fx.Node:
     if len(call.shape) != 4:
         scale = (weight.double() / (variance.double() + layer.epsilon).sqrt()).float()
         shift = (bias.double() - mean.double() * scale.double()).float()
-        return builder.add(call.name, BatchLast(scale, shift), call.input, layer=layer)
+        return builder.add(call.name, Scale(scale, shift), call.input, layer=layer)
     made = nn.BatchNorm2d(len(mean), eps=layer.epsilon)
     for name, value in {"weight": weight, "bias": bias, "running_mean": mean, "running_var": variance}.items():
         made.state_dict()[name].copy_(value)

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 __all__ = [
     "AverageWithoutBorder",
-    "BatchLast",
     "ChannelNorm",
     "FlattenLast",
     "GlobalPool",
@@ -21,7 +20,7 @@ __all__ = [
 
 
 class Scale(nn.Module):
-    """``x * scale + shift``, for each channel or for all (1, C or 1, 1, 1)."""
+    """``x * scale + shift``: for maps (1, C, 1, 1), for rows (C,), or one for all."""
 
     scale: Tensor
     shift: Tensor
@@ -32,7 +31,7 @@ class Scale(nn.Module):
         self.register_buffer("shift", shift)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to the same shape."""
+        """(N, C, H, W) or (N, C) to the same shape."""
         return x * self.scale + self.shift
 
 
@@ -126,22 +125,6 @@ class ToMap(nn.Module):
         if height == width == 1:
             return x.reshape(-1, channels, 1, 1)
         return x.reshape(-1, height, width, channels).permute(0, 3, 1, 2)
-
-
-class BatchLast(nn.Module):
-    """Batch normalisation of (N, C), as the scale and the shift that it is."""
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, scale: Tensor, shift: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("scale", scale)
-        self.register_buffer("shift", shift)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C) to the same shape."""
-        return x * self.scale + self.shift
 
 
 class Reversed(nn.Module):

@@ -6,6 +6,7 @@ python tests/benchmarks/keras_networks.py --networks mobilenet_v2,efficientnet_b
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -229,7 +230,8 @@ def _of_converter(
     np.save(pixels, calibration)
     child = Path(__file__).with_name("keras_converter.py")
     command = [python, str(child), str(model), str(pixels), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    own = {**os.environ, "KERAS_BACKEND": "tensorflow"}  # here it is torch
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=own)
     if done.returncode != 0:
         said = done.stderr.strip().splitlines() or ["no message"]
         raise ExportError(f"TFLiteConverter ended with code {done.returncode}: {said[-1]}")

@@ -45,6 +45,7 @@ from edgetl_runtime.manifest import Label
 __all__ = ["NETWORKS", "main", "transplanted"]
 
 PHOTOS = "flowers"
+FLOWERS = "weights/efficientnet_b0_flowers.safetensors"
 _EPSILON, _KERAS_EPSILON = 1e-5, 1e-3
 """That batch norms of torchvision's EfficientNet-B0 and of Keras' add to the variance."""
 _COLUMNS = ("file", "of the twin's time", "transposes", "SQNR dB", "agreement %", "top-1 %")
@@ -55,6 +56,7 @@ class Network:
     """A Keras file, its pixels by `CONVENTIONS`, and the backbone of torchvision that is the same network."""
 
     twin: str
+    twin_weights: str
     size: int
     pixels: str
     file: Callable[[Path, Path], Path]
@@ -66,7 +68,7 @@ def transplanted(data: Path, scratch: Path) -> Path:
     Keras pads the other side in strided convolutions, so it decides a little otherwise: it is a network of its own.
     """
     keras = keras_on_torch()
-    state = read_state(data / "weights/efficientnet_b0_flowers.safetensors").state
+    state = read_state(data / FLOWERS).state
     twin = build("efficientnet_b0", 5)
     twin.load_state_dict(state)
     model = keras.applications.EfficientNetB0(weights=None, input_shape=(160, 160, 3), classes=5)
@@ -102,9 +104,13 @@ def _as_keras(module: nn.Module) -> list[torch.Tensor]:
 
 NETWORKS: dict[str, Network] = {
     "mobilenet_v2": Network(
-        "mobilenet_v2", 224, "tf", lambda data, _: data / "weights/keras/mobilenet_v2_flowers.keras"
+        "mobilenet_v2",
+        "weights/mobilenet_v2_imagenet1k.safetensors",
+        224,
+        "tf",
+        lambda data, _: data / "weights/keras/mobilenet_v2_flowers.keras",
     ),
-    "efficientnet_b0": Network("efficientnet_b0", 160, "0..255", transplanted),
+    "efficientnet_b0": Network("efficientnet_b0", FLOWERS, 160, "0..255", transplanted),
 }
 
 
@@ -146,7 +152,7 @@ def _measured(name: str, given: argparse.Namespace, scratch: Path) -> str:
     options: ExportSection = Recipe().updated({"export": {"precisions": ["fp32", "int8"]}}).export
     exported = export_checkpoint(opened, photos, scratch / "keras", options)
     labels = tuple(Label(folder.name, folder.name) for folder in sorted((data / PHOTOS / "val").iterdir()))
-    export_checkpoint(_twin(network, labels), photos, scratch / "twin", options)
+    export_checkpoint(_twin(network, data, labels), photos, scratch / "twin", options)
     judged = _others(data, labels, photos, given.judged)
     images = preprocessed(judged, opened)
     truth = np.array([sample.label for sample in judged])
@@ -188,11 +194,13 @@ def _others(data: Path, labels: tuple[Label, ...], calibration: Sequence[Sample]
     return (*folders[0], *pick([one for one in folders[1] if one.source not in used], max(0, n - len(folders[0]))))
 
 
-def _twin(network: Network, labels: tuple[Label, ...]) -> Checkpoint:
-    """The same network of torchvision, from random weights: it is there for its time."""
-    torch.manual_seed(0)
+def _twin(network: Network, data: Path, labels: tuple[Label, ...]) -> Checkpoint:
+    """The same network of torchvision, for as many labels."""
     spec, normalize = preset(network.twin, network.size)
     module = build(network.twin, len(labels), image_size=network.size)
+    state = read_state(data / network.twin_weights).state
+    own = module.state_dict()
+    module.load_state_dict({key: values[: len(own[key])] if values.ndim else values for key, values in state.items()})
     return Checkpoint.of(module, backbone=network.twin, labels=labels, preprocess=spec, normalize=normalize)
 
 

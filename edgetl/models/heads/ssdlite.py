@@ -37,7 +37,7 @@ def attach(
         trunk: A backbone's classifier, its weights in it.
         labels: How many there are, without the background.
         settings: ``strides`` of the backbone's maps, and ``shapes`` of the anchors: a list for each of these maps and
-            of those that the head adds, each of half the size of the one before.
+            of those that the head adds, each of half the size of the one before; ``steps``, the stride of each.
         crop: (height, width) of the input.
         channels: Of the input.
 
@@ -56,9 +56,15 @@ def attach(
 def decoder(settings: Mapping[str, Any], crop: tuple[int, int]) -> dict[str, Any]:
     """How the outputs are read: goes into the manifest."""
     grids, shapes = grids_of(settings, crop), [list(map(list, level)) for level in settings["shapes"]]
+    steps = _steps(settings, grids, crop)
     return {
         "head": "ssdlite",
-        "anchors": {"grids": grids, "shapes": shapes, "sha256": anchor_hash(make_anchors(grids, shapes))},
+        "anchors": {
+            "grids": grids,
+            "shapes": shapes,
+            **({} if steps is None else {"steps": steps}),
+            "sha256": anchor_hash(make_anchors(grids, shapes, steps)),
+        },
         "variances": list(VARIANCES),
         "scores": "softmax",
         "score": SCORE,
@@ -73,6 +79,20 @@ def grids_of(settings: Mapping[str, Any], crop: tuple[int, int]) -> list[list[in
     while len(grids) < len(settings["shapes"]):
         grids.append([(side + 1) // 2 for side in grids[-1]])
     return grids
+
+
+def _steps(
+    settings: Mapping[str, Any], grids: Sequence[Sequence[int]], crop: tuple[int, int]
+) -> list[list[float]] | None:
+    """How far it is from place to place, as shares of the sides; None where places divide the sides evenly.
+
+    A map of 13 places of stride 32 on a side of 400 pixels sees every 32 pixels, not every 400 / 13: no convolution
+    learns a difference that grows from place to place. Heads of before have no ``steps``: they learned the other.
+    """
+    steps = settings.get("steps")
+    if steps is None or all([step * n for n in grid] == list(crop) for step, grid in zip(steps, grids, strict=True)):
+        return None
+    return [[step / side for side in crop] for step in steps]
 
 
 class _SsdLiteHead(nn.Module):

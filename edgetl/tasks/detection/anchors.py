@@ -20,7 +20,7 @@ _LEAST_SPREAD, _MOST_SPREAD = 1.35, 4.0
 
 
 def fit_anchors(sides: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], crop: tuple[int, int]) -> dict[str, Any]:
-    """Settings of a head: ``strides`` of the backbone's maps and ``shapes`` of the anchors on each level.
+    """Settings of a head: ``strides`` of the backbone's maps, ``shapes`` of the anchors and ``steps`` of each level.
 
     Args:
         sides: (n, 2) width and height of boxes, in pixels of the network's input.
@@ -46,7 +46,7 @@ def fit_anchors(sides: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], c
         ]
         for stride in levels
     ]
-    return {"strides": strides, "shapes": shapes}
+    return {"strides": strides, "shapes": shapes, "steps": levels}
 
 
 def _ratios(logs: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> list[float]:

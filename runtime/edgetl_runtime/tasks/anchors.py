@@ -20,13 +20,17 @@ _MOST, _LARGEST = 2**21, 1e3
 
 
 def make_anchors(
-    grids: Sequence[Sequence[int]], shapes: Sequence[Sequence[Sequence[float]]]
+    grids: Sequence[Sequence[int]],
+    shapes: Sequence[Sequence[Sequence[float]]],
+    steps: Sequence[Sequence[float]] | None = None,
 ) -> npt.NDArray[np.float32]:
     """Anchors in the order of the outputs: level by level, row by row, place by place, shape by shape.
 
     Args:
         grids: (rows, columns) of each level's map.
         shapes: Of each level, the (width, height) of the anchors at one place, as shares of the image's sides.
+        steps: Of each level, how far it is from a (row, column) to the next, as shares of the image's sides. By
+            default the places divide the sides evenly; a map that is not as large as side / stride says needs it.
 
     Returns:
         (A, 4) float32: centre x, centre y, width, height, as shares of the image's sides.
@@ -40,9 +44,12 @@ def make_anchors(
         raise ValueError("there are too many anchors")
     if not all(len(shape) == 2 and all(0 < side < _LARGEST for side in shape) for level in shapes for shape in level):
         raise ValueError("an anchor has no width or height")
+    even = [(1 / rows, 1 / columns) for rows, columns in grids]
+    if steps is not None and not all(len(step) == 2 and all(0 < share < _LARGEST for share in step) for step in steps):
+        raise ValueError(f"steps are {steps!r:.80}, not shares of height and width")
     levels = []
-    for (rows, columns), level in zip(grids, shapes, strict=True):
-        y, x = np.meshgrid((np.arange(rows) + 0.5) / rows, (np.arange(columns) + 0.5) / columns, indexing="ij")
+    for (rows, columns), level, (down, right) in zip(grids, shapes, steps or even, strict=True):
+        y, x = np.meshgrid((np.arange(rows) + 0.5) * down, (np.arange(columns) + 0.5) * right, indexing="ij")
         centres = np.repeat(np.stack((x, y), axis=-1).reshape(-1, 2), len(level), axis=0)
         sides = np.tile(np.asarray(level, np.float64).reshape(-1, 2), (rows * columns, 1))
         levels.append(np.concatenate((centres, sides), axis=1))

@@ -308,7 +308,7 @@ def check(manifest: Manifest) -> None:
 def anchors_of(decoder: Mapping[str, Any]) -> npt.NDArray[np.float32]:
     """(A, 4) float32, as `make_anchors`. Raises `ValueError`, `KeyError` or `TypeError` for a damaged decoder."""
     anchors = decoder["anchors"]
-    return make_anchors(anchors["grids"], anchors["shapes"])
+    return make_anchors(anchors["grids"], anchors["shapes"], anchors.get("steps"))
 
 
 def objects_in_photo(

@@ -225,6 +225,9 @@ def test_agreement() -> None:
         {"anchors": {"grids": [[10**5, 10**5]], "shapes": [[[0.9, 0.9]]], "sha256": "0"}},
         {"anchors": {"grids": [[-1, 1]], "shapes": [[[0.9, 0.9]]], "sha256": "0"}},
         {"anchors": {"grids": [[1, 1]], "shapes": [[[float("nan"), 0.9]]], "sha256": "0"}},
+        {"anchors": {"grids": [[1, 1]], "shapes": [[[0.9, 0.9]] * 100], "steps": [], "sha256": "0"}},
+        {"anchors": {"grids": [[1, 1]], "shapes": [[[0.9, 0.9]] * 100], "steps": [[0.5, -0.5]], "sha256": "0"}},
+        {"anchors": {"grids": [[1, 1]], "shapes": [[[0.9, 0.9]] * 100], "steps": "wide", "sha256": "0"}},
     ],
 )
 def test_damaged_decoders_are_refused(change: dict[str, object]) -> None:

@@ -22,7 +22,7 @@ from edgetl.training.options import TrainOptions
 from edgetl.training.plan import plan
 from edgetl_runtime.errors import UsageError
 from edgetl_runtime.manifest import Preprocess
-from edgetl_runtime.tasks.anchors import make_anchors
+from edgetl_runtime.tasks.detection import anchors_of
 
 CROP = (64, 96)
 
@@ -35,7 +35,7 @@ def settings(crop: tuple[int, int] = CROP) -> dict[str, Any]:
 def encoded(boxes: torch.Tensor, labels: torch.Tensor, classes: int) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Outputs that say exactly these boxes (n, 4) in pixels, by the nearest anchors."""
     decoder = ssdlite.decoder(settings(), CROP)
-    anchors = torch.from_numpy(make_anchors(decoder["anchors"]["grids"], decoder["anchors"]["shapes"]))
+    anchors = torch.from_numpy(anchors_of(decoder))
     sides = torch.tensor([CROP[1], CROP[0]])
     outputs = {"boxes": torch.zeros(1, len(anchors), 4), "logits": torch.zeros(1, len(anchors), classes + 1)}
     outputs["logits"][..., 0] = 12.0
@@ -166,9 +166,31 @@ def test_the_head_stands_on_any_backbone(backbone: str) -> None:
     with torch.inference_mode():
         outputs = network(torch.zeros(2, 3, 96, 96))
     decoder = ssdlite.decoder(chosen, (96, 96))
-    anchors = make_anchors(decoder["anchors"]["grids"], decoder["anchors"]["shapes"])
+    anchors = anchors_of(decoder)
     assert outputs["boxes"].shape == (2, len(anchors), 4)
     assert outputs["logits"].shape == (2, len(anchors), 4)
+
+
+@pytest.mark.parametrize("side", [96, 100])
+def test_anchors_lie_where_the_maps_look(side: int) -> None:
+    """A step to the right in a level's map is its stride in the picture, whatever the size of the picture."""
+    chosen = settings((side, side))
+    decoder = ssdlite.decoder(chosen, (side, side))
+    anchors, first = anchors_of(decoder), 0
+    for (rows, columns), level, step in zip(
+        decoder["anchors"]["grids"], chosen["shapes"], chosen["steps"], strict=True
+    ):
+        own = anchors[first : first + rows * columns * len(level)].reshape(rows, columns, len(level), 4)
+        first += rows * columns * len(level)
+        np.testing.assert_allclose(
+            own[:, :, 0, 0] * side, np.tile((np.arange(columns) + 0.5) * step, (rows, 1)), rtol=1e-6
+        )
+        np.testing.assert_allclose(own[:, 0, 0, 1] * side, (np.arange(rows) + 0.5) * step, rtol=1e-6)
+    assert ("steps" in decoder["anchors"]) is (side == 100)
+    # A checkpoint of before says nothing of steps, and means what it meant.
+    before = ssdlite.decoder({name: value for name, value in chosen.items() if name != "steps"}, (side, side))
+    assert "steps" not in before["anchors"]
+    assert (before["anchors"]["sha256"] == decoder["anchors"]["sha256"]) is (side == 96)
 
 
 def test_boxes_count_alike_unless_photos_are_drawn_otherwise() -> None:

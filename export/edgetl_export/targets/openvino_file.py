@@ -18,6 +18,7 @@ from edgetl_export.sealing import with_room_for_seal
 from edgetl_export.targets.openvino_compress import halve_in_place, round_weights_in_place
 from edgetl_export.targets.openvino_fake_quantize import quantize_in_place
 from edgetl_export.targets.summaries import weight_summary
+from edgetl_runtime.engines import its_environment
 from edgetl_runtime.errors import ExportError
 from edgetl_runtime.manifest import METADATA_KEY
 
@@ -60,7 +61,8 @@ class OpenvinoTarget:
 
 
 def _converted(captured: Captured) -> openvino.Model:
-    model = openvino.convert_model(captured.program)
+    with its_environment("openvino"):  # each conversion would be reported to its maker, by three forks of this process
+        model = openvino.convert_model(captured.program)
     model.reshape(list(captured.input.shape))
     _remove_gathers_of_all(model)
     _shorten_names(model)

@@ -13,7 +13,8 @@ import os
 import re
 import sys
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -39,6 +40,7 @@ __all__ = [
     "engine_info",
     "import_for",
     "installed",
+    "its_environment",
     "missing",
     "open_session",
 ]
@@ -95,7 +97,7 @@ class EngineInfo:
 
     ``module`` is the module of this package that opens its sessions, ``opens_paths`` whether it takes a `ModelPath`: a
     file of this process, never one of the bundle, which may be another by the time that it is read.
-    ``environment``: variables that are set while its library is imported, unless the user has set them.
+    ``environment``: variables that are set while its library is imported or converts, unless the user has set them.
     """
 
     name: str
@@ -178,10 +180,9 @@ def import_for(engine: str, module: str) -> Any:
     """
     if module in sys.modules:
         return importlib.import_module(module)
-    ours = {name: value for name, value in engine_info(engine).environment if name not in os.environ}
-    os.environ.update(ours)
     try:
-        return importlib.import_module(module)
+        with its_environment(engine):
+            return importlib.import_module(module)
     except (Exception, SystemExit) as error:
         library = engine_info(engine).library()
         name = engine if library is None else f"{library.module} {library.version()}"
@@ -190,6 +191,15 @@ def import_for(engine: str, module: str) -> Any:
             f"engine {engine} is not usable here, because {name} cannot be imported: {type(error).__name__}: {reason}",
             fix=f'python -c "import {module if library is None else library.module}" shows it; or take another engine',
         ) from error
+
+
+@contextmanager
+def its_environment(engine: str) -> Iterator[None]:
+    """Meanwhile the variables of `engine` are set that the user has not set."""
+    ours = {name: value for name, value in engine_info(engine).environment if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
     finally:
         for name in ours:
             os.environ.pop(name, None)

@@ -72,22 +72,28 @@ def lying(path, *words, **more):
     return real(sys.executable if name.startswith(("pipe", "zero")) else path, *words, **more)
 
 os.stat = lying
-{imports}
 from edgetl_runtime.errors import EdgetlError
+"""
+"""A program that reads what is in the folder ``sys.argv[1]``: it is exchanged between a look at it and its opening."""
+
+READS = """
+{imports}
 try:
     {what}
 except (EdgetlError, OSError) as error:
     print(error)
+print("END")
 """
-"""Programs that read what is in the folder ``sys.argv[1]``: it is exchanged between a look at it and its opening."""
 
 
-def exchanged(folder: Path, what: str, imports: str = "") -> str:
-    """What a program says that does `what`; "pipe" and "zero" in the name of a file are a pipe and a device."""
+def exchanged(folder: Path, *parts: tuple[str, str]) -> list[str]:
+    """What a program says at each of its parts, which are imports and what is done; "pipe" and "zero" in the name of a
+    file are a pipe and a device."""
     for suffix in ("", ".png", ".npy", ".onnx", ".edgetl", ".tar", ".pth", ".safetensors", ".jpg"):
         os.mkfifo(folder / f"pipe{suffix}")
         (folder / f"zero{suffix}").symlink_to("/dev/zero")
-    return in_time(EXCHANGED.format(imports=imports, what=what), str(folder))
+    program = EXCHANGED + "".join(READS.format(imports=imports, what=what) for imports, what in parts)
+    return in_time(program, str(folder)).split("END\n")[:-1]
 
 
 FILES = "from edgetl_runtime.files import Folder, read_file, read_regular"
@@ -111,7 +117,8 @@ IMAGES = "from edgetl_runtime.preprocess import file_content, load_image"
 )
 def test_a_file_that_is_exchanged_after_the_look(imports: str, what: str, kind: str, tmp_path: Path) -> None:
     """What counts is what was opened, not what was at the path before."""
-    assert "but a pipe or a device" in exchanged(tmp_path, what.format(kind), imports)
+    (said,) = exchanged(tmp_path, (imports, what.format(kind)))
+    assert "but a pipe or a device" in said
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs Linux")

@@ -43,12 +43,15 @@ def command(tiny: str, photos: Path, *more: str) -> list[str]:
     return ["run", "--data", str(photos), *model, *more]
 
 
-@pytest.mark.parametrize(("word", "targets"), [("free", "onnx,openvino"), ("4", "onnx,tflite,openvino")])
+@pytest.mark.parametrize(
+    ("word", "targets", "precisions"), [("free", "onnx,openvino", "int8"), ("4", "onnx,tflite", "fp32")]
+)
 def test_from_photos_to_a_device(
-    word: str, targets: str, tiny: str, photos: Path, tmp_path: Path, capsys: Capture
+    word: str, targets: str, precisions: str, tiny: str, photos: Path, tmp_path: Path, capsys: Capture
 ) -> None:
+    """All formats in all precisions are the matter of tests/export/test_batch.py."""
     out, batch = tmp_path / "out.edgetl", FREE if word == "free" else int(word)
-    said = ["--targets", targets, "--precisions", "fp32,int8", "--batch", word, "--out", str(out)]
+    said = ["--targets", targets, "--precisions", precisions, "--batch", word, "--out", str(out)]
     assert main(command(tiny, photos, *said)) == 0
     assert "in one run" in capsys.readouterr().err
     bundle = open_bundle(out)

@@ -23,11 +23,11 @@ from edgetl_runtime import load, open_bundle, preprocess, self_test
 from edgetl_runtime.cli import main as device_main
 from edgetl_runtime.errors import CheckpointError, DataError, OutputError, UsageError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tiny")]
 
 SMALL = Recipe().updated(
     {
-        "model": {"backbone": "mobilenet_v3_small", "weights": "none", "image_size": 32},
+        "model": {"backbone": "tinynet", "weights": "none", "image_size": 32},
         "train": {"strategy": "full", "epochs": 1, "batch_size": 8, "augment": "none"},
         "export": {"targets": ["onnx"], "precisions": ["fp32", "fp16"]},
     }

@@ -22,6 +22,7 @@ from edgetl.training.finetune import finetune  # noqa: E402
 from edgetl.training.options import TrainOptions  # noqa: E402
 from edgetl.training.resume import Interrupted, Keeping  # noqa: E402
 from edgetl.training.stepper import Stepper  # noqa: E402
+from tests.zoo import TinyNet, as_backbone  # noqa: E402
 
 
 def signal_in_step(number: signal.Signals, n: int) -> None:
@@ -41,15 +42,13 @@ def signal_in_step(number: signal.Signals, n: int) -> None:
 
 def main(folder: Path | None) -> None:
     """Train from the start, or on from what `folder` has, to the end."""
+    options = TrainOptions(
+        "full", epochs=4, lr=3e-3, batch_size=8, dropout=0.3, precision="fp32", cache=False, device="cpu"
+    )
+    keeping = Keeping(folder, resume=folder is not None and (folder / "snapshot.pt").exists())
     try:
-        trained = finetune(
-            bars(),
-            ModelOptions("mobilenet_v3_small", "none", 32),
-            TrainOptions(
-                "full", epochs=4, lr=3e-3, batch_size=8, dropout=0.3, precision="fp32", cache=False, device="cpu"
-            ),
-            keeping=Keeping(folder, resume=folder is not None and (folder / "snapshot.pt").exists()),
-        )
+        with as_backbone("tinynet", TinyNet) as network:
+            trained = finetune(bars(), ModelOptions(network, "none", 32), options, keeping=keeping)
     except Interrupted as interruption:
         print(f"interrupted: {interruption}")
         return

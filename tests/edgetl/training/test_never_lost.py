@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,12 @@ from edgetl.training.resume import Interrupted, Keeping, listening, unfinished
 from edgetl.training.stepper import Stepper
 from edgetl_runtime.errors import CheckpointError, DataError, UsageError
 from edgetl_runtime.termination import exit_code_of
+from tests.zoo import TinyNet, as_backbone
 
 pytestmark = pytest.mark.slow
 
 SIZE = 32
-START = ModelOptions("mobilenet_v3_small", "none", SIZE)
+START = ModelOptions("tinynet", "none", SIZE)
 # To the last bit is a promise of CPUs.
 OPTIONS = TrainOptions(
     "full", epochs=3, lr=3e-3, batch_size=8, ema=0.9, mixup=0.2, dropout=0.3, precision="fp32", device="cpu"
@@ -42,6 +43,12 @@ def told(trained: Trained) -> tuple[object, ...]:
     """The SHA-256 of the weights, and what every epoch came to, to the last bit."""
     epochs = trained.history.epochs
     return trained.checkpoint.sha256, [(e.train_loss, e.val_loss, e.val_top1) for e in epochs]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tiny_network() -> Iterator[None]:
+    with as_backbone(START.backbone, TinyNet):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -74,12 +81,14 @@ def crash() -> None:
     raise RuntimeError("the power is out")
 
 
-@pytest.mark.parametrize("at", [1, 6, 15])
-def test_interrupted_by_a_signal(whole_child: str, tmp_path: Path, at: int) -> None:
-    """In the first step, the last of an epoch, and in between: asked to stop, it stops after the step."""
-    told = child(tmp_path / "t", "term", str(at))
-    assert told.stdout.splitlines()[-1].startswith("interrupted: the training is kept in ")
-    assert told.stdout.splitlines()[-1].endswith("with --resume goes on")
+def test_a_process_that_is_stopped_again_and_again(whole_child: str, tmp_path: Path) -> None:
+    """Asked to stop in the first step, then in the last of an epoch, it stops after the step; then SIGKILL in between:
+    `tests/benchmarks/killed_training.py` does it twenty times."""
+    for after in (1, 5):
+        told = child(tmp_path / "t", "term", str(after))
+        assert told.stdout.splitlines()[-1].startswith("interrupted: the training is kept in ")
+        assert told.stdout.splitlines()[-1].endswith("with --resume goes on")
+    assert child(tmp_path / "t", "kill", "9").returncode == -signal.SIGKILL
     assert child(tmp_path / "t").stdout.split()[-1] == whole_child
 
 
@@ -100,13 +109,6 @@ def test_a_state_that_lacks_something_would_not_do(
         train(data, tmp_path / "t")
     monkeypatch.setattr("edgetl.training.ema.Average.restore", lambda *_: None)
     assert told(train(data, tmp_path / "t", resume=True)) != whole
-
-
-def test_a_real_process_is_killed(whole_child: str, tmp_path: Path) -> None:
-    """SIGKILL in the middle of steps; `tests/benchmarks/killed_training.py` does it twenty times."""
-    for step in (9, 5):
-        assert child(tmp_path / "t", "kill", str(step)).returncode == -signal.SIGKILL
-    assert child(tmp_path / "t").stdout.split()[-1] == whole_child
 
 
 def child(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -317,7 +317,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def _short_latencies() -> Iterator[None]:
     """Where a test says nothing of time, its variants are timed for as long as it takes to time them at all."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("edgetl.verify.options._LATENCY_SECONDS", 0.2)
+        patch.setattr("edgetl.verify.options._LATENCY_SECONDS", 0.05)
         yield
 
 

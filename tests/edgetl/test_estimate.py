@@ -88,13 +88,13 @@ def test_times_are_as_exact_as_an_estimate(given: float, words: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_shows_its_parts_in_the_order_of_the_plan(make_photos: MakePhotos, tmp_path: Path) -> None:
+def test_a_run_shows_its_parts_in_the_order_of_the_plan(make_photos: MakePhotos, tmp_path: Path, tiny: str) -> None:
     """What is tracked on the way is in the plan, and in its order: otherwise the stages would be counted wrongly."""
     photos = make_photos(tmp_path / "photos", {"red": 12, "green": 12})
     recipe = Recipe().updated(
         {
             "data": {"path": photos},
-            "model": {"backbone": "mobilenet_v3_small", "weights": "none", "image_size": 32},
+            "model": {"backbone": tiny, "weights": "none", "image_size": 32},
             "train": {"strategy": "full", "epochs": 2, "batch_size": 8, "augment": "none"},
             "export": {"targets": ["onnx"], "precisions": ["fp32", "int8"]},
         }

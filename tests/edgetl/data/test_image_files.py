@@ -109,13 +109,13 @@ def test_calibration_takes_others_instead_of_unreadable_photos(tmp_path: Path, m
 
 
 @pytest.mark.slow
-def test_export_skips_unreadable_photos(tmp_path: Path, make_photos: MakePhotos) -> None:
+def test_export_skips_unreadable_photos(tmp_path: Path, make_photos: MakePhotos, tiny: str) -> None:
     data = make_photos(tmp_path / "data", EACH)
     float_tiff(data / "rose" / "bad")
-    spec, normalize = preset("mobilenet_v3_small", 32)
+    spec, normalize = preset(tiny, 32)
     labels = (Label("rose", "rose"), Label("tulip", "tulip"))
     about: dict[str, Any] = {"preprocess": spec, "normalize": normalize}
-    checkpoint = Checkpoint.of(build("mobilenet_v3_small", 2), backbone="mobilenet_v3_small", labels=labels, **about)
+    checkpoint = Checkpoint.of(build(tiny, 2), backbone=tiny, labels=labels, **about)
     options = ExportSection(targets=("onnx",), precisions=("fp32",))
     with pytest.raises(DataError, match=r"bad\.tif"):
         export_checkpoint(checkpoint, data, tmp_path / "a.edgetl", options)
@@ -174,14 +174,14 @@ def test_duplicates_are_counted_once_for_each_pair_of_splits() -> None:
 
 
 @pytest.mark.slow
-def test_a_leak_is_in_the_checkpoint_and_in_every_report(tmp_path: Path, make_photos: MakePhotos) -> None:
+def test_a_leak_is_in_the_checkpoint_and_in_every_report(tmp_path: Path, make_photos: MakePhotos, tiny: str) -> None:
     data = make_photos(tmp_path / "data", {"train/rose": 6, "train/tulip": 6, "val/rose": 1, "val/tulip": 1})
     (data / "val" / "rose" / "copy.jpg").write_bytes((data / "train" / "rose" / "000.jpg").read_bytes())
     (data / "train" / "rose" / "phone.HEIC").write_bytes(b"x")
     recipe = Recipe().updated(
         {
             "data": {"path": data},
-            "model": {"backbone": "mobilenet_v3_small", "weights": "none", "image_size": 32},
+            "model": {"backbone": tiny, "weights": "none", "image_size": 32},
             "train": {"strategy": "full", "epochs": 1},
             "export": {"targets": ["onnx"], "precisions": ["fp32"]},
         }

@@ -36,6 +36,12 @@ def run(folder: Path, environment: Path, *words: str) -> subprocess.CompletedPro
     return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=600)
 
 
+def install(top: Path, *what: str) -> subprocess.CompletedProcess[str]:
+    """Into the fresh environment, by the pip of this one."""
+    python = str(top / "venv" / SCRIPTS / "python")
+    return run(top, Path(sys.prefix), "python", "-m", "pip", "--python", python, "install", "-q", "--no-compile", *what)
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, pristine_bundle: Path) -> tuple[Path, Path]:
     """A folder with a bundle and a test, and the environment."""
@@ -45,11 +51,11 @@ def project(tmp_path_factory: pytest.TempPathFactory, pristine_bundle: Path) -> 
     built = subprocess.run(build, capture_output=True, text=True, timeout=300)
     assert built.returncode == 0, built.stderr
     (wheel,) = (top / "dist").glob("*.whl")
-    subprocess.run([sys.executable, "-m", "venv", str(top / "venv")], check=True, timeout=300)
-    probe = run(top, top / "venv", "python", "-m", "pip", "install", "-q", "numpy", "pillow")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(top / "venv")], check=True, timeout=300)
+    probe = install(top, "numpy", "pillow")
     if probe.returncode != 0:
         pytest.skip(f"no package index: {(probe.stderr.strip().splitlines() or ['pip failed'])[-1]}")
-    installed = run(top, top / "venv", "python", "-m", "pip", "install", "-q", f"{wheel}[onnx,test-plugin]")
+    installed = install(top, f"{wheel}[onnx,test-plugin]")
     assert installed.returncode == 0, installed.stderr
     folder = top / "project"
     folder.mkdir()

@@ -62,6 +62,17 @@ def test_a_gather_that_moves_something_stays(trained: Trained) -> None:
     assert sqnr_db(wanted, logits_of_file("openvino", written, trained.tensors)) > 80
 
 
+def test_what_was_captured_is_converted_once_and_no_variant_changes_another(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, captured = OpenvinoTarget(), capture(trained.source)
+    first = target.write(captured, "fp32")
+    monkeypatch.setattr(openvino, "convert_model", None)
+    halved, rounded = (target.write(captured, precision) for precision in ("fp16", "w8"))
+    assert len(first.files[".bin"]) > len(halved.files[".bin"]) > len(rounded.files[".bin"])
+    assert target.write(captured, "fp32").files == first.files
+
+
 def test_a_conversion_is_not_reported_to_anybody(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each report would be a fork of this process, with all its threads."""
     monkeypatch.delenv("CI", raising=False)

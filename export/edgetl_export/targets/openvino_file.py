@@ -29,11 +29,14 @@ _JSON_VALUE = re.compile(rb'value="(\{&quot;[^"]*)"')
 
 
 class OpenvinoTarget:
-    """Writes ``.xml`` + ``.bin``."""
+    """Writes ``.xml`` + ``.bin``. What was captured is converted once, and each variant is made of a copy."""
+
+    def __init__(self) -> None:
+        self._converted: dict[Captured, openvino.Model] = {}
 
     def write(self, captured: Captured, precision: str) -> Artifact:
         """fp32, fp16 as half-precision weights, w8 and dynamic as int8 weights that are dequantised inside."""
-        model = _converted(captured)
+        model = self._float(captured)
         summary: dict[str, object] | None = None
         if precision == "fp16":
             halve_in_place(model)
@@ -48,10 +51,15 @@ class OpenvinoTarget:
         """int8 as FakeQuantize in front of what is worth it."""
         if (precision, io) != ("int8", "float"):
             raise ExportError(f"openvino cannot be written at precision {precision!r} with {io} borders")
-        model = _converted(quantized.captured)
+        model = self._float(quantized.captured)
         left = quantize_in_place(model, quantized)
         summary = quantized.quantization.summary()
         return Artifact(_saved(model), {**summary, "activations": "uint8", "float_operators": left})
+
+    def _float(self, captured: Captured) -> openvino.Model:
+        if captured not in self._converted:
+            self._converted[captured] = _exported(captured)
+        return self._converted[captured].clone()
 
     def embed(self, artifact: Artifact, manifest_json: str) -> Artifact:
         """The manifest as an entry of rt_info, sealed."""
@@ -60,7 +68,7 @@ class OpenvinoTarget:
         return replace(artifact, files=_saved(model)).sealed()
 
 
-def _converted(captured: Captured) -> openvino.Model:
+def _exported(captured: Captured) -> openvino.Model:
     with its_environment("openvino"):  # each conversion would be reported to its maker, by three forks of this process
         model = openvino.convert_model(captured.program)
     model.reshape(list(captured.input.shape))

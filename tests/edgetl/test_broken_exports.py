@@ -25,7 +25,9 @@ from edgetl_export.quantize.quantization import Quantized
 
 pytestmark = [pytest.mark.data, pytest.mark.slow]
 
-QUICK = VerifyOptions(latency_seconds=0, threads=2)
+QUICK = VerifyOptions(latency_seconds=0, layers=False, diagnose=False)
+SIZE = 192
+"""A little less than what it was trained for: every fault is as plain."""
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +37,14 @@ def checkpoint(edgetl_data: Path) -> Checkpoint:
         edgetl_data / "weights" / "mobilenet_v2_imagenet1k.safetensors",
         backbone="mobilenet_v2",
         labels=load_labels(edgetl_data / "imagenet_labels.json"),
+        image_size=SIZE,
     )
 
 
 @pytest.fixture(scope="module")
 def judge(checkpoint: Checkpoint, edgetl_data: Path) -> Callable[[Path], Report]:
     samples, _ = load_labelled(edgetl_data / "imagenet_sample" / "evaluation", checkpoint.labels)
-    chosen = pick(samples, 80)
+    chosen = pick(samples, 60)
     return lambda bundle: verify_bundle(bundle, chosen, QUICK).report
 
 
@@ -106,8 +109,8 @@ def test_blue_for_red(
         right = module.forward
         monkeypatch.setattr(module, "forward", lambda self, image, right=right: right(self, torch.flip(image, [3])))
     out = tmp_path / "bgr.edgetl"
-    export_checkpoint(checkpoint, photos, out, ExportSection(("onnx", "openvino"), ("fp32", "int8")))
-    assert _failed(judge(out)) == {"onnx.fp32", "onnx.int8", "openvino.fp32", "openvino.int8"}
+    export_checkpoint(checkpoint, photos, out, ExportSection(("onnx",), ("fp32", "int8")))
+    assert _failed(judge(out)) == {"onnx.fp32", "onnx.int8"}
 
 
 def test_weights_quantised_per_tensor(
@@ -132,7 +135,7 @@ def test_another_reference_is_noticed(sound: Path, checkpoint: Checkpoint, judge
     """The reference is the checkpoint and nothing else: a changed one disagrees with every variant."""
     state = {key: value.clone() for key, value in checkpoint.state.items()}
     state["classifier.1.weight"] = state["classifier.1.weight"].roll(1, 0)
-    samples = [Sample(np.zeros((224, 224, 3), np.uint8) + level, 0, str(level)) for level in range(0, 250, 25)]
+    samples = [Sample(np.zeros((SIZE, SIZE, 3), np.uint8) + level, 0, str(level)) for level in range(0, 250, 25)]
     outcome = verify_bundle(sound, samples, QUICK, reference=dataclasses.replace(checkpoint, state=state))
     assert not outcome.report.verdict.passed
 

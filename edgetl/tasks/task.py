@@ -198,7 +198,7 @@ class Situation:
     """What the options of a training are chosen by, where they were left open.
 
     ``world`` counts processes; ``separate_head`` says whether the outputs follow from features that can be computed
-    once for every image.
+    once for every image; ``pixels`` are those of an image, height times width.
     """
 
     images: int
@@ -207,6 +207,7 @@ class Situation:
     on_gpu: bool
     world: int = 1
     separate_head: bool = True
+    pixels: int = 0
 
 
 @dataclass(frozen=True)

@@ -144,6 +144,7 @@ def _planned(options: TrainOptions, data: Dataset, opened: Start, device: torch.
         on_gpu=device.type == "cuda",
         world=processes.world,
         separate_head=has_separate_head(opened.model),
+        pixels=math.prod(opened.spec.crop),
     )
     return plan(options, found, task_of(data.task).defaults(found))
 

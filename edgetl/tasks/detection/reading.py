@@ -13,6 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from edgetl.data.dataset import Dataset, Sample
+from edgetl.data.folders import MASK_FOLDERS
 from edgetl.data.huggingface import is_saved_dataset
 from edgetl.data.image_files import BadImage, ImageFile, find_unreadable, refuse_unreadable, walk
 from edgetl.data.listing import name_of
@@ -291,7 +292,8 @@ def _summary(
     lines = [", ".join(f"{split}: {len(some)} photos with {counts[split]} boxes" for split, some in samples.items())]
     if path.is_dir():
         used = {p.source.resolve() for found in splits.values() for p in found.photos if isinstance(p.source, Path)}
-        unknown = sum(image.resolve() not in used for image in walk(path).images)
+        photos = [image for image in walk(path).images if image.parent.name.lower() not in MASK_FOLDERS]
+        unknown = sum(image.resolve() not in used for image in photos)
         if unknown:
             lines.append(f"{unknown} photos have no annotation: they are not used")
     return lines

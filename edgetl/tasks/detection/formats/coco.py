@@ -84,6 +84,7 @@ def _folder_of_photos(root: Path, split: str, content: CocoFile) -> Path:
     named = re.sub(rf"^(.*_)?{_MAIN}_|^_", "", content.path.stem)
     tried = [beside, beside / named, base / named, *_of_split(base, split), base / "images" / named]
     tried += [*_of_split(base / "images", split), base / "images", base, beside.parent / named]
+    tried += [folder / "images" for folder in (beside / named, *_of_split(base, split))]
     if not content.images:
         return beside
     first: CocoImage = content.images[0]

@@ -58,6 +58,19 @@ def test_a_label_without_a_box_is_left_out_and_said(tmp_path: Path) -> None:
     assert any("left out: things" in note for note in data.notes)
 
 
+def test_photos_beside_their_masks_are_found(tmp_path: Path) -> None:
+    """As a data set for both tasks has them; its masks are no photos that somebody forgot to annotate."""
+    made_up.coco(tmp_path)
+    for split in ("train", "val"):
+        (tmp_path / split).rename(tmp_path / "photos")
+        (tmp_path / split).mkdir()
+        shutil.copytree(tmp_path / "photos", tmp_path / split / "masks")
+        (tmp_path / "photos").rename(tmp_path / split / "images")
+    data = read(tmp_path)
+    assert len(data.train) == 12
+    assert not any("have no annotation" in note for note in data.notes)
+
+
 def test_without_a_split_one_is_drawn(tmp_path: Path) -> None:
     made_up.coco(tmp_path / "both")
     (tmp_path / "all").mkdir()

@@ -47,6 +47,8 @@ __all__ = ["TASK", "Detection"]
 
 _SEEN, _EPOCHS = 6_500, (8, 60)
 """Photos that a training sees in all, which makes more epochs of fewer photos."""
+_PIXELS, _MOST_TIMES = 320 * 320, 2.0
+"""Of an image, and how many times the epochs larger ones get at most: see README.md, "Measured"."""
 
 
 def _box_decoding(decoder: Mapping[str, Any] | None, size: Size) -> nn.Module:
@@ -101,12 +103,12 @@ class Detection:
 
     def defaults(self, situation: Situation) -> Mapping[str, tuple[object, str]]:
         """Measured on 292 photos of blood cells."""
-        times = 1 if situation.pretrained else 3
+        times = min(max((situation.pixels / _PIXELS) ** 1.5, 1.0), _MOST_TIMES) * (1 if situation.pretrained else 3)
         epochs = round(min(max(times * _SEEN / max(1, situation.images), _EPOCHS[0]), times * _EPOCHS[1]))
         fast = not situation.on_gpu and "amx_int8" in (cpu_features().flags or ())
         return {
             **({"precision": ("bf16", "this CPU has AMX: 1.4 to 2 times as fast")} if fast else {}),
-            "epochs": (epochs, f"{situation.images:,} photos"),
+            "epochs": (epochs, f"{situation.images:,} photos of {situation.pixels:,} pixels"),
             "batch_size": (16, "boxes of some photos a step, and many steps"),
             "lr": (2e-3, "of the head"),
             "backbone_lr_ratio": (0.25, "the maps have to learn where things are")

@@ -193,6 +193,15 @@ def test_anchors_lie_where_the_maps_look(side: int) -> None:
     assert (before["anchors"]["sha256"] == decoder["anchors"]["sha256"]) is (side == 96)
 
 
+def test_large_images_are_looked_at_more_often() -> None:
+    def epochs(side: int, *, pretrained: bool = True) -> object:
+        situation = Situation(292, 3, pretrained=pretrained, on_gpu=False, pixels=side * side)
+        return TASK.defaults(situation)["epochs"][0]
+
+    assert [epochs(side) for side in (224, 320, 400, 640)] == [22, 22, 43, 45]
+    assert epochs(320, pretrained=False) == 67
+
+
 def test_boxes_count_alike_unless_photos_are_drawn_otherwise() -> None:
     task, situation = TASK, Situation(300, 3, pretrained=True, on_gpu=False)
     chosen = plan(TrainOptions("full"), situation, task.defaults(situation))

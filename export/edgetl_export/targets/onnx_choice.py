@@ -41,6 +41,7 @@ def choose(
         on_pixels: Names of the nodes that put the uint8 image into the first layer's hands.
     """
     made = {output for node in model.graph.node for output in node.output}
+    constants = {tensor.name for tensor in model.graph.initializer}
     preparing = _preparing(model)
     lengths = _lengths(model)
     without_grid = unfinished | lengths
@@ -56,6 +57,7 @@ def choose(
         if (
             (node.op_type in OPERATORS or moves)
             and node.name not in preparing
+            and not constants.issuperset(node.input)  # the image has no part in it: engines compute it once
             and not kept.intersection(node.output)
             and all(name in grids for name in activations)
         ):

@@ -51,9 +51,10 @@ def quantize_in_place(model: openvino.Model, quantized: Quantized) -> dict[str, 
     on_grid: dict[tuple[str, int], Any] = {}
     left: dict[str, int] = {}
     in_float = _inputs_in_float(quantized)
+    of_the_image = _of_the_image(model)
     for node, source in zip(weighted, sources, strict=True):
         found = nodes.get(_key(source))
-        if found is None or found in in_float:
+        if found is None or found in in_float or node.get_friendly_name() not in of_the_image:
             left[node.get_type_name()] = left.get(node.get_type_name(), 0) + 1
             continue
         if _key(source) not in on_grid:
@@ -71,6 +72,17 @@ def quantize_in_place(model: openvino.Model, quantized: Quantized) -> dict[str, 
         _feed_pixels(model)
     model.validate_nodes_and_infer_types()
     return left
+
+
+def _of_the_image(model: openvino.Model) -> set[str]:
+    """Names of the operators that the image has a part in; the others are computed once, when the model is loaded, and
+    OpenVINO cannot do that with rounded weights."""
+    found: set[str] = set()
+    for node in model.get_ordered_ops():
+        before = {value.get_node().get_friendly_name() for value in node.input_values()}
+        if node.get_type_name() == "Parameter" or not found.isdisjoint(before):
+            found.add(node.get_friendly_name())
+    return found
 
 
 def _given(model: openvino.Model) -> list[Any]:

@@ -23,6 +23,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from edgetl_runtime.engines import its_environment
 from edgetl_runtime.manifest import (
     METADATA_KEY,
     FileEntry,
@@ -137,7 +138,8 @@ def openvino_model(manifest_json: str | None, folder: Path) -> tuple[bytes, byte
     openvino = pytest.importorskip("openvino")
     source = folder / "source.onnx"
     source.write_bytes(onnx_model(None))
-    model = openvino.convert_model(source)
+    with its_environment("openvino"):  # or it is reported
+        model = openvino.convert_model(source)
     if manifest_json is not None:
         model.set_rt_info(manifest_json, METADATA_KEY)
     openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)

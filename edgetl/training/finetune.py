@@ -36,7 +36,7 @@ from edgetl.training.options import TrainOptions
 from edgetl.training.plan import Plan, plan
 from edgetl.training.processes import ALONE, Processes, joined
 from edgetl.training.resume import Keeping
-from edgetl.training.start import Start, check_start, open_start
+from edgetl.training.start import Start, check_start, keep_statistics_current, open_start
 from edgetl_export.device import device_named
 from edgetl_export.memory import memory_reused
 from edgetl_export.progress import Tell, Track, silent, untold
@@ -129,6 +129,7 @@ def prepared(
     torch.manual_seed(options.seed)
     options = _with_strategy(options, start, data.task)
     opened = open_start(start, data, options)
+    keep_statistics_current(opened.model)
     planned = _planned(options, data, opened, device, processes)
     assert planned.options.augment is not None
     augmentation = (augment or AugmentOptions()).on(planned.options.augment)

@@ -24,7 +24,18 @@ from edgetl_export.device import device_named
 from edgetl_runtime.errors import CheckpointError, UsageError
 from edgetl_runtime.manifest import Normalize, Preprocess
 
-__all__ = ["Start", "check_start", "input_channels", "input_spec", "open_start", "untrained"]
+__all__ = [
+    "Start",
+    "check_start",
+    "input_channels",
+    "input_spec",
+    "keep_statistics_current",
+    "open_start",
+    "untrained",
+]
+
+_LEAST_MOMENTUM, _USUAL_MOMENTUM = 0.01, 0.1
+"""What a batch norm takes of a batch into its statistics: the least that follows a training, and torch's own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +138,17 @@ def open_start(start: ModelOptions | Checkpoint, data: Dataset, options: TrainOp
     elif options.hidden is not None:
         add_hidden_layer(model, options.hidden)
     return Start(model, start.backbone, spec, normalize, note, weights != "none", options.hidden, head)
+
+
+def keep_statistics_current(model: nn.Module) -> None:
+    """Let batch norms follow a training of some hundred steps.
+
+    torchvision's MNASNets take 0.0003 of each batch into their statistics, for trainings of a million steps: after a
+    thousand they are still those of the beginning, and the network is no better than chance in evaluation.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.momentum is not None:
+            module.momentum = module.momentum if module.momentum >= _LEAST_MOMENTUM else _USUAL_MOMENTUM
 
 
 def _open_headed(start: Checkpoint, data: Dataset, task: Task) -> Start:

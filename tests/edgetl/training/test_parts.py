@@ -24,6 +24,7 @@ from edgetl.training.network import shuffled, warm_up_and_cosine
 from edgetl.training.options import TrainOptions
 from edgetl.training.plan import Situation, plan
 from edgetl.training.processes import Processes
+from edgetl.training.start import keep_statistics_current
 from edgetl_runtime.errors import UsageError
 
 CPU = torch.device("cpu")
@@ -312,3 +313,12 @@ def test_steps_that_not_every_process_has_an_image_of_are_left_out() -> None:
 def test_nothing_is_infinite_in_the_schedule() -> None:
     assert all(math.isfinite(warm_up_and_cosine(1, 0.5)(step)) for step in range(3))
     assert np.isfinite(warm_up_and_cosine(3, 0.0)(3))
+
+
+def test_statistics_follow_a_training() -> None:
+    """MNASNet's would still be those of the beginning after a thousand steps."""
+    network = build("mnasnet0_5", 2)
+    other = build("mobilenet_v3_small", 2)
+    for model, momentum in ((network, 0.1), (other, 0.01)):
+        keep_statistics_current(model)
+        assert {part.momentum for part in model.modules() if isinstance(part, nn.BatchNorm2d)} == {momentum}

@@ -1,6 +1,7 @@
 """Networks of timm through the three engines: fp32 and int8 against timm's own in torch; README.md says what is shown.
 
 python tests/benchmarks/timm_networks.py --networks mobileone_s0,levit_128s
+python tests/benchmarks/timm_networks.py --trained 12 --image-size 64 --max-drop 0.01
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from edgetl.data.dataset import Sample, load_labelled, load_photos, pick
 from edgetl.models.backbones import build, head_of, preset
 from edgetl.models.checkpoint import Checkpoint
 from edgetl.models.sources.timm_table import COUNTED
-from edgetl.pipeline import export_checkpoint
+from edgetl.pipeline import export_checkpoint, train
 from edgetl.recipe import ExportSection, Recipe
+from edgetl.tasks import task_of
 from edgetl.verify.measure.parity import compare
 from edgetl_export import TARGETS
 from edgetl_runtime.bundle import open_bundle
@@ -54,6 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--image-size", type=int, help="default: that of timm's configuration")
     parser.add_argument("--max-drop", type=float, help="climb the ladder; default: static int8")
     parser.add_argument("--photos", type=int, default=100, help="to calibrate on, and to judge on; thrice to fit heads")
+    parser.add_argument("--trained", type=int, metavar="EPOCHS", help="train whole networks on the digits of the demo")
     given = parser.parse_args(arguments)
     print(_line(_COLUMNS), _line(["---", *["---:"] * 6, "---", "---:"]), sep="\n", flush=True)
     try:
@@ -107,13 +110,11 @@ def fit_head(network: nn.Module, images: Tensor, labels: npt.NDArray[np.int64]) 
 
 
 def _row(name: str, given: argparse.Namespace) -> str:
-    data, start = data_folder(given.data), time.monotonic()
+    start = time.monotonic()
     torch.manual_seed(0)
-    photos = pick(load_photos(data / PHOTOS / "train"), 4 * given.photos)
-    labels = tuple(Label(folder.name, folder.name) for folder in sorted((data / PHOTOS / "val").iterdir()))
-    judged = pick(load_labelled(data / PHOTOS / "val", labels)[0], given.photos)
     say(f"{name} ...")
-    checkpoint = _checkpoint(f"timm:{name}", labels, photos[: 3 * given.photos], given)
+    make = _fitted if given.trained is None else _trained
+    checkpoint, photos, judged = make(f"timm:{name}", given)
     export = {
         "targets": given.targets.split(","),
         "precisions": given.precisions.split(","),
@@ -124,7 +125,7 @@ def _row(name: str, given: argparse.Namespace) -> str:
     with tempfile.TemporaryDirectory(prefix="edgetl-timm-") as scratch:
         folder = Path(scratch) / "bundle"
         try:
-            exported = export_checkpoint(checkpoint, photos[: 3 * given.photos], folder, options)
+            exported = export_checkpoint(checkpoint, photos, folder, options)
         except ExportError as error:
             return _line([name, f"refused: {error.what}", *[""] * (len(_COLUMNS) - 2)])
         images = preprocessed(judged, checkpoint)
@@ -162,16 +163,35 @@ def _row(name: str, given: argparse.Namespace) -> str:
     )
 
 
-def _checkpoint(
-    name: str, labels: tuple[Label, ...], photos: Sequence[Sample], given: argparse.Namespace
-) -> Checkpoint:
+def _fitted(name: str, given: argparse.Namespace) -> tuple[Checkpoint, Sequence[Sample], Sequence[Sample]]:
+    """A random network whose last layer knows flowers, photos to calibrate it on, and others to judge it on."""
+    data = data_folder(given.data) / PHOTOS
+    photos = pick(load_photos(data / "train"), 4 * given.photos)[: 3 * given.photos]
+    labels = tuple(Label(folder.name, folder.name) for folder in sorted((data / "val").iterdir()))
+    judged = pick(load_labelled(data / "val", labels)[0], given.photos)
     spec, normalize = preset(name, given.image_size)
     network = build(name, len(labels), image_size=given.image_size)
     checkpoint = Checkpoint.of(network, backbone=name, labels=labels, preprocess=spec, normalize=normalize)
     images = _normal(preprocessed(photos, checkpoint), normalize)
     with_signal(network, images[:96])
     fit_head(network, images, np.array([photo.label for photo in photos], np.int64))
-    return Checkpoint.of(network, backbone=name, labels=labels, preprocess=spec, normalize=normalize)
+    return (
+        Checkpoint.of(network, backbone=name, labels=labels, preprocess=spec, normalize=normalize),
+        photos,
+        judged,
+    )
+
+
+def _trained(name: str, given: argparse.Namespace) -> tuple[Checkpoint, Sequence[Sample], Sequence[Sample]]:
+    """A network trained as the demo is, from random weights, its photos, and those that were held out."""
+    demo = task_of("classification").demo()
+    changes = {
+        "model": {"backbone": name, "image_size": given.image_size},
+        "train": {"epochs": given.trained},
+    }
+    recipe = Recipe().updated(demo.recipe, where="the demo").updated(changes)
+    dataset, trained = train(recipe, dataset=demo.dataset)
+    return trained.checkpoint, dataset.train, (*dataset.val, *dataset.test)
 
 
 def _normal(images: npt.NDArray[np.uint8], normalize: Normalize) -> Tensor:

@@ -155,7 +155,7 @@ class Demo:
 
 @dataclass(frozen=True)
 class InGraph:
-    """A decoding that a file can have inside, behind the raw outputs (`edgetl_export.capture.Decoding`).
+    """A decoding that a file can have inside, behind the raw outputs (`edgetl_export.source.Decoding`).
 
     ``names`` are those of what it gives; ``module`` makes it of the decoder of a manifest and the size of the tensor.
     """

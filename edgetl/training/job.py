@@ -21,8 +21,8 @@ from edgetl.tasks import task_of
 from edgetl.tasks.task import Objective, Task
 from edgetl.training.plan import Plan
 from edgetl.training.processes import ALONE, Processes
-from edgetl_export.capture import by_name
 from edgetl_export.progress import Tell, Track, silent, untold
+from edgetl_export.source import by_name
 from edgetl_runtime.errors import UsageError
 from edgetl_runtime.manifest import Normalize, Preprocess
 

@@ -102,7 +102,7 @@ def source_of(checkpoint: Exportable, name: str, features: Sequence[str] = (), i
     """The network of `checkpoint`, as the export and the verification take it, with `features` besides its logits,
     and the task's decodings of these names in the files."""
     from edgetl_export import Source
-    from edgetl_export.capture import Decoding
+    from edgetl_export.source import Decoding
 
     task = task_of(checkpoint.task)
     wanted = [task.decodings[name] for name in in_graph]

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgetl_export.calibration import CalibrationSamples
-    from edgetl_export.capture import Captured, Source, capture
+    from edgetl_export.capture import Captured, capture
     from edgetl_export.export import Exported, ExportOptions, export
+    from edgetl_export.source import Source
     from edgetl_export.targets import PRECISIONS, TARGETS
 
 __all__ = [
@@ -31,10 +32,11 @@ __all__ = [
 ]
 
 _MODULES = {
-    **dict.fromkeys(("Captured", "Source", "capture"), "edgetl_export.capture"),
+    **dict.fromkeys(("Captured", "capture"), "edgetl_export.capture"),
     **dict.fromkeys(("ExportOptions", "Exported", "export"), "edgetl_export.export"),
     **dict.fromkeys(("PRECISIONS", "TARGETS"), "edgetl_export.targets"),
     "CalibrationSamples": "edgetl_export.calibration",
+    "Source": "edgetl_export.source",
 }
 """Where each name is from."""
 

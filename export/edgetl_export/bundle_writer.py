@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 
 from edgetl_export.artifact import Artifact
-from edgetl_export.capture import Source
 from edgetl_export.quantize.quantization import Quantization
 from edgetl_export.quantize.saturation import LayerRisk
 from edgetl_export.sealing import file_entry, sealed_manifest
+from edgetl_export.source import Source
 from edgetl_runtime.manifest import FileEntry, Golden, Manifest, Preprocess, Variant
 from edgetl_runtime.npy import write_npy
 from edgetl_runtime.placing import place

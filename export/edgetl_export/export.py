@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from edgetl_export.artifact import Artifact
+from edgetl_export.built import LOG, Built, attempt
 from edgetl_export.bundle_writer import write_file, write_golden, write_manifest, write_quantizations, write_variant
 from edgetl_export.calibration import CalibrationSamples
-from edgetl_export.capture import Captured, Source, capture
+from edgetl_export.capture import Captured, capture
 from edgetl_export.converter_log import logged_to
 from edgetl_export.features import check_features
 from edgetl_export.int8 import Int8Options, Quantizer
@@ -29,11 +29,10 @@ from edgetl_export.progress import Track, silent
 from edgetl_export.quantize.coverage import calibration_warnings, coverage
 from edgetl_export.quantize.layers import layers
 from edgetl_export.quantize.pixels import on_pixels
-from edgetl_export.quantize.quantization import Quantization, Quantized
 from edgetl_export.quantize.saturation import LayerRisk
-from edgetl_export.risks import Risks, summary
+from edgetl_export.risks import summary
 from edgetl_export.soundness import check_sound
-from edgetl_export.staging import is_about_the_disk
+from edgetl_export.source import Source
 from edgetl_export.targets import (
     CALIBRATED,
     PRECISIONS,
@@ -50,7 +49,7 @@ from edgetl_export.targets import (
 from edgetl_export.targets.requirements import requires
 from edgetl_export.trying import try_candidate, try_files, without_variants
 from edgetl_runtime import __version__
-from edgetl_runtime.errors import EdgetlError, EngineError, ExportError, UsageError
+from edgetl_runtime.errors import EngineError, ExportError, UsageError
 from edgetl_runtime.machine import cpu_features
 from edgetl_runtime.manifest import Manifest, Variant
 from edgetl_runtime.preprocess import ImageSource, preprocess
@@ -60,9 +59,6 @@ if TYPE_CHECKING:
     from edgetl_export.surgery import Surgery
 
 __all__ = ["ExportOptions", "Exported", "export"]
-
-LOG = "export.log"
-"""The converters' own output, in the bundle."""
 
 _COVERED_IMAGES, _DIVERGING_IMAGES = 8, 16
 """So many photos say whether a calibration can be trusted, in a second or two."""
@@ -165,7 +161,7 @@ def export(
         with clock("export"), logged_to(log):
             _ = captured.program
         targets = {name: open_target(name, opset=options.opset) for name in options.targets}
-        built = _Built(targets, log, partial(_unable, targets, captured, options, folder))
+        built = Built(targets, log, partial(_unable, targets, captured, options, folder))
         if options.opset is not None:
             with clock("export"), logged_to(log), suppress(EngineError):  # each variant of that target says it
                 built.targets["onnx"].write(captured, "fp32")  # kept; refused here, before minutes of calibration
@@ -185,7 +181,7 @@ def export(
             facts["ladder"] = [asdict(rung) for rung in climbed.rungs]
         with clock("export"):
             saturation = {variant: {"saturation": summary(layers)} for variant, layers in risks.items()}
-            manifest = _manifest(captured, built.in_order(options, saturation), options, facts)
+            manifest = _manifest(captured, built.in_order(options.precisions, saturation), options, facts)
             with logged_to(log):
                 variants = tuple(
                     write_variant(
@@ -218,7 +214,7 @@ def _nothing_written(failed: Mapping[str, str]) -> ExportError:
 
 
 def _build_integers(
-    built: _Built,
+    built: Built,
     source: Source,
     captured: Captured,
     samples: CalibrationSamples,
@@ -273,7 +269,7 @@ def _check_has_layers(captured: Captured) -> None:
 
 
 def _looked_at(
-    built: _Built, golden: Sequence[ImageSource], clock: Stopwatch
+    built: Built, golden: Sequence[ImageSource], clock: Stopwatch
 ) -> tuple[tuple[str, ...], dict[str, list[LayerRisk]]]:
     """What makes the calibration doubtful, and by variant what 16 bits may do; nothing when all variants are floats."""
     if built.quantizer is None:
@@ -300,81 +296,6 @@ def _doubts(quantizer: Quantizer, golden: Sequence[ImageSource]) -> tuple[str, .
     return calibration_warnings(quantizer.source, quantizer.calibration, photos, covered)
 
 
-@dataclass
-class _Built:
-    """The variants so far, the reasons why others are missing, and the parameters of those in integers."""
-
-    targets: dict[str, Target]
-    log: BinaryIO
-    unable: Callable[[str, Artifact], str | None]
-    artifacts: dict[str, Artifact] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
-    quantizations: dict[str, Quantization] = field(default_factory=dict)
-    risks: Risks = field(default_factory=Risks)
-    quantizer: Quantizer | None = None
-
-    def attempt(self, target: str, precision: str, build: Callable[[], Artifact]) -> None:
-        """Keep the variant, or the reason why there is none."""
-        with logged_to(self.log):
-            outcome = _attempt(build)
-        if isinstance(outcome, Artifact):
-            self.artifacts[f"{target}.{precision}"] = outcome
-        else:
-            self.failed[f"{target}.{precision}"] = outcome
-            self.quantizations.pop(f"{target}.{precision}", None)
-
-    def drop(self, reasons: Mapping[str, str]) -> None:
-        """Forget the variants that turned out not to run, but for the reason."""
-        for variant, reason in reasons.items():
-            del self.artifacts[variant]
-            self.failed[variant] = reason
-            self.quantizations.pop(variant, None)
-
-    def writers(self, io: str) -> dict[str, Callable[[Quantized], Artifact | str]]:
-        """For every target a function that writes its int8 variant, or says why there is none.
-
-        What it gives is going to be run in this process: it was run in another one first.
-        """
-
-        def writer(name: str, target: Target) -> Callable[[Quantized], Artifact | str]:
-            def write(quantized: Quantized) -> Artifact | str:
-                self.risks.remember(name, quantized)
-                with logged_to(self.log):
-                    artifact = _attempt(partial(target.quantize, quantized, io=io))
-                    if isinstance(artifact, str):
-                        return artifact
-                    return self.unable(f"{name}.int8", artifact) or artifact
-
-            return write
-
-        return {name: writer(name, target) for name, target in self.targets.items()}
-
-    def in_order(self, options: ExportOptions, facts: Mapping[str, Mapping[str, object]]) -> dict[str, Artifact]:
-        """By target, then by precision, as they were asked for; `facts` of a variant are added to its own."""
-        names = [f"{target}.{precision}" for target in options.targets for precision in options.precisions]
-        artifacts = {name: self.artifacts[name] for name in names if name in self.artifacts}
-        return {
-            name: replace(artifact, quantization={**(artifact.quantization or {}), **facts[name]})
-            if name in facts
-            else artifact
-            for name, artifact in artifacts.items()
-        }
-
-
-def _attempt(build: Callable[[], Artifact]) -> Artifact | str:
-    """A variant, or the reason why there is none: converters raise whatever they please."""
-    try:
-        return build()
-    except EdgetlError as error:
-        return str(error)
-    except OSError as error:
-        if is_about_the_disk(error):
-            raise
-        return _in_words(error)
-    except Exception as error:  # noqa: BLE001 - one converter's bug must not take the other targets with it
-        return _in_words(error)
-
-
 def _operated(
     source: Source, samples: CalibrationSamples, options: ExportOptions, track: Track
 ) -> tuple[Source, dict[str, Any]]:
@@ -389,13 +310,6 @@ def _operated(
     return replace(source, module=learned.network), learned.facts()
 
 
-def _in_words(error: Exception) -> str:
-    """One line, for the report; the whole story goes to the log."""
-    traceback.print_exception(error)
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'} (the whole story is in {LOG})"
-
-
 def _unable(
     targets: Mapping[str, Target],
     captured: Captured,
@@ -408,7 +322,7 @@ def _unable(
     manifest = _manifest(captured, {variant_id: artifact}, options, {})
     variant = manifest.variant(variant_id)
     text = manifest.embedded(variant_id).to_json(compact=True)
-    embedded = _attempt(partial(targets[variant.target].embed, artifact, text))
+    embedded = attempt(partial(targets[variant.target].embed, artifact, text))
     return embedded if isinstance(embedded, str) else try_candidate(folder, variant, embedded)
 
 

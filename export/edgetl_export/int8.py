@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from edgetl_export.artifact import Artifact
 from edgetl_export.calibration import CalibrationSamples
-from edgetl_export.capture import Captured, Original, Source
+from edgetl_export.capture import Captured
 from edgetl_export.ladder import Agreement, Climb, Climbed, climb, same_labels
 from edgetl_export.progress import Track, silent
 from edgetl_export.quantize.cache import calibrate_once, key_of
@@ -22,6 +22,7 @@ from edgetl_export.quantize.distill import DistillOptions, distill
 from edgetl_export.quantize.quantization import Quantized
 from edgetl_export.quantize.saturation import without_saturation
 from edgetl_export.quantize.static import quantize_static
+from edgetl_export.source import Original, Source
 from edgetl_export.targets import TARGETS
 from edgetl_runtime.batches import run_images
 from edgetl_runtime.cache import own_cache

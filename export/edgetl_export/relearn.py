@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from edgetl_export.calibration import CalibrationSamples
-from edgetl_export.capture import Source, by_name
 from edgetl_export.device import device_named, distilling
 from edgetl_export.memory import memory_reused
 from edgetl_export.progress import Track, silent
 from edgetl_export.quantize.distill import DistillOptions, batches, outputs_error, rate_left
+from edgetl_export.source import Source, by_name
 from edgetl_export.surgery import Operated
 from edgetl_runtime.errors import ExportError
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from edgetl_runtime.errors import CheckpointError, EdgetlError, ExportError
 
 if TYPE_CHECKING:
-    from edgetl_export.capture import Source
+    from edgetl_export.source import Source
 
 __all__ = ["check_decides", "check_finite", "check_sound"]
 

@@ -18,7 +18,6 @@ from torch.nn import functional
 
 from edgetl_export import CalibrationSamples, Captured, ExportOptions, Source, capture, export
 from edgetl_export.artifact import Artifact
-from edgetl_export.capture import by_name
 from edgetl_export.int8 import run_artifact
 from edgetl_export.ladder import Climb, same_labels
 from edgetl_export.quantize.calibrate import Calibration, calibrate
@@ -28,6 +27,7 @@ from edgetl_export.quantize.quantization import Grid, Quantized
 from edgetl_export.quantize.sensitivity import noise_by_node
 from edgetl_export.quantize.simulate import Simulation
 from edgetl_export.quantize.static import quantize_static
+from edgetl_export.source import by_name
 from edgetl_export.targets import open_target
 from edgetl_runtime import open_bundle, self_test
 from edgetl_runtime.comparison import sqnr_db

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgetl_export.capture import Captured, Source, capture
+from edgetl_export.capture import Captured, capture
 from edgetl_export.quantize.calibrate import calibrate
 from edgetl_export.quantize.layers import scalable
 from edgetl_export.quantize.pixels import on_pixels
@@ -20,6 +20,7 @@ from edgetl_export.quantize.quantization import Quantized
 from edgetl_export.quantize.repair import correct_biases, equalize
 from edgetl_export.quantize.simulate import Simulation
 from edgetl_export.quantize.static import quantize_static
+from edgetl_export.source import Source
 from edgetl_runtime.comparison import sqnr_db
 from tests.zoo import LABELS, NORMALIZE, SPEC, Pooling, fitted
 

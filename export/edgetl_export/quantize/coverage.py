@@ -11,10 +11,11 @@ import numpy.typing as npt
 import torch
 from torch import fx, nn
 
-from edgetl_export.capture import Captured, Source, by_image
+from edgetl_export.capture import Captured, by_image
 from edgetl_export.quantize.calibrate import METHODS, Calibration
 from edgetl_export.quantize.layers import module_of
 from edgetl_export.quantize.quantization import Grid
+from edgetl_export.source import Source
 from edgetl_runtime.errors import UsageError, nearest
 
 __all__ = [

@@ -18,9 +18,10 @@ import numpy.typing as npt
 import torch
 from torch import fx
 
-from edgetl_export.capture import Captured, by_name
+from edgetl_export.capture import Captured
 from edgetl_export.quantize.layers import Layer, layers, rounded
 from edgetl_export.quantize.quantization import Quantization, weight_scales
+from edgetl_export.source import by_name
 
 __all__ = ["Simulation", "float_outputs", "not_rounded"]
 

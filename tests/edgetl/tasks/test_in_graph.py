@@ -17,11 +17,11 @@ from edgetl.models.heads.ssdlite import decoder as ssdlite_decoder
 from edgetl.tasks import task_of
 from edgetl_export import CalibrationSamples, Captured, ExportOptions, Source, capture, export
 from edgetl_export.artifact import Artifact
-from edgetl_export.capture import Decoding
 from edgetl_export.int8 import Int8Options
 from edgetl_export.quantize.calibrate import calibrate
 from edgetl_export.quantize.pixels import on_pixels
 from edgetl_export.quantize.static import quantize_static
+from edgetl_export.source import Decoding
 from edgetl_export.targets import TARGETS, open_target
 from edgetl_runtime import Label, load, open_bundle, self_test
 from edgetl_runtime.engines import open_session

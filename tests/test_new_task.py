@@ -109,6 +109,9 @@ def test_its_columns_and_tables_are_in_the_pages(bundle: Path, capsys: pytest.Ca
     assert "How far counts are off" in page
     assert "Farthest off" in page
     assert "top-1" not in page
+    assert "edgetl-run predict device.edgetl photo.jpg" in page
+    assert "--draw" not in page, "a number has no place in a photo"
+    assert "top=3" not in page
 
 
 def test_it_predicts_typed_results(bundle: Path, photos: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgetl.reports.phrases import input_in_words
+from edgetl.tasks import task_of
 from edgetl.verify.report import Report, VariantReport
 from edgetl_runtime.engines import engine_info
 
@@ -56,7 +57,8 @@ def usage_of(report: Report) -> Usage:
         best.setdefault(variant.target, variant)
     name = shlex.quote(report.bundle)
     fastest = next((variant.id for variant in best.values()), "")
-    of_labels = report.task == "classification"
+    task = task_of(report.task)
+    arguments = ", ".join(filter(None, ["'photo.jpg'", task.predict_example]))
     names = list(report.labels.values())
     more = len(names) - _MOST_LABELS
     return Usage(
@@ -64,8 +66,8 @@ def usage_of(report: Report) -> Usage:
         timed=all(variant.latency for variant in passed),
         pack=f"edgetl pack {name} --variants {fastest} --out {_PACKED}",
         check=f"edgetl-run self-test {_PACKED}",
-        command=f"edgetl-run predict {_PACKED} photo.jpg{'' if of_labels else ' --draw drawn.jpg'}",
-        python=f"edgetl_runtime.load({_PACKED!r}).predict('photo.jpg'{', top=3' if of_labels else ''})",
+        command=f"edgetl-run predict {_PACKED} photo.jpg{' --draw drawn.jpg' if task.drawn else ''}",
+        python=f"edgetl_runtime.load({_PACKED!r}).predict({arguments})",
         input=input_in_words(report),
         labels=", ".join(names[:_MOST_LABELS]) + (f" and {more} more" if more > 0 else ""),
         count=len(names),

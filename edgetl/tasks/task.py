@@ -291,6 +291,10 @@ class Task(Protocol):
     """The side of the tensor in pixels where the options leave it open; None: the backbone's own."""
     decodings: Mapping[str, InGraph]
     """By the option of an export that asks for it (`edgetl.recipe.ExportSection.in_graph`)."""
+    drawn: bool
+    """Whether a result has places in the photo, so that ``edgetl-run predict --draw`` can show it."""
+    predict_example: str
+    """What a first call of the predictor's ``predict`` gives besides the photo, as code; empty: nothing."""
     lists_by_label: bool
     """Whether photos are listed by one label each (`edgetl.data.listing`), before one is opened."""
 

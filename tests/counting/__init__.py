@@ -98,6 +98,8 @@ class Counting:
     agreement_quantised = 0.95
     quality = "exact"
     quality_quantity = "exact"
+    drawn = False
+    predict_example = ""
     lists_by_label = False
     heads = ()
     strategy = "head"

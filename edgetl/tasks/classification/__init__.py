@@ -50,6 +50,8 @@ class Classification:
     agreement_quantised = 0.95
     quality = "top-1"
     quality_quantity = "top1"
+    drawn = False
+    predict_example = "top=3"
     lists_by_label = True
     heads = ()
     strategy = "head"

@@ -70,6 +70,8 @@ class Detection:
     strategy = "stride:16"  # small data sets: what pretraining found near the image stays as it is
     mode = "stretch"
     image_size = 320
+    drawn = True
+    predict_example = ""
     lists_by_label = False
     decodings: Mapping[str, InGraph] = {"boxes_in_graph": InGraph(("decoded_boxes", "scores"), _box_decoding)}
     quantities: Mapping[str, Quantity] = {

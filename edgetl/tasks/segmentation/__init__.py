@@ -69,6 +69,8 @@ class Segmentation:
     agreement_quantised = 0.99  # of cats int8 has 0.996; masks interpolated with corners aligned have 0.988
     quality = "mIoU"
     quality_quantity = "miou"
+    drawn = True
+    predict_example = ""
     lists_by_label = False
     decodings: Mapping[str, InGraph] = {
         "upsample": InGraph(("upsampled_logits",), _upsampling),

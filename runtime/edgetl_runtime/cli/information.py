@@ -66,7 +66,7 @@ def info(arguments: argparse.Namespace) -> int:
             variants[-1]["placement"] = None if places is None else dataclasses.asdict(places)
     spec = manifest.preprocess
     some = next(iter(verified.values()), None)
-    quality = some.quality if some is not None else "top-1" if manifest.task == "classification" else "quality"
+    quality = "quality" if some is None else some.quality
     lines = [
         f"{manifest.name}: {manifest.task}, {len(manifest.labels)} labels, schema {manifest.schema}",
         *_wrapped("labels     ", _some([label.name for label in manifest.labels])),

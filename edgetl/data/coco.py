@@ -74,8 +74,13 @@ def find_coco(folder: Path) -> tuple[Path, ...]:
     return tuple(file for file in sorted(folder.glob("*.json")) if _looks_like_coco(file))
 
 
-def read_coco(path: Path) -> CocoFile:
+def read_coco(path: Path, *, outlines: bool = True) -> CocoFile:
     """The annotations of one file.
+
+    Args:
+        path: The file. Categories of one name are one label: tools add one over all, called like one of them.
+        outlines: Whether ``polygons`` and ``rle`` are wanted. If not, nothing looks at ``segmentation`` beside a
+            ``bbox``: tools that know boxes alone write anything there.
 
     Raises `DataError`, with file and line, for what is not in the format: unknown images or categories, ids and file
     names that are there twice, boxes that are none, an object that is there twice.
@@ -90,7 +95,7 @@ def read_coco(path: Path) -> CocoFile:
         image = images.get(_number(entry, "image_id", path, "annotations", index))
         if image is None:
             raise _wrong(path, "annotations", index, f"image_id {entry['image_id']} is not in images")
-        annotation = _annotation(entry, index, label_of, path)
+        annotation = _annotation(entry, index, label_of, path, outlines=outlines)
         same = (image.index, annotation.box, annotation.label, annotation.crowd)
         if same in seen:
             raise _wrong(path, "annotations", index, "the same box with the same label is there twice")
@@ -183,11 +188,11 @@ def _categories(raw: Sequence[Any], path: Path) -> tuple[tuple[str, ...], dict[i
         name = entry.get("name")
         if not isinstance(name, str) or not name.strip():
             raise _wrong(path, "categories", index, f"its name is {name!r:.60}, not a text")
-        if id_ in names or name in names.values():
-            raise _wrong(path, "categories", index, f"two categories have the id {id_} or the name {name!r:.60}")
+        if id_ in names:
+            raise _wrong(path, "categories", index, f"two categories have the id {id_}")
         names[id_] = name
-    ids = sorted(names)
-    return tuple(names[id_] for id_ in ids), {id_: place for place, id_ in enumerate(ids)}
+    labels = tuple(dict.fromkeys(names[id_] for id_ in sorted(names)))
+    return labels, {id_: labels.index(name) for id_, name in names.items()}
 
 
 def _images(raw: Sequence[Any], path: Path) -> dict[int, CocoImage]:
@@ -198,6 +203,7 @@ def _images(raw: Sequence[Any], path: Path) -> dict[int, CocoImage]:
         name = entry.get("file_name")
         if not isinstance(name, str) or not name:
             raise _wrong(path, "images", index, f"file_name is {name!r:.60}, not a text")
+        name = name.replace("\\", "/")  # as Windows separates folders
         if min(width, height) < 1:
             raise _wrong(path, "images", index, f"a photo of {width}x{height} pixels")
         if id_ in images or name in names:
@@ -207,11 +213,13 @@ def _images(raw: Sequence[Any], path: Path) -> dict[int, CocoImage]:
     return images
 
 
-def _annotation(entry: Mapping[str, Any], index: int, label_of: Mapping[int, int], path: Path) -> CocoAnnotation:
+def _annotation(
+    entry: Mapping[str, Any], index: int, label_of: Mapping[int, int], path: Path, *, outlines: bool
+) -> CocoAnnotation:
     category = _number(entry, "category_id", path, "annotations", index)
     if category not in label_of:
         raise _wrong(path, "annotations", index, f"category_id {category} is not in categories")
-    segmentation = entry.get("segmentation")
+    segmentation = entry.get("segmentation") if outlines or entry.get("bbox") is None else None
     polygons: tuple[Points, ...] = ()
     if isinstance(segmentation, list):
         polygons = tuple(_polygon(part, index, path) for part in segmentation)

@@ -17,6 +17,8 @@ from edgetl_runtime.errors import DataError
 
 __all__ = ["find_files", "read_coco_splits"]
 
+_DATA = "data"
+"""The folder of photos beside ``labels.json``, as FiftyOne has it."""
 _MAIN = "instances"
 """What the file with the boxes is called where there are others, of captions or keypoints."""
 
@@ -50,7 +52,7 @@ def find_files(path: Path) -> dict[str, Path]:
 
 def read_coco_splits(path: Path, files: dict[str, Path]) -> Splits:
     """What the files of `find_files` hold, with the photos that they name. Raises `DataError`."""
-    return {split: _annotated(path, split, read_coco(file)) for split, file in files.items()}
+    return {split: _annotated(path, split, read_coco(file, outlines=False)) for split, file in files.items()}
 
 
 def _split_of(file: Path, root: Path) -> str:
@@ -85,6 +87,7 @@ def _folder_of_photos(root: Path, split: str, content: CocoFile) -> Path:
     tried = [beside, beside / named, base / named, *_of_split(base, split), base / "images" / named]
     tried += [*_of_split(base / "images", split), base / "images", base, beside.parent / named]
     tried += [folder / "images" for folder in (beside / named, *_of_split(base, split))]
+    tried += [beside / _DATA, base / _DATA]
     if not content.images:
         return beside
     first: CocoImage = content.images[0]
@@ -93,7 +96,7 @@ def _folder_of_photos(root: Path, split: str, content: CocoFile) -> Path:
             return folder
     raise DataError(
         f"{content.where(first)}: there is no photo {first.file_name!r:.200} beside {content.path}, nor in {tried[1]}",
-        fix="put the photos into the folder of the JSON file, or into train and val beside it",
+        fix="put the photos into the folder of the JSON file, into images beside it, or into train and val beside it",
     )
 
 

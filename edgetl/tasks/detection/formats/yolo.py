@@ -1,7 +1,8 @@
 """Boxes from YOLO's text files: a line ``label x y width height`` for each object, in shares of the photo's sides.
 
 Names of the labels are in ``data.yaml`` (also called ``dataset.yaml``), or in ``classes.txt``, one a line. A photo's
-file lies beside it, or in ``labels`` where the photo lies in ``images``; a photo without one has no object.
+file lies beside it, or in ``labels`` where the photo lies in ``images``; a photo without one has no object. A split in
+``data.yaml`` is a folder, a text file with a photo a line, or a list of these.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import ast
 import math
 import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +26,8 @@ __all__ = ["YoloNames", "find_names", "read_yolo_splits"]
 _YAML = ("data.yaml", "dataset.yaml", "data.yml")
 _TEXTS = ("classes.txt", "obj.names")
 _KEY = re.compile(r"^(\w+)\s*:\s*(.*?)\s*$")
+_OPEN = re.compile(r"^\w+\s*:\s*(\[[^]]*|\{[^}]*)$")
+"""A list that goes on in the next line."""
 _ITEM = re.compile(r"^\s*(?:-\s+(.+?)|(\d+)\s*:\s*(.+?))\s*$")
 
 YoloNames = Path
@@ -38,42 +43,63 @@ def find_names(path: Path) -> Path | None:
 
 def read_yolo_splits(names: Path) -> Splits:
     """The photos that belong to a file of names. Raises `DataError`."""
+    remarks: list[str] = []
+    pose = False
     if names.suffix.lower() in (".yaml", ".yml"):
         keys, labels = _yaml(names)
-        folders = _folders_named(names, keys)
+        places = _places_named(names, keys, remarks)
+        pose = "kpt_shape" in keys
     else:
         labels = tuple(label_name(line.strip()) for line in read_text(names).splitlines() if line.strip())
-        folders = {}
+        places = {}
     if not labels or len(set(labels)) < len(labels):
         raise DataError(
             f"{names} names no labels, or one twice", fix="names: [first, second], in the order of the numbers"
         )
-    folders = folders or _folders(names.parent)
-    return {split: _annotated(folder, names, labels) for split, folder in folders.items()}
+    places = places or {split: [folder] for split, folder in _folders(names.parent).items()}
+    found = {split: _annotated(own, names, labels, pose=pose) for split, own in places.items()}
+    first = next(iter(found))
+    return {**found, first: replace(found[first], remarks=(*remarks, *found[first].remarks))}
 
 
-def _yaml(file: Path) -> tuple[dict[str, str], tuple[str, ...]]:
-    """The plain keys and the names: as much of YAML as these files have."""
-    keys: dict[str, str] = {}
+def _yaml(file: Path) -> tuple[dict[str, list[str]], tuple[str, ...]]:
+    """The plain keys, each with its values, and the names: as much of YAML as these files have."""
+    keys: dict[str, list[str]] = {}
     names: dict[int, str] = {}
     inside = ""
-    for number, line in enumerate(read_text(file).splitlines(), 1):
-        line = re.sub(r"(^|\s)#.*$", "", line).rstrip()
-        if not line or line == "---":
-            continue
+    for number, line in _lines(read_text(file)):
         if key := _KEY.match(line):
-            inside = key[1]
-            keys[inside] = _unquoted(key[2])
-            if inside == "names" and key[2]:
-                names = dict(enumerate(_list(key[2], file, number)))
+            inside, text = key[1], key[2]
+            keys[inside] = [_unquoted(text)] if text else []
+            if inside == "names" and text:
+                names = dict(enumerate(_list(text, file, number)))
+            elif text.startswith("["):
+                keys[inside] = _list(text, file, number)
         elif inside == "names" and (item := _ITEM.match(line)):
             place = len(names) if item[1] is not None else int(item[2])
             names[place] = _unquoted(item[1] if item[1] is not None else item[3])
+        elif (item := _ITEM.match(line)) and item[1] is not None and inside:
+            keys[inside].append(_unquoted(item[1]))
         elif inside == "names":
             raise DataError(f"{file}:{number}: not a name: {line.strip()!r:.80}", fix="names: [first, second]")
     if sorted(names) != list(range(len(names))):
         raise DataError(f"{file}: the numbers of the names have gaps", fix="0, 1, 2 and so on")
     return keys, tuple(label_name(names[place]) for place in range(len(names)))
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    """The number and the text of every line that says something; a list in brackets is one, over however many."""
+    begun, parts = 0, ""
+    for number, line in enumerate(text.splitlines(), 1):
+        line = re.sub(r"(^|\s)#.*$", "", line).rstrip()
+        if not line or (line == "---" and not parts):
+            continue
+        begun, parts = (begun, f"{parts} {line.strip()}") if parts else (number, line)
+        if not _OPEN.match(parts):
+            yield begun, parts
+            parts = ""
+    if parts:
+        yield begun, parts
 
 
 def _list(text: str, file: Path, number: int) -> list[str]:
@@ -95,20 +121,34 @@ def _unquoted(text: str) -> str:
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
 
 
-def _folders_named(file: Path, keys: dict[str, str]) -> dict[str, Path]:
-    """Split -> folder, as the YAML has it; some write it relative to another place, so a few are tried."""
-    found: dict[str, Path] = {}
-    bases = [file.parent / keys["path"]] if keys.get("path") else []
-    for key, value in keys.items():
+def _places_named(file: Path, keys: dict[str, list[str]], remarks: list[str]) -> dict[str, list[Path]]:
+    """Split -> its folders and lists of photos, as the YAML has it. A test that is nowhere is said in `remarks`: tools
+    name one whether there is one or not.
+    """
+    found: dict[str, list[Path]] = {}
+    bases = [file.parent / base for base in keys.get("path", [])] + [file.parent]
+    for key, values in keys.items():
         split = split_of(key)
-        if split is None or not value or value == "null":
-            continue
-        tried = [base / place for base in (*bases, file.parent) for place in (value, value.removeprefix("../"))]
-        folder = next((folder for folder in tried if folder.is_dir()), None)
-        if folder is None:
-            raise DataError(f"{file}: {key} is {value!r:.200}, which is no folder", fix="the folder of the photos")
-        found[split] = folder
+        for value in values if split is not None else ():
+            if value in ("", "null", "~"):
+                continue
+            place = _place(value, bases)
+            if place is not None:
+                found.setdefault(str(split), []).append(place)
+            elif split == "test":
+                remarks.append(f"{file.name} names {value!r:.200} as {key}, which is not there: it is left out")
+            else:
+                raise DataError(
+                    f"{file}: {key} is {value!r:.200}, which is neither a folder nor a list of photos",
+                    fix="the folder of the photos, or a text file with a photo a line",
+                )
     return found
+
+
+def _place(value: str, bases: Sequence[Path]) -> Path | None:
+    """Some write a path relative to another place than the file, so a few are tried."""
+    tried = [base / name for base in bases for name in (value, value.removeprefix("../"))]
+    return next((p for p in tried if p.is_dir() or (p.suffix.lower() == ".txt" and p.is_file())), None)
 
 
 def _folders(root: Path) -> dict[str, Path]:
@@ -119,21 +159,41 @@ def _folders(root: Path) -> dict[str, Path]:
     return {ALL: root / "images" if (root / "images").is_dir() else root}
 
 
-def _annotated(folder: Path, names: Path, labels: tuple[str, ...]) -> Annotated:
-    tree = walk(folder)
-    files = {image: _text_of(image, folder) for image in tree.images}
-    _refuse_lonely(folder, set(files.values()), names)
+def _annotated(places: Sequence[Path], names: Path, labels: tuple[str, ...], *, pose: bool) -> Annotated:
+    files: dict[Path, Path] = {}
+    for place in places:
+        folder = place.is_dir()
+        own = {image: _text_of(image) for image in (walk(place).images if folder else _listed(place, names.parent))}
+        if folder:
+            _refuse_lonely(set(own.values()), names)
+        files |= own
     photos, without = [], 0
     for image, file in files.items():
         lines = read_text(file).splitlines() if file.is_file() else []
         without += not file.is_file()
-        boxes = [_box(line, file, number, labels) for number, line in enumerate(lines, 1) if line.strip()]
+        boxes = [_box(line, file, number, labels, pose=pose) for number, line in enumerate(lines, 1) if line.strip()]
         photos.append(Photo(image, None, boxes, partial(_at, file, 1)))
-    remarks = (f"{without} photos of {folder.name} have no text file: they count as photos without an object",)
+    where = " and ".join(place.name for place in places)
+    remarks = (f"{without} photos of {where} have no text file: they count as photos without an object",)
     return Annotated(labels, photos, remarks if without else ())
 
 
-def _text_of(image: Path, folder: Path) -> Path:
+def _listed(file: Path, root: Path) -> list[Path]:
+    """The photos that a text file lists, by paths relative to it or to `root`, or to a folder around all of them."""
+    found = []
+    for number, line in enumerate(read_text(file).splitlines(), 1):
+        if not (name := line.strip()):
+            continue
+        inside = Path(*Path(name).parts[1:])  # data/images/1.jpg, where data is the folder that holds it all
+        tried = (base / path for path in (Path(name), inside) for base in (file.parent, root))
+        image = next((path for path in tried if path.is_file()), None)
+        if image is None:
+            raise DataError(f"{file}:{number}: there is no photo {name!r:.200}", fix="add it, or remove the line")
+        found.append(image)
+    return found
+
+
+def _text_of(image: Path) -> Path:
     """In ``labels`` for a photo in the last folder called ``images``, else beside it."""
     parts = list(image.parts)
     if "images" in parts:
@@ -144,7 +204,7 @@ def _text_of(image: Path, folder: Path) -> Path:
     return image.with_suffix(".txt")
 
 
-def _refuse_lonely(folder: Path, files: set[Path], names: Path) -> None:
+def _refuse_lonely(files: set[Path], names: Path) -> None:
     """`DataError` for text files beside the photos' that belong to no photo."""
     for parent in sorted({file.parent for file in files}):
         for file in sorted(parent.glob("*.txt")):
@@ -152,9 +212,10 @@ def _refuse_lonely(folder: Path, files: set[Path], names: Path) -> None:
                 raise DataError(f"{file}:1: there is no photo of this annotation", fix="add it, or remove the file")
 
 
-def _box(line: str, file: Path, number: int, labels: tuple[str, ...]) -> Box:
+def _box(line: str, file: Path, number: int, labels: tuple[str, ...], *, pose: bool) -> Box:
+    """Around the corners where a line has an outline; with `pose`, points of a body are behind the box."""
     where = partial(_at, file, number)
-    parts = line.split()
+    parts = line.split()[: 5 if pose else None]
     try:
         values = [float(part) for part in parts]
     except ValueError:

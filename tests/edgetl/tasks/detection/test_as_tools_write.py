@@ -15,6 +15,7 @@ from edgetl.data.dataset import Dataset
 from edgetl.data.options import DataOptions
 from edgetl.tasks.detection.reading import read_dataset
 from edgetl_export.progress import silent
+from edgetl_runtime.errors import DataError
 from edgetl_runtime.manifest import Preprocess
 from tests.edgetl.tasks.detection import made_up
 
@@ -70,3 +71,51 @@ def test_coco(tmp_path: Path, kind: str) -> None:
     COCO_OF_TOOLS[kind](document)
     (root / "labels.json").write_text(json.dumps(document))
     assert boxes_by_photo(read(root)) == expected_boxes(range(12))
+
+
+YAMLS = {
+    "names over several lines": "train: images/train\nval: images/val\nnames: ['cell', # one\n  'plate']\nnc: 2\n",
+    "lists of folders": "train:\n  - images/train\nval: [images/val]\nnames:\n  0: cell\n  1: plate\n",
+    "lists of folders without an indent": "train:\n- images/train\nval:\n- images/val\nnames:\n- cell\n- plate\n",
+    "a list of photos": "path: .\ntrain: train.txt\nval: images/val\nnames: {0: cell, 1: plate}\n",
+    "a test that is not there": "train: ../images/train\nval: images/val\ntest: ../images/test\nnames: [cell, plate]\n",
+}
+
+
+@pytest.mark.parametrize("kind", YAMLS)
+def test_yolo(tmp_path: Path, kind: str) -> None:
+    root = made_up.yolo(tmp_path)
+    photos = [f"images/train/p{number}.png\n" for number in range(12)]
+    (root / "train.txt").write_text(
+        "".join(f"data/{photo}" if place % 2 else photo for place, photo in enumerate(photos))
+    )
+    (root / "data.yaml").write_text(YAMLS[kind])
+    data = read(root)
+    assert boxes_by_photo(data) == {**expected_boxes(range(12)), **expected_boxes(range(100, 104))}
+    assert any("'../images/test' as test, which is not there" in note for note in data.notes) == ("test" in kind)
+
+
+def test_yolo_joins_the_folders_of_a_split(tmp_path: Path) -> None:
+    root = made_up.yolo(tmp_path)
+    (root / "data.yaml").write_text("train: [images/train, images/val]\nnames: [cell, plate]\n")
+    data = read(root)
+    assert len(data.train) + len(data.val) == 16
+
+
+def test_yolo_says_what_is_not_there(tmp_path: Path) -> None:
+    root = made_up.yolo(tmp_path)
+    (root / "data.yaml").write_text("train: list.txt\nval: images/val\nnames: [cell, plate]\n")
+    with pytest.raises(DataError, match=r"data.yaml: train is 'list.txt', which is neither a folder nor a list"):
+        read(root)
+    (root / "list.txt").write_text("images/train/p0.png\nimages/train/gone.png\n")
+    with pytest.raises(DataError, match=r"list.txt:2: there is no photo 'images/train/gone.png'"):
+        read(root)
+
+
+def test_yolo_points_of_a_body_are_no_outline(tmp_path: Path) -> None:
+    root = made_up.yolo(tmp_path)
+    for file in (root / "labels").rglob("*.txt"):
+        file.write_text("".join(f"{line} 0.01 0.02 0.99 0.98\n" for line in file.read_text().splitlines()))
+    with (root / "data.yaml").open("a") as opened:
+        opened.write("kpt_shape: [2, 2]\n")
+    assert boxes_by_photo(read(root)) == {**expected_boxes(range(12)), **expected_boxes(range(100, 104))}

@@ -1,5 +1,7 @@
 """Boxes from Pascal VOC's XML: a file for each photo, beside it, or in ``Annotations`` with photos in ``JPEGImages``.
 
+The folder of the photos may be called ``images`` or the like, too, and letters be small or large, as tools have it.
+
 Corners are taken as they stand there, as most tools write them; VOC's own count pixels from 1, which is half a pixel.
 """
 
@@ -8,19 +10,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from xml.parsers import expat
 
-from edgetl.data.folders import folders_of_splits, label_name
-from edgetl.data.split_words import split_of
+from edgetl.data.folders import PHOTO_FOLDERS, folders_of_splits, label_name
+from edgetl.data.image_files import label_folders
+from edgetl.data.split_words import splits_among
 from edgetl.tasks.detection.formats.annotated import ALL, Annotated, Box, Photo, Splits, photo_named, read_text
 from edgetl.tasks.detection.matching import DIFFICULT
 from edgetl_runtime.errors import DataError
 
 __all__ = ["find_xml", "read_voc_splits"]
 
-_ANNOTATIONS, _PHOTOS, _LISTS = "Annotations", "JPEGImages", "ImageSets/Main"
+_ANNOTATIONS, _LISTS, _BOTH = "Annotations", "ImageSets/Main", "trainval"
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -36,10 +39,9 @@ def find_xml(path: Path) -> dict[str, list[Path]]:
     """Split -> XML files of `path`, sorted; empty where there are none."""
     if not path.is_dir():
         return {}
-    if (path / _ANNOTATIONS).is_dir():
-        return _listed(path) or {ALL: sorted((path / _ANNOTATIONS).glob("*.xml"))}
-    parts = folders_of_splits(path) or {ALL: path}
-    found = {split: sorted(folder.rglob("*.xml")) for split, folder in parts.items()}
+    if (folder := _folder_called(path, _ANNOTATIONS)) is not None:
+        return _listed(path, folder) or _by_split(folder)
+    found = _by_split(path)
     return found if any(found.values()) else {}
 
 
@@ -48,19 +50,37 @@ def read_voc_splits(path: Path, files: dict[str, list[Path]]) -> Splits:
     return {split: _annotated(path, inside) for split, inside in files.items()}
 
 
-def _listed(path: Path) -> dict[str, list[Path]]:
-    """By the lists of names in ``ImageSets/Main`` that are called like a split."""
+def _by_split(path: Path) -> dict[str, list[Path]]:
+    parts = folders_of_splits(path) or {ALL: path}
+    return {split: sorted(folder.rglob("*.xml")) for split, folder in parts.items()}
+
+
+def _folder_called(path: Path, name: str) -> Path | None:
+    """The folder of `path` of that name, exactly or but for small and large letters."""
+    folders = [folder for folder in label_folders(path) if folder.name.casefold() == name.casefold()]
+    return min(folders, key=lambda folder: folder.name != name, default=None)
+
+
+def _listed(path: Path, annotations: Path) -> dict[str, list[Path]]:
+    """By the lists of names in ``ImageSets/Main`` that are called like a split; ``trainval`` where none says train."""
+    lists = {file.stem: file for file in sorted((path / _LISTS).glob("*.txt"))}
+    named = splits_among(lists, str(path / _LISTS), fix="join them by hand, or rename one")
+    if not named.keys() & {"train", "val"} and _BOTH in lists:
+        named["train"] = _BOTH
     found: dict[str, list[Path]] = {}
-    for file in sorted((path / _LISTS).glob("*.txt")):
-        split = split_of(file.stem)
-        if split is None:
-            continue
-        names = [line.split()[0] for line in read_text(file).splitlines() if line.strip()]
-        found[split] = [path / _ANNOTATIONS / f"{name}.xml" for name in names]
+    for split, name in named.items():
+        lines = [line for line in read_text(lists[name]).splitlines() if line.strip()]
+        found[split] = [annotations / f"{_listed_name(line, annotations)}.xml" for line in lines]
         for number, xml in enumerate(found[split], 1):
             if not xml.is_file():
-                raise DataError(f"{file}:{number}: there is no {xml}", fix="add it, or remove the line")
+                raise DataError(f"{lists[name]}:{number}: there is no {xml}", fix="add it, or remove the line")
     return found
+
+
+def _listed_name(line: str, annotations: Path) -> str:
+    """The photo of a line: all of it, in quotes or not, or its first word where others say more of it."""
+    whole = line.strip().strip('"')
+    return whole if (annotations / f"{whole}.xml").is_file() else whole.split()[0]
 
 
 def _annotated(root: Path, files: Sequence[Path]) -> Annotated:
@@ -71,12 +91,29 @@ def _annotated(root: Path, files: Sequence[Path]) -> Annotated:
 
 def _photo(root: Path, file: Path) -> Photo:
     size, name, objects = _parsed(file)
-    source = photo_named(file.with_suffix("")) or photo_named(root / _PHOTOS / file.stem)
+    folders = _folders_of_photo(root, file)
+    source = next(filter(None, (photo_named(folder / file.stem) for folder in folders)), None)
     if source is None and name is not None and Path(name).name == name:
-        source = next((found for folder in (file.parent, root / _PHOTOS) if (found := folder / name).is_file()), None)
+        source = next((image for folder in folders if (image := folder / name).is_file()), None)
     if source is None:
         raise DataError(f"{file}:1: there is no photo of this annotation", fix="add the photo, or remove the file")
     return Photo(source, size, [_box(file, one) for one in objects], partial(_at, file, 1))
+
+
+def _folders_of_photo(root: Path, file: Path) -> list[Path]:
+    """Where the photo of an annotation may lie: beside it, or in the same place of a folder for photos."""
+    folders = [file.parent]
+    above = file.parent
+    while above != root and above.is_relative_to(root):
+        inside = file.parent.relative_to(above)
+        folders += [folder / inside for folder in _folders_of_photos(above.parent)]
+        above = above.parent
+    return folders
+
+
+@lru_cache(maxsize=64)
+def _folders_of_photos(parent: Path) -> tuple[Path, ...]:
+    return tuple(folder for folder in label_folders(parent) if folder.name.casefold() in PHOTO_FOLDERS)
 
 
 def _box(file: Path, one: _Object) -> Box:

@@ -119,3 +119,45 @@ def test_yolo_points_of_a_body_are_no_outline(tmp_path: Path) -> None:
     with (root / "data.yaml").open("a") as opened:
         opened.write("kpt_shape: [2, 2]\n")
     assert boxes_by_photo(read(root)) == {**expected_boxes(range(12)), **expected_boxes(range(100, 104))}
+
+
+@pytest.mark.parametrize(
+    ("annotations", "photos"),
+    [("annotations", "images"), ("Annotations", "images"), ("annotations", "JPEGImages"), ("xml", "Images")],
+)
+@pytest.mark.parametrize("inside", ["", "sub"])
+def test_voc_with_folders_of_other_names(tmp_path: Path, annotations: str, photos: str, inside: str) -> None:
+    root = made_up.voc(tmp_path / "voc")
+    for folder in (annotations, photos):
+        (tmp_path / "other" / folder / inside).mkdir(parents=True)
+    for file in (root / "train").iterdir():
+        shutil.move(file, tmp_path / "other" / (annotations if file.suffix == ".xml" else photos) / inside / file.name)
+    assert boxes_by_photo(read(tmp_path / "other")) == expected_boxes(range(12))
+
+
+def test_voc_with_splits_inside_of_both_folders(tmp_path: Path) -> None:
+    root = made_up.voc(tmp_path / "voc")
+    for split in made_up.SPLITS:
+        for file in (root / split).iterdir():
+            place = tmp_path / "other" / ("annotations" if file.suffix == ".xml" else "images") / split / file.name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(file, place)
+    data = read(tmp_path / "other")
+    assert (len(data.train), len(data.val)) == (12, 4)
+
+
+@pytest.mark.parametrize("line", ["my photo {}", '"my photo {}"', "my_photo_{} -1"])
+def test_voc_lists(tmp_path: Path, line: str) -> None:
+    """Names with spaces, in quotes as CVAT has them; and what VOC's lists say of a label behind the name."""
+    root = made_up.voc(tmp_path / "voc")
+    other = tmp_path / "other"
+    for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (other / name).mkdir(parents=True)
+    stem = line.removesuffix(" -1").strip('"')
+    for number in range(12):
+        shutil.move(root / f"train/p{number}.xml", other / f"Annotations/{stem.format(number)}.xml")
+        shutil.move(root / f"train/p{number}.png", other / f"JPEGImages/{stem.format(number)}.png")
+    (other / "ImageSets/Main/trainval.txt").write_text("".join(f"{line.format(n)}\n" for n in range(8)))
+    (other / "ImageSets/Main/test.txt").write_text("".join(f"{line.format(n)}\n" for n in range(8, 12)))
+    data = read(other)
+    assert (len(data.train) + len(data.val), len(data.test)) == (8, 4)

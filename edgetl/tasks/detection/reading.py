@@ -39,6 +39,8 @@ _SLACK = 1.0
 """Pixels that a box may lie beyond the photo, by rounding: it is cut there, and how often is said."""
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 """The EXIF tag, and its values for photos that lie on their side."""
+_COCO, _SAVED = _OF_SIDES = ("COCO", "a saved data set")
+"""Formats that give a box's width and height, where some write its right and bottom by mistake."""
 _FORMATS = (
     "COCO's JSON, Pascal VOC's XML, YOLO's text files with data.yaml or classes.txt, a saved Hugging Face data set"
 )
@@ -49,9 +51,9 @@ def read_annotated(path: Path) -> tuple[Splits, str]:
     if not path.exists():
         raise DataError(f"{path} does not exist", fix="name the folder of the photos, or the file of their boxes")
     if is_saved_dataset(path):
-        return read_saved_splits(path), "a saved data set"
+        return read_saved_splits(path), _SAVED
     if files := find_files(path):
-        return read_coco_splits(path, files), "COCO"
+        return read_coco_splits(path, files), _COCO
     if (names := find_names(path)) is not None:
         return read_yolo_splits(names), "YOLO"
     if xml := find_xml(path):
@@ -71,7 +73,7 @@ def read_dataset(path: Path, options: DataOptions, *, spec: Preprocess, track: T
     splits = {"train" if split == ALL else split: found for split, found in splits.items()}
     labels, unused = _labels(train, path)
     index = {label: place for place, label in enumerate(labels)}
-    reading = _Reading(path, index, spec, skip_bad=options.skip_bad)
+    reading = _Reading(path, index, spec, skip_bad=options.skip_bad, kind=kind, training=True)
     samples = {split: reading.samples(found.photos, track) for split, found in splits.items()}
     rare = _rarest_labels(samples, len(labels))
     samples = {split: tuple(_labelled(sample, rare) for sample in some) for split, some in samples.items()}
@@ -108,7 +110,7 @@ def read_labelled(path: Path, labels: Sequence[Label], judging: Judging) -> tupl
         raise DataError(f"{path} has {' and '.join(splits)} only", fix="add a split test or val, or name its file")
     index = {label.name: place for place, label in enumerate(labels)}
     index |= {label.id: place for place, label in enumerate(labels)}
-    reading = _Reading(path, index, judging.spec, skip_bad=judging.skip_bad)
+    reading = _Reading(path, index, judging.spec, skip_bad=judging.skip_bad, kind=kind, training=False)
     samples = reading.samples(splits[split].photos, judging.track)
     if not samples:
         raise DataError(f"no photos in {split} of {path}", fix="add some, or name another folder")
@@ -121,7 +123,11 @@ def read_labelled(path: Path, labels: Sequence[Label], judging: Judging) -> tupl
 class _Reading:
     """Photos of a format to samples; it keeps what there is to say of them."""
 
-    def __init__(self, path: Path, index: Mapping[str, int], spec: Preprocess, *, skip_bad: bool) -> None:
+    def __init__(
+        self, path: Path, index: Mapping[str, int], spec: Preprocess, *, skip_bad: bool, kind: str, training: bool
+    ) -> None:
+        self._training = training
+        self._hint = "; a bbox is left, top, width, height" if kind in _OF_SIDES else ""
         self._path, self._index, self._spec, self._skip_bad = path, index, spec, skip_bad
         self.bad: list[BadImage] = []
         self.cut = 0
@@ -151,6 +157,11 @@ class _Reading:
     def _row(self, box: Box, size: tuple[int, int]) -> tuple[float, ...]:
         if box.label not in self._index:
             known = ", ".join(list(self._index)[:10])
+            if self._training:
+                raise DataError(
+                    f"{box.where()}: no box to train on has the label {box.label!r:.60}",
+                    fix=f"photos with it in train too, or one of: {known}",
+                )
             raise DataError(f"{box.where()}: label {box.label!r:.60} is not known", fix=f"one of: {known}")
         sides = np.array(size * 2, np.float64)
         corners = np.array(box.corners, np.float64) * (sides if box.in_shares else 1.0)
@@ -165,7 +176,7 @@ class _Reading:
             raise DataError(
                 f"{box.where()}: a box outside of the photo of {size[0]}x{size[1]} pixels: {shown} (left, top, right, "
                 "bottom)",
-                fix="correct or remove it",
+                fix=f"correct or remove it{self._hint}",
             )
         self.cut += bool((inside != corners).any())
         return (*inside.tolist(), float(self._index[box.label]), float(box.flag))

@@ -1,7 +1,8 @@
 """Boxes from what Hugging Face's ``save_to_disk`` wrote: an image column, and a column of objects.
 
 The objects of a row are ``bbox`` - left, top, width, height in pixels, as data sets on the Hub have it - with a label
-each: ``category``, ``categories``, ``label`` or ``labels``, as ClassLabel or as text.
+each: ``category``, ``categories``, ``label`` or ``labels``, as ClassLabel or as text. ``iscrowd`` and ``difficult`` are
+what COCO and VOC mean by them.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from edgetl.data.folders import label_name
 from edgetl.data.huggingface import SavedImage, load_saved
 from edgetl.data.split_words import split_of
 from edgetl.tasks.detection.formats.annotated import ALL, Annotated, Box, Photo, Splits
+from edgetl.tasks.detection.matching import CROWD, DIFFICULT
 from edgetl_runtime.errors import DataError
 
 __all__ = ["read_saved_splits"]
 
 _BOXES = ("bbox", "boxes", "bboxes")
+_FLAGS = {"iscrowd": CROWD, "is_crowd": CROWD, "difficult": DIFFICULT, "is_difficult": DIFFICULT}
 _LABELS = ("category", "categories", "label", "labels", "class", "category_id")
 
 
@@ -78,20 +81,30 @@ def _names(kind: Any) -> list[str]:
 
 def _boxes(objects: Any, boxes: str, labels: str, names: Sequence[str], row: Any) -> list[Box]:
     if isinstance(objects, list):
-        objects = {key: [one[key] for one in objects] for key in (boxes, labels)}
-    corners, kinds = objects[boxes] or [], objects[labels] or []
+        objects = {key: [one[key] for one in objects] for key in (objects[0] if objects else ())}
+    objects = objects or {}
+    corners, kinds = objects.get(boxes) or [], objects.get(labels) or []
     if len(corners) != len(kinds):
         raise DataError(f"{row()}: {len(corners)} boxes and {len(kinds)} labels", fix="save it again: save_to_disk")
     found = []
-    for box, kind in zip(corners, kinds, strict=True):
+    for box, kind, flag in zip(corners, kinds, _flags(objects, len(corners)), strict=True):
         if box is None or len(box) != 4 or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in box):
             raise DataError(f"{row()}: bbox is {box!r:.80}, not four numbers", fix="left, top, width, height")
         if names and (not isinstance(kind, int) or not 0 <= kind < len(names)):
             raise DataError(f"{row()}: label {kind!r:.40} of {len(names)} names", fix=f"0 to {len(names) - 1}")
         left, top, width, height = map(float, box)
         label = names[kind] if names else label_name(str(kind).strip())
-        found.append(Box((left, top, left + width, top + height), label, row))
+        found.append(Box((left, top, left + width, top + height), label, row, flag))
     return found
+
+
+def _flags(objects: Mapping[str, Any], n: int) -> list[int]:
+    """Of `n` boxes, by the first column of them that says so."""
+    for name, flag in _FLAGS.items():
+        values = objects.get(name) or ()
+        if len(values) == n:
+            return [flag if value in (1, True) else 0 for value in values]
+    return [0] * n
 
 
 def _at(where: Path, index: int) -> str:

@@ -161,3 +161,42 @@ def test_voc_lists(tmp_path: Path, line: str) -> None:
     (other / "ImageSets/Main/test.txt").write_text("".join(f"{line.format(n)}\n" for n in range(8, 12)))
     data = read(other)
     assert (len(data.train) + len(data.val), len(data.test)) == (8, 4)
+
+
+def test_saved_crowds_and_difficult_objects_are_flagged(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    made_up.saved(tmp_path / "plain")
+    for name, flag in (("iscrowd", 1), ("is_crowd", 1), ("difficult", 2)):
+
+        def flagged(row: dict[str, Any], name: str = name) -> dict[str, Any]:
+            objects = row["objects"]
+            return {"objects": {**objects, name: [place == 1 for place in range(len(objects["bbox"]))]}}
+
+        plain = datasets.load_from_disk(str(tmp_path / "plain"))
+        plain.map(flagged).save_to_disk(str(tmp_path / name))
+        target = read(tmp_path / name).train[0].target
+        assert target is not None
+        assert target[:3, 5].tolist() == [0, flag, 0]
+
+
+def test_saved_right_and_bottom_for_width_and_height(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    made_up.saved(tmp_path / "plain")
+
+    def of_corners(row: dict[str, Any]) -> dict[str, Any]:
+        boxes = [[x, y, x + width, y + height] for x, y, width, height in row["objects"]["bbox"]]
+        return {"objects": {**row["objects"], "bbox": boxes}}
+
+    datasets.load_from_disk(str(tmp_path / "plain")).map(of_corners).save_to_disk(str(tmp_path / "corners"))
+    with pytest.raises(DataError, match="a bbox is left, top, width, height"):
+        read(tmp_path / "corners")
+
+
+def test_a_label_that_validation_photos_alone_have(tmp_path: Path) -> None:
+    root = made_up.coco(tmp_path)
+    file = root / "instances_train.json"
+    document = json.loads(file.read_text())
+    document["annotations"] = [entry for entry in document["annotations"] if entry["category_id"] == 3]
+    file.write_text(json.dumps(document))
+    with pytest.raises(DataError, match=r"instances_val.json:\d+, .*: no box to train on has the label 'plate'"):
+        read(root)

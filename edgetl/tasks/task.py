@@ -134,12 +134,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class Details:
-    """What a task adds to the report: fields of `edgetl.verify.report.Report`, those of each variant by its id, and
-    faults, which fail every variant."""
+    """What a task adds to the report: fields of `edgetl.verify.report.Report`, those of each variant by its id,
+    faults, which fail every variant, and sentences on what the photos do not show."""
 
     report: Mapping[str, Any] = field(default_factory=dict)
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     faults: tuple[TaskFault, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ def verify(
         provenance=dict(manifest.provenance),
         history=tuple(dict(row) for row in facts.history),
         disturbances=disturbances,
-        about_photos=tuple(facts.about_photos),
+        about_photos=(*facts.about_photos, *details.notes),
         contract=contract_of(manifest),
         twins=answers.cross_format,
         left_out=tuple(variant.id for variant in manifest.variants if variant not in chosen),

@@ -39,7 +39,19 @@ def details(
     pictures = [Picture("Precision and recall", curves, "the original, boxes that overlap by 0.5; mean precision "
                         "and number of objects of each label")] if curves else []  # fmt: skip
     return Details(
-        report={"tables": tables, "pictures": (*pictures, *_differences(original, variants, samples, names))}
+        report={"tables": tables, "pictures": (*pictures, *_differences(original, variants, samples, names))},
+        notes=_nothing_found(original),
+    )
+
+
+def _nothing_found(original: BoxMetric) -> tuple[str, ...]:
+    """A sentence where there is no object that an agreement could be of: it is 100 % then."""
+    if any(len(found.scores) for found in original.found):
+        return ()
+    best = max((float(photo.scores.max()) for photo in original.judged.photos if len(photo.scores)), default=0.0)
+    return (
+        f"warning: the original finds no object at a score of {original.score:g} (its best box has {best:.2f}): "
+        "agreement compares nothing, and a device shows nothing - train it longer, or with more photos",
     )
 
 

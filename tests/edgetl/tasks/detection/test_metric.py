@@ -145,6 +145,15 @@ def test_views() -> None:
     assert len(pictures) == 7
 
 
+def test_an_original_that_finds_nothing_is_said() -> None:
+    """No object, so none that a variant could differ in: all agree, whatever they are worth."""
+    unsure = judged({**OUTPUTS, "logits": OUTPUTS["logits"] * np.float32(0.01)})
+    assert not any(len(found.scores) for found in unsure.found)
+    (note,) = TASK.details(unsure, {"onnx.int8": unsure}, SAMPLES, MANIFEST, lambda _: lambda _: None).notes
+    assert "finds no object at a score of" in note
+    assert not TASK.details(ORIGINAL, {}, SAMPLES, MANIFEST, lambda _: lambda _: None).notes
+
+
 def test_truth_is_what_the_outputs_say() -> None:
     _, target = TASK.truth({name: values[0] for name, values in OUTPUTS.items()}, MANIFEST)
     assert target is not None

@@ -58,6 +58,8 @@ def plan(options: TrainOptions, found: Situation, of_the_task: Mapping[str, tupl
         name: value for name, (value, _) in chosen.items() if getattr(options, name) in (None, _OPEN.get(name))
     }
     reasons = [f"{name} {_plain(filled[name])}: {why}" for name, (_, why) in chosen.items() if name in filled]
+    if options.head_first and options.trains_network and not head_alone and options.strategy != "gradual":
+        reasons.append(f"strategy {options.strategy}: this head takes maps, so all is trained from the first step on")
     filled = {**{name: value for name, value in _PLAIN.items() if getattr(options, name) is None}, **filled}
     if network and options.lr is not None and found.world > 1:
         filled["lr"] = options.lr * found.world

@@ -32,6 +32,14 @@ IMAGE = (3, 64, 96)
 FLOWERS = Situation(images=2934, labels=5, pretrained=True, on_gpu=False)
 
 
+def test_a_head_that_is_not_trained_by_itself_first_is_said() -> None:
+    maps = replace(FLOWERS, separate_head=False)
+    said = "strategy head-then-full: this head takes maps, so all is trained from the first step on"
+    assert said in plan(TrainOptions("head-then-full"), maps).reasons
+    for strategy, found in (("head-then-full", FLOWERS), ("head", maps), ("gradual", maps), ("full", maps)):
+        assert not any("takes maps" in reason for reason in plan(TrainOptions(strategy), found).reasons)
+
+
 def test_a_plan_leaves_nothing_open_and_says_why() -> None:
     made = plan(TrainOptions("full"), FLOWERS)
     for name in ("epochs", "batch_size", "lr", "backbone_lr_ratio", "weight_decay", "label_smoothing", "dropout"):

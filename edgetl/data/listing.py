@@ -20,6 +20,7 @@ __all__ = ["Listing", "check_trainable", "list_photos", "name_of"]
 _MOST_ROWS = 12
 """Labels that get a line each; of more the least and the largest are named."""
 _NAMED = 3
+_ANNOTATIONS = (".json", ".xml", ".txt", ".yaml")
 
 
 @dataclass(frozen=True)
@@ -111,15 +112,20 @@ def check_trainable(found: Mapping[str, Files], path: Path, options: DataOptions
     if not any(train.values()):
         loose = LOOSE in left_out
         fix = "photos must lie in one folder per label" if loose else "put photos into one folder per label"
+        fix += _other_task(left_out)
         raise DataError(_with_left_out(f"no labelled images in {path}", left_out), fix=fix)
     if len(train) < 2:
-        raise DataError(f"{path} has one label only: {next(iter(train))!r}", fix="at least two labels are needed")
+        raise DataError(
+            f"{path} has one label only: {next(iter(train))!r}",
+            fix=f"at least two labels are needed{_other_task(left_out)}",
+        )
     few = {label: len(files) for label, files in train.items() if len(files) < options.min_per_class}
     if few:
         counts = ", ".join(f"{label} ({n})" for label, n in few.items())
         raise DataError(
             _with_left_out(f"{path} has too few training images of: {counts}", left_out),
-            fix=f"at least {options.min_per_class} of each label; add photos or remove the folder",
+            fix=f"at least {options.min_per_class} of each label; add photos or remove the folder"
+            + _other_task(left_out),
         )
     for split, files in found.items():
         unknown = sorted(set(files) - set(train))
@@ -131,6 +137,12 @@ def check_trainable(found: Mapping[str, Files], path: Path, options: DataOptions
         if not any(files.values()):
             what = _with_left_out(f"no images in {split} of {path}", left_out)
             raise DataError(what, fix="add photos, or remove it: one is then split off")
+
+
+def _other_task(left_out: Mapping[str, int]) -> str:
+    """Where files lie beside the photos as annotations of boxes and masks do."""
+    annotated = any(ending in left_out for ending in _ANNOTATIONS)
+    return "; for photos with boxes or masks: --task detection or segmentation" if annotated else ""
 
 
 def name_of(path: Path) -> str:

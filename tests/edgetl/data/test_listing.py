@@ -72,3 +72,25 @@ def test_what_cannot_be_trained_on_is_found(make_photos: MakePhotos, tmp_path: P
         list_photos(photos, DataOptions(), channels=3)
     with pytest.raises(UsageError, match="val_fraction"):
         list_photos(photos, DataOptions(val_fraction=1.5), channels=3)
+
+
+def test_photos_with_annotations_beside_them_are_of_another_task(make_photos: MakePhotos, tmp_path: Path) -> None:
+    """As YOLO, COCO and VOC have them: a newcomer forgot to say the task."""
+    photos = make_photos(tmp_path / "photos", {"images": 6})
+    (photos / "labels").mkdir()
+    (photos / "labels/000.txt").write_text("0 0.5 0.5 0.1 0.1")
+    with pytest.raises(DataError, match=r"(?s)too few training images of: labels.*--task detection"):
+        list_photos(photos, OPTIONS, channels=3)
+    (photos / "labels/000.txt").rename(photos / "a.json")
+    (photos / "labels").rmdir()
+    with pytest.raises(DataError, match=r"(?s)one label only.*--task detection"):
+        list_photos(photos, OPTIONS, channels=3)
+    for photo in (photos / "images").iterdir():
+        photo.rename(photos / photo.name)
+    (photos / "images").rmdir()
+    with pytest.raises(DataError, match=r"(?s)no labelled images.*--task detection"):
+        list_photos(photos, OPTIONS, channels=3)
+    (photos / "a.json").unlink()
+    with pytest.raises(DataError, match="no labelled images") as raised:
+        list_photos(photos, OPTIONS, channels=3)
+    assert "--task" not in str(raised.value)

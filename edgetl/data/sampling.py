@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from edgetl_runtime.errors import UsageError
+from edgetl_runtime.errors import DataError, UsageError
 
 __all__ = ["Labelled", "hold_out", "pick", "share_of"]
 
@@ -47,8 +47,16 @@ def share_of(samples: Sequence[S], fraction: float, seed: int = 0) -> tuple[S, .
 
 
 def hold_out(samples: tuple[S, ...], fraction: float, seed: int) -> tuple[tuple[S, ...], tuple[S, ...]]:
-    """Two parts, in the order of the samples; `fraction` of each label, at least one, not all, is in the second."""
+    """Two parts, in the order of the samples; `fraction` of each label, at least one, not all, is in the second.
+
+    Raises `DataError` where no label has two samples: then nothing would be left to judge on.
+    """
     counts = Counter(sample.label for sample in samples)
+    if max(counts.values(), default=0) < 2:
+        raise DataError(
+            f"no label has two photos, so that none of the {len(samples)} can be held out to judge on",
+            fix="add photos, or judge on others: --val DIR",
+        )
     held = _draw(samples, {label: min(n - 1, max(1, round(fraction * n))) for label, n in counts.items()}, seed)
     return (
         tuple(s for i, s in enumerate(samples) if i not in held),

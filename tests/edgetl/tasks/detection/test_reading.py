@@ -265,3 +265,15 @@ def test_too_little_to_train_on(tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     with pytest.raises(DataError, match="no boxes in a format that is known"):
         read(tmp_path / "nothing")
+
+
+def test_one_photo_cannot_be_split(tmp_path: Path) -> None:
+    root = made_up.coco(tmp_path / "coco")
+    (root / "instances_val.json").unlink()
+    file = root / "instances_train.json"
+    document = json.loads(file.read_text())
+    document["images"] = document["images"][:1]
+    document["annotations"] = [entry for entry in document["annotations"] if entry["image_id"] == 0]
+    file.write_text(json.dumps(document))
+    with pytest.raises(DataError, match=r"(?s)no label has two photos.*--val"):
+        read(root, min_per_class=1)

@@ -183,6 +183,6 @@ def label_counts(samples: Sequence[Sample], n: int) -> npt.NDArray[np.int64]:
     """How many pixels of all masks have each of `n` labels, (n,)."""
     total = np.zeros(n, np.int64)
     for sample in samples:
-        counts = mask_of(sample).counts
+        counts = np.array(mask_of(sample).counts, np.int64)  # there are none where every pixel is ignored
         total[: len(counts)] += counts
     return total

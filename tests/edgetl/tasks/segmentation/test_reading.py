@@ -14,7 +14,7 @@ from PIL import Image
 from edgetl.data.dataset import USUAL, Dataset
 from edgetl.data.options import DataOptions
 from edgetl.tasks.segmentation.mask_files import IGNORED
-from edgetl.tasks.segmentation.reading import mask_of, read_masks, read_masks_labelled, truth_of
+from edgetl.tasks.segmentation.reading import label_counts, mask_of, read_masks, read_masks_labelled, truth_of
 from edgetl.tasks.segmentation.run_lengths import decoded_runs
 from edgetl.tasks.task import Judging
 from edgetl_export.progress import silent
@@ -191,6 +191,14 @@ def test_a_label_that_no_pixel_has_is_told(tmp_path: Path) -> None:
     scenes.with_values(tmp_path)
     (tmp_path / "labels.txt").write_text("background\ncat\ndog\nfish\n")
     assert read(tmp_path).remarks == ("no pixel of train is fish", "no pixel of val is fish")
+
+
+def test_a_photo_of_which_no_pixel_counts_is_no_obstacle(tmp_path: Path) -> None:
+    scenes.with_values(tmp_path)
+    scenes.save(Image.fromarray(np.full_like(scenes.mask_of_scene(), IGNORED)), tmp_path / "train" / "masks" / "1.png")
+    data = read(tmp_path)
+    counted = np.bincount(scenes.mask_of_scene().reshape(-1))
+    assert label_counts(data.train, 3).tolist() == (2 * counted).tolist()
 
 
 def test_masks_without_a_photo_are_told(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from edgetl.data.coco_files import coco_files
 from edgetl.data.dataset import Dataset, Sample
 from edgetl.data.folders import MASK_FOLDERS
 from edgetl.data.huggingface import is_saved_dataset
@@ -20,7 +21,7 @@ from edgetl.data.listing import name_of
 from edgetl.data.options import DataOptions
 from edgetl.data.sampling import hold_out
 from edgetl.tasks.detection.formats.annotated import ALL, Annotated, Box, Photo, Splits
-from edgetl.tasks.detection.formats.coco import find_files, read_coco_splits
+from edgetl.tasks.detection.formats.coco import read_coco_splits
 from edgetl.tasks.detection.formats.saved import read_saved_splits
 from edgetl.tasks.detection.formats.voc import find_xml, read_voc_splits
 from edgetl.tasks.detection.formats.yolo import find_names, read_yolo_splits
@@ -52,7 +53,7 @@ def read_annotated(path: Path) -> tuple[Splits, str]:
         raise DataError(f"{path} does not exist", fix="name the folder of the photos, or the file of their boxes")
     if is_saved_dataset(path):
         return read_saved_splits(path), _SAVED
-    if files := find_files(path):
+    if files := coco_files(path):
         return read_coco_splits(path, files), _COCO
     if (names := find_names(path)) is not None:
         return read_yolo_splits(names), "YOLO"

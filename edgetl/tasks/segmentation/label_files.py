@@ -20,7 +20,7 @@ __all__ = ["MOST_LABELS", "MaskLabels", "find_labels", "read_names"]
 MOST_LABELS = IGNORED
 """An index is 8 bits, and one of them is `IGNORED`."""
 
-_NAMES = ("labels.txt", "classes.txt")
+_NAMES = ("labels.txt", "classes.txt", "class_names.txt")  # the last is what LabelMe writes
 _NOT_JUDGED = ("void", "ignore", "ignored", "unlabeled", "unlabelled")
 """Names in a colour table that are no labels: their pixels do not count."""
 _LARGEST = 2**20  # bytes of such a file

@@ -30,6 +30,7 @@ IGNORED = 255
 _KEPT_BYTES = 2**26
 """Of masks that were read last: every variant is judged on the same few photos, one after the other."""
 _OWN_PAGES = 2**16
+_LOSSY = ("JPEG", "MPO")
 
 Polygon: TypeAlias = "Sequence[tuple[float, float]]"
 """The corners of an outline, x and y in pixels from the upper left corner of the photo."""
@@ -119,6 +120,11 @@ class MaskFile(Mask):
     def read(self) -> npt.NDArray[np.uint8]:
         """(height, width). Raises `DataError` for a file that cannot be read, and for values that are no label."""
         with _opened(self) as image:
+            if image.format in _LOSSY:
+                raise DataError(
+                    f"{self.where} is a mask saved as a JPEG, which changes pixels along edges: their labels are lost",
+                    fix="export the masks again, as PNG; a JPEG that is saved as PNG now keeps what was lost",
+                )
             if self.colours is not None:
                 return self.colours.labels_of(np.asarray(image.convert("RGB")), self.where)
             if image.mode not in ("L", "P", "1", "I", "I;16", "I;16B", "I;16L"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,9 @@ from pathlib import Path
 from PIL import Image
 
 from edgetl.data.coco import CocoAnnotation, CocoImage, read_coco
+from edgetl.data.coco_files import coco_photos
 from edgetl.data.image_files import ImageFile, Tree, walk
+from edgetl.data.yolo_yaml import YOLO_YAML, read_yolo_yaml
 from edgetl.tasks.segmentation.label_files import MaskLabels, find_labels, read_names
 from edgetl.tasks.segmentation.layouts import Layout, Part
 from edgetl.tasks.segmentation.mask_files import Mask, MaskFile, MaskOutlines, Shape
@@ -24,6 +25,8 @@ __all__ = ["Found", "Pair", "find_pairs", "upright_size"]
 
 _ENDINGS = ("", "_l", "_mask", "_masks", "_label", "_labels", "_seg", "_gt", "_labelids")
 """What follows the name of a photo in that of its mask."""
+_BACKGROUND = ("background", "_background_")
+"""What a label of its own for all that is no object is called."""
 _SHOWN = 5
 _LARGEST_TEXT = 2**24
 _ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)
@@ -60,10 +63,19 @@ def find_pairs(layout: Layout, known: Sequence[str], *, channels: int) -> Found:
         DataError: A photo has no mask, or a file of labels or outlines is not what it should be.
     """
     if layout.kind == "coco":
-        return _of_coco(layout)
-    labels = find_labels(layout.folders) if layout.kind == "masks" else _yolo_labels(layout.folders)
+        return _of_coco(layout, known)
+    first = 0
+    if layout.kind == "masks":
+        labels = find_labels(layout.folders)
+    else:
+        labels, first = _yolo_labels(layout.folders)
     if labels is None and known:
         labels = MaskLabels(tuple(known))
+    if labels is None and layout.kind == "yolo":
+        raise DataError(
+            f"{layout.folders[0]} has no data.yaml: what are the classes of its outlines called?",
+            fix="data.yaml with a line of names: [first, second]; or labels.txt with one name a line",
+        )
     if labels is None:
         raise DataError(
             f"{layout.folders[0]} has no labels.txt: what do the values of its masks mean?",
@@ -73,14 +85,14 @@ def find_pairs(layout: Layout, known: Sequence[str], *, channels: int) -> Found:
     remarks = list(labels.remarks)
     splits = {}
     for split, part in layout.parts.items():
-        tree = walk(part.photos[0], channels=channels)
+        tree = walk(part.photos, channels=channels)
         left_out += tree.others
         if layout.kind == "masks":
             splits[split], unused = _by_name(tree, part, labels)
             if unused:
                 remarks.append(f"{len(unused)} masks have no photo: {_some(unused)}")
         else:
-            splits[split] = [_with_outlines(photo, part, labels.names) for photo in tree.images]
+            splits[split] = [_with_outlines(photo, part, len(labels.names), first) for photo in tree.images]
     return Found(splits, labels.names, left_out, tuple(remarks))
 
 
@@ -108,7 +120,7 @@ def _by_name(tree: Tree, part: Part, labels: MaskLabels) -> tuple[list[Pair], li
     lacking: list[Path] = []
     used: dict[str, Path] = {}
     for photo in tree.images:
-        stem = _key(photo, part.photos[0])
+        stem = _key(photo, part.photos)
         own = next((stem + ending for ending in _ENDINGS if stem + ending in masks), None)
         if own is None:
             lacking.append(photo)
@@ -134,7 +146,7 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
 
 
-def _of_coco(layout: Layout) -> Found:
+def _of_coco(layout: Layout, known: Sequence[str]) -> Found:
     files = {split: read_coco(part.masks) for split, part in layout.parts.items()}
     named = {split: file.labels for split, file in files.items()}
     names = next(iter(named.values()))
@@ -142,40 +154,39 @@ def _of_coco(layout: Layout) -> Found:
         raise DataError(
             f"the files of {layout.folders[0]} have other categories: {named}", fix="the same categories in all of them"
         )
-    background = names[:1] == ("background",)
-    labels = names if background else ("background", *names)
+    outlined = {names[one.label] for file in files.values() for image in file.images for one in image.annotations}
+    background = next((name for name in names if name.casefold() in _BACKGROUND), _BACKGROUND[0])
+    labels = (background, *(name for name in names if name in outlined and name != background))
+    if known and set(labels) <= set(known):
+        labels = tuple(known)
+    unused = [name for name in names if name not in labels]
+    remarks = (f"categories without an outline are left out: {_some(unused)}",) if unused else ()
+    indices = [labels.index(name) if name in labels else 0 for name in names]
     splits = {}
     for split, file in files.items():
+        photos = coco_photos(layout.parts[split].photos, file)
         splits[split] = [
-            Pair(
-                _photo_named(image, layout.parts[split], file.where(image)),
-                MaskOutlines(image.size, tuple(_shapes(image, 0 if background else 1, file.where)), str(file.path)),
-            )
-            for image in file.images
+            Pair(photo, MaskOutlines(image.size, tuple(_shapes(image, indices, file.where)), str(file.path)))
+            for image, photo in zip(file.images, photos, strict=True)
         ]
-    return Found(splits, labels, Counter())
-
-
-def _photo_named(image: CocoImage, part: Part, where: str) -> Path:
-    for folder in part.photos:
-        if (folder / image.file_name).is_file():
-            return folder / image.file_name
-    searched = ", ".join(map(str, part.photos[:_SHOWN]))
-    raise DataError(f"{where}: there is no photo {image.file_name}", fix=f"it is looked for in {searched}")
+    return Found(splits, labels, Counter(), remarks)
 
 
 def _shapes(
-    image: CocoImage, first: int, where: Callable[[CocoAnnotation], str]
+    image: CocoImage, indices: Sequence[int], where: Callable[[CocoAnnotation], str]
 ) -> Iterator[tuple[int, tuple[Shape, ...]]]:
-    """Label and parts of every object, the larger first: what is small lies on top."""
+    """Label and parts of every object, the larger first: what is small lies on top.
+
+    ``indices`` are the labels of the file's categories.
+    """
     for annotation in sorted(image.annotations, key=_area, reverse=True):
         if annotation.rle is not None:
             try:
-                yield annotation.label + first, (decoded_runs(annotation.rle, image.size),)
+                yield indices[annotation.label], (decoded_runs(annotation.rle, image.size),)
             except ValueError as error:
                 raise DataError(f"{where(annotation)}: {error}", fix="export the annotations again") from None
         elif annotation.polygons:
-            yield annotation.label + first, annotation.polygons
+            yield indices[annotation.label], annotation.polygons
         else:
             raise DataError(
                 f"{where(annotation)}: an object without an outline: its box says nothing of its pixels",
@@ -188,31 +199,27 @@ def _area(annotation: CocoAnnotation) -> float:
     return (right - left) * (bottom - top)
 
 
-def _yolo_labels(folders: Sequence[Path]) -> MaskLabels | None:
-    """The names with a background before them, unless it is there: YOLO's files do not count it."""
-    found = read_names(folders) or _names_in_yaml(folders)
-    if found is None or found.names[0].casefold() == "background":
-        return found
-    return MaskLabels(("background", *found.names))
+def _yolo_labels(folders: Sequence[Path]) -> tuple[MaskLabels | None, int]:
+    """The names with a background before them, and the label of class 0.
+
+    YOLO's files do not count a background, unless ``data.yaml`` does.
+    """
+    written = read_names(folders)
+    if written is not None and written.names[0].casefold() in _BACKGROUND:
+        return written, 1
+    file = next((folder / name for folder in folders for name in YOLO_YAML if (folder / name).is_file()), None)
+    names = written.names if written else read_yolo_yaml(file)[1] if file else ()
+    if not names:
+        return None, 1
+    if names[0].casefold() in _BACKGROUND:
+        return MaskLabels(names), 0
+    return MaskLabels((_BACKGROUND[0], *names)), 1
 
 
-def _names_in_yaml(folders: Sequence[Path]) -> MaskLabels | None:
-    """``names`` of YOLO's ``data.yaml``: a list in brackets, or lines of ``0: name`` or ``- name``."""
-    file = next((folder / "data.yaml" for folder in folders if (folder / "data.yaml").is_file()), None)
-    if file is None:
-        return None
-    text = read_regular(file, limit=_LARGEST_TEXT).decode("utf-8-sig", "replace")
-    found = re.search(r"^names:[ \t]*(?P<listed>\[[^\]]*\])?(?P<lines>(\n[ \t]*(-|\d+:)[^\n]*)*)", text, re.MULTILINE)
-    if found is None:
-        return None
-    parts = found["listed"][1:-1].split(",") if found["listed"] else found["lines"].strip().splitlines()
-    names = [re.sub(r"^\s*(-|\d+:)\s*", "", part).strip().strip("'\"") for part in parts]
-    return MaskLabels(tuple(filter(None, names))) if any(names) else None
-
-
-def _with_outlines(photo: Path, part: Part, names: Sequence[str]) -> Pair:
-    """A photo with the outlines of its text file. Where there is none, it shows the background alone."""
-    file = part.masks / photo.relative_to(part.photos[0]).with_suffix(".txt")
+def _with_outlines(photo: Path, part: Part, labels: int, first: int) -> Pair:
+    """A photo with the outlines of its text file, whose class 0 is the label `first`. Where there is none, it shows the
+    background alone."""
+    file = part.masks / photo.relative_to(part.photos).with_suffix(".txt")
     width, height = size = upright_size(photo)
     shapes = []
     lines = (
@@ -222,12 +229,13 @@ def _with_outlines(photo: Path, part: Part, names: Sequence[str]) -> Pair:
         if not line.strip():
             continue
         label, corners = _outline(line, f"{file}:{number}")
-        if not 0 <= label < len(names) - 1:
+        if not 0 <= label < labels - first:
+            beside = " beside the background" if first else ""
             raise DataError(
-                f"{file}:{number}: class {label}; there are {len(names) - 1} beside the background, from 0",
-                fix="name all of them in labels.txt",
+                f"{file}:{number}: class {label}; there are {labels - first}{beside}, from 0",
+                fix="name all of them in data.yaml, or in labels.txt",
             )
-        shapes.append((label + 1, (tuple((x * width, y * height) for x, y in corners),)))
+        shapes.append((label + first, (tuple((x * width, y * height) for x, y in corners),)))
     return Pair(photo, MaskOutlines(size, tuple(shapes), str(file)))
 
 

@@ -32,13 +32,17 @@ __all__ = ["label_counts", "mask_of", "read_masks", "read_masks_labelled", "samp
 
 TASK = "segmentation"
 
+_SHOWN = 10
+
 
 def read_masks(path: Path, options: DataOptions, *, spec: Preprocess, track: Track) -> Dataset:
     """Photos with masks to train on. Raises `DataError` for what cannot be trained on as it is."""
     found = _found(path, (), spec)
     splits, remarks = {split: list(pairs) for split, pairs in found.splits.items()}, list(found.remarks)
     if options.val is not None:
-        splits["val"] = _only(_found(options.val, found.labels, spec), options.val)
+        judged_on = _found(options.val, found.labels, spec)
+        _refuse_other_labels(judged_on.labels, found.labels, options.val, fix=f"the same labels.txt as in {path}")
+        splits["val"] = _only(judged_on, options.val)
     if "all" in splits:
         splits["train"] = splits.pop("all")
     if not splits.get("train"):
@@ -70,11 +74,7 @@ def read_masks_labelled(path: Path, labels: Sequence[Label], judging: Judging) -
     """
     names = [label.name for label in labels]
     found = _found(path, names, judging.spec)
-    if list(found.labels) != names:
-        raise DataError(
-            f"the masks of {path} have the labels {', '.join(found.labels)}; the model's are {', '.join(names)}",
-            fix="the same labels.txt as in training",
-        )
+    _refuse_other_labels(found.labels, names, path, fix="the same labels.txt as in training")
     wanted = ("train", "all") if judging.training else ("test", "val", "all")
     split = next((name for name in wanted if name in found.splits), None)
     if split is None:
@@ -116,6 +116,14 @@ def _found(path: Path, known: Sequence[str], spec: Preprocess) -> Found:
     if is_saved_dataset(path):
         return read_saved_masks(path, known)
     return find_pairs(find_layout(path), known, channels=spec.channels)
+
+
+def _refuse_other_labels(labels: Sequence[str], names: Sequence[str], path: Path, *, fix: str) -> None:
+    """`DataError` where the masks of `path` have other labels than the model, or in another order."""
+    if list(labels) != list(names):
+        raise DataError(
+            f"the masks of {path} have the labels {', '.join(labels)}; the model's are {', '.join(names)}", fix=fix
+        )
 
 
 def _only(found: Found, path: Path) -> list[Pair]:
@@ -176,7 +184,8 @@ def _absent(samples: Sequence[Sample], labels: Sequence[str], split: str) -> lis
     for sample in samples:
         total.update(dict(enumerate(mask_of(sample).counts)))
     absent = [name for index, name in enumerate(labels) if not total[index]]
-    return [f"no pixel of {split} is {', '.join(absent)}"] if absent else []
+    more = f" and {len(absent) - _SHOWN} more labels" if len(absent) > _SHOWN else ""
+    return [f"no pixel of {split} is {', '.join(absent[:_SHOWN])}{more}"] if absent else []
 
 
 def label_counts(samples: Sequence[Sample], n: int) -> npt.NDArray[np.int64]:

@@ -7,10 +7,8 @@ file lies beside it, or in ``labels`` where the photo lies in ``images``; a phot
 
 from __future__ import annotations
 
-import ast
 import math
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,17 +16,13 @@ from pathlib import Path
 from edgetl.data.folders import folders_of_splits, label_name
 from edgetl.data.image_files import walk
 from edgetl.data.split_words import split_of
+from edgetl.data.yolo_yaml import YOLO_YAML, read_yolo_yaml
 from edgetl.tasks.detection.formats.annotated import ALL, Annotated, Box, Photo, Splits, read_text
 from edgetl_runtime.errors import DataError
 
 __all__ = ["YoloNames", "find_names", "read_yolo_splits"]
 
-_YAML = ("data.yaml", "dataset.yaml", "data.yml")
 _TEXTS = ("classes.txt", "obj.names")
-_KEY = re.compile(r"^(\w+)\s*:\s*(.*?)\s*$")
-_OPEN = re.compile(r"^\w+\s*:\s*(\[[^]]*|\{[^}]*)$")
-"""A list that goes on in the next line."""
-_ITEM = re.compile(r"^\s*(?:-\s+(.+?)|(\d+)\s*:\s*(.+?))\s*$")
 
 YoloNames = Path
 """The file with the names of the labels."""
@@ -38,7 +32,7 @@ def find_names(path: Path) -> Path | None:
     """The file that names the labels; None where there is none."""
     if path.is_file():
         return path if path.suffix.lower() in (".yaml", ".yml") else None
-    return next((path / name for name in (*_YAML, *_TEXTS) if (path / name).is_file()), None)
+    return next((path / name for name in (*YOLO_YAML, *_TEXTS) if (path / name).is_file()), None)
 
 
 def read_yolo_splits(names: Path) -> Splits:
@@ -46,7 +40,7 @@ def read_yolo_splits(names: Path) -> Splits:
     remarks: list[str] = []
     pose = False
     if names.suffix.lower() in (".yaml", ".yml"):
-        keys, labels = _yaml(names)
+        keys, labels = read_yolo_yaml(names)
         places = _places_named(names, keys, remarks)
         pose = "kpt_shape" in keys
     else:
@@ -62,65 +56,6 @@ def read_yolo_splits(names: Path) -> Splits:
     return {**found, first: replace(found[first], remarks=(*remarks, *found[first].remarks))}
 
 
-def _yaml(file: Path) -> tuple[dict[str, list[str]], tuple[str, ...]]:
-    """The plain keys, each with its values, and the names: as much of YAML as these files have."""
-    keys: dict[str, list[str]] = {}
-    names: dict[int, str] = {}
-    inside = ""
-    for number, line in _lines(read_text(file)):
-        if key := _KEY.match(line):
-            inside, text = key[1], key[2]
-            keys[inside] = [_unquoted(text)] if text else []
-            if inside == "names" and text:
-                names = dict(enumerate(_list(text, file, number)))
-            elif text.startswith("["):
-                keys[inside] = _list(text, file, number)
-        elif inside == "names" and (item := _ITEM.match(line)):
-            place = len(names) if item[1] is not None else int(item[2])
-            names[place] = _unquoted(item[1] if item[1] is not None else item[3])
-        elif (item := _ITEM.match(line)) and item[1] is not None and inside:
-            keys[inside].append(_unquoted(item[1]))
-        elif inside == "names":
-            raise DataError(f"{file}:{number}: not a name: {line.strip()!r:.80}", fix="names: [first, second]")
-    if sorted(names) != list(range(len(names))):
-        raise DataError(f"{file}: the numbers of the names have gaps", fix="0, 1, 2 and so on")
-    return keys, tuple(label_name(names[place]) for place in range(len(names)))
-
-
-def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """The number and the text of every line that says something; a list in brackets is one, over however many."""
-    begun, parts = 0, ""
-    for number, line in enumerate(text.splitlines(), 1):
-        line = re.sub(r"(^|\s)#.*$", "", line).rstrip()
-        if not line or (line == "---" and not parts):
-            continue
-        begun, parts = (begun, f"{parts} {line.strip()}") if parts else (number, line)
-        if not _OPEN.match(parts):
-            yield begun, parts
-            parts = ""
-    if parts:
-        yield begun, parts
-
-
-def _list(text: str, file: Path, number: int) -> list[str]:
-    """``[a, b]`` or ``{0: a, 1: b}`` on one line."""
-    if not (text.startswith(("[", "{")) and text.endswith(("]", "}"))):
-        raise DataError(
-            f"{file}:{number}: names is {text!r:.80}, not a list on this line", fix="names: [first, second]"
-        )
-    try:
-        value = ast.literal_eval(text)
-        return [str(name) for name in (value.values() if isinstance(value, dict) else value)]
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        parts = [part for part in text[1:-1].split(",") if part.strip()]
-        return [_unquoted(part.partition(":")[2] if text[0] == "{" else part) for part in parts]
-
-
-def _unquoted(text: str) -> str:
-    text = text.strip()
-    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
-
-
 def _places_named(file: Path, keys: dict[str, list[str]], remarks: list[str]) -> dict[str, list[Path]]:
     """Split -> its folders and lists of photos, as the YAML has it. A test that is nowhere is said in `remarks`: tools
     name one whether there is one or not.
@@ -130,8 +65,6 @@ def _places_named(file: Path, keys: dict[str, list[str]], remarks: list[str]) ->
     for key, values in keys.items():
         split = split_of(key)
         for value in values if split is not None else ():
-            if value in ("", "null", "~"):
-                continue
             place = _place(value, bases)
             if place is not None:
                 found.setdefault(str(split), []).append(place)

@@ -128,6 +128,12 @@ def no_names(root: Path) -> None:
     (root / "labels.txt").unlink()
 
 
+def lossy(root: Path) -> None:
+    """Flat enough that every value comes back as it was: nothing else would tell."""
+    (root / "train" / "masks" / "1.png").unlink()
+    scenes.save(Image.fromarray(np.zeros((32, 48), np.uint8)), root / "train" / "masks" / "1.jpg")
+
+
 def twice_named(root: Path) -> None:
     (root / "labels.txt").write_text("a\nb\na\n")
 
@@ -156,6 +162,7 @@ def masks_of_one_split(root: Path) -> None:
         (strange_value, r"1\.png has the value 9 at x = 7, y = 5; there are 3 labels"),
         (no_image, r"cannot read the mask .*1\.png"),
         (in_colour, r"1\.png is a mask of mode RGB"),
+        (lossy, r"masks.1\.jpg is a mask saved as a JPEG"),
         (no_names, r"has no labels\.txt"),
         (twice_named, r"labels\.txt has the label 'a' twice"),
         (black_and_white, r"the values 0 and 255 only"),
@@ -191,6 +198,26 @@ def test_a_label_that_no_pixel_has_is_told(tmp_path: Path) -> None:
     scenes.with_values(tmp_path)
     (tmp_path / "labels.txt").write_text("background\ncat\ndog\nfish\n")
     assert read(tmp_path).remarks == ("no pixel of train is fish", "no pixel of val is fish")
+
+
+def test_of_many_labels_that_no_pixel_has_some_are_named(tmp_path: Path) -> None:
+    scenes.with_values(tmp_path)
+    (tmp_path / "labels.txt").write_text("\n".join([*scenes.NAMES, *(f"fish {n}" for n in range(30))]))
+    assert read(tmp_path).remarks[0].endswith("fish 8, fish 9 and 20 more labels")
+
+
+def test_photos_to_validate_on_have_the_same_labels(tmp_path: Path) -> None:
+    train, val = (scenes.with_values(tmp_path / name, [""]) for name in ("train", "val"))
+    assert len(read(train, val=val).val) == 3
+    (val / "labels.txt").write_text("background\ndog\ncat\n")
+    with pytest.raises(DataError, match="val have the labels background, dog, cat; the model's are background, cat"):
+        read(train, val=val)
+
+
+def test_names_as_labelme_writes_them(tmp_path: Path) -> None:
+    scenes.with_values(tmp_path)
+    (tmp_path / "labels.txt").rename(tmp_path / "class_names.txt")
+    assert [label.name for label in read(tmp_path).labels] == list(scenes.NAMES)
 
 
 def test_a_photo_of_which_no_pixel_counts_is_no_obstacle(tmp_path: Path) -> None:
@@ -251,6 +278,110 @@ def test_coco_as_run_lengths(tmp_path: Path) -> None:
     content["annotations"][0]["segmentation"]["counts"][0] += 1
     file.write_text(json.dumps(content))
     with pytest.raises(DataError, match=r"annotations\[0\]: run lengths of 1537 pixels"):
+        read(tmp_path)
+
+
+def test_coco_as_roboflow_exports_it(tmp_path: Path) -> None:
+    """A file beside the photos of each split, and a category above the others that has no outlines."""
+    scenes.with_coco(tmp_path)
+    for split, folder in (("train", "train"), ("val", "valid")):
+        file = tmp_path / f"instances_{split}.json"
+        content = json.loads(file.read_text())
+        content["categories"].insert(0, {"id": 0, "name": "animals"})
+        (tmp_path / split).rename(tmp_path / folder)
+        file.unlink()
+        (tmp_path / folder / "_annotations.coco.json").write_text(json.dumps(content))
+    data = read(tmp_path)
+    assert [label.name for label in data.labels] == list(scenes.NAMES)
+    assert (len(data.train), len(data.val)) == (3, 3)
+    assert all(np.array_equal(truth_of(sample), scenes.mask_of_scene()) for sample in (*data.train, *data.val))
+    assert data.remarks == ("categories without an outline are left out: animals",)
+
+
+def test_coco_files_name_what_they_have_not(tmp_path: Path) -> None:
+    """Photos to judge on may lack a label of the model: indices are the model's."""
+    scenes.with_coco(tmp_path)
+    file = tmp_path / "instances_val.json"
+    content = json.loads(file.read_text())
+    content["annotations"] = [entry for entry in content["annotations"] if entry["category_id"] == 20]
+    file.write_text(json.dumps(content))
+    wanted = np.where(scenes.mask_of_scene() == 2, 2, 0)
+    samples, _ = read_masks_labelled(file, LABELS, Judging(USUAL))
+    assert np.array_equal(truth_of(samples[0]), wanted)
+    samples, _ = read_masks_labelled(tmp_path, LABELS, Judging(USUAL))
+    assert np.array_equal(truth_of(samples[0]), wanted)
+
+
+def test_a_background_among_cocos_categories_is_the_first_label(tmp_path: Path) -> None:
+    scenes.with_coco(tmp_path)
+    for file in tmp_path.glob("*.json"):
+        content = json.loads(file.read_text())
+        content["categories"].append({"id": 30, "name": "background"})
+        file.write_text(json.dumps(content))
+    data = read(tmp_path)
+    assert [label.name for label in data.labels] == list(scenes.NAMES)
+    assert np.array_equal(truth_of(data.train[0]), scenes.mask_of_scene())
+
+
+def test_photos_that_cvat_puts_into_a_folder_of_their_own(tmp_path: Path) -> None:
+    scenes.with_coco(tmp_path)
+    (tmp_path / "cvat" / "annotations").mkdir(parents=True)
+    (tmp_path / "cvat" / "images").mkdir()
+    (tmp_path / "instances_train.json").rename(tmp_path / "cvat" / "annotations" / "instances_default.json")
+    (tmp_path / "train").rename(tmp_path / "cvat" / "images" / "default")
+    data = read(tmp_path / "cvat")
+    assert len(data.train) + len(data.val) == 3
+
+
+def test_outlines_name_no_photos_elsewhere(tmp_path: Path) -> None:
+    scenes.with_coco(tmp_path)
+    file = tmp_path / "instances_train.json"
+    file.write_text(file.read_text().replace('"1.png"', '"../val/1.png"'))
+    with pytest.raises(DataError, match="there is no photo"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "names: ['cat', 'dog']",
+        "names: ['cat',\n  'dog']  # two",
+        "names: {0: cat, 1: 'dog'}",
+        "names:  # by number\n  0: cat # small\n  1: dog\n",
+        "names:\n- cat\n- dog\n",
+    ],
+)
+def test_names_of_yolo_in_every_way_of_writing_them(names: str, tmp_path: Path) -> None:
+    scenes.with_yolo(tmp_path)
+    (tmp_path / "data.yaml").write_text(f"train: train/images\n\n# Classes\nnc: 2\n{names}\n\ndownload: x\n")
+    data = read(tmp_path)
+    assert [label.name for label in data.labels] == list(scenes.NAMES)
+    assert np.array_equal(truth_of(data.train[0]), scenes.mask_of_scene())
+
+
+def test_a_background_among_yolos_names_has_a_number(tmp_path: Path) -> None:
+    scenes.with_yolo(tmp_path)
+    (tmp_path / "data.yaml").write_text("names: [background, cat, dog]\n")
+    for file in tmp_path.glob("*/labels/*.txt"):
+        lines = file.read_text().splitlines()
+        file.write_text("\n".join(f"{int(line[0]) + 1}{line[1:]}" for line in lines))
+    assert np.array_equal(truth_of(read(tmp_path).train[0]), scenes.mask_of_scene())
+
+
+def test_what_a_training_by_yolo_left_is_no_mask(tmp_path: Path) -> None:
+    scenes.with_yolo(tmp_path)
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+        for split in ("train", "val"):
+            (tmp_path / split / kind).rename(tmp_path / kind / split)
+    (tmp_path / "labels" / "train.cache").write_bytes(b"x")
+    assert np.array_equal(truth_of(read(tmp_path).train[0]), scenes.mask_of_scene())
+
+
+def test_outlines_without_names(tmp_path: Path) -> None:
+    scenes.with_yolo(tmp_path)
+    (tmp_path / "data.yaml").unlink()
+    with pytest.raises(DataError, match=r"has no data\.yaml"):
         read(tmp_path)
 
 

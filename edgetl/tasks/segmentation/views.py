@@ -81,6 +81,7 @@ def _confusion(original: MaskMetric, names: Sequence[str]) -> Table:
     rows = tuple(
         (names[row], *(_percent(confusion[row, column] / max(1, int(confusion[row].sum()))) for column in shown))
         for row in shown
+        if confusion[row].any()  # of what no photo has there are no shares
     )
     left = f", the {len(shown)} labels with most pixels" if len(shown) < len(names) else ""
     return Table(

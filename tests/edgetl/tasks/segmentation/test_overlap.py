@@ -18,8 +18,9 @@ from edgetl.tasks.segmentation.metric import MaskMetric
 from edgetl.tasks.segmentation.overlap import confusion_of, counts_of, iou_draws, ious, mean_iou, worst_label
 from edgetl.tasks.segmentation.reading import sample_of
 from edgetl.tasks.segmentation.shapes import SHAPES, demo_shapes
+from edgetl.tasks.segmentation.views import tables_of
 from edgetl.tasks.task import Targets
-from edgetl_runtime import Preprocess
+from edgetl_runtime import Preprocess, fake_segmenter
 
 SPEC = Preprocess(0, (16, 24), mode="stretch")
 
@@ -164,6 +165,15 @@ def test_differences_at_boundaries_and_in_regions() -> None:
     flat = MaskMetric(("a", "b", "c"), SPEC, 2)
     flat.update(samples_of(masks), {"logits": logits_of(np.zeros_like(masks), 3)})
     assert differences_of(original, flat).at_boundary < 1.0
+
+
+def test_what_is_taken_for_what_has_the_labels_that_photos_have() -> None:
+    masks = np.where(scenes() == 1, 2, scenes())  # no pixel is b
+    manifest = fake_segmenter(["a", "b", "c"], lambda image: np.zeros((1, 1), np.int64)).manifest
+    by_label, _, taken = tables_of(metric_of(masks, logits_of(masks, 3)), {}, manifest)
+    assert [row[0] for row in taken.rows] == ["a", "c"]
+    assert taken.rows[1] == ("c", "0.00%", "0.00%", "100.00%")
+    assert by_label.rows[1] == ("b", "0.0%", "-")
 
 
 def test_the_objective_judges_as_the_metric_does() -> None:

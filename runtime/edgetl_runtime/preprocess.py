@@ -356,6 +356,8 @@ def _image_file(path: str) -> Iterator[BinaryIO]:
         except (OSError, ValueError) as error:  # a NUL ends a name in the operating system
             if isinstance(error, OSError) and error.errno not in (*NOT_THERE, errno.EISDIR):
                 raise
+            if isinstance(error, OSError) and error.errno == errno.EISDIR:
+                raise ImageError(f"{path} is a folder", fix=f"name the images in it: {path}/*.jpg") from error
             raise ImageError(f"no image file at {path}", fix="check the path") from error
         with file:
             yield file

@@ -351,6 +351,8 @@ def test_no_image_that_can_be_read(pristine_bundle: Path, tmp_path: Path, capsys
     assert captured.out == ""
     assert captured.err.count("edgetl-run: error: no image file at ") == 2
     assert "could not be read" not in captured.err
+    assert main(["predict", str(pristine_bundle), str(tmp_path)]) == 2
+    assert f"{tmp_path} is a folder\n  fix: name the images in it: {tmp_path}/*.jpg" in capsys.readouterr().err
     assert main(["predict", str(pristine_bundle), *gone, "--json", "-"]) == 2
     assert len(json.loads(capsys.readouterr().out)["predictions"]) == 2
 

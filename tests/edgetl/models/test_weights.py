@@ -73,6 +73,16 @@ def test_another_architecture_is_refused_with_the_one_that_fits(state: dict[str,
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+def test_weights_of_a_network_with_a_head_of_its_own_are_told_apart() -> None:
+    model = build("mobilenet_v2", 7)
+    state = {key: value for key, value in model.state_dict().items() if not key.startswith("classifier.")}
+    state["head.project.0.weight"] = torch.zeros(8, 1280, 1, 1)
+    with pytest.raises(CheckpointError, match=r"head\.project\.0\.weight is not part of mobilenet_v2") as caught:
+        fit(model, state, "mobilenet_v2", where="masks.safetensors")
+    assert "for boxes or masks" in str(caught.value.fix)
+    assert "--backbone" not in str(caught.value.fix)
+
+
 @pytest.mark.slow
 def test_a_transformer_takes_weights_of_another_image_size() -> None:
     source = build("vit_b_32", 4, image_size=64).state_dict()

@@ -138,10 +138,15 @@ class MaskFile(Mask):
         strange = (values >= self.labels) & (values != IGNORED) | (values < 0)
         if strange.any():
             row, column = (int(axis[0]) for axis in np.nonzero(strange))
+            value = int(values[row, column])
+            named = f"name every value in labels.txt, one a line; {IGNORED} marks pixels that do not count"
             raise DataError(
-                f"{self.where} has the value {int(values[row, column])} at x = {column}, y = {row}; there are "
-                f"{self.labels} labels, 0 to {self.labels - 1}",
-                fix=f"name every value in labels.txt, one a line; {IGNORED} marks pixels that do not count",
+                f"{self.where} has the value {value} at x = {column}, y = {row}; there are {self.labels} labels, 0 to "
+                f"{self.labels - 1}",
+                fix=named
+                if 0 <= value < IGNORED
+                else f"save masks with the number of its label for every pixel, 0 to "
+                f"{IGNORED - 1}, or {IGNORED} where it does not count",
             )
         return values.astype(np.uint8, copy=False)
 

@@ -177,6 +177,14 @@ def test_what_does_not_fit_is_said_with_the_file(damage: Callable[[Path], None],
     assert raised.value.fix
 
 
+def test_values_that_no_label_can_have_get_other_advice(tmp_path: Path) -> None:
+    scenes.with_values(tmp_path)
+    scenes.save(Image.fromarray(scenes.mask_of_scene().astype(np.uint16) * 65535), tmp_path / "val" / "masks" / "1.png")
+    with pytest.raises(DataError, match="has the value 65535 at") as raised:
+        read(tmp_path)
+    assert "labels.txt" not in raised.value.fix
+
+
 def test_a_colour_that_is_in_no_table(tmp_path: Path) -> None:
     scenes.with_colours(tmp_path)
     scenes.save(Image.new("RGB", scenes.SIZE, (1, 2, 3)), tmp_path / "train_labels" / "0_L.png")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgetl.verify.report import Report
+from edgetl_export.changes import changes_in_words
 
 __all__ = [
     "PROVENANCE",
@@ -136,4 +137,4 @@ def _methods(report: Report) -> dict[str, str]:
 
 
 def _gave(rung: Mapping[str, Any]) -> str:
-    return f"{round(rung['drop'] * rung['n'])} of {rung['n']} change, {rung['sqnr_db']:.1f} dB"
+    return f"{changes_in_words(rung['drop'], rung['n'])}, {rung['sqnr_db']:.1f} dB"

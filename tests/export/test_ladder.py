@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -130,6 +130,15 @@ def test_the_nearest_rung_is_kept_where_none_fits(plan: Climb) -> None:
     assert kept == [("tflite.int8", "static"), ("onnx.int8", "repair")]
     assert found.over_budget == {
         "onnx.int8": "no rung fits: nearest is repair, 4 of 20 photos get another label, --max-drop 0.1 allows 2"
+    }
+
+
+def test_parts_of_photos_that_change_are_no_photos(plan: Climb) -> None:
+    """Of masks it is pixels: 0 of 20 photos, which a limit of 0 allows, is no reason to refuse."""
+    masks = replace(plan, max_drop=0.0, agreement=lambda original, outputs: np.full(N, 0.9977))
+    found, _ = climbed(masks, onnx=[0] * 9)
+    assert found.over_budget == {
+        "onnx.int8": "no rung fits: nearest is static, 0.23 % of 20 photos' decisions change, --max-drop 0 allows 0 %"
     }
 
 

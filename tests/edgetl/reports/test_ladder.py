@@ -51,6 +51,14 @@ def test_every_attempt_is_a_row_and_every_variant_a_column(climbed: Report) -> N
     assert texts[3][0] is None
 
 
+def test_of_parts_of_photos_no_photos_are_counted(report: Report) -> None:
+    rung = {**LADDER[0], "drop": 0.0177}
+    texts = [
+        cell.text for row in attempts(replace(report, provenance={"ladder": [rung]})) for cell in row.cells if cell
+    ]
+    assert texts == ["1.77 % of 50 photos' decisions change, 30.0 dB"]
+
+
 def test_every_integer_variant_says_what_it_needed(climbed: Report) -> None:
     assert how_int8_was_made(climbed) == [
         "onnx.int8 static: 0 of 50 change, 30.0 dB",

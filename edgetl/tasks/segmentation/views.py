@@ -16,12 +16,11 @@ from edgetl.tasks.segmentation.framed_masks import in_frame
 from edgetl.tasks.segmentation.metric import MaskMetric
 from edgetl.tasks.segmentation.reading import truth_of
 from edgetl.tasks.task import Picture, Table
-from edgetl_runtime.drawing import draw_mask
 from edgetl_runtime.errors import EdgetlError
-from edgetl_runtime.manifest import Manifest
+from edgetl_runtime.manifest import Label, Manifest
 from edgetl_runtime.placing import place
 from edgetl_runtime.preprocess import load_bands, preprocess
-from edgetl_runtime.tasks.segmentations import UNSEEN
+from edgetl_runtime.tasks.segmentations import UNSEEN, mask_colours
 
 __all__ = ["pictures_of", "tables_of"]
 
@@ -30,6 +29,7 @@ _MOST_CONFUSED = 24
 """Labels of a confusion matrix that people can still read."""
 _SIDE = 200
 _QUALITY = 80
+_OPACITY = 0.5
 
 
 def tables_of(original: MaskMetric, variants: Mapping[str, MaskMetric], manifest: Manifest) -> tuple[Table, ...]:
@@ -159,16 +159,17 @@ def _picture(
         after = variant.mask(index)
         masks += [(id_, after)]
         text += f", {_photo_ious(variant)[index]:.1%} by {id_}; {np.mean(before != after):.2%} of the pixels differ"
-    tiles = [photo if mask is None else _tinted(photo, mask) for _, mask in masks]
+    tiles = [photo if mask is None else _tinted(photo, mask, manifest.labels) for _, mask in masks]
     if variant is not None:
         tiles.append(_differing(photo, before != after))
     columns = [*(name for name, _ in masks), *(["where they differ (red)"] if variant is not None else [])]
     return Picture(sample.name, _side_by_side(tiles), f"From the left: {', '.join(columns)}. {text}.")
 
 
-def _tinted(photo: Image.Image, mask: npt.NDArray[np.uint8]) -> Image.Image:
-    """Black where nothing is known."""
-    drawn = np.array(draw_mask(photo, mask))
+def _tinted(photo: Image.Image, mask: npt.NDArray[np.uint8], labels: Sequence[Label]) -> Image.Image:
+    """In the colours that the device draws; black where nothing is known."""
+    tint = Image.fromarray(mask_colours(labels, _OPACITY)[mask])
+    drawn = np.array(Image.alpha_composite(photo.convert("RGBA"), tint).convert("RGB"))
     drawn[mask == UNSEEN] //= 4
     return Image.fromarray(drawn)
 

@@ -15,10 +15,12 @@ from edgetl_runtime.placing import Placed
 from edgetl_runtime.results import Result
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
     from PIL import Image
 
-__all__ = ["UNSEEN", "WITH_LOGITS", "Segmentation"]
+__all__ = ["UNSEEN", "WITH_LOGITS", "Segmentation", "mask_colours"]
 
 UNSEEN = 255
 """In a mask: a pixel without a label, because the network did not see it. In the truth: one that does not count."""
@@ -76,11 +78,7 @@ class Segmentation(Result):
 
         if not 0.0 <= opacity <= 1.0:
             raise UsageError(f"an opacity is a number from 0 to 1, not {opacity!r}", fix="opacity=0.5")
-        colours = np.zeros((256, 4), np.uint8)
-        for index, label in enumerate(self.labels):
-            if label.name.casefold() not in _CLEAR:
-                colours[index] = (*colour_of(index - 1), round(255 * opacity))
-        return Image.fromarray(colours[self.mask])
+        return Image.fromarray(mask_colours(self.labels, opacity)[self.mask])
 
     def drawn(self, photo: Image.Image) -> Image.Image:
         """`photo`, upright, with the `overlay` on it, RGB. Raises `UsageError` for one of another size."""
@@ -131,6 +129,15 @@ class Segmentation(Result):
 
     def __hash__(self) -> int:
         return hash((self.labels, self.placed, self.mask.tobytes()))
+
+
+def mask_colours(labels: Sequence[Label], opacity: float) -> npt.NDArray[np.uint8]:
+    """(256, 4) red, green, blue and alpha of every value of a mask: clear for a background and for what is no label."""
+    colours = np.zeros((256, 4), np.uint8)
+    for index, label in enumerate(labels):
+        if label.name.casefold() not in _CLEAR:
+            colours[index] = (*colour_of(index - 1), round(255 * opacity))
+    return colours
 
 
 def _runs(mask: npt.NDArray[np.uint8]) -> tuple[list[int], list[int]]:

@@ -29,7 +29,7 @@ from edgetl_runtime import (
 )
 from edgetl_runtime.placing import place
 from edgetl_runtime.tasks.segmentation import LABELS, LOGITS, agreement, check, decision, label_map
-from edgetl_runtime.tasks.segmentations import UNSEEN
+from edgetl_runtime.tasks.segmentations import UNSEEN, mask_colours
 
 NAMES = ("background", "cat", "dog")
 
@@ -96,6 +96,14 @@ def test_shares_text_and_json() -> None:
     assert np.array_equal(np.repeat(runs["values"], runs["counts"]).reshape(runs["size"]), found.mask)
     assert told["shares"] == found.shares
     assert [label["name"] for label in told["labels"]] == list(NAMES)
+
+
+def test_labels_of_masks_have_colours_of_their_own() -> None:
+    labels = [Label(name, name) for name in ("sky", *(f"thing {n}" for n in range(20)))]
+    colours = mask_colours(labels, 0.5)
+    assert len({tuple(colour) for colour in colours[:21].tolist()}) == 21
+    assert colours[:21, 3].tolist() == [128] * 21  # the first label is no background by itself
+    assert not colours[21:].any()
 
 
 def test_one_for_one_batches_and_streams_are_the_same() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import tracemalloc
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from PIL import Image
 
 from edgetl.data.dataset import Sample
 from edgetl.tasks.segmentation import mask_files
@@ -18,7 +21,7 @@ from edgetl.tasks.segmentation.metric import MaskMetric
 from edgetl.tasks.segmentation.overlap import confusion_of, counts_of, iou_draws, ious, mean_iou, worst_label
 from edgetl.tasks.segmentation.reading import sample_of
 from edgetl.tasks.segmentation.shapes import SHAPES, demo_shapes
-from edgetl.tasks.segmentation.views import tables_of
+from edgetl.tasks.segmentation.views import pictures_of, tables_of
 from edgetl.tasks.task import Targets
 from edgetl_runtime import Preprocess, fake_segmenter
 
@@ -174,6 +177,20 @@ def test_what_is_taken_for_what_has_the_labels_that_photos_have() -> None:
     assert [row[0] for row in taken.rows] == ["a", "c"]
     assert taken.rows[1] == ("c", "0.00%", "0.00%", "100.00%")
     assert by_label.rows[1] == ("b", "0.0%", "-")
+
+
+def test_pictures_leave_a_background_clear_and_no_other_label() -> None:
+    masks = np.zeros((1, 16, 24), np.uint8)
+    drawn = {}
+    for first in ("background", "sky"):
+        manifest = fake_segmenter([first, "b", "c"], lambda image: np.zeros((1, 1), np.int64), size=(16, 24)).manifest
+        original = metric_of(masks, logits_of(masks, 3))
+        (picture,) = pictures_of(original, {}, samples_of(masks), manifest, budget=10**6)
+        image = Image.open(io.BytesIO(base64.b64decode(picture.image.partition(",")[2])))
+        width = (image.width + 4) // 3  # photo, truth and original
+        drawn[first] = [int(np.asarray(image)[:, left : left + width - 8].max()) for left in (0, width, 2 * width)]
+    assert max(drawn["background"]) < 20  # a black photo
+    assert drawn["sky"][0] < 20 < min(drawn["sky"][1:])
 
 
 def test_the_objective_judges_as_the_metric_does() -> None:

@@ -32,12 +32,15 @@ from edgetl_runtime.errors import DataError, ImageError, UsageError
 from edgetl_runtime.escaping import printable
 from edgetl_runtime.machine import usable_cores
 from edgetl_runtime.manifest import Label, Preprocess
+from edgetl_runtime.placing import place
 from edgetl_runtime.preprocess import load_bands
 
 __all__ = ["read_annotated", "read_dataset", "read_labelled"]
 
 _SLACK = 1.0
 """Pixels that a box may lie beyond the photo, by rounding: it is cut there, and how often is said."""
+_CELL = 8
+"""Pixels of a cell of the finest map that a head has."""
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 """The EXIF tag, and its values for photos that lie on their side."""
 _COCO, _SAVED = _OF_SIDES = ("COCO", "a saved data set")
@@ -94,7 +97,12 @@ def read_dataset(path: Path, options: DataOptions, *, spec: Preprocess, track: T
         val=samples["val"],
         test=samples.get("test", ()),
         bad=tuple(reading.bad),
-        remarks=(*remarks, *reading.remarks(), *_summary(samples, path, splits, options)),
+        remarks=(
+            *remarks,
+            *reading.remarks(),
+            *_summary(samples, path, splits, options),
+            *_tiny(samples["train"], spec),
+        ),
         task=task,
     )
 
@@ -309,3 +317,22 @@ def _summary(
         if unknown:
             lines.append(f"{unknown} photos have no annotation: they are not used")
     return lines
+
+
+def _tiny(samples: Sequence[Sample], spec: Preprocess) -> list[str]:
+    """A sentence where most objects of large photos are hardly there in what the network is given."""
+    sides = [np.zeros(0)]
+    for sample in samples:
+        if sample.target is not None and sample.size is not None and len(sample.target):
+            boxes = place(sample.size, spec).to_tensor(sample.target[:, :4])
+            sides.append(np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1)))
+    every = np.concatenate(sides)
+    small = int((every < _CELL).sum())
+    if 2 * small <= len(every):
+        return []
+    height, width = spec.crop
+    return [
+        f"warning: {small} of {len(every)} boxes to train on are below {_CELL}x{_CELL} pixels in images of "
+        f"{height}x{width}, half of them below {np.median(every):.1f}: hardly anything is learned of these - a larger "
+        "--image-size, or photos and annotations cut into parts (and --tile on the device)"
+    ]

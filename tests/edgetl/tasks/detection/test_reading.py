@@ -22,11 +22,12 @@ from edgetl_runtime.manifest import Label, Preprocess
 from tests.edgetl.tasks.detection import made_up
 
 SPEC = Preprocess(resize=0, crop=(32, 32), mode="stretch")
+LARGE, TINY = (Preprocess(resize=0, crop=(side, side), mode="stretch") for side in (320, 8))
 WRITERS = {"coco": made_up.coco, "voc": made_up.voc, "yolo": made_up.yolo, "saved": made_up.saved}
 
 
-def read(path: Path, **options: Any) -> Dataset:
-    return read_dataset(path, DataOptions(**options), spec=SPEC, track=silent, task="detection")
+def read(path: Path, *, spec: Preprocess = SPEC, **options: Any) -> Dataset:
+    return read_dataset(path, DataOptions(**options), spec=spec, track=silent, task="detection")
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -277,3 +278,11 @@ def test_one_photo_cannot_be_split(tmp_path: Path) -> None:
     file.write_text(json.dumps(document))
     with pytest.raises(DataError, match=r"(?s)no label has two photos.*--val"):
         read(root, min_per_class=1)
+
+
+def test_objects_that_are_hardly_there_are_said(tmp_path: Path) -> None:
+    """Of large photos, in the size that the network is given: the boxes are right, and nothing is learned of them."""
+    root = made_up.coco(tmp_path)
+    assert not any("hardly anything is learned" in note for note in read(root, spec=LARGE).notes)
+    (note,) = (note for note in read(root, spec=TINY).notes if "hardly anything is learned" in note)
+    assert note.startswith("warning: 30 of 30 boxes to train on are below 8x8 pixels in images of 8x8, half of them")

@@ -368,6 +368,10 @@ class Task(Protocol):
         """
         ...
 
+    def check_options(self, options: LossOptions) -> None:
+        """Raises `UsageError` for options that say nothing here; before photos are read, so that a dry run says it."""
+        ...
+
     def objective(
         self, data: Dataset, head: HeadSpec | None, options: LossOptions, device: Any, *, smoothing: float
     ) -> Objective:

@@ -128,6 +128,7 @@ def prepared(
     """The network to train with all that its training needs, no option left open. Seeds torch's generator."""
     torch.manual_seed(options.seed)
     options = _with_strategy(options, start, data.task)
+    task_of(data.task).check_options(options)
     opened = open_start(start, data, options)
     keep_statistics_current(opened.model)
     planned = _planned(options, data, opened, device, processes)

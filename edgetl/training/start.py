@@ -60,6 +60,7 @@ def check_start(model: ModelOptions, options: TrainOptions, task_name: str = "cl
     task, weights = task_of(task_name), parse_weights(model.weights)
     options = options.with_strategy(task.strategy, random=weights == "none")
     _head_name(model, task)
+    task.check_options(options)
     if options.qat and task.heads:
         raise UsageError(f"qat says nothing in {task.name}", fix="leave --qat out; --quantize distill needs no labels")
     size = task.image_size if model.image_size is None else model.image_size

@@ -133,6 +133,9 @@ class Counting:
         """A number stays what it is."""
         return targets
 
+    def check_options(self, options: LossOptions) -> None:
+        """None says nothing here."""
+
     def objective(
         self, data: Dataset, head: None, options: LossOptions, device: Any, *, smoothing: float
     ) -> SquaredError:

@@ -95,6 +95,14 @@ class Classification:
         """A label stays what it is."""
         return targets
 
+    def check_options(self, options: LossOptions) -> None:
+        """All but an overlap, which labels do not have."""
+        if options.imbalance == "dice":
+            raise UsageError(
+                "--imbalance dice says nothing in classification: a photo has one label, nothing overlaps",
+                fix="--imbalance focal",
+            )
+
     def objective(
         self, data: Dataset, head: HeadSpec | None, options: LossOptions, device: Any, *, smoothing: float
     ) -> Objective:
@@ -103,11 +111,6 @@ class Classification:
 
         from edgetl.tasks.classification.losses import CrossEntropy, class_weights
 
-        if options.imbalance == "dice":
-            raise UsageError(
-                "--imbalance dice says nothing in classification: a photo has one label, nothing overlaps",
-                fix="--imbalance focal",
-            )
         weighs = options.imbalance in ("weights", "focal")
         labels = torch.tensor([sample.label for sample in data.train], dtype=torch.int64)
         weights = class_weights(labels, len(data.labels)).to(device) if weighs else None

@@ -154,14 +154,8 @@ class Detection:
 
         return moved_boxes(targets, moves(), crop)
 
-    def objective(
-        self, data: Dataset, head: HeadSpec | None, options: LossOptions, device: Any, *, smoothing: float
-    ) -> Objective:
-        """SSD's loss; mAP chooses the epoch."""
-        from edgetl.models.heads import head_named
-        from edgetl.tasks.detection.objective import DetectionObjective
-
-        assert head is not None
+    def check_options(self, options: LossOptions) -> None:
+        """Not those that mix photos, learn from another network's answers or weigh labels."""
         for name, value in (("mixup", options.mixup), ("cutmix", options.cutmix), ("teacher", options.teacher)):
             if value:
                 raise UsageError(f"--{name} says nothing in detection", fix="leave it out")
@@ -171,6 +165,15 @@ class Detection:
                 "most wrong, boxes all alike",
                 fix="--imbalance sampler shows photos with rare labels more often",
             )
+
+    def objective(
+        self, data: Dataset, head: HeadSpec | None, options: LossOptions, device: Any, *, smoothing: float
+    ) -> Objective:
+        """SSD's loss; mAP chooses the epoch."""
+        from edgetl.models.heads import head_named
+        from edgetl.tasks.detection.objective import DetectionObjective
+
+        assert head is not None
         crop = head.settings["crop"]
         decoder = head_named(head.name).decoder(head.settings, (crop[0], crop[1]))
         assert decoder is not None

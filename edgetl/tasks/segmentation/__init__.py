@@ -130,6 +130,11 @@ class Segmentation:
 
         return moved(targets, moves(), crop)
 
+    def check_options(self, options: LossOptions) -> None:
+        """All but photos that are pasted into others."""
+        if options.cutmix > 0:
+            raise UsageError("cutmix says nothing in segmentation: what is pasted has masks of its own", fix="mixup")
+
     def objective(
         self, data: Dataset, head: HeadSpec | None, options: LossOptions, device: Any, *, smoothing: float
     ) -> Objective:
@@ -138,8 +143,6 @@ class Segmentation:
 
         from edgetl.tasks.segmentation.losses import MaskObjective, label_weights
 
-        if options.cutmix > 0:
-            raise UsageError("cutmix says nothing in segmentation: what is pasted has masks of its own", fix="mixup")
         weights = None
         if options.imbalance in ("weights", "focal", "dice"):
             counts = label_counts(data.train, len(data.labels))

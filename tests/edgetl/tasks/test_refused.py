@@ -8,12 +8,9 @@ import pytest
 from PIL import Image
 
 from edgetl.cli.main import main
-from edgetl.models.heads import HeadSpec
 from edgetl.models.options import ModelOptions
 from edgetl.tasks import task_of
-from edgetl.training.options import TrainOptions
 from edgetl.training.start import untrained
-from edgetl_runtime.errors import UsageError
 
 
 @pytest.mark.parametrize("task", ["detection", "segmentation"])
@@ -75,8 +72,25 @@ def test_a_network_to_look_at_has_the_head_that_the_photos_need(task: str, head:
     assert checkpoint.preprocess.crop == (64, 64)
 
 
-@pytest.mark.parametrize("task", ["classification", "detection"])
-def test_dice_is_for_masks(task: str) -> None:
-    asked, data, head = task_of(task), task_of(task).demo().dataset, HeadSpec("any", {})
-    with pytest.raises(UsageError, match="dice says nothing in"):
-        asked.objective(data, head, TrainOptions(imbalance="dice"), "cpu", smoothing=0.0)
+@pytest.mark.parametrize(
+    ("task", "words", "what"),
+    [
+        ("classification", ["--imbalance", "dice"], "--imbalance dice says nothing in classification"),
+        ("detection", ["--imbalance", "dice"], "--imbalance dice says nothing in detection"),
+        ("detection", ["--imbalance", "focal"], "--imbalance focal says nothing in detection"),
+        ("detection", ["--mixup", "0.2"], "--mixup says nothing in detection"),
+        ("detection", ["--cutmix", "1"], "--cutmix says nothing in detection"),
+        ("segmentation", ["--cutmix", "1"], "cutmix says nothing in segmentation"),
+    ],
+)
+def test_losses_of_another_task(
+    task: str, words: list[str], what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before photos are opened, which cannot be read here: a dry run says it too."""
+    for label in ("a", "b"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for index in range(5):
+            (tmp_path / "photos" / label / f"{index}.png").write_text("no photo")
+    asked = ["train", "--task", task, "--data", str(tmp_path / "photos"), "--weights", "none", "--strategy", "full"]
+    assert main([*asked, "--out", str(tmp_path / "out"), "--dry-run", *words]) == 2
+    assert what in capsys.readouterr().err

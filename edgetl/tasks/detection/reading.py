@@ -59,7 +59,7 @@ def read_annotated(path: Path) -> tuple[Splits, str]:
     if files := coco_files(path):
         return read_coco_splits(path, files), _COCO
     if (names := find_names(path)) is not None:
-        return read_yolo_splits(names), "YOLO"
+        return read_yolo_splits(path, names), "YOLO"
     if xml := find_xml(path):
         return read_voc_splits(path, xml), "Pascal VOC"
     raise DataError(f"{path} has no boxes in a format that is known", fix=f"one of: {_FORMATS}")

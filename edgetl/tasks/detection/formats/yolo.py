@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from edgetl.data.folders import folders_of_splits, label_name
-from edgetl.data.image_files import walk
+from edgetl.data.image_files import label_folders, walk
 from edgetl.data.split_words import split_of
 from edgetl.data.yolo_yaml import YOLO_YAML, read_yolo_yaml
 from edgetl.tasks.detection.formats.annotated import ALL, Annotated, Box, Photo, Splits, read_text
@@ -32,11 +32,31 @@ def find_names(path: Path) -> Path | None:
     """The file that names the labels; None where there is none."""
     if path.is_file():
         return path if path.suffix.lower() in (".yaml", ".yml") else None
-    return next((path / name for name in (*YOLO_YAML, *_TEXTS) if (path / name).is_file()), None)
+    if not path.is_dir():
+        return None
+    direct = next((path / name for name in (*YOLO_YAML, *_TEXTS) if (path / name).is_file()), None)
+    return direct or _beside_labels(path)
 
 
-def read_yolo_splits(names: Path) -> Splits:
-    """The photos that belong to a file of names. Raises `DataError`."""
+def _beside_labels(path: Path) -> Path | None:
+    """LabelImg writes the names into every folder of text files, in the order in which they were first used there.
+
+    Raises `DataError` where that order is not the same in all of them.
+    """
+    holders = [path / "labels", *folders_of_splits(path).values()]
+    holders += [inside for folder in holders if folder.is_dir() for inside in label_folders(folder)]
+    files = [folder / _TEXTS[0] for folder in holders if (folder / _TEXTS[0]).is_file()]
+    for file in files[1:]:
+        if read_text(file).split("\n") != read_text(files[0]).split("\n"):
+            raise DataError(
+                f"{files[0]} and {file} name other labels, or in another order",
+                fix=f"number the labels alike in all text files, and put the one {_TEXTS[0]} into {path}",
+            )
+    return files[0] if files else None
+
+
+def read_yolo_splits(path: Path, names: Path) -> Splits:
+    """The photos of `path`, whose labels a file names. Raises `DataError`."""
     remarks: list[str] = []
     pose = False
     if names.suffix.lower() in (".yaml", ".yml"):
@@ -50,7 +70,7 @@ def read_yolo_splits(names: Path) -> Splits:
         raise DataError(
             f"{names} names no labels, or one twice", fix="names: [first, second], in the order of the numbers"
         )
-    places = places or {split: [folder] for split, folder in _folders(names.parent).items()}
+    places = places or {split: [folder] for split, folder in _folders(path if path.is_dir() else path.parent).items()}
     found = {split: _annotated(own, names, labels, pose=pose) for split, own in places.items()}
     first = next(iter(found))
     return {**found, first: replace(found[first], remarks=(*remarks, *found[first].remarks))}

@@ -95,6 +95,30 @@ def test_yolo(tmp_path: Path, kind: str) -> None:
     assert any("'../images/test' as test, which is not there" in note for note in data.notes) == ("test" in kind)
 
 
+@pytest.mark.parametrize("folders", [("labels",), ("labels/train", "labels/val")])
+def test_yolo_with_the_names_beside_the_labels(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    """As LabelImg writes them: into every folder, in the order in which they were first used there."""
+    root = made_up.yolo(tmp_path)
+    (root / "data.yaml").unlink()
+    for folder in folders:
+        (root / folder / "classes.txt").write_text("cell\nplate\n")
+    assert boxes_by_photo(read(root)) == {**expected_boxes(range(12)), **expected_boxes(range(100, 104))}
+    if len(folders) > 1:
+        (root / folders[1] / "classes.txt").write_text("plate\ncell\n")
+        with pytest.raises(DataError, match=r"train/classes.txt and .*val/classes.txt name other labels"):
+            read(root)
+
+
+def test_yolo_with_the_names_in_the_folders_of_splits(tmp_path: Path) -> None:
+    root = made_up.yolo(tmp_path / "yolo")
+    for split in made_up.SPLITS:
+        shutil.move(root / "images" / split, tmp_path / "all" / split)
+        for file in (root / "labels" / split).iterdir():
+            shutil.move(file, tmp_path / "all" / split / file.name)
+        (tmp_path / "all" / split / "classes.txt").write_text("cell\nplate\n")
+    assert boxes_by_photo(read(tmp_path / "all")) == {**expected_boxes(range(12)), **expected_boxes(range(100, 104))}
+
+
 def test_yolo_joins_the_folders_of_a_split(tmp_path: Path) -> None:
     root = made_up.yolo(tmp_path)
     (root / "data.yaml").write_text("train: [images/train, images/val]\nnames: [cell, plate]\n")

@@ -175,6 +175,8 @@ def _behind(text: str, position: int) -> int:
 
 def _number(entry: Any, name: str, path: Path, key: str, index: int) -> int:
     value = entry.get(name) if isinstance(entry, dict) else None
+    if isinstance(value, float) and value.is_integer():  # as tables of numbers write them: 640.0
+        value = int(value)
     if not isinstance(value, int) or isinstance(value, bool):
         raise _wrong(path, key, index, f"{name} is {value!r:.60}, not a whole number")
     return value

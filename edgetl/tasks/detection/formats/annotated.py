@@ -10,7 +10,7 @@ from typing import TypeAlias
 from edgetl.data.image_files import ImageFile, image_suffixes
 from edgetl_runtime.errors import DataError
 
-__all__ = ["ALL", "Annotated", "Box", "Photo", "Splits", "Where", "photo_named", "read_text"]
+__all__ = ["ALL", "Annotated", "Box", "Photo", "Splits", "Where", "photo_named", "read_content", "read_text"]
 
 ALL = "all"
 """The split of a data set that has none."""
@@ -69,13 +69,19 @@ def photo_named(stem: Path, suffixes: frozenset[str] | None = None) -> Path | No
     return None
 
 
-def read_text(path: Path) -> str:
-    """A text file of annotations. Raises `DataError`."""
+def read_content(path: Path) -> bytes:
+    """A file with the annotations of one photo. Raises `DataError`."""
     try:
         if path.stat().st_size > LARGEST_TEXT:
             raise DataError(f"{path} has {path.stat().st_size:,} bytes", fix="it is no annotation of one photo")
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}", fix="check the file") from error
+
+
+def read_text(path: Path) -> str:
+    """A text file of annotations. Raises `DataError`."""
+    try:
+        return read_content(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8: {error}", fix="save it as UTF-8") from None

@@ -17,7 +17,16 @@ from xml.parsers import expat
 from edgetl.data.folders import PHOTO_FOLDERS, folders_of_splits, label_name
 from edgetl.data.image_files import label_folders
 from edgetl.data.split_words import splits_among
-from edgetl.tasks.detection.formats.annotated import ALL, Annotated, Box, Photo, Splits, photo_named, read_text
+from edgetl.tasks.detection.formats.annotated import (
+    ALL,
+    Annotated,
+    Box,
+    Photo,
+    Splits,
+    photo_named,
+    read_content,
+    read_text,
+)
 from edgetl.tasks.detection.matching import DIFFICULT
 from edgetl_runtime.errors import DataError
 
@@ -163,9 +172,11 @@ def _parsed(file: Path) -> tuple[tuple[int, int] | None, str | None, list[_Objec
 
     reader.StartElementHandler, reader.CharacterDataHandler, reader.EndElementHandler = start, text, end
     try:
-        reader.Parse(read_text(file).encode(), True)
+        reader.Parse(read_content(file), True)
     except expat.ExpatError as error:
         raise DataError(f"{file}:{error.lineno}: not XML: {error}", fix="export the annotation again") from None
+    except (ValueError, LookupError) as error:  # an encoding that is not known, or has several bytes a letter
+        raise DataError(f"{file}:1: {error}", fix="save it as UTF-8, and say so in its first line") from None
     sides = [texts.get(f"size/{name}", ("", 0))[0].strip() for name in ("width", "height")]
     known = all(side.isascii() and side.isdigit() and 0 < int(side) < 10**6 for side in sides)
     name = texts.get("filename", ("", 0))[0].strip() or None

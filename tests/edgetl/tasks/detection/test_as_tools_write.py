@@ -57,6 +57,9 @@ Change = Callable[[dict[str, Any]], object]
 COCO_OF_TOOLS: dict[str, Change] = {
     "a category over all is called like one of its own": lambda d: d["categories"].insert(0, {"id": 0, "name": "cell"}),
     "folders as Windows separates them": lambda d: [i.update(file_name=f"data\\{i['file_name']}") for i in d["images"]],
+    "whole numbers with a point": lambda d: [
+        i.update(id=float(i["id"]), width=float(i["width"]), height=float(i["height"])) for i in d["images"]
+    ],
     "an empty outline": lambda d: [a.update(segmentation=[[]]) for a in d["annotations"]],
     "two corners for an outline": lambda d: [a.update(segmentation=[[1, 2, 3, 4]]) for a in d["annotations"]],
     "no outline, as text": lambda d: [a.update(segmentation="") for a in d["annotations"]],
@@ -185,6 +188,23 @@ def test_voc_lists(tmp_path: Path, line: str) -> None:
     (other / "ImageSets/Main/test.txt").write_text("".join(f"{line.format(n)}\n" for n in range(8, 12)))
     data = read(other)
     assert (len(data.train) + len(data.val), len(data.test)) == (8, 4)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "iso-8859-1", "windows-1252"])
+def test_voc_says_its_encoding(tmp_path: Path, encoding: str) -> None:
+    root = made_up.voc(tmp_path)
+    for file in root.rglob("*.xml"):
+        head = f'<?xml version="1.0" encoding="{encoding.removesuffix("-sig")}"?>\n'
+        file.write_text(head + file.read_text().replace("cell", "zelle \u00e4"), encoding=encoding)
+    assert [label.name for label in read(root).labels] == ["plate", "zelle \u00e4"]
+
+
+@pytest.mark.parametrize("encoding", ["gb2312", "none-such"])
+def test_voc_in_an_encoding_that_is_not_read(tmp_path: Path, encoding: str) -> None:
+    file = made_up.voc(tmp_path) / "train/p0.xml"
+    file.write_text(f'<?xml version="1.0" encoding="{encoding}"?>\n{file.read_text()}')
+    with pytest.raises(DataError, match=r"p0.xml:1: "):
+        read(tmp_path)
 
 
 def test_saved_crowds_and_difficult_objects_are_flagged(tmp_path: Path) -> None:

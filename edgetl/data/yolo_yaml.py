@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from edgetl.data.folders import label_name
 from edgetl_runtime.errors import DataError, MissingDependency
 from edgetl_runtime.files import read_regular
-
-if TYPE_CHECKING:
-    import yaml
 
 __all__ = ["YOLO_YAML", "read_yolo_yaml"]
 
@@ -50,7 +47,9 @@ def read_yolo_yaml(file: Path) -> tuple[dict[str, list[str]], tuple[str, ...]]:
     return keys, names
 
 
-def _root(file: Path) -> yaml.Node | None:
+def _root(file: Path) -> Any:
+    """The node around all of it, None where there is nothing. Its ``id`` says what a node is, which its type hints do
+    not know."""
     try:
         import yaml
     except ImportError:
@@ -71,12 +70,12 @@ def _root(file: Path) -> yaml.Node | None:
         raise DataError(f"{file} is nested too deeply", fix=_NAMES) from None
 
 
-def _texts(node: yaml.Node) -> list[str]:
+def _texts(node: Any) -> list[str]:
     parts = node.value if node.id == "sequence" else [node]
     return [str(part.value) for part in parts if part.id == "scalar" and part.value not in _NOTHING]
 
 
-def _names(node: yaml.Node, file: Path) -> list[str]:
+def _names(node: Any, file: Path) -> list[str]:
     """``[a, b]``, ``{0: a, 1: b}``, or the same with a line each."""
     if node.id == "sequence":
         return [_name(part, file) for part in node.value]
@@ -94,11 +93,11 @@ def _names(node: yaml.Node, file: Path) -> list[str]:
     raise DataError(f"{file}:{_line(node)}: names is {node.value!r:.80}, not a list", fix=_NAMES)
 
 
-def _name(node: yaml.Node, file: Path) -> str:
+def _name(node: Any, file: Path) -> str:
     if node.id != "scalar" or not node.value.strip():
         raise DataError(f"{file}:{_line(node)}: not a name: {node.value!s:.80}", fix=_NAMES)
     return str(node.value)
 
 
-def _line(node: yaml.Node) -> int:
+def _line(node: Any) -> int:
     return int(node.start_mark.line) + 1

@@ -42,8 +42,9 @@ class Epoch:
     trained_stages: int | None = None
     spent: dict[str, float] = field(default_factory=dict)
 
-    def __str__(self) -> str:
-        return f"loss {self.train_loss:.3f}, validation {self.val_loss:.3f} and {self.val_top1:.1%}"
+    def told(self, quality: str) -> str:
+        """Losses and quality in a line; `quality` is what the task calls it."""
+        return f"loss {self.train_loss:.3f}, of validation {self.val_loss:.3f}; {quality} {self.val_top1:.1%}"
 
     def better_than(self, other: Epoch) -> bool:
         """Higher validation accuracy; at the same accuracy, lower validation loss."""

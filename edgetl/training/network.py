@@ -176,7 +176,7 @@ class _Training:
         else:
             with self.average.in_place_of(job.model):
                 self.progress.judged(epoch, job.model)
-        job.tell(f"epoch {self.epoch}/{self.epochs}: {epoch}; {watch.told(self.seen)}")
+        job.tell(f"epoch {self.epoch}/{self.epochs}: {epoch.told(job.task.quality)}; {watch.told(self.seen)}")
         self.epoch, self.step, self.seen, self.total, self.watch = (
             self.epoch + 1, 0, 0, torch.zeros_like(self.total), Stopwatch(),
         )  # fmt: skip

@@ -127,13 +127,15 @@ class MaskFile(Mask):
                 )
             if self.colours is not None:
                 return self.colours.labels_of(np.asarray(image.convert("RGB")), self.where)
-            if image.mode not in ("L", "P", "1", "I", "I;16", "I;16B", "I;16L"):
+            pixels = np.asarray(image)
+            if image.mode in ("RGB", "RGBA") and (pixels[..., :3] == pixels[..., :1]).all():
+                pixels = pixels[..., 0]  # grey: as some tools save values
+            elif image.mode not in ("L", "P", "1", "I", "I;16", "I;16B", "I;16L"):
                 raise DataError(
                     f"{self.where} is a mask of mode {image.mode}: its colours are not labels by themselves",
                     fix="save masks with one 8-bit value a pixel, or add a colour table: class_dict.csv with lines of "
                     "name,r,g,b",
                 )
-            pixels = np.asarray(image)
         values = pixels.astype(np.int64) if pixels.dtype != np.uint8 else pixels
         strange = (values >= self.labels) & (values != IGNORED) | (values < 0)
         if strange.any():

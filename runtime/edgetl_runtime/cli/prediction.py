@@ -38,8 +38,9 @@ def predict(arguments: argparse.Namespace) -> int:
             console.note(str(predictor.choice or f"{chosen}: it was named"))
         predict = partial(predictor.predict, **options)
         found, failed = _of_each(arguments.images, predict)
-    for image in found.keys() & drawings.keys():
-        _draw(found[image], image, drawings[image])
+    for image, drawing in drawings.items():
+        if image in found:
+            _draw(found[image], image, drawing)
     results = [
         {"image": image, **(failed[image] if image in failed else found[image].fields())} for image in arguments.images
     ]

@@ -226,6 +226,7 @@ def test_history_is_json_and_a_picture(tmp_path: Path) -> None:
         (Epoch(1, 1.0, 1.1, 0.5, 0.1, 1.0), Epoch(2, 0.8, 0.9, 0.7, 0.1, 2.0), Epoch(3, 0.7, 1.2, 0.7, 0.1, 3.0))
     )
     assert history.best.epoch == 2  # equally right, but surer of it
+    assert history.best.told("mAP") == "loss 0.800, of validation 0.900; mAP 70.0%"
     history.save(tmp_path / "h.json")
     read = json.loads((tmp_path / "h.json").read_text())
     assert read["best_epoch"] == 2

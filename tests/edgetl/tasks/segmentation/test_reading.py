@@ -121,7 +121,9 @@ def no_image(root: Path) -> None:
 
 
 def in_colour(root: Path) -> None:
-    scenes.save(Image.fromarray(np.zeros((32, 48, 3), np.uint8)), root / "train" / "masks" / "1.png")
+    mask = np.zeros((*scenes.mask_of_scene().shape, 3), np.uint8)
+    mask[0, 0] = 0, 1, 2
+    scenes.save(Image.fromarray(mask), root / "train" / "masks" / "1.png")
 
 
 def no_names(root: Path) -> None:
@@ -183,6 +185,18 @@ def test_values_that_no_label_can_have_get_other_advice(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has the value 65535 at") as raised:
         read(tmp_path)
     assert "labels.txt" not in raised.value.fix
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_masks_of_equal_channels_are_their_values(mode: str, tmp_path: Path) -> None:
+    wanted = [np.asarray(sample.target) for sample in read(scenes.with_values(tmp_path / "grey")).train]
+    root = scenes.with_values(tmp_path / "colour")
+    for file in (root / "train" / "masks").glob("*.png"):
+        with Image.open(file) as image:
+            scenes.save(Image.fromarray(np.asarray(image)).convert(mode), file)
+    assert all(
+        np.array_equal(np.asarray(sample.target), mask) for sample, mask in zip(read(root).train, wanted, strict=True)
+    )
 
 
 def test_a_colour_that_is_in_no_table(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Read in this order: `loading`, `translation` (with `layers_weighted`, `layers_sh
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -15,12 +16,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import fx
 
 from edgetl.models.image_size import height_and_width, size_text
 from edgetl.models.sources.foreign import About, Foreign
 from edgetl.models.sources.keras_model.loading import Custom, check_is_model, custom_code, load_model, saved_bytes
 from edgetl.models.sources.keras_model.original import KerasOriginal, compare
-from edgetl.models.sources.keras_model.pixels import absorb, convention_of
+from edgetl.models.sources.keras_model.pixels import Convention, absorb, convention_of
 from edgetl.models.sources.keras_model.pixels_check import check_convention
 from edgetl.models.sources.keras_model.simplify import simplify
 from edgetl.models.sources.keras_model.translation import functional_of, translate
@@ -104,6 +106,9 @@ def _translated(model: Any, options: SourceOptions, custom: Custom) -> dict[str,
     original = KerasOriginal(model, convention, builder)
     spec = _preprocess(size, channels, resizing, options)
     nearness = compare(original, module, builder, _images(spec, options.photos))
+    # What the graph itself says is not doubted.
+    doubted = not reason.startswith("the model itself")
+    refute = partial(_refute, _sharing_weights(module), convention, spec) if doubted else None
     normalize = absorb(module, convention, channels)
     outputs = number_of_outputs(module, channels, size, where=model.name)
     notes = [
@@ -120,15 +125,25 @@ def _translated(model: Any, options: SourceOptions, custom: Custom) -> dict[str,
         "original": original,
         "training": {"weights": "keras", "loading": "; ".join(notes)},
         "opening": {"pixels": convention.name, "custom": bool(custom.translations)},
-        # What the graph itself says is not doubted.
-        "refute": None if reason.startswith("the model itself") else partial(_refute, original, spec),
+        "refute": refute,
     }
 
 
-def _refute(original: KerasOriginal, spec: Preprocess, ids: Sequence[str], files: Mapping[str, Sequence[Any]]) -> None:
-    """`UsageError` where photos, by the id of their label, refute how the model is said to take pixels.
+def _sharing_weights(module: fx.GraphModule) -> fx.GraphModule:
+    """The graph as it is now, with the same layers: `module` may change its own."""
+    return fx.GraphModule(module, copy.deepcopy(module.graph)).eval()
 
-    Photos of other labels than `ids` say nothing.
+
+def _refute(
+    module: fx.GraphModule,
+    convention: Convention,
+    spec: Preprocess,
+    ids: Sequence[str],
+    files: Mapping[str, Sequence[Any]],
+) -> None:
+    """`UsageError` where photos, by the id of their label, refute that the model takes pixels by `convention`.
+
+    `module` is its translation, which takes them alike. Photos of other labels than `ids` say nothing.
     """
     if set(files) != set(ids):
         return
@@ -139,7 +154,7 @@ def _refute(original: KerasOriginal, spec: Preprocess, ids: Sequence[str], files
         for file in files[label][:: max(1, len(files[label]) // each)][:each]
     ]
     images = np.stack([preprocess(file, spec) for file, _ in some])
-    check_convention(original, images, np.array([place for _, place in some], np.int64))
+    check_convention(module, convention, images, np.array([place for _, place in some], np.int64))
 
 
 def _resizing(model: Any) -> Any:

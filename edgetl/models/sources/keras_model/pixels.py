@@ -6,6 +6,7 @@ nearly alike on all three.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -169,7 +170,10 @@ def _reverse_first(module: fx.GraphModule, image: fx.Node) -> None:
         (node,) = node.users
         part = module.get_submodule(str(node.target)) if node.op == "call_module" else None
         if isinstance(part, nn.Conv2d) and part.groups == 1:
-            part.weight.data = part.weight.data.flip(1).contiguous()
+            other = copy.deepcopy(part)  # the layer may be called elsewhere too
+            other.weight.data = other.weight.data.flip(1).contiguous()
+            node.target = f"{node.target}_rgb"
+            module.add_submodule(node.target, other)
             return
         if not isinstance(part, nn.ZeroPad2d):
             break

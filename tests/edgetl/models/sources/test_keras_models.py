@@ -387,9 +387,16 @@ def test_photos_refute_a_convention_that_is_beaten_beyond_chance() -> None:
     levels = np.random.default_rng(0).integers(0, 256, 60)
     photos = np.broadcast_to(levels[:, None, None, None], (60, 4, 4, 3)).astype(np.uint8)
     truth = (levels > 127).astype(np.int64)
-    _, builder = translation.translate(model, {}, (4, 4), 3)
-    assert check_convention(KerasOriginal(model, CONVENTIONS["tf"], builder), photos, truth)["tf"] == 1.0
+    network, _ = translation.translate(model, {}, (4, 4), 3)
+    asked: list[float] = []
+    network.register_forward_hook(lambda _, given, __: asked.append(float(given[0].max())))
+    check_convention(network, CONVENTIONS["tf"], photos, truth)
+    assert len(asked) == 4  # nothing can be better than right on all: no other convention is tried
     with pytest.raises(UsageError, match=r"pixels as 0\.\.1 .* are not what the model was trained on: \d+ of 60"):
-        check_convention(KerasOriginal(model, CONVENTIONS["0..1"], builder), photos, truth)
+        check_convention(network, CONVENTIONS["0..1"], photos, truth)
     # Too few to tell.
-    check_convention(KerasOriginal(model, CONVENTIONS["0..1"], builder), photos[:6], truth[:6])
+    check_convention(network, CONVENTIONS["0..1"], photos[:6], truth[:6])
+    # Wrong often, but no other convention is right there: it is tried on these photos alone.
+    asked.clear()
+    check_convention(network, CONVENTIONS["0..1"], photos, 1 - truth)
+    assert len(asked) == 4 + 4 * 3  # 34 of them

@@ -26,6 +26,9 @@ BATCH_NAME = "batch"
 
 _LEAVE_BATCH_OUT = "leave --batch out: the network is for one image at a time"
 _FIXED_BATCH = "--batch N, a fixed number of images for each run, or leave --batch out"
+_BY_SHAPES = "let its forward decide by shapes alone: an if, an assert or .item() on values of the image stops it"
+_CALL = "The following call raised this error:"
+"""What tracing says before it names a line of the network's code."""
 
 
 class NamedOutputs(nn.Module):
@@ -169,17 +172,20 @@ class Captured:
     def program(self) -> ExportedProgram:
         """The module as a graph whose nodes know the original modules they came from.
 
-        Raises `ExportError` where the batch is free and the network computes with the number of its images.
+        Raises `ExportError` for a network that cannot be traced, and where the batch is free and it computes with the
+        number of its images.
         """
         if self.batch != FREE:
-            return torch.export.export(self.module, (self.example,))
+            try:
+                return torch.export.export(self.module, (self.example,))
+            except Exception as error:  # what tracing raises for a network is up to the network
+                raise ExportError(f"{self.source.name} cannot be traced: {_reason(error)}", fix=_BY_SHAPES) from error
         try:
             free = torch.export.export(self.module, (self.example,), dynamic_shapes=({0: Dim(BATCH_NAME, min=1)},))
             return _with_plain_means(free)
         except (RuntimeError, ValueError) as error:  # what tracing raises of its own is one of these
-            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise ExportError(
-                f"{self.source.name} cannot take any number of images: {reason:.300}", fix=_FIXED_BATCH
+                f"{self.source.name} cannot take any number of images: {_reason(error)}", fix=_FIXED_BATCH
             ) from error
 
     @cached_property
@@ -253,6 +259,13 @@ def capture(source: Source, *, batch: int = 1) -> Captured:
     _check_rows(captured.single)
     _check_rows(captured)
     return captured
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what tracing says, and the line of the network's code, where it names that."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    place = lines.index(_CALL) + 1 if _CALL in lines else len(lines)
+    return f"{lines[0]:.300}" + "".join(f"; {line:.200}" for line in lines[place : place + 2])
 
 
 def _check_rows(captured: Captured) -> None:

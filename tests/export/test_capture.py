@@ -59,6 +59,23 @@ def test_a_network_that_cannot_be_traced_is_exported_unfolded(trained) -> None:
     assert sqnr_db(trained.source.reference()(trained.tensors), logits) > 100
 
 
+class ByValues(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.inner(x * 2 if x.mean() > 0 else x)
+        return logits
+
+
+def test_a_network_that_decides_by_values_is_refused_with_its_line(trained) -> None:
+    source = dataclasses.replace(trained.source, module=ByValues(trained.source.module))
+    with pytest.raises(ExportError, match=r"cannot be traced: .*data-dependent.*if x\.mean") as raised:
+        _ = capture(source).program
+    assert "shapes alone" in str(raised.value.fix)
+
+
 def test_other_parameters_make_another_network_and_leave_this_one(trained) -> None:
     captured = capture(trained.source)
     images = torch.tensor(trained.tensors[:4])

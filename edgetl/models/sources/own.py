@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -81,9 +82,15 @@ def _run(model: nn.Module, example: Tensor, where: str) -> Tensor:
         ) from error
     finally:
         model.train(training)
-    if not isinstance(outputs, Tensor) or outputs.ndim != 2:
-        what = f"{list(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != len(example):
+        is_tensor = isinstance(outputs, Tensor)
+        what = f"{list(outputs.shape)} for {len(example)} images" if is_tensor else type(outputs).__name__
         raise UsageError(f"{where} gives {what}, no logits (N, labels)", fix="return one row of logits for each image")
+    if outputs.shape[1] > 1 and bool((outputs >= 0).all()) and torch.allclose(outputs.sum(1), torch.ones(1), atol=1e-4):
+        raise UsageError(
+            f"{where} gives probabilities: a loss, and the runtime, would take their softmax a second time",
+            fix="return what goes into the softmax, the logits: of an nn.Sequential that ends with it, network[:-1]",
+        )
     return outputs
 
 
@@ -170,8 +177,8 @@ def opened(spec: Any, options: SourceOptions) -> Checkpoint:
     Its labels are as many as its outputs. Raises `UsageError` for what is no module, for what is not said or does not
     fit, and what `made` raises; `CheckpointError` for weights that do not fit.
     """
-    if isinstance(spec, str):
-        name = spec
+    if isinstance(spec, str | Path):
+        name = str(spec)
         allow_code(name)
     elif isinstance(spec, nn.Module):
         name = remember(spec, head=options.head)

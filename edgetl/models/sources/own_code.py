@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from edgetl.models.image_size import ImageSize
@@ -47,10 +48,10 @@ def remember(module: nn.Module, *, head: str | None = None) -> str:
 
 
 def made(name: str, *, num_classes: int | None, image_size: ImageSize | None, channels: int | None) -> nn.Module:
-    """What the function gives (or a copy of the module in memory), with the arguments that it has a name for.
+    """What the function gives with the arguments that it has a name for, or a copy of the module in memory: in float32.
 
-    Raises `UsageError` for a function that is not there, that cannot be called so, or gives no module, and
-    `CheckpointError` for code that nobody named.
+    Raises `UsageError` for a function that is not there, that cannot be called so, fails, or gives no module of layers,
+    and `CheckpointError` for code that nobody named.
     """
     if name.startswith(MEMORY):
         if name not in _IN_MEMORY:
@@ -58,7 +59,8 @@ def made(name: str, *, num_classes: int | None, image_size: ImageSize | None, ch
                 f"{name} was a module in the memory of the program that trained it",
                 fix="name its code: --backbone module.py:function, a function that builds it",
             )
-        return copy.deepcopy(_IN_MEMORY[name].module)
+        _check_plain(_IN_MEMORY[name].module, name)
+        return copy.deepcopy(_IN_MEMORY[name].module).float()
     if not is_allowed(name):
         raise CheckpointError(
             f"the network is built by {name}, and code is only run when you name it yourself",
@@ -75,13 +77,33 @@ def made(name: str, *, num_classes: int | None, image_size: ImageSize | None, ch
     try:
         model = function(**arguments)
     except TypeError as error:
+        unsaid = num_classes is None and any(word in parameters for word in _NAMES)
         raise UsageError(
             f"{name} cannot be called with {', '.join(arguments) or 'no arguments'}: {error}",
-            fix="a function without arguments, or with num_classes, image_size and channels",
+            fix="--labels FILE says how many there are"
+            if unsaid
+            else "a function without arguments, or with num_classes, image_size and channels",
         ) from error
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
+        raise UsageError(f"{name} fails: {type(error).__name__}: {error}", fix="mend it") from error
     if not isinstance(model, nn.Module):
         raise UsageError(f"{name} gives {type(model).__name__}, no torch.nn.Module", fix="return the network")
-    return model
+    _check_plain(model, name)
+    return model.float()
+
+
+def _check_plain(model: nn.Module, name: str) -> None:
+    """Raise `UsageError` for a network that is a program already, or has weights that are no tensors."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UsageError(
+            f"{name} is TorchScript, a program without layers",
+            fix="the network that it was made from, before torch.jit.script or torch.jit.trace",
+        )
+    if others := [key for key, value in model.state_dict().items() if not isinstance(value, torch.Tensor)]:
+        raise UsageError(
+            f"{name} has weights that are no tensors, as of layers that are quantised already: {', '.join(others[:4])}",
+            fix="the network as it was before that: edgetl quantises it",
+        )
 
 
 def loaded_file(path: Path) -> Any:
@@ -99,7 +121,7 @@ def loaded_file(path: Path) -> Any:
     sys.path.insert(0, str(path.resolve().parent))  # what stands beside it may be imported, as when it is run
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's code raises
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
         del sys.modules[known]
         raise UsageError(f"{path} cannot be run: {type(error).__name__}: {error}", fix="mend it") from error
     finally:

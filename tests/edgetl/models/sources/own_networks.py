@@ -44,7 +44,7 @@ def fixed() -> nn.Module:
 
 
 def headless() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Softmax(1))
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.ReLU())
 
 
 def two_outputs() -> nn.Module:
@@ -53,6 +53,39 @@ def two_outputs() -> nn.Module:
             return x, x
 
     return Two()
+
+
+def probable() -> nn.Module:
+    return nn.Sequential(fixed(), nn.Softmax(1))
+
+
+def one_row() -> nn.Module:
+    return nn.Sequential(fixed(), nn.Flatten(0), nn.Unflatten(0, (1, -1)))
+
+
+def failing() -> nn.Module:
+    raise RuntimeError("weights are elsewhere")
+
+
+def leaving() -> nn.Module:
+    raise SystemExit(3)
+
+
+def of_labels(num_classes: int) -> nn.Module:
+    return Own(num_classes)
+
+
+def a_program() -> nn.Module:
+    program: nn.Module = torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    return program
+
+
+def with_numbers() -> nn.Module:
+    class Numbered(Own):
+        def get_extra_state(self) -> int:
+            return 1
+
+    return Numbered(3)
 
 
 text = "not a function"

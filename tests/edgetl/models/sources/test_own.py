@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,29 @@ def test_a_function_is_opened_with_its_own_outputs() -> None:
     assert opened.preprocess.crop == (32, 32)
     image = torch.rand(2, 3, 32, 32)
     assert torch.equal(opened.build()(image), fixed().eval()(image))
+
+
+def test_a_path_in_python_names_a_function_too() -> None:
+    assert len(open_source(Path(f"{FILE}:fixed"), SAID).labels) == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_network_of_another_precision_is_one_of_float32(dtype: torch.dtype) -> None:
+    network = fixed().eval().to(dtype)
+    opened = open_source(network, SAID)
+    image = torch.rand(2, 3, 32, 32)
+    assert torch.equal(opened.build()(image), copy.deepcopy(network).float()(image))
+    assert next(network.parameters()).dtype == dtype  # the user's own stays
+
+
+@pytest.mark.parametrize(
+    "network", [lambda: open_source(f"{FILE}:probable", SAID), lambda: build(f"{FILE}:probable", 3)]
+)
+def test_a_network_that_gives_probabilities_is_refused(network: Callable[[], object]) -> None:
+    sources.allow_code(f"{FILE}:probable")
+    with pytest.raises(UsageError, match="probable gives probabilities") as caught:
+        network()
+    assert "network[:-1]" in str(caught.value.fix)
 
 
 def test_weights_are_those_of_the_file_and_labels_as_many(tmp_path: Path) -> None:
@@ -85,6 +110,12 @@ def test_what_is_not_said_is_asked_for(options: SourceOptions, said: str) -> Non
         (f"{FILE}:text", "has no function 'text'"),
         (f"{FILE}:two_outputs", "gives tuple, no logits"),
         (f"{FILE}:Own", r"cannot be called with no arguments: .*labels"),
+        (f"{FILE}:of_labels", r"(?s)cannot be called with no arguments: .*fix: --labels FILE says how many"),
+        (f"{FILE}:one_row", r"one_row gives \[1, 6\] for 2 images, no logits"),
+        (f"{FILE}:failing", r"failing fails: RuntimeError: weights are elsewhere"),
+        (f"{FILE}:leaving", r"leaving fails: SystemExit: 3"),
+        (f"{FILE}:a_program", r"a_program is TorchScript, a program without layers"),
+        (f"{FILE}:with_numbers", r"with_numbers has weights that are no tensors.*: _extra_state"),
     ],
 )
 def test_what_is_no_network_is_one_sentence(name: str, said: str) -> None:

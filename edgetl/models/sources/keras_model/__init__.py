@@ -20,7 +20,15 @@ from torch import fx
 
 from edgetl.models.image_size import height_and_width, size_text
 from edgetl.models.sources.foreign import About, Foreign
-from edgetl.models.sources.keras_model.loading import Custom, check_is_model, custom_code, load_model, saved_bytes
+from edgetl.models.sources.keras_model.loading import (
+    Custom,
+    check_is_model,
+    custom_code,
+    in_float32,
+    load_model,
+    saved_bytes,
+    with_classes_of,
+)
 from edgetl.models.sources.keras_model.original import KerasOriginal, compare
 from edgetl.models.sources.keras_model.pixels import Convention, absorb, convention_of
 from edgetl.models.sources.keras_model.pixels_check import check_convention
@@ -49,9 +57,14 @@ def opened(spec: Any, options: SourceOptions) -> Foreign:
     Raises `UsageError` and `CheckpointError` as the modules above do, and `UsageError` when the translation is not what
     Keras computes.
     """
+    in_memory = not isinstance(spec, str | Path)
+    if in_memory:
+        functional_of(spec)  # before Keras fails to make a copy of one without a graph
     name, content = _content(spec)
     custom = custom_code(options.custom)
-    where = str(spec) if isinstance(spec, str | Path) else "the model"
+    where = "the model" if in_memory else str(spec)
+    if in_memory:
+        custom = with_classes_of(custom, spec)
     model = _loaded(name, content, custom, where=where)
     made = _translated(model, options, custom)
     return Foreign(
@@ -87,7 +100,9 @@ def _content(spec: Any) -> tuple[str, bytes]:
         content = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}", fix="check the path") from None
-    return f"model{path.suffix.lower()}", content
+    # TensorFlow up to 2.11 wrote HDF5 into files called .keras; and files are renamed.
+    beginnings = {b"PK": KERAS_FILE, b"\x89H": "model.h5"}
+    return beginnings.get(content[:2], f"model{path.suffix.lower()}"), content
 
 
 def _loaded(name: str, content: bytes, custom: Custom, *, where: str) -> Any:
@@ -100,9 +115,16 @@ def _translated(model: Any, options: SourceOptions, custom: Custom) -> dict[str,
     """Everything that a `Foreign` has of the model itself."""
     resizing = _resizing(model)
     size, channels = _input_of(model, resizing, options)
+    precision = in_float32(model)
     module, builder = translate(model, custom.translations, size, channels)
     simplify(module)
     convention, reason = convention_of(model, module, options.pixels)
+    outputs = number_of_outputs(module, channels, size, where=model.name)
+    if outputs == 1:
+        raise UsageError(
+            f"{model.name} gives one number: edgetl does not know what decides",
+            fix='if it is a logit, a sigmoid behind it: keras.Sequential([model, keras.layers.Activation("sigmoid")])',
+        )
     original = KerasOriginal(model, convention, builder)
     spec = _preprocess(size, channels, resizing, options)
     nearness = compare(original, module, builder, _images(spec, options.photos))
@@ -110,11 +132,11 @@ def _translated(model: Any, options: SourceOptions, custom: Custom) -> dict[str,
     doubted = not reason.startswith("the model itself")
     refute = partial(_refute, _sharing_weights(module), convention, spec) if doubted else None
     normalize = absorb(module, convention, channels)
-    outputs = number_of_outputs(module, channels, size, where=model.name)
     notes = [
         f"pixels {convention.name} ({convention.about}), {reason}",
         f"photos {_about(spec)}",
         *builder.notes,
+        *([] if precision is None else [precision]),
         f"translated, {nearness:.0f} dB from Keras",
     ]
     return {
@@ -124,7 +146,7 @@ def _translated(model: Any, options: SourceOptions, custom: Custom) -> dict[str,
         "normalize": normalize,
         "original": original,
         "training": {"weights": "keras", "loading": "; ".join(notes)},
-        "opening": {"pixels": convention.name, "custom": bool(custom.translations)},
+        "opening": {"pixels": convention.name, "custom": bool(custom.translations or custom.objects)},
         "refute": refute,
     }
 

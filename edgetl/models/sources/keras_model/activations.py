@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import fx, nn
@@ -44,7 +45,11 @@ def _name(activation: object) -> str:
 
 def activated(builder: GraphBuilder, call: Call, given: fx.Node) -> fx.Node:
     """`given` through the activation that the layer has as an argument; one that ends the classifier is taken off."""
-    name = _name(getattr(call.layer, "activation", None))
+    activation = getattr(call.layer, "activation", None)
+    name = _name(activation)
+    if name in _LAYERS and hasattr(activation, "call"):  # a layer as the argument: activation=LeakyReLU(0.1)
+        shapes = [builder.shape_of(given)]
+        return _LAYERS[name](builder, replace(call, layer=activation, inputs=[given], shapes=shapes))
     if name in ("linear", "NoneType"):
         return given
     if call.final and name in ("softmax", "sigmoid"):
@@ -125,3 +130,12 @@ def prelu(builder: GraphBuilder, call: Call) -> fx.Node:
     with torch.no_grad():
         made.weight.copy_(flat[0])
     return builder.add(call.name, made, call.input)
+
+
+_LAYERS: dict[str, Callable[[GraphBuilder, Call], fx.Node]] = {
+    "ReLU": relu,
+    "LeakyReLU": leaky_relu,
+    "ELU": elu,
+    "Softmax": softmax_layer,
+}
+"""Layers without weights that stand as the activation of another."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["modernise", "version_of"]
+__all__ = ["modernise", "opens_as_hdf5", "version_of"]
 
 _CONFIG = "model_config"
 _METADATA = "metadata.json"
@@ -37,6 +37,15 @@ def modernise(path: Path) -> None:
                 layer["config"].pop("groups", None)
         if config:
             file.attrs[_CONFIG] = json.dumps(config)
+
+
+def opens_as_hdf5(path: Path) -> bool:
+    """Whether it is an HDF5 file, and whole."""
+    try:
+        with _opened(path, "r"):
+            return True
+    except OSError:
+        return False
 
 
 def _layers(value: Any) -> Iterator[dict[str, Any]]:

@@ -44,7 +44,11 @@ class KerasOriginal:
     def run(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """What the model gives for what it is given."""
         with torch.no_grad():
-            return _array(self.model(torch.from_numpy(pixels), training=False))
+            outputs = self.model(torch.from_numpy(pixels), training=False)
+        # A functional model gives its one output as it was built: alone, in a list, or in a dict.
+        while isinstance(outputs, Mapping | Sequence):
+            (outputs,) = outputs.values() if isinstance(outputs, Mapping) else outputs
+        return _array(outputs)
 
 
 def as_tensorflow(builder: GraphBuilder) -> None:

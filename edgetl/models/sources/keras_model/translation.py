@@ -128,15 +128,31 @@ def _walk(
 ) -> list[fx.Node]:
     """The operations of a model in their order. `last`: what it gives are the outputs of the whole."""
     known = {id(tensor): node for tensor, node in zip(functional.inputs, given, strict=True)}
-    ends = {id(tensor) for tensor in functional.outputs}
+    ends = _ends(functional) if last else set()
     for depth in sorted(functional._nodes_by_depth, reverse=True):
         for node in functional._nodes_by_depth[depth]:
             if node.is_input or type(node.operation).__name__ == "InputLayer":
                 continue
-            final = last and id(node.outputs[0]) in ends
+            final = id(node.outputs[0]) in ends
             results = _called(builder, node, known, own, final=final)
             known.update({id(tensor): result for tensor, result in zip(node.outputs, results, strict=True)})
     return [known[id(tensor)] for tensor in functional.outputs]
+
+
+def _ends(functional: Any) -> set[int]:
+    """Ids of the tensors that are the outputs, and of those that become them unchanged, but for their shape."""
+    ends = {id(tensor) for tensor in functional.outputs}
+    for depth in sorted(functional._nodes_by_depth):
+        for node in functional._nodes_by_depth[depth]:
+            if not node.is_input and id(node.outputs[0]) in ends and _keeps_values(node.operation):
+                ends.update(id(tensor) for tensor in node.input_tensors)
+    return ends
+
+
+def _keeps_values(layer: Any) -> bool:
+    kind = type(layer).__name__
+    is_linear = kind == "Activation" and getattr(layer.activation, "__name__", "") == "linear"
+    return is_linear or kind in ("Identity", "Dropout", "Reshape", "Flatten", "Cast")
 
 
 def _called(

@@ -212,7 +212,7 @@ def test_files_that_are_no_models_are_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "own.keras").write_bytes(b"nothing")
     for name, said in [
         ("own.weights.h5", "has weights alone"),
-        ("own.keras", "cannot be loaded by Keras"),
+        ("own.keras", "is damaged, cut off, or no file of a Keras model"),
         ("gone.keras", "there is no file"),
     ]:
         with pytest.raises(CheckpointError, match=said):
@@ -265,7 +265,7 @@ def test_a_layer_of_ones_own_is_translated_by_code_that_is_named(tmp_path: Path)
     exec(CUSTOM, scope)
     scope["Swoosh"].__module__ = "mine"
     classifier(L.Rescaling(1 / 255), scope["Swoosh"]()).save(tmp_path / "own.keras")
-    with pytest.raises(UsageError, match="has a layer of your own") as caught:
+    with pytest.raises(UsageError, match="has a layer, a model or a function of your own") as caught:
         open_source(tmp_path / "own.keras", SourceOptions())
     assert "--custom module.py" in str(caught.value.fix)
     found = open_source(tmp_path / "own.keras", SourceOptions(custom=tmp_path / "mine.py"))

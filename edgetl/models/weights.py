@@ -283,6 +283,7 @@ def _who_fits(own: State, state: State, head: str) -> str:
     return f"these look like weights for: --backbone {' or '.join(fitting)}"
 
 
-def _outside(state: State, block: str) -> set[str]:
-    """The parameters that are not in this block."""
-    return {key for key in state if key.split(".")[0] != block and not key.endswith(_BUFFERS)}
+def _outside(state: State, block: str) -> dict[str, tuple[int, ...]]:
+    """The parameters that are not in this block, and their shapes."""
+    inside = {key for key in state if key.split(".")[0] == block or key.endswith(_BUFFERS)}
+    return {key: tuple(value.shape) for key, value in state.items() if key not in inside}

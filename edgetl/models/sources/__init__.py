@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MEMORY",
+    "NOT_OF_A_NAME",
     "PUBLISHED",
     "PUBLISHED_BOXES",
     "SOURCES",
@@ -55,8 +56,8 @@ class SourceKind:
     known by.
 
     ``marks`` are in the names of a ``named`` source, ``endings`` of its files, ``inside`` are names of files in its
-    folders, ``libraries`` have the classes of models in memory. ``refused`` says why edgetl does not start from it,
-    ``instead`` from what it does.
+    folders, ``libraries`` have the classes of models in memory. ``without`` are fields of `SourceOptions` that mean
+    nothing to it. ``refused`` says why edgetl does not start from it, ``instead`` from what it does.
     """
 
     written: str
@@ -66,36 +67,54 @@ class SourceKind:
     endings: tuple[str, ...] = ()
     inside: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
     refused: str = ""
     instead: str = (
         "name what it was made from: a checkpoint, a .keras file, module.py:function, or weights with --backbone"
     )
 
 
+NOT_OF_A_NAME = ("backbone", "pixels", "custom", "resize", "interpolation")
+"""What is said of no network that is built by name: its source says how photos are resized."""
+
 SOURCES: dict[str, SourceKind] = {
-    "torchvision": SourceKind("NAME", "edgetl.models.backbones", named=True),
+    "torchvision": SourceKind("NAME", "edgetl.models.backbones", named=True, without=NOT_OF_A_NAME),
     "published": SourceKind(
         "NAME of a detector or a segmentation network of torchvision",
         "edgetl.models.sources.torchvision_dense",
         named=True,
+        without=NOT_OF_A_NAME,
     ),
     "own": SourceKind(
-        "module.py:function, or a module in memory", "edgetl.models.sources.own", named=True, marks=(".py:", MEMORY)
+        "module.py:function, or a module in memory",
+        "edgetl.models.sources.own",
+        named=True,
+        marks=(".py:", MEMORY),
+        without=("backbone", "pixels", "custom"),
     ),
-    "timm": SourceKind("timm:NAME", "edgetl.models.sources.timm_networks", named=True, marks=(TIMM,)),
+    "timm": SourceKind(
+        "timm:NAME", "edgetl.models.sources.timm_networks", named=True, marks=(TIMM,), without=NOT_OF_A_NAME
+    ),
     "keras": SourceKind(
         "FILE.keras or FILE.h5, or a Keras model in memory",
         "edgetl.models.sources.keras_model",
         endings=(".keras", ".h5", ".hdf5"),
         libraries=("keras", "tf_keras"),
+        without=("backbone", "weights", "normalize"),
     ),
     "hugging-face": SourceKind(
         "a folder that save_pretrained wrote",
         "edgetl.models.sources.hugging_face",
         inside=("config.json",),
         libraries=("transformers",),
+        without=("backbone", "weights", "pixels", "custom"),
     ),
-    "program": SourceKind("FILE.pt2", "edgetl.models.sources.program", endings=(".pt2",)),
+    "program": SourceKind(
+        "FILE.pt2",
+        "edgetl.models.sources.program",
+        endings=(".pt2",),
+        without=("backbone", "weights", "pixels", "custom"),
+    ),
     "onnx": SourceKind(
         "FILE.onnx", endings=(".onnx",), refused="An ONNX file is what edgetl writes, not what it starts from"
     ),

@@ -5,6 +5,7 @@ Nothing of a folder is run: code that it brings is not loaded.
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from edgetl_runtime.manifest import Label, Normalize, Preprocess
 __all__ = ["LogitsOf", "opened"]
 
 _PROCESSOR = "preprocessor_config.json"
+_STRETCHED_FROM = 384
 _RESAMPLING = {0: "nearest", 2: "bilinear", 3: "bicubic"}
 """Pillow's numbers, as image processors have them."""
 
@@ -44,7 +46,8 @@ def opened(spec: Any, options: SourceOptions) -> Foreign:
     for settings that edgetl has not, and where a model in memory comes without size, mean or deviation.
     """
     folder = Path(spec) if isinstance(spec, str | Path) else None
-    model = spec if folder is None else _loaded(folder)
+    # The user's own may go on being trained: it stays as it is.
+    model = copy.deepcopy(spec) if folder is None else _loaded(folder)
     network = LogitsOf(model).cpu().float().eval().requires_grad_(requires_grad=False)
     settings = {} if folder is None else _settings(folder)
     preprocess, normalize = _preset(settings, options, getattr(model, "config", None))
@@ -68,14 +71,21 @@ def _loaded(folder: Path) -> nn.Module:
     except ModuleNotFoundError as error:
         raise MissingDependency(error.name or "transformers", needed_for=f"{folder}", extra="hugging-face") from error
     try:
-        model: nn.Module = AutoModelForImageClassification.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
+        model, loading = AutoModelForImageClassification.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, output_loading_info=True
         )
     except Exception as error:  # transformers raises whatever a folder leads it to
         raise CheckpointError(
             f"{folder} cannot be loaded by transformers: {str(error).strip().splitlines()[0][:200]}",
             fix="a folder of an image classifier, as save_pretrained writes it",
         ) from error
+    if missing := sorted(loading["missing_keys"]):
+        shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if missing[4:] else "")
+        raise CheckpointError(
+            f"{folder} has no weights for {shown}: transformers fills them with random numbers",
+            fix="a folder of a fine-tuned image classifier; edgetl run --backbone module.py:function fine-tunes others",
+        )
+    assert isinstance(model, nn.Module)
     return model
 
 
@@ -117,6 +127,11 @@ def _preset(settings: dict[str, Any], options: SourceOptions, config: Any) -> tu
     interpolation = options.interpolation or _RESAMPLING[resample]
     mode = options.resize or ("crop" if isinstance(shortest, int) else "stretch")
     resize = 0 if mode != "crop" else (shortest if isinstance(shortest, int) else min(size))
+    percent = settings.get("crop_pct")
+    if percent and isinstance(shortest, int) and options.image_size is None and options.resize is None:
+        # ConvNeXt's: the shorter side to so much more than the crop; large images are stretched.
+        mode = "crop" if shortest < _STRETCHED_FROM or settings.get("do_center_crop") else "stretch"
+        resize = int(shortest / float(percent)) if mode == "crop" else 0
     spec = Preprocess(resize, size, interpolation, channels, options.decode or "exact", mode)
     if spec.problem is not None:
         raise UsageError(spec.problem, fix="--resize crop, --interpolation bilinear")
@@ -149,6 +164,8 @@ def _labels(model: Any, outputs: int) -> tuple[Label, ...]:
     """Those that its configuration names."""
     names = getattr(getattr(model, "config", None), "id2label", None) or {}
     texts = [str(names.get(number, number)) for number in range(outputs)]
+    if texts == [f"LABEL_{number}" for number in range(outputs)]:  # what transformers calls those that nobody named
+        texts = [str(number) for number in range(outputs)]
     unique = len(set(texts)) == outputs and all(text.strip() for text in texts)
     return tuple(
         Label(text if unique else str(number), text if text.strip() else str(number))

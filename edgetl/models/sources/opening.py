@@ -10,7 +10,7 @@ from typing import Any
 
 from edgetl.models.backbones import build, preset
 from edgetl.models.checkpoint import CHECKPOINT_FILE, Checkpoint, open_checkpoint
-from edgetl.models.sources import SOURCES, allow_code, is_allowed, kind_of_name
+from edgetl.models.sources import NOT_OF_A_NAME, SOURCES, allow_code, is_allowed, kind_of_name
 from edgetl.models.sources.foreign import Foreign, read_about
 from edgetl.models.sources.source_options import SourceOptions, numbers
 from edgetl.models.weights import load_weights
@@ -21,6 +21,7 @@ __all__ = ["SourceOptions", "kind_of", "open_reference", "open_source", "reopene
 _REFERENCE = "reference"
 """Where a bundle keeps what it came from."""
 _BUNDLE = "manifest.json"
+_FLAGS = {"normalize": "--mean and --std"}
 
 
 def kind_of(spec: object) -> str:
@@ -37,6 +38,8 @@ def kind_of(spec: object) -> str:
         kind = _kind_of_folder(path)
     else:
         kind = next((kind for kind, source in SOURCES.items() if path.suffix.lower() in source.endings), "weights")
+    if kind == "weights" and path.suffix == ".py":
+        raise UsageError(f"{path}: which of its functions builds the network?", fix=f"{path}:NAME_OF_THE_FUNCTION")
     if kind in SOURCES and SOURCES[kind].refused:
         raise UsageError(f"{path}: {SOURCES[kind].refused}", fix=SOURCES[kind].instead)
     return kind
@@ -66,12 +69,23 @@ def open_source(spec: object, options: SourceOptions) -> Checkpoint | Foreign:
         if options.weights is not None:
             raise UsageError(f"{path} has weights already", fix="leave --weights out")
         if options.backbone is None or not path.is_file():
+            _check_said(options, [name for name in NOT_OF_A_NAME if name != "backbone"], path.name)
             return _of_checkpoint(path, options)
         allow_code(options.backbone)
-        kind, spec, options = kind_of_name(options.backbone), options.backbone, replace(options, weights=path)
+        kind, spec = kind_of_name(options.backbone), options.backbone
+        options = replace(options, weights=path, backbone=None)
+    _check_said(options, SOURCES[kind].without, str(spec) if isinstance(spec, str | Path) else type(spec).__name__)
     source: Any = importlib.import_module(SOURCES[kind].module)
     opened: Checkpoint | Foreign = getattr(source, "opened", _of_name)(spec, options)
     return opened.decoding(options.decode)
+
+
+def _check_said(options: SourceOptions, without: Sequence[str], where: str) -> None:
+    """Raise `UsageError` when something is said that nothing would be done with."""
+    idle = [_FLAGS.get(name, f"--{name}") for name in without if getattr(options, name) is not None]
+    if idle:
+        more = "; a Keras model takes pixels as --pixels says" if "normalize" in without else ""
+        raise UsageError(f"{where}: nothing is done with {' and '.join(idle)}", fix=f"leave it out{more}")
 
 
 def _of_checkpoint(path: Path, options: SourceOptions) -> Checkpoint:
@@ -135,10 +149,12 @@ def open_reference(spec: str | Path, bundle: Path) -> Checkpoint | Foreign:
     if kind == "own":
         allow_code(str(spec))
         return replace(Checkpoint.load(kept), backbone=str(spec))
-    options = SourceOptions(
-        normalize=about.normalize,
-        image_size=about.preprocess.crop,
-        channels=about.preprocess.channels,
-        pixels=about.opening.get("pixels"),
-    )
+    said: dict[str, Any] = {
+        "normalize": about.normalize,
+        "image_size": about.preprocess.crop,
+        "channels": about.preprocess.channels,
+        "pixels": about.opening.get("pixels"),
+    }
+    without = SOURCES[kind].without if kind in SOURCES else ()
+    options = SourceOptions(**{name: value for name, value in said.items() if name not in without})
     return replace(open_source(spec, options), labels=about.labels, preprocess=about.preprocess)

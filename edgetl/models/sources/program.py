@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from edgetl.models.image_size import height_and_width
 from edgetl.models.sources.foreign import Foreign, state_sha256
 from edgetl.models.sources.own import number_of_outputs, preset
 from edgetl.models.sources.source_options import SourceOptions
@@ -33,6 +34,10 @@ def opened(spec: str | Path, options: SourceOptions) -> Foreign:
     """
     path = Path(spec)
     network, (channels, height, width) = _network(path)
+    if options.image_size is not None and height_and_width(options.image_size) != (height, width):
+        raise UsageError(f"{path} takes {height} x {width} pixels", fix="leave --image-size out")
+    if options.channels not in (None, channels):
+        raise UsageError(f"{path} takes {channels} channels", fix="leave --channels out")
     preprocess, normalize = preset(
         str(path), (height, width), channels=channels, decode="exact", normalize=options.normalize
     )

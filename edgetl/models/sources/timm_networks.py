@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -32,7 +33,15 @@ def _known(name: str) -> str:
     bare = name.removeprefix(TIMM)
     timm = _timm()
     if not timm.is_model(bare):
-        raise UsageError(f"timm has no network {bare!r}", fix=nearest(bare, timm.list_models()))
+        near = get_close_matches(bare, timm.list_models(), n=3, cutoff=0.5)
+        raise UsageError(
+            f"timm has no network {bare!r}",
+            fix=f"did you mean {' or '.join(near)}? All of them: timm.list_models()" if near else "timm.list_models()",
+        )
+    architecture, _, tag = bare.partition(".")
+    tags = [one.partition(".")[2] for one in timm.list_pretrained(f"{architecture}.*")] if tag else []
+    if tag not in ("", *tags):
+        raise UsageError(f"timm has no weights {tag!r} of {architecture}", fix=nearest(tag, tags))
     return bare
 
 

@@ -207,6 +207,8 @@ def _input_of(model: Any, resizing: Any, options: SourceOptions) -> tuple[tuple[
         return asked, int(channels or options.channels or 3)
     if asked not in (None, (height, width)):
         raise UsageError(f"{model.name} takes {height} x {width} pixels", fix="leave --image-size out")
+    if None not in (channels, options.channels) and channels != options.channels:
+        raise UsageError(f"{model.name} takes {channels} channels", fix="leave --channels out")
     return (int(height), int(width)), int(channels)
 
 

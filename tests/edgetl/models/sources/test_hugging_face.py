@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from edgetl.models.sources.foreign import Foreign
-from edgetl.models.sources.hugging_face import LogitsOf, opened
+from edgetl.models.sources.hugging_face import LogitsOf, _preset, opened
 from edgetl.models.sources.opening import SourceOptions, kind_of, open_source
 from edgetl_export.lifting import folded
 from edgetl_runtime.errors import CheckpointError, UsageError
@@ -51,6 +51,37 @@ def test_logits_and_labels_of_a_model_in_memory() -> None:
     assert torch.equal(found.build()(image), model(image).logits)
     with pytest.raises(UsageError, match="without its image processor"):
         opened(StandIn(), SourceOptions())
+
+
+def test_a_model_in_memory_stays_as_it_is() -> None:
+    model = StandIn().half().train()
+    opened(model, SourceOptions(normalize=Normalize((0.5,), (0.5,))))
+    assert model.training
+    assert all(value.dtype == torch.float16 and value.requires_grad for value in model.parameters())
+
+
+def test_names_that_nobody_gave_are_numbers() -> None:
+    model = StandIn()
+    model.config.id2label = {0: "LABEL_0", 1: "LABEL_1"}
+    found = opened(model, SourceOptions(normalize=Normalize((0.5,), (0.5,))))
+    assert [label.name for label in found.labels] == ["0", "1"]
+
+
+@pytest.mark.parametrize(("shortest", "resize", "mode"), [(224, 256, "crop"), (384, 0, "stretch")])
+def test_a_share_to_crop_is_that_of_the_resized_image(shortest: int, resize: int, mode: str) -> None:
+    settings = {"size": {"shortest_edge": shortest}, "crop_pct": 0.875, "image_mean": [0.5], "image_std": [0.5]}
+    spec, _ = _preset(settings, SourceOptions(), None)
+    assert (spec.resize, spec.crop, spec.mode) == (resize, (shortest, shortest), mode)
+
+
+@pytest.mark.slow
+def test_a_folder_without_a_classifier_is_no_classifier_of_random_numbers(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.MobileNetV2Config(num_labels=3, image_size=48, depth_multiplier=0.35)
+    transformers.MobileNetV2Model(config).save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+    with pytest.raises(CheckpointError, match=r"has no weights for classifier\.bias, classifier\.weight"):
+        open_source(tmp_path, SourceOptions())
 
 
 @pytest.mark.slow

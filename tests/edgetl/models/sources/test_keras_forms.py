@@ -162,6 +162,11 @@ def test_an_output_in_a_dict_or_a_list_is_the_output() -> None:
         assert len(opened(keras.Model(image, outputs)).labels) == 3
 
 
+def test_channels_are_those_of_the_model() -> None:
+    with pytest.raises(UsageError, match="takes 3 channels"):
+        opened(classifier(), channels=1)
+
+
 def test_what_is_no_row_of_logits_is_one_sentence() -> None:
     image = keras.Input(IMAGE)
     with pytest.raises(UsageError, match=r"gives \[2, 3, 32, 32\] for 2 images, no logits"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,35 @@ def test_a_program_with_a_free_batch_is_opened_and_one_without_says_the_line(tmp
     (tmp_path / "broken.pt2").write_bytes(b"PK nothing")
     with pytest.raises(CheckpointError, match=r"is no program of torch\.export"):
         open_source(tmp_path / "broken.pt2", SAID)
+
+
+@pytest.mark.parametrize(
+    ("spec", "said", "idle"),
+    [
+        ("m.keras", SAID, "--mean and --std"),
+        ("m.keras", SourceOptions(weights=Path("w.pth")), "--weights"),
+        ("timm:levit_128s", SourceOptions(pixels="tf", resize="stretch"), "--pixels and --resize"),
+        ("mobilenet_v2.pth", SourceOptions(custom=Path("c.py")), "--custom"),
+        ("nets.py:build", SourceOptions(pixels="tf"), "--pixels"),
+        ("m.pt2", SourceOptions(backbone="mobilenet_v2"), "--backbone"),
+    ],
+)
+def test_what_would_be_said_for_nothing_is_refused(spec: str, said: SourceOptions, idle: str) -> None:
+    with pytest.raises(UsageError, match=f"nothing is done with {idle}"):
+        open_source(spec, said)
+
+
+def test_a_file_of_code_alone_asks_for_the_function() -> None:
+    with pytest.raises(UsageError, match="which of its functions") as caught:
+        open_source("nets.py", SAID)
+    assert "nets.py:NAME" in str(caught.value.fix)
+
+
+def test_a_program_has_its_own_size_and_channels(tmp_path: Path) -> None:
+    example = torch.zeros(2, 3, 32, 32)
+    free = torch.export.export(fixed(), (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+    torch.export.save(free, tmp_path / "free.pt2")
+    for other in ({"image_size": 64}, {"channels": 1}):
+        with pytest.raises(UsageError, match=r"free\.pt2 takes (32 x 32 pixels|3 channels)"):
+            open_source(tmp_path / "free.pt2", replace(SAID, **other))
+    assert open_source(tmp_path / "free.pt2", replace(SAID, image_size=32, channels=3)).preprocess.crop == (32, 32)

@@ -33,6 +33,24 @@ def with_statistics(network: nn.Module) -> nn.Module:
     return network.eval().requires_grad_(requires_grad=False)
 
 
+def test_names_and_tags_that_timm_has_not() -> None:
+    with pytest.raises(UsageError, match="no network 'mobilnetv3_smal_050'") as caught:
+        preset("timm:mobilnetv3_smal_050")
+    assert "mobilenetv3_small_050" in str(caught.value.fix)
+    assert len(str(caught.value.fix)) < 200  # timm knows some 1,300
+    with pytest.raises(UsageError, match="no weights 'nope' of mobilenetv3_small_050") as caught:
+        preset(f"{SMALL}.nope")
+    assert "lamb_in1k" in str(caught.value.fix)
+
+
+def test_weights_of_another_width_are_not_said_to_have_another_head() -> None:
+    network = build("timm:mobilenetv3_small_075", 3)
+    state = dict(build(SMALL, 3).state_dict())
+    with pytest.raises(CheckpointError, match="does not fit timm:mobilenetv3_small_075") as caught:
+        fit(network, state, "timm:mobilenetv3_small_075", where="w.pth", keep_head=True)
+    assert "--backbone" in str(caught.value.fix)
+
+
 def test_its_configuration_says_how_photos_go_in() -> None:
     spec, normalize = preset("timm:tf_efficientnet_lite0")
     assert (spec.resize, spec.crop, spec.interpolation, spec.mode) == (256, (224, 224), "bicubic", "crop")

@@ -234,7 +234,10 @@ def open_checkpoint(
     """
     if path.is_file():
         if backbone is None:
-            raise UsageError(f"{path} is a plain weights file: of which architecture?", fix="--backbone NAME")
+            raise UsageError(
+                f"{path} is a plain weights file: of which architecture?",
+                fix="--backbone NAME, of a network of your own --backbone module.py:function",
+            )
         known = None if labels is None else load_labels(labels)
         opened = Checkpoint.from_weights(
             path, backbone=backbone, labels=known, image_size=image_size, channels=channels, normalize=normalize

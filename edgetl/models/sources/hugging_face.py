@@ -34,8 +34,14 @@ class LogitsOf(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor) -> Tensor:
-        """Normalised float32 (N, C, H, W) to logits (N, labels)."""
-        logits: Tensor = self.model(image).logits
+        """Normalised float32 (N, C, H, W) to logits (N, labels). Raises `UsageError` where there are none."""
+        outputs = self.model(image)
+        if not hasattr(outputs, "logits"):
+            raise UsageError(
+                f"{type(self.model).__name__} gives no logits",
+                fix="an image classifier: AutoModelForImageClassification",
+            )
+        logits: Tensor = outputs.logits
         return logits
 
 

@@ -15,7 +15,7 @@ from edgetl.models.sources.own_code import made, named_head, remember
 from edgetl.models.sources.source_options import SourceOptions
 from edgetl.models.weight_files import State, read_state
 from edgetl.models.weights import put_back
-from edgetl_runtime.errors import UsageError
+from edgetl_runtime.errors import EdgetlError, UsageError
 from edgetl_runtime.manifest import Normalize, Preprocess
 
 __all__ = [
@@ -75,6 +75,8 @@ def _run(model: nn.Module, example: Tensor, where: str) -> Tensor:
     try:
         with torch.no_grad():
             outputs = model.eval()(example)
+    except EdgetlError:
+        raise
     except Exception as error:  # whatever the user's code raises
         raise UsageError(
             f"{where} cannot take {list(example.shape)}: {type(error).__name__}: {str(error).strip()[:200]}",

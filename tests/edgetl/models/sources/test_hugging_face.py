@@ -60,6 +60,15 @@ def test_a_model_in_memory_stays_as_it_is() -> None:
     assert all(value.dtype == torch.float16 and value.requires_grad for value in model.parameters())
 
 
+def test_a_model_without_a_classifier_is_told_so() -> None:
+    class Features(StandIn):
+        def forward(self, pixel_values: Tensor | None = None, **_: Any) -> SimpleNamespace:
+            return SimpleNamespace(last_hidden_state=pixel_values)
+
+    with pytest.raises(UsageError, match="Features gives no logits"):
+        opened(Features(), SourceOptions(normalize=Normalize((0.5,), (0.5,))))
+
+
 def test_names_that_nobody_gave_are_numbers() -> None:
     model = StandIn()
     model.config.id2label = {0: "LABEL_0", 1: "LABEL_1"}

@@ -10,6 +10,7 @@ import torch
 from edgetl.data.augmentation import was_mirrored
 from edgetl.data.dataset import Dataset, pick
 from edgetl.models.backbones import build, preset
+from edgetl.models.sources import kind_of_name
 from edgetl.models.sources.foreign import Exportable
 from edgetl.photos_to_export import TUNE_SAMPLES, Photos
 from edgetl.recipe import ExportSection, Recipe
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
     from edgetl_export.surgery import Surgery
 
 __all__ = [
-    "check_batch",
     "check_batch_behind_a_head",
     "check_export",
+    "check_graph",
     "check_layers",
     "check_says_something",
     "note_on_int8",
@@ -115,9 +116,11 @@ def check_layers(recipe: Recipe) -> None:
     with_features(network, recipe.export.features, torch.zeros(2, channels, *preprocess.crop))
 
 
-def check_batch(recipe: Recipe) -> None:
-    """`ExportError` when the backbone cannot take as many images as ``export.batch`` says: found before it is
-    trained."""
+def check_graph(recipe: Recipe) -> None:
+    """`ExportError` when the backbone has no graph that can be exported, for as many images as ``export.batch`` says:
+    found before it is trained. Those that edgetl knows have one for one image."""
+    if recipe.export.images_at_once == 1 and kind_of_name(recipe.model.backbone) != "own":
+        return
     model, channels = recipe.model, input_channels(recipe.model)
     preprocess, normalize = preset(model.backbone, model.image_size, channels=channels, normalize=model.normalize)
     network = build(model.backbone, 2, image_size=model.image_size, channels=channels).eval()

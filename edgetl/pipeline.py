@@ -10,9 +10,9 @@ from pathlib import Path
 from edgetl.data.dataset import Dataset, Sample, pick, pick_readable
 from edgetl.data.listing import Listing
 from edgetl.export_options import (
-    check_batch,
     check_batch_behind_a_head,
     check_export,
+    check_graph,
     check_layers,
     check_says_something,
     note_on_int8,
@@ -95,8 +95,8 @@ def run(
         tell(note)
     if recipe.export.images_at_once != 1:
         tell(f"files take {batch_text(recipe.export.images_at_once)} (training steps have --batch-size)")
-        if not task.heads:
-            check_batch(recipe)
+    if not task.heads:
+        check_graph(recipe)
     judging = verify_options(recipe)
     keeping = Keeping(unfinished(out), resume)
     keeping.check(force=force)

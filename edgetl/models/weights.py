@@ -265,7 +265,8 @@ def _who_fits(own: State, state: State, head: str) -> str:
     """What to do about a `state` that does not fit a network whose own is `own`: mend the head, where all else fits, or
     take one of the backbones with as many parameters as `state` would have with a head for ImageNet's 1000 labels."""
     block = head.split(".")[0]
-    if _outside(state, "head").keys() < own.keys() and "head" in {key.split(".")[0] for key in state.keys() - own.keys()}:
+    new_blocks = {key.split(".")[0] for key in state.keys() - own.keys()}
+    if "head" in new_blocks and _outside(state, "head").keys() < own.keys():
         return "they are of a network with a head of its own, for boxes or masks: take the weights that it began with"
     if _outside(own, block) == _outside(state, block):
         return f"its last layers are others than torchvision's: save it with one linear layer called {head}"

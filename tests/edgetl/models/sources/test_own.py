@@ -13,13 +13,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 import edgetl.models.sources as sources
+from edgetl import pipeline
 from edgetl.models.backbones import build, head_of, preset
 from edgetl.models.checkpoint import Checkpoint, open_checkpoint
 from edgetl.models.options import ModelOptions
 from edgetl.models.sources.opening import SourceOptions, open_source, reopened
 from edgetl.models.sources.own import find_head
 from edgetl.models.sources.own_code import remember
-from edgetl_runtime.errors import CheckpointError, UsageError
+from edgetl.recipe import Recipe
+from edgetl_runtime.errors import CheckpointError, ExportError, UsageError
 from edgetl_runtime.manifest import Label, Normalize
 from tests.edgetl.models.sources.own_networks import Own, fixed
 
@@ -169,3 +171,20 @@ def test_code_that_a_checkpoint_names_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="memory of the program that trained it"):
         Checkpoint.of(nn.Linear(1, 1), backbone="memory:Gone-9", labels=(Label("a", "a"),) * 2,
                       preprocess=opened.preprocess, normalize=opened.normalize).build()  # fmt: skip
+
+
+def test_a_network_without_a_graph_is_refused_before_it_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trains(*_: object, **__: object) -> None:
+        pytest.fail("it trains what cannot be exported")
+
+    monkeypatch.setattr(pipeline, "train", trains)
+    monkeypatch.setattr(pipeline, "look_at_photos", lambda recipe: None)
+    name = f"{FILE}:by_values"
+    sources.allow_code(name)
+    model = {"backbone": name, "image_size": 32, "mean": [0.5], "std": [0.5], "weights": "none"}
+    recipe = Recipe().updated({"model": model, "train": {"strategy": "full"}})
+    with pytest.raises(ExportError, match="cannot be traced") as caught:
+        pipeline.run(recipe, tmp_path / "out")
+    assert "shapes alone" in str(caught.value.fix)

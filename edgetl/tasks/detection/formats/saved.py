@@ -99,12 +99,13 @@ def _boxes(objects: Any, boxes: str, labels: str, names: Sequence[str], row: Any
 
 
 def _flags(objects: Mapping[str, Any], n: int) -> list[int]:
-    """Of `n` boxes, by the first column of them that says so."""
+    """Of `n` boxes, by the columns that say so; a crowd that is difficult is a crowd."""
+    flags = [0] * n
     for name, flag in _FLAGS.items():
         values = objects.get(name) or ()
         if len(values) == n:
-            return [flag if value in (1, True) else 0 for value in values]
-    return [0] * n
+            flags = [own or (flag if value == 1 else 0) for own, value in zip(flags, values, strict=True)]
+    return flags
 
 
 def _at(where: Path, index: int) -> str:

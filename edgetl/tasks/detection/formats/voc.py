@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from xml.parsers import expat
 
@@ -48,9 +48,11 @@ def find_xml(path: Path) -> dict[str, list[Path]]:
     """Split -> XML files of `path`, sorted; empty where there are none."""
     if not path.is_dir():
         return {}
-    if (folder := _folder_called(path, _ANNOTATIONS)) is not None:
-        return _listed(path, folder) or _by_split(folder)
-    found = _by_split(path)
+    folder = _folder_called(path, _ANNOTATIONS)
+    inside = {} if folder is None else _listed(path, folder) or _by_split(folder)
+    if any(inside.values()):
+        return inside
+    found = _by_split(path)  # other files may lie in annotations: a table of the labels
     return found if any(found.values()) else {}
 
 
@@ -93,14 +95,14 @@ def _listed_name(line: str, annotations: Path) -> str:
 
 
 def _annotated(root: Path, files: Sequence[Path]) -> Annotated:
-    photos = [_photo(root, file) for file in files]
+    folders = {parent: _folders_of_photos(root, parent) for parent in {file.parent for file in files}}
+    photos = [_photo(file, folders[file.parent]) for file in files]
     labels = sorted({box.label for photo in photos for box in photo.boxes})
     return Annotated(tuple(labels), photos)
 
 
-def _photo(root: Path, file: Path) -> Photo:
+def _photo(file: Path, folders: Sequence[Path]) -> Photo:
     size, name, objects = _parsed(file)
-    folders = _folders_of_photo(root, file)
     source = next(filter(None, (photo_named(folder / file.stem) for folder in folders)), None)
     if source is None and name is not None and Path(name).name == name:
         source = next((image for folder in folders if (image := folder / name).is_file()), None)
@@ -109,20 +111,15 @@ def _photo(root: Path, file: Path) -> Photo:
     return Photo(source, size, [_box(file, one) for one in objects], partial(_at, file, 1))
 
 
-def _folders_of_photo(root: Path, file: Path) -> list[Path]:
-    """Where the photo of an annotation may lie: beside it, or in the same place of a folder for photos."""
-    folders = [file.parent]
-    above = file.parent
+def _folders_of_photos(root: Path, annotations: Path) -> list[Path]:
+    """Where the photos of a folder of annotations may lie: beside them, or in the same place of a folder for photos."""
+    folders = [annotations]
+    above = annotations
     while above != root and above.is_relative_to(root):
-        inside = file.parent.relative_to(above)
-        folders += [folder / inside for folder in _folders_of_photos(above.parent)]
+        beside = [folder for folder in label_folders(above.parent) if folder.name.casefold() in PHOTO_FOLDERS]
+        folders += [folder / annotations.relative_to(above) for folder in beside]
         above = above.parent
     return folders
-
-
-@lru_cache(maxsize=64)
-def _folders_of_photos(parent: Path) -> tuple[Path, ...]:
-    return tuple(folder for folder in label_folders(parent) if folder.name.casefold() in PHOTO_FOLDERS)
 
 
 def _box(file: Path, one: _Object) -> Box:

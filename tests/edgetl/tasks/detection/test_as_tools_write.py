@@ -162,6 +162,26 @@ def test_voc_with_folders_of_other_names(tmp_path: Path, annotations: str, photo
     assert boxes_by_photo(read(tmp_path / "other")) == expected_boxes(range(12))
 
 
+def test_voc_with_annotations_that_are_a_table_of_labels(tmp_path: Path) -> None:
+    """As TensorFlow's detection API has it: XML beside the photos, and a folder of other files."""
+    root = made_up.voc(tmp_path)
+    (root / "annotations").mkdir()
+    (root / "annotations/label_map.pbtxt").write_text("item {}")
+    assert boxes_by_photo(read(root)) == {**expected_boxes(range(12)), **expected_boxes(range(100, 104))}
+
+
+def test_voc_photos_that_are_added_after_an_error_are_read(tmp_path: Path) -> None:
+    """In one program, such as a notebook."""
+    root = made_up.voc(tmp_path / "voc")
+    (tmp_path / "other/annotations").mkdir(parents=True)
+    for file in (root / "train").glob("*.xml"):
+        shutil.move(file, tmp_path / "other/annotations" / file.name)
+    with pytest.raises(DataError, match="there is no photo of this annotation"):
+        read(tmp_path / "other")
+    shutil.move(root / "train", tmp_path / "other/images")
+    assert boxes_by_photo(read(tmp_path / "other")) == expected_boxes(range(12))
+
+
 def test_voc_with_splits_inside_of_both_folders(tmp_path: Path) -> None:
     root = made_up.voc(tmp_path / "voc")
     for split in made_up.SPLITS:
@@ -210,17 +230,23 @@ def test_voc_in_an_encoding_that_is_not_read(tmp_path: Path, encoding: str) -> N
 def test_saved_crowds_and_difficult_objects_are_flagged(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     made_up.saved(tmp_path / "plain")
-    for name, flag in (("iscrowd", 1), ("is_crowd", 1), ("difficult", 2)):
+    for flags, wanted in (
+        ({"iscrowd": 1}, [0, 1, 0]),
+        ({"is_crowd": 1}, [0, 1, 0]),
+        ({"difficult": 1}, [0, 2, 0]),
+        ({"iscrowd": 1, "difficult": 2}, [0, 1, 2]),
+    ):
 
-        def flagged(row: dict[str, Any], name: str = name) -> dict[str, Any]:
+        def flagged(row: dict[str, Any], flags: dict[str, int] = flags) -> dict[str, Any]:
             objects = row["objects"]
-            return {"objects": {**objects, name: [place == 1 for place in range(len(objects["bbox"]))]}}
+            places = range(len(objects["bbox"]))
+            return {"objects": {**objects, **{name: [place == own for place in places] for name, own in flags.items()}}}
 
-        plain = datasets.load_from_disk(str(tmp_path / "plain"))
-        plain.map(flagged).save_to_disk(str(tmp_path / name))
-        target = read(tmp_path / name).train[0].target
+        folder = tmp_path / "-".join(flags)
+        datasets.load_from_disk(str(tmp_path / "plain")).map(flagged).save_to_disk(str(folder))
+        target = read(folder).train[0].target
         assert target is not None
-        assert target[:3, 5].tolist() == [0, flag, 0]
+        assert target[:3, 5].tolist() == wanted
 
 
 def test_saved_right_and_bottom_for_width_and_height(tmp_path: Path) -> None:

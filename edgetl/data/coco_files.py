@@ -9,13 +9,11 @@ from pathlib import Path
 from edgetl.data.coco import CocoFile, CocoImage, find_coco
 from edgetl.data.folders import folders_of_splits
 from edgetl.data.image_files import label_folders
-from edgetl.data.split_words import split_of
+from edgetl.data.split_words import ALL, split_of
 from edgetl_runtime.errors import DataError
 
-__all__ = ["WHOLE", "coco_files", "coco_photos"]
+__all__ = ["coco_files", "coco_photos"]
 
-WHOLE = "all"
-"""The one split where none are told apart."""
 _MAIN = "instances"
 """What the file with the objects is called where there are others, of captions or keypoints."""
 _DATA = "data"
@@ -29,7 +27,7 @@ def coco_files(path: Path) -> dict[str, Path]:
     are of one split.
     """
     if path.is_file():
-        return {WHOLE: path} if path.suffix.lower() == ".json" else {}
+        return {ALL: path} if path.suffix.lower() == ".json" else {}
     folders = [path, path / "annotations", *folders_of_splits(path).values()]
     files = [file for folder in folders if folder.is_dir() for file in find_coco(folder)]
     if any(file.stem.startswith(_MAIN) for file in files):
@@ -42,19 +40,22 @@ def coco_files(path: Path) -> dict[str, Path]:
                 f"{by_split[split]} and {file} are both of the split {split!r}", fix="move one of them elsewhere"
             )
         by_split[split] = file
-    if WHOLE in by_split and len(by_split) > 1:
+    if ALL in by_split and len(by_split) > 1:
         raise DataError(
-            f"the name of {by_split[WHOLE]} says no split, those of others do", fix="train, val or test in every name"
+            f"the name of {by_split[ALL]} says no split, those of others do", fix="train, val or test in every name"
         )
     return by_split
 
 
 def coco_photos(root: Path, content: CocoFile) -> list[Path]:
-    """The photos of a file in its order; they lie where the first of them is.
+    """The photos that a file names.
 
     Args:
         root: The folder of the data set, or the JSON file itself.
         content: Of the file.
+
+    Returns:
+        One for each of its images, in their order, all relative to the folder that has the first of them.
 
     Raises:
         DataError: A photo is not there, or its name leads out of the folder.
@@ -63,7 +64,12 @@ def coco_photos(root: Path, content: CocoFile) -> list[Path]:
     photos = []
     for image in content.images:
         photo = folder / image.file_name
-        if not _is_below(photo, folder) or not photo.is_file():
+        if not _is_below(photo, folder):
+            raise DataError(
+                f"{content.where(image)}: {image.file_name!r:.200} leads out of {folder}",
+                fix="name photos by their place inside the folder of the data set",
+            )
+        if not photo.is_file():
             raise DataError(
                 f"{content.where(image)}: there is no photo {image.file_name!r:.200} in {folder}",
                 fix="add the photo, or remove it from images",
@@ -77,7 +83,7 @@ def _split_of(file: Path, root: Path) -> str:
         if split := split_of(word):
             return split
     inside = None if file.parent == root else split_of(file.parent.name)
-    return inside or WHOLE
+    return inside or ALL
 
 
 def _folder_of_photos(root: Path, content: CocoFile) -> Path:

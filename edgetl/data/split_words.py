@@ -6,8 +6,10 @@ from collections.abc import Iterable
 
 from edgetl_runtime.errors import DataError
 
-__all__ = ["SPLIT_WORDS", "split_of", "splits_among"]
+__all__ = ["ALL", "SPLIT_WORDS", "split_of", "splits_among"]
 
+ALL = "all"
+"""The one split of a data set that has none."""
 SPLIT_WORDS = {
     "train": "train",
     "training": "train",

@@ -20,7 +20,8 @@ from edgetl.data.image_files import BadImage, ImageFile, find_unreadable, refuse
 from edgetl.data.listing import name_of
 from edgetl.data.options import DataOptions
 from edgetl.data.sampling import hold_out
-from edgetl.tasks.detection.formats.annotated import ALL, Annotated, Box, Photo, Splits
+from edgetl.data.split_words import ALL
+from edgetl.tasks.detection.formats.annotated import Annotated, Box, Photo, Splits
 from edgetl.tasks.detection.formats.coco import read_coco_splits
 from edgetl.tasks.detection.formats.saved import read_saved_splits
 from edgetl.tasks.detection.formats.voc import find_xml, read_voc_splits

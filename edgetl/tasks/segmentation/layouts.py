@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edgetl.data.coco_files import WHOLE, coco_files
+from edgetl.data.coco_files import coco_files
 from edgetl.data.folders import MASK_FOLDERS, PHOTO_FOLDERS, folders_of_splits
 from edgetl.data.image_files import image_suffixes, label_folders
+from edgetl.data.split_words import ALL
 from edgetl_runtime.errors import DataError
 
 __all__ = ["Layout", "Part", "find_layout"]
@@ -124,5 +125,5 @@ def _named_alike(path: Path, splits: Mapping[str, Path]) -> dict[str, Part]:
 
 def _of_coco(path: Path, files: Mapping[str, Path]) -> Layout:
     """A file alone may name any split: its photos are all there are."""
-    parts = {split if len(files) > 1 else WHOLE: Part(path, file) for split, file in files.items()}
+    parts = {split if len(files) > 1 else ALL: Part(path, file) for split, file in files.items()}
     return Layout("coco", parts, (path,))

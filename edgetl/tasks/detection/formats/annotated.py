@@ -10,10 +10,8 @@ from typing import TypeAlias
 from edgetl.data.image_files import ImageFile, image_suffixes
 from edgetl_runtime.errors import DataError
 
-__all__ = ["ALL", "Annotated", "Box", "Photo", "Splits", "Where", "photo_named", "read_content", "read_text"]
+__all__ = ["Annotated", "Box", "Photo", "Splits", "Where", "photo_named", "read_content", "read_text"]
 
-ALL = "all"
-"""The split of a data set that has none."""
 LARGEST_TEXT = 2**24
 """Bytes of one photo's annotations."""
 

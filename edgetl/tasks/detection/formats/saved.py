@@ -15,8 +15,8 @@ from typing import Any
 
 from edgetl.data.folders import label_name
 from edgetl.data.huggingface import SavedImage, load_saved
-from edgetl.data.split_words import split_of
-from edgetl.tasks.detection.formats.annotated import ALL, Annotated, Box, Photo, Splits
+from edgetl.data.split_words import ALL, split_of
+from edgetl.tasks.detection.formats.annotated import Annotated, Box, Photo, Splits
 from edgetl.tasks.detection.matching import CROWD, DIFFICULT
 from edgetl_runtime.errors import DataError
 

@@ -16,9 +16,8 @@ from xml.parsers import expat
 
 from edgetl.data.folders import PHOTO_FOLDERS, folders_of_splits, label_name
 from edgetl.data.image_files import label_folders
-from edgetl.data.split_words import splits_among
+from edgetl.data.split_words import ALL, splits_among
 from edgetl.tasks.detection.formats.annotated import (
-    ALL,
     Annotated,
     Box,
     Photo,

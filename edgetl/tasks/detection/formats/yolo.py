@@ -15,9 +15,9 @@ from pathlib import Path
 
 from edgetl.data.folders import folders_of_splits, label_name
 from edgetl.data.image_files import label_folders, walk
-from edgetl.data.split_words import split_of
+from edgetl.data.split_words import ALL, split_of
 from edgetl.data.yolo_yaml import YOLO_YAML, read_yolo_yaml
-from edgetl.tasks.detection.formats.annotated import ALL, Annotated, Box, Photo, Splits, read_text
+from edgetl.tasks.detection.formats.annotated import Annotated, Box, Photo, Splits, read_text
 from edgetl_runtime.errors import DataError
 
 __all__ = ["YoloNames", "find_names", "read_yolo_splits"]

@@ -122,7 +122,7 @@ COCO_FAULTS: dict[str, tuple[Change, str]] = {
         "instances_train.json:17.*twice",
     ),
     "two of one id": (lambda d: d["images"][2].update(id=0), "instances_train.json:4.*two images"),
-    "elsewhere": (lambda d: d["images"][2].update(file_name="../val/p100.png"), "instances_train.json:4.*no photo"),
+    "elsewhere": (lambda d: d["images"][2].update(file_name="../val/p100.png"), "instances_train.json:4.*leads out of"),
 }
 
 

@@ -64,7 +64,7 @@ def _root(file: Path) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = str(file) if mark is None else f"{file}:{mark.line + 1}"
-        what = getattr(error, "problem", None) or str(error)
+        what = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise DataError(f"{where}: no YAML: {what:.200}", fix="mend the line, or write the file anew") from None
     except RecursionError:
         raise DataError(f"{file} is nested too deeply", fix=_NAMES) from None
@@ -83,7 +83,9 @@ def _names(node: Any, file: Path) -> list[str]:
         numbered: dict[int, str] = {}
         for key, value in node.value:
             if not (key.id == "scalar" and key.value.isdecimal()):
-                raise DataError(f"{file}:{_line(key)}: not the number of a name: {key.value!r:.80}", fix=_NAMES)
+                raise DataError(f"{file}:{_line(key)}: not the number of a name: {_shown(key)}", fix=_NAMES)
+            if int(key.value) in numbered:
+                raise DataError(f"{file}:{_line(key)}: the number {key.value} has two names", fix="0, 1, 2 and so on")
             numbered[int(key.value)] = _name(value, file)
         if sorted(numbered) != list(range(len(numbered))):
             raise DataError(f"{file}:{_line(node)}: the numbers of the names have gaps", fix="0, 1, 2 and so on")
@@ -95,8 +97,13 @@ def _names(node: Any, file: Path) -> list[str]:
 
 def _name(node: Any, file: Path) -> str:
     if node.id != "scalar" or not node.value.strip():
-        raise DataError(f"{file}:{_line(node)}: not a name: {node.value!s:.80}", fix=_NAMES)
+        raise DataError(f"{file}:{_line(node)}: not a name: {_shown(node)}", fix=_NAMES)
     return str(node.value)
+
+
+def _shown(node: Any) -> str:
+    """Never what is inside of a list: with anchors a few lines are a text without end."""
+    return f"{node.value!r:.80}" if node.id == "scalar" else f"a {node.id}"
 
 
 def _line(node: Any) -> int:

@@ -73,7 +73,7 @@ def find_pairs(layout: Layout, known: Sequence[str], *, channels: int) -> Found:
         labels = MaskLabels(tuple(known))
     if labels is None and layout.kind == "yolo":
         raise DataError(
-            f"{layout.folders[0]} has no data.yaml: what are the classes of its outlines called?",
+            f"{layout.folders[0]} has no names in data.yaml: what are the classes of its outlines called?",
             fix="data.yaml with a line of names: [first, second]; or labels.txt with one name a line",
         )
     if labels is None:

@@ -59,7 +59,11 @@ roboflow: {workspace: a, project: b}
         ("nc: 2\nnames: cells\n", ":2: names is 'cells', not a list"),
         ("names:\n  0: a\n  2: b\n", ":2: the numbers of the names have gaps"),
         ("names:\n  0: a\n  first: b\n", ":3: not the number of a name: 'first'"),
-        ("names:\n- a\n- [b]\n", ":3: not a name"),
+        ("names:\n  0: a\n  0: b\n  1: c\n", ":3: the number 0 has two names"),
+        ("names:\n  [0]: a\n", ":2: not the number of a name: a sequence"),
+        ("names:\n- a\n- [b]\n", ":3: not a name: a sequence"),
+        ("names:\n- a\n-\n", ":3: not a name: ''"),
+        ("names: [a\0]\n", ": no YAML: unacceptable character #x0000: special characters are not allowed\n  fix: "),
         ("- a\n", ":1: there are no keys"),
     ],
 )
@@ -68,6 +72,17 @@ def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, text: str, line: st
     with pytest.raises(DataError) as error:
         read_yolo_yaml(file)
     assert f"{file}{line}" in str(error.value)
+
+
+def test_nothing_in_it_is_run_and_anchors_stay_small(tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    names = f"names: !!python/object/apply:os.mkdir [{trap}]\nval: &v images\ntrain: *v\n"
+    keys, labels = read_yolo_yaml(written(tmp_path, names))
+    assert (keys, labels) == ({"val": ["images"], "train": ["images"]}, (str(trap),))
+    assert not trap.exists()
+    lines = ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))]
+    with pytest.raises(DataError, match="not a name: a sequence"):
+        read_yolo_yaml(written(tmp_path, "\n".join([*lines, "names: [*a11]"])))
 
 
 def test_deeply_nested_brackets_end_with_an_error(tmp_path: Path) -> None:

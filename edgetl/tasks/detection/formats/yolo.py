@@ -81,7 +81,7 @@ def _places_named(file: Path, keys: dict[str, list[str]], remarks: list[str]) ->
     name one whether there is one or not.
     """
     found: dict[str, list[Path]] = {}
-    bases = [file.parent / base for base in keys.get("path", [])] + [file.parent]
+    bases = [file.parent / _with_slashes(base) for base in keys.get("path", [])] + [file.parent]
     for key, values in keys.items():
         split = split_of(key)
         for value in values if split is not None else ():
@@ -100,8 +100,14 @@ def _places_named(file: Path, keys: dict[str, list[str]], remarks: list[str]) ->
 
 def _place(value: str, bases: Sequence[Path]) -> Path | None:
     """Some write a path relative to another place than the file, so a few are tried."""
+    value = _with_slashes(value)
     tried = [base / name for base in bases for name in (value, value.removeprefix("../"))]
     return next((p for p in tried if p.is_dir() or (p.suffix.lower() == ".txt" and p.is_file())), None)
+
+
+def _with_slashes(path: str) -> str:
+    """Folders as Windows separates them."""
+    return path.replace("\\", "/")
 
 
 def _folders(root: Path) -> dict[str, Path]:
@@ -135,7 +141,7 @@ def _listed(file: Path, root: Path) -> list[Path]:
     """The photos that a text file lists, by paths relative to it or to `root`, or to a folder around all of them."""
     found = []
     for number, line in enumerate(read_text(file).splitlines(), 1):
-        if not (name := line.strip()):
+        if not (name := _with_slashes(line.strip())):
             continue
         inside = Path(*Path(name).parts[1:])  # data/images/1.jpg, where data is the folder that holds it all
         tried = (base / path for path in (Path(name), inside) for base in (file.parent, root))

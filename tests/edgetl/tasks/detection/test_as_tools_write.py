@@ -81,6 +81,8 @@ YAMLS = {
     "lists of folders": "train:\n  - images/train\nval: [images/val]\nnames:\n  0: cell\n  1: plate\n",
     "lists of folders without an indent": "train:\n- images/train\nval:\n- images/val\nnames:\n- cell\n- plate\n",
     "a list of photos": "path: .\ntrain: train.txt\nval: images/val\nnames: {0: cell, 1: plate}\n",
+    "folders as Windows separates them": "path: .\\\ntrain: .\\images\\train\nval: images\\val\nnames: [cell, plate]\n",
+    "a list of photos on Windows": "train: windows.txt\nval: images/val\nnames: [cell, plate]\n",
     "a test that is not there": "train: ../images/train\nval: images/val\ntest: ../images/test\nnames: [cell, plate]\n",
 }
 
@@ -92,6 +94,7 @@ def test_yolo(tmp_path: Path, kind: str) -> None:
     (root / "train.txt").write_text(
         "".join(f"data/{photo}" if place % 2 else photo for place, photo in enumerate(photos))
     )
+    (root / "windows.txt").write_text("".join(photos).replace("/", "\\"))
     (root / "data.yaml").write_text(YAMLS[kind])
     data = read(root)
     assert boxes_by_photo(data) == {**expected_boxes(range(12)), **expected_boxes(range(100, 104))}

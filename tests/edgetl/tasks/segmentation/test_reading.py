@@ -402,8 +402,12 @@ def test_what_a_training_by_yolo_left_is_no_mask(tmp_path: Path) -> None:
 
 def test_outlines_without_names(tmp_path: Path) -> None:
     scenes.with_yolo(tmp_path)
+    for text in ("train: train/images\n", ""):
+        (tmp_path / "data.yaml").write_text(text)
+        with pytest.raises(DataError, match=r"has no names in data\.yaml"):
+            read(tmp_path)
     (tmp_path / "data.yaml").unlink()
-    with pytest.raises(DataError, match=r"has no data\.yaml"):
+    with pytest.raises(DataError, match=r"has no names in data\.yaml"):
         read(tmp_path)
 
 

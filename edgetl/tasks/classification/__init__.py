@@ -96,7 +96,7 @@ class Classification:
         return targets
 
     def check_options(self, options: LossOptions) -> None:
-        """All but an overlap, which labels do not have."""
+        """Raises `UsageError` for Dice's loss, which is for masks."""
         if options.imbalance == "dice":
             raise UsageError(
                 "--imbalance dice says nothing in classification: a photo has one label, nothing overlaps",

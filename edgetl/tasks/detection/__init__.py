@@ -155,7 +155,7 @@ class Detection:
         return moved_boxes(targets, moves(), crop)
 
     def check_options(self, options: LossOptions) -> None:
-        """Not those that mix photos, learn from another network's answers or weigh labels."""
+        """Raises `UsageError` for photos that are mixed, a teacher, and a loss that weighs labels."""
         for name, value in (("mixup", options.mixup), ("cutmix", options.cutmix), ("teacher", options.teacher)):
             if value:
                 raise UsageError(f"--{name} says nothing in detection", fix="leave it out")

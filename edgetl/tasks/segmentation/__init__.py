@@ -131,7 +131,7 @@ class Segmentation:
         return moved(targets, moves(), crop)
 
     def check_options(self, options: LossOptions) -> None:
-        """All but photos that are pasted into others."""
+        """Raises `UsageError` for photos that are pasted into others (CutMix)."""
         if options.cutmix > 0:
             raise UsageError("cutmix says nothing in segmentation: what is pasted has masks of its own", fix="mixup")
 

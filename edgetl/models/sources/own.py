@@ -91,7 +91,8 @@ def _run(model: nn.Module, example: Tensor, where: str) -> Tensor:
     if outputs.shape[1] > 1 and bool((outputs >= 0).all()) and torch.allclose(outputs.sum(1), torch.ones(1), atol=1e-4):
         raise UsageError(
             f"{where} gives probabilities: a loss, and the runtime, would take their softmax a second time",
-            fix="return what goes into the softmax, the logits: of an nn.Sequential that ends with it, network[:-1]",
+            fix="return the logits, which go into the softmax: of an nn.Sequential that ends with it network[:-1], of "
+            "several networks the mean of their logits",
         )
     return outputs
 

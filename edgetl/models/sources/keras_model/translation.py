@@ -144,15 +144,18 @@ def _ends(functional: Any) -> set[int]:
     ends = {id(tensor) for tensor in functional.outputs}
     for depth in sorted(functional._nodes_by_depth):
         for node in functional._nodes_by_depth[depth]:
-            if not node.is_input and id(node.outputs[0]) in ends and _keeps_values(node.operation):
+            if not node.is_input and id(node.outputs[0]) in ends and _keeps_values(node):
                 ends.update(id(tensor) for tensor in node.input_tensors)
     return ends
 
 
-def _keeps_values(layer: Any) -> bool:
-    kind = type(layer).__name__
-    is_linear = kind == "Activation" and getattr(layer.activation, "__name__", "") == "linear"
-    return is_linear or kind in ("Identity", "Dropout", "Reshape", "Flatten", "Cast")
+def _keeps_values(node: Any) -> bool:
+    """Whether a layer changes no value, and does not join several rows to one: a softmax of each is none of all."""
+    kind = type(node.operation).__name__
+    if kind in ("Reshape", "Flatten"):
+        return bool(node.outputs[0].shape[-1] == node.input_tensors[0].shape[-1])
+    is_linear = kind == "Activation" and getattr(node.operation.activation, "__name__", "") == "linear"
+    return is_linear or kind in ("Identity", "Dropout", "Cast")
 
 
 def _called(

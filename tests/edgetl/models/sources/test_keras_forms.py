@@ -151,8 +151,17 @@ def test_a_softmax_before_what_changes_nothing_is_the_last(behind: Any) -> None:
 def test_a_softmax_before_what_changes_it_stays_and_is_refused_as_an_end() -> None:
     image = keras.Input(IMAGE)
     probabilities = L.Dense(3, activation="softmax")(features(image))
-    with pytest.raises(UsageError, match="gives probabilities"):
+    with pytest.raises(UsageError, match="gives probabilities") as caught:
         opened(keras.Model(image, L.Average()([probabilities, probabilities])))
+    assert "of several networks the mean of their logits" in str(caught.value.fix)
+
+
+def test_a_softmax_of_every_place_stays_where_places_become_one_row() -> None:
+    image = keras.Input(IMAGE)
+    places = L.Softmax()(L.Conv2D(3, 31)(L.Rescaling(1 / 255)(image)))
+    assert "is taken off" not in notes(keras.Model(image, L.Flatten()(places)))
+    one = L.Softmax()(L.Conv2D(3, 32)(L.Rescaling(1 / 255)(image)))
+    assert "is taken off" in notes(keras.Model(image, L.Flatten()(one)))
 
 
 def test_an_output_in_a_dict_or_a_list_is_the_output() -> None:

@@ -16,6 +16,7 @@ __all__ = ["coco_files", "coco_photos"]
 
 _MAIN = "instances"
 """What the file with the objects is called where there are others, of captions or keypoints."""
+_ANNOTATIONS = "annotations"
 _DATA = "data"
 """The folder of photos beside ``labels.json``, as FiftyOne has it."""
 
@@ -28,7 +29,7 @@ def coco_files(path: Path) -> dict[str, Path]:
     """
     if path.is_file():
         return {ALL: path} if path.suffix.lower() == ".json" else {}
-    folders = [path, path / "annotations", *folders_of_splits(path).values()]
+    folders = [path, path / _ANNOTATIONS, *folders_of_splits(path).values()]
     files = [file for folder in folders if folder.is_dir() for file in find_coco(folder)]
     if any(file.stem.startswith(_MAIN) for file in files):
         files = [file for file in files if file.stem.startswith(_MAIN)]
@@ -102,11 +103,13 @@ def _folder_of_photos(root: Path, content: CocoFile) -> Path:
 
 
 def _likely_folders(root: Path, file: Path) -> list[Path]:
-    """The likeliest first; around the data set's folder, and around that of the file where it was named itself."""
+    """The likeliest first, all inside of the data set. Where only a file or its folder was named, that may be the
+    folder above it, too."""
     beside, split = file.parent, _split_of(file, root)
     named = re.sub(rf"^(.*_)?{_MAIN}_|^_", "", file.stem)
     tried = [beside, beside / named]
-    for base in dict.fromkeys((root if root.is_dir() else beside, beside.parent)):
+    inside = root.is_dir() and root.resolve().name.casefold() != _ANNOTATIONS
+    for base in [root] if inside else [beside, beside.parent]:
         tried += [base / named, *_of_split(base, split), base / "images" / named]
         tried += [*_of_split(base / "images", split), base / "images", base]
         tried += [folder / "images" for folder in (base / named, *_of_split(base, split))]

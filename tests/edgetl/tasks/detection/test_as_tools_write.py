@@ -273,3 +273,18 @@ def test_a_label_that_validation_photos_alone_have(tmp_path: Path) -> None:
     file.write_text(json.dumps(document))
     with pytest.raises(DataError, match=r"instances_val.json:\d+, .*: no box to train on has the label 'plate'"):
         read(root)
+
+
+def test_photos_of_another_data_set_next_to_it_are_not_taken(tmp_path: Path) -> None:
+    shutil.move(made_up.coco(tmp_path / "own") / "train", tmp_path / "images")
+    with pytest.raises(DataError, match="there is no photo"):
+        read(tmp_path / "own")
+
+
+def test_the_folder_of_annotations_can_be_named(tmp_path: Path) -> None:
+    root = made_up.coco(tmp_path)
+    expected = boxes_by_photo(read(root))
+    (root / "annotations").mkdir()
+    for file in root.glob("*.json"):
+        shutil.move(file, root / "annotations" / file.name)
+    assert boxes_by_photo(read(root / "annotations")) == expected

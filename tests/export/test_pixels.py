@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from edgetl_export import Captured, Source, capture
@@ -75,6 +77,24 @@ class Branching(Everything):
         return super().forward(x if x.sum() > -np.inf else -x)
 
 
+class Padding(nn.Module):
+    """Zeros around the image by a function, as TensorFlow's networks have them in timm."""
+
+    def __init__(self, border: tuple[int, int, int, int], first: nn.Module, **how: Any) -> None:
+        super().__init__()
+        self.border, self.first, self.how = list(border), first, how
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.first(F.pad(x, self.border, **self.how))  # type: ignore[no-any-return]
+
+
+class BySize(Padding):
+    """The same, with a question that only `torch.export` can follow."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) if x.shape[-1] > 1 else x
+
+
 def captured(network: nn.Module, normalize: Normalize = NORMALIZE) -> Captured:
     with torch.no_grad():
         outputs = network.eval()(torch.zeros(1, 3, HEIGHT, WIDTH)).shape[1]
@@ -110,16 +130,27 @@ def test_a_trained_network_loses_next_to_nothing_at_the_border(trained) -> None:
 
 @pytest.mark.parametrize("border", [(0, 1, 0, 1), (1, 1, 1, 1), (2, 3, 0, 1), (0, 0, 5, 0)])
 @pytest.mark.parametrize("kind", ["strided", "unpadded", "not square"])
-def test_zeros_that_a_module_of_their_own_puts_around_the_image_are_seen_through(
-    kind: str, border: tuple[int, int, int, int]
+@pytest.mark.parametrize(
+    "put",
+    [lambda border, layer: nn.Sequential(nn.ZeroPad2d(border), layer), Padding, BySize],
+    ids=["module", "function", "exported"],
+)
+def test_zeros_that_something_else_puts_around_the_image_are_seen_through(
+    put: Callable[[tuple[int, int, int, int], nn.Module], nn.Module], kind: str, border: tuple[int, int, int, int]
 ) -> None:
-    original = captured(Everything(nn.Sequential(nn.ZeroPad2d(border), first(kind))), EXACT)
+    original = captured(Everything(put(border, first(kind))), EXACT)
     folded = on_pixels(original)
     assert folded.takes_pixels
     with torch.inference_mode():
         expected, found = original.module(images()).numpy(), folded.module(images()).numpy()
     assert found.shape == expected.shape
     assert sqnr_db(expected, found) > 110
+
+
+@pytest.mark.parametrize("how", [{"mode": "reflect"}, {"value": 1.0}], ids=str)
+def test_other_borders_are_left_as_they_are(how: dict[str, Any]) -> None:
+    original = captured(Everything(Padding((1, 1, 1, 1), first("strided"), **how)))
+    assert on_pixels(original) is original
 
 
 def test_the_border_is_the_mean_colour_and_what_is_never_read_is_not_padded() -> None:

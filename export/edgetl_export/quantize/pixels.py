@@ -12,11 +12,14 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
 
 from edgetl_export.capture import Captured, NamedOutputs
 
 __all__ = ["PixelModule", "on_pixels", "with_borders_for"]
+
+_PADS = (F.pad, torch.ops.aten.pad.default, torch.ops.aten.constant_pad_nd.default)
 
 
 class PixelModule(NamedOutputs):
@@ -140,22 +143,32 @@ def _readers(node: fx.Node) -> list[fx.Node]:
     return [user for user in node.users if not _reads_shape(user)]
 
 
-def _border(network: fx.GraphModule, users: list[fx.Node]) -> nn.ZeroPad2d | None:
-    """The module that alone reads the image and puts zeros around it, as Keras' stems have it; None for anything else.
+def _border(network: fx.GraphModule, users: list[fx.Node]) -> tuple[int, int, int, int] | None:
+    """The zeros that what alone reads the image puts around it: left, right, top, bottom. None for anything else.
 
-    A pad that cuts off (a negative one) is none.
+    Keras' stems and those of TensorFlow's networks in timm begin with it. A pad that cuts off (a negative one) is none.
     """
-    if len(users) != 1 or users[0].op != "call_module":
+    if len(users) != 1 or any(map(_reads_shape, users[0].users)):
         return None
-    module = network.get_submodule(str(users[0].target))
-    if not isinstance(module, nn.ZeroPad2d) or min(module.padding) < 0:
+    node = users[0]
+    if node.op == "call_module":
+        module = network.get_submodule(str(node.target))
+        amounts = module.padding if isinstance(module, nn.ConstantPad2d) and module.value == 0 else ()
+    elif node.op == "call_function" and node.target in _PADS:
+        names = dict(zip(("input", "pad", "mode", "value"), node.args, strict=False)) | dict(node.kwargs)
+        zeros = names.get("mode", "constant") == "constant" and not names.get("value")
+        given = names.get("pad")
+        amounts = tuple(given) if zeros and isinstance(given, list | tuple) else ()
+    else:
         return None
-    asked = [user for user in users[0].users if _reads_shape(user)]
-    return None if asked else module
+    if len(amounts) != 4 or any(not isinstance(amount, int) or amount < 0 for amount in amounts):
+        return None
+    left, right, top, bottom = amounts
+    return left, right, top, bottom
 
 
 def _without_border(network: fx.GraphModule) -> tuple[int, int, int, int]:
-    """Take the module that puts zeros around the image out of `network`: left, right, top, bottom of it."""
+    """Take what puts zeros around the image out of `network`: left, right, top, bottom of them."""
     image = next(node for node in network.graph.nodes if node.op == "placeholder")
     users = _readers(image)
     border = _border(network, users)
@@ -164,8 +177,7 @@ def _without_border(network: fx.GraphModule) -> tuple[int, int, int, int]:
     users[0].replace_all_uses_with(image)
     network.graph.erase_node(users[0])
     network.recompile()
-    left, right, top, bottom = border.padding
-    return int(left), int(right), int(top), int(bottom)
+    return border
 
 
 def _reads_shape(node: fx.Node) -> bool:

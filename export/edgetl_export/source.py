@@ -21,6 +21,8 @@ __all__ = ["OUTPUT_NAME", "Decoding", "Original", "Source", "by_name"]
 
 OUTPUT_NAME = "logits"
 """What a classifier gives."""
+_AT_ONCE = 8
+"""Images that the original is asked about at once: the activations of more would take gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -141,10 +143,13 @@ class Original:
         return {**self._of_network(images), **own} if self.features else own
 
     def _of_network(self, images: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
+        parts: list[dict[str, torch.Tensor]] = []
         with torch.inference_mode():
-            normal = (torch.tensor(images).float() / 255.0 - self._mean) / self._std
-            tensors = by_name(self._network(normal.permute(0, 3, 1, 2)), self._names)
-        return {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+            for start in range(0, len(images), _AT_ONCE):
+                some = torch.tensor(images[start : start + _AT_ONCE])
+                normal = (some.float() / 255.0 - self._mean) / self._std
+                parts.append(by_name(self._network(normal.permute(0, 3, 1, 2)), self._names))
+        return {name: np.ascontiguousarray(torch.cat([part[name] for part in parts])) for name in self._names}
 
 
 def by_name(given: Any, names: Sequence[str]) -> dict[str, torch.Tensor]:

@@ -106,3 +106,11 @@ def test_parameters_have_one_name_in_module_and_graph(trained) -> None:
     for name, value in captured.batched.named_parameters():
         assert torch.equal(value, named[name])
     assert len(named) == 16
+
+
+def test_the_original_is_asked_about_a_few_images_at_a_time(trained) -> None:
+    original, asked = trained.source.reference(), list[int]()
+    original._network.register_forward_pre_hook(lambda _, given: asked.append(len(given[0])))
+    found = original(trained.tensors[:20])
+    assert asked == [8, 8, 4]
+    np.testing.assert_allclose(found[[0, 19]], original(trained.tensors[[0, 19]]), rtol=1e-4, atol=1e-5)

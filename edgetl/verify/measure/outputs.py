@@ -43,8 +43,6 @@ OriginalModel: TypeAlias = Callable[[Images], npt.NDArray[np.float32]] | Feature
 CHUNK = 64
 """Images held at a time, with the outputs of all models for them: fewer where those are large."""
 _MOST_OF_A_CHUNK = 2**24  # bytes of outputs of one model
-_ORIGINAL_AT_ONCE = 8
-"""Images that the original, in torch, is asked about: the activations of a chunk would take gigabytes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,15 +180,10 @@ def _features(reference: OriginalModel, manifest: Manifest) -> list[str]:
 def _asked(
     reference: OriginalModel, images: Images, manifest: Manifest, features: Sequence[str]
 ) -> Mapping[str, npt.NDArray[np.float32]]:
-    """Outputs and `features` of the original by name, asked for a few images at a time."""
-
-    def asked(some: Images) -> Mapping[str, npt.NDArray[np.float32]]:
-        if (features or len(manifest.outputs) > 1) and isinstance(reference, FeatureModel):
-            return reference.outputs(some)
-        return {manifest.output.name: reference(some)}
-
-    parts = [asked(images[start : start + _ORIGINAL_AT_ONCE]) for start in range(0, len(images), _ORIGINAL_AT_ONCE)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    """Outputs and `features` of the original by name."""
+    if (features or len(manifest.outputs) > 1) and isinstance(reference, FeatureModel):
+        return reference.outputs(images)
+    return {manifest.output.name: reference(images)}
 
 
 def _open_all(

@@ -128,17 +128,3 @@ def test_dense_outputs_do_not_pile_up(
             tracemalloc.stop()
 
     assert peak(100) < 1.1 * peak(10)
-
-
-def test_the_original_is_asked_about_a_few_images_at_a_time(
-    fake_bundle: Any, linear: Model, samples: list[Sample]
-) -> None:
-    asked: list[int] = []
-
-    def reference(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        asked.append(len(images))
-        return linear(images)
-
-    collect(fake_bundle({"onnx.fp32": linear}), reference, samples)
-    assert sum(asked) == len(samples)
-    assert max(asked) <= 8

@@ -13,7 +13,7 @@ from edgetl.cli.ending import conclude, file_lines, next_after_export
 from edgetl.cli.progress import say
 from edgetl.estimate import USUAL_SPEED, estimate_lines, parts_of_export, parts_of_verify
 from edgetl.progress import Progress
-from edgetl_export.changes import changes_in_words
+from edgetl_export.changes import drop_in_words
 from edgetl_runtime.commands import split_names
 from edgetl_runtime.console import out, size
 from edgetl_runtime.errors import EdgetlError, UsageError
@@ -87,7 +87,7 @@ def _tell_rungs(rungs: Sequence[Rung]) -> None:
     for rung in rungs:
         mark = "*" if rung.kept else " "
         note = f"  ({rung.note})" if rung.note else ""
-        changed = changes_in_words(rung.drop, rung.n)
+        changed = drop_in_words(rung.drop, rung.n)
         out(f"{mark} {rung.variant:15} {rung.rung:8} {changed:>13}, {rung.sqnr_db:5.1f} dB{note}")
 
 

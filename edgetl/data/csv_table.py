@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgetl.data.folders import label_name
-from edgetl.data.split_words import SPLIT_WORDS, split_of, splits_among
+from edgetl.data.split_words import ALL, SPLIT_WORDS, split_of, splits_among
 from edgetl_runtime.errors import DataError, nearest
 from edgetl_runtime.files import read_regular
 
@@ -34,7 +34,7 @@ def read_table(path: Path) -> dict[str, dict[str, list[Path]]]:
     for line, row in _rows(path):
         file = _file(path.parent, row["path"])
         word = row.get("split", "").casefold()
-        split = split_of(word) if word else "all"
+        split = split_of(word) if word else ALL
         if split is None:
             raise DataError(f"{path}, line {line}: unknown split {word!r}", fix=nearest(word, list(SPLIT_WORDS)))
         used[word] = None
@@ -54,7 +54,7 @@ def read_table(path: Path) -> dict[str, dict[str, list[Path]]]:
             fix=f"paths are relative to {path.parent.resolve()}",
         )
     splits_among(used, str(path), fix="use one name for each split")
-    if "all" in found and len(found) > 1:
+    if ALL in found and len(found) > 1:
         raise DataError(f"{path} names a split in some lines only", fix="fill in the split column, or leave it out")
     if not found:
         raise DataError(f"{path} lists no images", fix="a line for each: path,label")

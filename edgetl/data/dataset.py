@@ -22,6 +22,7 @@ from edgetl.data.listing import check_trainable, list_photos, name_of
 from edgetl.data.options import DataOptions
 from edgetl.data.prefetch import in_threads
 from edgetl.data.sampling import hold_out, pick, share_of
+from edgetl.data.split_words import ALL
 from edgetl.data.splits import find_photos, read_splits
 from edgetl_export.progress import Tell, Track, silent, untold
 from edgetl_runtime.errors import DataError
@@ -183,7 +184,7 @@ def load_labelled(
         split = "train" if "train" in listing.splits else next(iter(listing.splits))
     else:
         listing = read_splits(path, spec.channels)
-        split = next((name for name in ("test", "val", "all") if name in listing.splits), "")
+        split = next((name for name in ("test", "val", ALL) if name in listing.splits), "")
         if not split:
             raise DataError(
                 f"{path} has training photos only", fix="add a folder test or val, or name the photos' folder"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from edgetl.data.image_files import ImageFile, Tree, label_folders, walk
-from edgetl.data.split_words import split_of, splits_among
+from edgetl.data.split_words import ALL, split_of, splits_among
 from edgetl_runtime.errors import DataError
 from edgetl_runtime.escaping import printable
 
@@ -76,7 +76,7 @@ def read_folders(path: Path, channels: int, *, labelled: bool) -> Found:
         tree = walk(path, channels=channels)
         _refuse_splits_inside(tree, path, depth=2)
         files, others, remarks = _grouped(tree, path, labelled=labelled)
-        return Found({"all": files}, tree.others + others, remarks)
+        return Found({ALL: files}, tree.others + others, remarks)
     left_out = _beside(path, parts, channels)
     splits: dict[str, Files] = {}
     all_remarks: list[str] = []

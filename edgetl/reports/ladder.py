@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgetl.verify.report import Report
-from edgetl_export.changes import changes_in_words
+from edgetl_export.changes import drop_in_words
 
 __all__ = [
     "PROVENANCE",
@@ -137,4 +137,4 @@ def _methods(report: Report) -> dict[str, str]:
 
 
 def _gave(rung: Mapping[str, Any]) -> str:
-    return f"{changes_in_words(rung['drop'], rung['n'])}, {rung['sqnr_db']:.1f} dB"
+    return f"{drop_in_words(rung['drop'], rung['n'])}, {rung['sqnr_db']:.1f} dB"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["changes_in_words", "is_of_photos"]
+__all__ = ["drop_in_words", "is_of_photos"]
 
 _WHOLE = 1e-6
 """How far from a whole number of photos sums of shares may be."""
@@ -13,7 +13,7 @@ def is_of_photos(drop: float, n: int) -> bool:
     return abs(drop * n - round(drop * n)) < _WHOLE
 
 
-def changes_in_words(drop: float, n: int) -> str:
+def drop_in_words(drop: float, n: int) -> str:
     """``3 of 50 change``, or ``1.77 % of 50 photos' decisions change`` where decisions are parts of photos.
 
     Args:

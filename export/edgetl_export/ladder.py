@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from edgetl_export.artifact import Artifact
 from edgetl_export.capture import Captured
-from edgetl_export.changes import changes_in_words, is_of_photos
+from edgetl_export.changes import drop_in_words, is_of_photos
 from edgetl_export.progress import Track, silent
 from edgetl_export.quantize.calibrate import Calibration, node_values
 from edgetl_export.quantize.distill import DistillOptions, distill
@@ -235,7 +235,7 @@ def _judge(plan: Climb, target: str, quantized: Quantized, outputs: Outputs, sta
 def _too_far(rung: Rung, max_drop: float) -> str:
     nearest = f"no rung fits: nearest is {rung.rung}"
     if not is_of_photos(rung.drop, rung.n):
-        changes = changes_in_words(rung.drop, rung.n)
+        changes = drop_in_words(rung.drop, rung.n)
         return f"{nearest}, {changes}, --max-drop {max_drop:g} allows {100 * max_drop:.3g} %"
     changed, allowed = round(rung.drop * rung.n), math.floor(max_drop * rung.n)
     return f"{nearest}, {changed} of {rung.n} photos get another label, --max-drop {max_drop:g} allows {allowed}"

@@ -64,7 +64,7 @@ def find_layout(path: Path) -> Layout:
         parts = _side_by_side(path, splits, names, ending=ending) or (_named_alike(path, splits) if not ending else {})
         if parts:
             missing = [folder.name for split, folder in splits.items() if split not in parts]
-            if missing and "all" not in parts:
+            if missing and ALL not in parts:
                 raise DataError(f"{path / missing[0]} has no masks", fix="images/ and masks/ in every split")
             return Layout("yolo" if ending else "masks", parts, (path, *splits.values()))
         if kind == "masks" and (outlines := coco_files(path)):
@@ -86,7 +86,7 @@ def _side_by_side(path: Path, splits: Mapping[str, Path], masks: Sequence[str], 
     photos, targets = whole
     inside, beside = folders_of_splits(photos), folders_of_splits(targets)
     if not inside:
-        return {"all": Part(photos, targets)}
+        return {ALL: Part(photos, targets)}
     lacking = [folder for split, folder in inside.items() if split not in beside]
     if lacking:
         raise DataError(

@@ -17,6 +17,7 @@ from edgetl.data.image_files import BadImage, find_unreadable, left_out_in_words
 from edgetl.data.listing import name_of
 from edgetl.data.options import DataOptions
 from edgetl.data.sampling import hold_out
+from edgetl.data.split_words import ALL
 from edgetl.tasks.segmentation.layouts import find_layout
 from edgetl.tasks.segmentation.mask_files import Mask
 from edgetl.tasks.segmentation.pairs import Found, Pair, find_pairs, upright_size
@@ -43,8 +44,8 @@ def read_masks(path: Path, options: DataOptions, *, spec: Preprocess, track: Tra
         judged_on = _found(options.val, found.labels, spec)
         _refuse_other_labels(judged_on.labels, found.labels, options.val, fix=f"the same labels.txt as in {path}")
         splits["val"] = _only(judged_on, options.val)
-    if "all" in splits:
-        splits["train"] = splits.pop("all")
+    if ALL in splits:
+        splits["train"] = splits.pop(ALL)
     if not splits.get("train"):
         raise DataError(f"{path} has no photos to train on", fix="images/ and masks/, in it or in train/")
     samples, bad = {}, list[BadImage]()
@@ -75,7 +76,7 @@ def read_masks_labelled(path: Path, labels: Sequence[Label], judging: Judging) -
     names = [label.name for label in labels]
     found = _found(path, names, judging.spec)
     _refuse_other_labels(found.labels, names, path, fix="the same labels.txt as in training")
-    wanted = ("train", "all") if judging.training else ("test", "val", "all")
+    wanted = ("train", ALL) if judging.training else ("test", "val", ALL)
     split = next((name for name in wanted if name in found.splits), None)
     if split is None:
         raise DataError(f"{path} has no photos of {' or '.join(wanted[:-1])}", fix="name a folder that has")
@@ -128,7 +129,7 @@ def _refuse_other_labels(labels: Sequence[str], names: Sequence[str], path: Path
 
 def _only(found: Found, path: Path) -> list[Pair]:
     """The pairs to validate on of a folder that was named for that."""
-    for split in ("val", "all"):
+    for split in ("val", ALL):
         if split in found.splits:
             return list(found.splits[split])
     raise DataError(f"{path} has {' and '.join(found.splits)} but no val", fix="name the folder to validate on")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgetl.data.huggingface import SavedImage, load_saved
-from edgetl.data.split_words import split_of, splits_among
+from edgetl.data.split_words import ALL, split_of, splits_among
 from edgetl.tasks.segmentation.label_files import MaskLabels, find_labels
 from edgetl.tasks.segmentation.mask_files import MaskFile
 from edgetl.tasks.segmentation.pairs import Found, Pair
@@ -43,7 +43,7 @@ def read_saved_masks(path: Path, known: Sequence[str]) -> Found:
 
     found = load_saved(path, pairs)
     if list(found) == [""]:
-        return Found({"all": found[""]}, labels.names, Counter(), labels.remarks)
+        return Found({ALL: found[""]}, labels.names, Counter(), labels.remarks)
     unknown = next((name for name in found if split_of(name) is None), None)
     if unknown is not None:
         raise DataError(f"{path} has a split {unknown!r}", fix="rename it to train, val or test")

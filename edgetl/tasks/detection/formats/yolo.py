@@ -20,12 +20,9 @@ from edgetl.data.yolo_yaml import YOLO_YAML, read_yolo_yaml
 from edgetl.tasks.detection.formats.annotated import Annotated, Box, Photo, Splits, read_text
 from edgetl_runtime.errors import DataError
 
-__all__ = ["YoloNames", "find_names", "read_yolo_splits"]
+__all__ = ["find_names", "read_yolo_splits"]
 
 _TEXTS = ("classes.txt", "obj.names")
-
-YoloNames = Path
-"""The file with the names of the labels."""
 
 
 def find_names(path: Path) -> Path | None:
